@@ -1,0 +1,33 @@
+# setup: .venv with everything for development    quickstart: the whole path in minutes on 2 CPU cores
+# check: style, types, import contracts           test: the test suite, offline
+PYTHON ?= python3
+SEED ?= 1
+ARGS ?=
+BIN := .venv/bin
+
+# On Linux the package index serves torch with CUDA (several GB). For the CPU build:
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+.PHONY: setup quickstart test check
+
+setup: .venv/.installed
+
+# torch first and pinned: left to the resolver, any `torch>=2.10` takes the newest CUDA build.
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/deepscaler quickstart --seed $(SEED)
+
+test: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports

@@ -1,0 +1,209 @@
+"""The command line. Thin: every command imports what it needs inside, so that --help answers at once.
+
+A mistake of the user's (ValueError, OSError, a missing optional package) becomes one message on stderr; the
+traceback is shown with DEEPSCALER_DEBUG=1. Exit codes: 0 done, 1 failed, 2 wrong usage or recipe,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="deepscaler",
+    help="Turn a base language model into a better reasoner, and know that it got better.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, see docs/recipes.md.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting, e.g. rollout.group_size=16. Repeatable."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command(rich_help_panel="Run")
+def quickstart(
+    recipe: RecipeArgument = Path("recipes/quickstart.toml"),
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the recipe's seed.")] = None,
+    run_dir: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/quickstart"),
+    overrides: Overrides = None,
+) -> None:
+    """Base model, training, evaluation and report in one go, on a laptop."""
+    from deepscaler.cli import run_commands
+
+    _exit(run_commands.quickstart(recipe, seed=seed, run_dir=run_dir, overrides=overrides or []))
+
+
+@app.command(rich_help_panel="Run")
+def sft(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(help="Model directory to write; else below sft.output.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make the base model that a recipe's sft section describes, from synthetic worked solutions."""
+    from deepscaler.cli import run_commands
+
+    _exit(run_commands.sft(recipe, out=out, overrides=overrides or []))
+
+
+@app.command(rich_help_panel="Run")
+def train(
+    recipe: RecipeArgument,
+    run_dir: Annotated[Path, typer.Option(help="New, or a run to go on with.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train by reinforcement learning; goes on by itself where the run directory left off."""
+    from deepscaler.cli import run_commands
+
+    _exit(run_commands.train(recipe, run_dir=run_dir, overrides=overrides or []))
+
+
+@app.command("eval", rich_help_panel="Measure")
+def evaluate(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Hugging Face directory.")],
+    recipe: Annotated[Path, typer.Option(help="Says which problems and how to sample.")],
+    out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")],
+    overrides: Overrides = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Completions per problem.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion budget in tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each set.")] = None,
+) -> None:
+    """Pass@1 and pass@k of a model on held-out problems, with 95% intervals."""
+    from deepscaler.cli import run_commands
+
+    _exit(
+        run_commands.evaluate(
+            model_dir,
+            recipe=recipe,
+            out=out,
+            overrides=overrides or [],
+            samples=samples,
+            max_tokens=max_tokens,
+            limit=limit,
+        )
+    )
+
+
+@app.command(rich_help_panel="Measure")
+def compare(
+    evaluation_a: Annotated[Path, typer.Argument(metavar="EVAL_A", help="Directory written by eval.")],
+    evaluation_b: Annotated[Path, typer.Argument(metavar="EVAL_B", help="Directory written by eval.")],
+) -> None:
+    """Difference B - A, paired by problem, per set and in total."""
+    from deepscaler.cli import run_commands
+
+    _exit(run_commands.compare(evaluation_a, evaluation_b))
+
+
+@app.command(rich_help_panel="Measure")
+def grade(
+    completion: Annotated[
+        str, typer.Argument(help="A completion, or a file of one, or - for standard input.")
+    ],
+    references: Annotated[
+        list[str],
+        typer.Option("--answer", metavar="ANSWER", help="Reference answer. Repeatable: any may match."),
+    ],
+    thinking_prefilled: Annotated[
+        bool, typer.Option("--thinking-prefilled", help="The prompt already opened <think>.")
+    ] = False,
+) -> None:
+    """Grade one completion and say why."""
+    from deepscaler.cli import run_commands
+
+    _exit(run_commands.grade(_text(completion), references=references, thinking_prefilled=thinking_prefilled))
+
+
+@app.command(rich_help_panel="Measure")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write; else report.html in the first run.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML file about one or several runs."""
+    from deepscaler.cli import run_commands
+
+    _exit(run_commands.report(runs, out=out))
+
+
+@app.command(rich_help_panel="Understand")
+def explain(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    world_size: Annotated[int, typer.Option(min=1, help="Show numbers per rank for so many ranks.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Every setting of a recipe with unit and origin, and every size derived from it."""
+    from deepscaler.cli.explain import show_recipe
+
+    show_recipe(recipe, overrides or [], world_size=world_size, as_json=as_json)
+
+
+@app.command(rich_help_panel="Understand")
+def presets(as_json: AsJson = False) -> None:
+    """The named algorithms, their values and sources."""
+    from deepscaler.cli.explain import show_presets
+
+    show_presets(as_json=as_json)
+
+
+@app.command(rich_help_panel="Understand")
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, cores, memory, disk and GPU of this machine, and what is missing for which extra."""
+    from deepscaler.cli.doctor import show
+
+    show(as_json=as_json)
+
+
+def _exit(code: int | None) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _text(argument: str) -> str:
+    """The completion itself, or the content of standard input (`-`) or of the file it names."""
+    if argument == "-":
+        return sys.stdin.read()
+    # A completion may be longer than any path and hold characters no path can: never ask the file system
+    # about it.
+    if "\n" not in argument and len(argument) < 1000 and "\0" not in argument and Path(argument).is_file():
+        return Path(argument).read_text(encoding="utf-8")
+    return argument
+
+
+def main() -> None:
+    """Entry point of the `deepscaler` command."""
+    try:
+        app()
+    except KeyboardInterrupt:  # outside a command; inside one the command line turns it into 130 itself
+        sys.exit(130)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("DEEPSCALER_DEBUG") == "1":
+            raise
+        print(f"deepscaler: error: {_one_message(error)}", file=sys.stderr)
+        sys.exit(2 if type(error).__name__ == "RecipeError" else 1)
+
+
+def _one_message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name!r} is not installed; `deepscaler doctor` says which extra brings it"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or f"{type(error).__name__} without a message; DEEPSCALER_DEBUG=1 shows where"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What to know before starting a recipe that can run: stages never reached, settings without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deepscaler.config.checks import Origins, Rule, written
+from deepscaler.config.models import Recipe
+
+
+def warnings_for(recipe: Recipe, origins: Origins) -> list[str]:
+    """One line per oddity, empty when there is none. origins: as in `Resolved.origins`."""
+    return [line for rule in _WARNINGS for line in rule(recipe, origins)]
+
+
+def _unreached(recipe: Recipe, _: Origins) -> Iterator[str]:
+    if recipe.curriculum.kind != "schedule":
+        return
+    start = 0
+    for index, stage in enumerate(recipe.stages):
+        if start >= recipe.num_steps:
+            yield (
+                f"stages.{index} ({stage.name}) is never reached: num_steps = {recipe.num_steps}, "
+                f"it would begin after step {start}"
+            )
+        elif stage.steps is not None and start + stage.steps > recipe.num_steps:
+            yield (
+                f"stages.{index} ({stage.name}) is cut short: num_steps = {recipe.num_steps} leaves "
+                f"{recipe.num_steps - start} of its {stage.steps} steps"
+            )
+        start += stage.steps or 0
+
+
+_SYNTHETIC_ONLY = [
+    "data.num_problems",
+    "data.min_operations",
+    "data.max_operations",
+    "evaluation.num_problems",
+    "evaluation.set_operations",
+]
+
+
+def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
+    """Settings a person wrote that this recipe does not use. Not refused: --set may switch a part off."""
+    algorithm = recipe.algorithm
+    curriculum = [key for key in origins if key.startswith("curriculum.") and key != "curriculum.kind"]
+    idle = (
+        (recipe.data.source != "synthetic", "data.source is not 'synthetic'", _SYNTHETIC_ONLY),
+        (recipe.curriculum.kind == "schedule", "curriculum.kind = 'schedule'", curriculum),
+        (algorithm.kl.coefficient == 0, "algorithm.kl.coefficient = 0", ["algorithm.kl.estimator"]),
+        (not algorithm.dynamic_sampling, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
+    )
+    for applies, reason, keys in idle:
+        for key in keys if applies else ():
+            where = written(origins, key)
+            if where:
+                yield f"{key} is set in {where} but not used, because {reason}"
+
+
+def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
+    mini, algorithm = recipe.optimizer.mini_batch_prompts, recipe.algorithm
+    if algorithm.loss == "reinforce" and mini is not None and mini < recipe.rollout.prompts_per_step:
+        yield (
+            "algorithm.loss = 'reinforce' has no ratio to correct for the updates before it in a step; "
+            f"optimizer.mini_batch_prompts = {mini} makes several"
+        )
+    if algorithm.loss == "gspo" and algorithm.reduction != "sequence_mean":
+        yield (
+            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r} weighs a sequence "
+            "by its "
+            "length; the paper takes 'sequence_mean'"
+        )
+
+
+_WARNINGS: tuple[Rule, ...] = (_unreached, _idle, _off_policy)

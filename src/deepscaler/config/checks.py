@@ -1,0 +1,239 @@
+"""Combinations that make no sense and are refused; what is merely idle is in `advice.py`.
+
+Every contradiction names both settings and a way out. A rule is a small generator, so adding one is adding a
+function to `_RULES`; `origins` tells what a person has written from what a default or preset brought along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from deepscaler.config.models import Recipe
+
+Origins = Mapping[str, str]
+Rule = Callable[[Recipe, Origins], Iterator[str]]
+
+
+def contradictions(recipe: Recipe, origins: Origins) -> list[str]:
+    """One line per contradiction, empty when the recipe is sound."""
+    return [line for rule in _RULES for line in rule(recipe, origins)]
+
+
+def written(origins: Origins, key: str) -> str | None:
+    """Where a person set the key: `--set` or a file's name; None for defaults and presets."""
+    origin = origins.get(key, "default")
+    return origin.removeprefix("file:") if origin == "--set" or origin.startswith("file:") else None
+
+
+def _base_model(recipe: Recipe, _: Origins) -> Iterator[str]:
+    if recipe.sft is not None and recipe.model.path is not None:
+        yield (
+            f"model.path ({recipe.model.path}) and [sft] both say where the base model comes from; "
+            "remove [sft] to start from model.path, or model.path to train a base"
+        )
+    if recipe.sft is None and recipe.model.path is None:
+        yield "neither model.path nor [sft] says where the base model comes from; set one of them"
+    if recipe.model.revision is not None and recipe.model.path is None:
+        yield "model.revision is set but model.path is not; set model.path, or remove the revision"
+
+
+def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
+    sft = recipe.sft
+    if sft is None:
+        return
+    if sft.num_heads % sft.num_kv_heads:
+        yield (
+            f"sft.num_heads = {sft.num_heads} is no multiple of sft.num_kv_heads = {sft.num_kv_heads}; "
+            "every key-value head serves the same number of heads, so choose a divisor"
+        )
+    if sft.warmup_steps >= sft.steps:
+        yield (
+            f"sft.warmup_steps = {sft.warmup_steps} leaves nothing of sft.steps = {sft.steps}; "
+            "lower the first or raise the second"
+        )
+
+
+def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:
+    data = recipe.data
+    if data.min_operations > data.max_operations:
+        yield (
+            f"data.min_operations = {data.min_operations} exceeds data.max_operations = "
+            f"{data.max_operations}; "
+            "swap them"
+        )
+    if data.source == "synthetic" and recipe.rollout.prompts_per_step > data.num_problems:
+        yield (
+            f"rollout.prompts_per_step = {recipe.rollout.prompts_per_step} exceeds data.num_problems = "
+            f"{data.num_problems}, so no step could be filled; raise data.num_problems"
+        )
+    if data.source == "synthetic" and not recipe.evaluation.set_operations:
+        yield (
+            "evaluation.set_operations is empty and data.source = 'synthetic' has no other held-out "
+            "problems; "
+            "name at least one chain length"
+        )
+
+
+def _mini_batch(recipe: Recipe, _: Origins) -> Iterator[str]:
+    mini, step = recipe.optimizer.mini_batch_prompts, recipe.rollout.prompts_per_step
+    if mini is not None and (mini > step or step % mini):
+        near = max(size for size in range(1, step + 1) if step % size == 0 and size <= max(mini, 1))
+        yield (
+            f"optimizer.mini_batch_prompts = {mini} does not divide rollout.prompts_per_step = {step}; every "
+            "update "
+            f"of a step takes the same number of prompts: choose a divisor, for example {near}"
+        )
+
+
+def _stages(recipe: Recipe, _: Origins) -> Iterator[str]:
+    names: dict[str, int] = {}
+    for index, stage in enumerate(recipe.stages):
+        if stage.name in names:
+            yield (
+                f"stages.{names[stage.name]}.name and stages.{index}.name are both {stage.name!r}; "
+                "metrics and report tell stages apart by name, so rename one"
+            )
+        names.setdefault(stage.name, index)
+    if recipe.curriculum.kind != "schedule":
+        return
+    for index, stage in enumerate(recipe.stages[:-1]):
+        if stage.steps is None:
+            yield (
+                f"stages.{index}.steps is missing and curriculum.kind = 'schedule' needs it to know when to "
+                "go on; "
+                "set it, or set curriculum.kind = 'measured'"
+            )
+    lengths = [stage.steps for stage in recipe.stages]
+    total = sum(steps or 0 for steps in lengths)
+    if None not in lengths and recipe.num_steps > total:
+        last = len(recipe.stages) - 1
+        yield (
+            f"num_steps = {recipe.num_steps} exceeds the {total} steps that stages.*.steps add up to; "
+            f"remove stages.{last}.steps so that the last stage runs on, or set num_steps = {total}"
+        )
+
+
+def _reference(recipe: Recipe, _: Origins) -> Iterator[str]:
+    for index, stage in enumerate(recipe.stages):
+        if stage.reset_reference and recipe.algorithm.kl.coefficient == 0:
+            yield (
+                f"stages.{index}.reset_reference = true but algorithm.kl.coefficient = 0, so there is no "
+                "reference; "
+                "set the coefficient above 0, or reset_reference = false"
+            )
+
+
+def _truncated(recipe: Recipe, origins: Origins) -> Iterator[str]:
+    algorithm = recipe.algorithm
+    tokens = algorithm.soft_penalty_tokens
+    shortest = min(range(len(recipe.stages)), key=lambda index: recipe.stages[index].max_completion_tokens)
+    budget = recipe.stages[shortest].max_completion_tokens
+    if algorithm.truncated == "soft_penalty" and tokens == 0:
+        yield (
+            "algorithm.truncated = 'soft_penalty' needs algorithm.soft_penalty_tokens above 0; "
+            f"a fifth of the budget is usual, here {max(budget // 5, 1)}"
+        )
+    elif algorithm.truncated == "soft_penalty" and tokens >= budget:
+        brought = (
+            "" if written(origins, "algorithm.soft_penalty_tokens") else f" (from preset {recipe.preset!r})"
+        )
+        yield (
+            f"algorithm.soft_penalty_tokens = {tokens}{brought} covers the whole of "
+            f"stages.{shortest}.max_completion_tokens = {budget}; a fifth is usual: set "
+            "algorithm.soft_penalty_tokens "
+            f"= {max(budget // 5, 1)}"
+        )
+    elif algorithm.truncated != "soft_penalty" and tokens > 0:
+        yield (
+            f"algorithm.soft_penalty_tokens = {tokens} does nothing with algorithm.truncated = "
+            f"{algorithm.truncated!r}; set truncated = 'soft_penalty', or soft_penalty_tokens = 0"
+        )
+
+
+def _clip(recipe: Recipe, origins: Origins) -> Iterator[str]:
+    if recipe.algorithm.loss != "reinforce":
+        return
+    for key in ("algorithm.clip_low", "algorithm.clip_high"):
+        where = written(origins, key)
+        if where:
+            yield (
+                f"{key} (set in {where}) does nothing with algorithm.loss = 'reinforce', which has no ratio "
+                "to clip; "
+                "remove it, or set loss = 'clipped_surrogate'"
+            )
+
+
+def _filtering(recipe: Recipe, _: Origins) -> Iterator[str]:
+    algorithm = recipe.algorithm
+    if algorithm.dynamic_sampling and algorithm.drop_zero_variance:
+        yield (
+            "algorithm.dynamic_sampling and algorithm.drop_zero_variance both drop groups of equal rewards, "
+            "only the "
+            "first refills the step; set one of them to false"
+        )
+    if algorithm.dynamic_sampling and algorithm.max_refills == 0:
+        yield (
+            "algorithm.dynamic_sampling = true with algorithm.max_refills = 0 would never refill; "
+            "set max_refills above 0, or use drop_zero_variance = true instead"
+        )
+
+
+def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
+    room = recipe.training.tokens_per_micro_batch
+    for index, stage in enumerate(recipe.stages):
+        longest = recipe.data.max_prompt_tokens + stage.max_completion_tokens
+        if longest > room:
+            yield (
+                f"data.max_prompt_tokens + stages.{index}.max_completion_tokens = {longest} tokens do not "
+                "fit into "
+                f"training.tokens_per_micro_batch = {room}; a sequence is never split, so set it to "
+                f"{longest} or more"
+            )
+
+
+def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
+    # Refused even with importance_cap: rollout_logprobs belong to the untruncated distribution
+    # (types.Rollout), so
+    # the weight trainer/sampler cannot see what top_p or top_k cut away, and no other term of the loss can
+    # either.
+    rollout = recipe.rollout
+    for key, value, off in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, 0)):
+        if value != off:
+            yield (
+                f"rollout.{key} = {value} samples from a cut-off distribution while algorithm.loss = "
+                f"{recipe.algorithm.loss!r} takes the whole one, a bias no setting corrects; set "
+                f"rollout.{key} = "
+                f"{off:g} and lower rollout.temperature for a sharper one (evaluation.{key} is free)"
+            )
+    if 0 < recipe.algorithm.importance_cap < 1:
+        yield (
+            f"algorithm.importance_cap = {recipe.algorithm.importance_cap} lies below the ratio 1 of equal "
+            "log-probabilities, so it would only scale down optimizer.learning_rate; set it to 0 (off) or at "
+            "least 1"
+        )
+
+
+def _controller(recipe: Recipe, _: Origins) -> Iterator[str]:
+    curriculum = recipe.curriculum
+    if curriculum.kind == "measured" and curriculum.window > curriculum.min_stay:
+        yield (
+            f"curriculum.window = {curriculum.window} is longer than curriculum.min_stay = "
+            f"{curriculum.min_stay}; "
+            "a stage could end before its first figure is whole: raise min_stay or shorten the window"
+        )
+
+
+_RULES: tuple[Rule, ...] = (
+    _base_model,
+    _sft_shape,
+    _problems,
+    _mini_batch,
+    _stages,
+    _reference,
+    _truncated,
+    _clip,
+    _filtering,
+    _token_budget,
+    _sampling,
+    _controller,
+)

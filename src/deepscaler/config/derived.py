@@ -1,0 +1,157 @@
+"""Every size that follows from a recipe, with its formula; `deepscaler explain` shows them.
+
+Batch sizes are given once, globally; the numbers per rank exist only here and are never written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from deepscaler.config.models import Recipe, StageSection
+
+
+@dataclass(frozen=True)
+class Size:
+    """One derived number. scope: `run`, `evaluation` or `stage NAME`; value None = not known beforehand."""
+
+    scope: str
+    name: str
+    value: int | None
+    unit: str
+    formula: str
+
+
+def derived(recipe: Recipe, world_size: int = 1) -> list[Size]:
+    """All derived sizes. world_size: number of ranks that share a step's work; raises ValueError below 1."""
+    if world_size < 1:
+        raise ValueError(f"world size {world_size}: expected at least 1 rank")
+    sizes = [*_of_run(recipe)]
+    for index, stage in enumerate(recipe.stages):
+        sizes += _of_stage(recipe, index, stage, world_size)
+    return [*sizes, *_of_evaluation(recipe)]
+
+
+def updates_per_step(recipe: Recipe) -> int:
+    """Optimizer updates in one training step."""
+    return recipe.rollout.prompts_per_step // prompts_per_update(recipe)
+
+
+def prompts_per_update(recipe: Recipe) -> int:
+    return recipe.optimizer.mini_batch_prompts or recipe.rollout.prompts_per_step
+
+
+def group_size(recipe: Recipe, stage: StageSection) -> int:
+    return stage.group_size or recipe.rollout.group_size
+
+
+def scheduled_steps(recipe: Recipe, index: int) -> tuple[int, int] | None:
+    """First and last step (1-based) of a stage; None when never reached or when the controller decides."""
+    if recipe.curriculum.kind != "schedule":
+        return None
+    before = sum(stage.steps or 0 for stage in recipe.stages[:index])
+    steps = recipe.stages[index].steps
+    last = recipe.num_steps if steps is None else min(before + steps, recipe.num_steps)
+    return (before + 1, last) if before < last else None
+
+
+def _of_run(recipe: Recipe) -> Iterator[Size]:
+    prompts, updates = recipe.rollout.prompts_per_step, updates_per_step(recipe)
+    yield Size(
+        "run", "prompts per update", prompts_per_update(recipe), "prompts", "mini_batch_prompts, or all"
+    )
+    yield Size("run", "updates per step", updates, "updates", "prompts_per_step / prompts per update")
+    yield Size("run", "updates in all", updates * recipe.num_steps, "updates", "updates per step × num_steps")
+    if recipe.data.source == "synthetic":
+        problems = recipe.data.num_problems
+        yield Size("run", "problems per epoch", problems, "problems", "num_problems")
+        yield Size("run", "steps per epoch", problems // prompts, "steps", "problems // prompts_per_step")
+    else:
+        yield Size("run", "steps per epoch", None, "steps", "known once data.source is read")
+    chunk = min(recipe.training.logprob_chunk_tokens, recipe.training.tokens_per_micro_batch)
+    chunks = ceil(recipe.training.tokens_per_micro_batch / chunk)
+    yield Size(
+        "run",
+        "log-prob chunks",
+        chunks,
+        "chunks",
+        "per micro-batch: tokens_per_micro_batch / logprob_chunk_tokens",
+    )
+    if recipe.sft is not None:
+        tokens = recipe.sft.steps * recipe.sft.tokens_per_step
+        yield Size("run", "SFT tokens", tokens, "tokens", "sft.steps × sft.tokens_per_step")
+
+
+def _of_stage(recipe: Recipe, index: int, stage: StageSection, world_size: int) -> Iterator[Size]:
+    def size(name: str, value: int | None, unit: str, formula: str) -> Size:
+        return Size(f"stage {stage.name}", name, value, unit, formula)
+
+    span = scheduled_steps(recipe, index)
+    if recipe.curriculum.kind == "schedule":
+        yield size("first step", span[0] if span else None, "step", "steps of the stages before + 1")
+        yield size("last step", span[1] if span else None, "step", "end of the stage, at most num_steps")
+        yield size("steps", span[1] - span[0] + 1 if span else 0, "steps", "last - first + 1")
+    group = group_size(recipe, stage)
+    per_step = recipe.rollout.prompts_per_step * group
+    per_update = prompts_per_update(recipe) * group
+    longest = recipe.data.max_prompt_tokens + stage.max_completion_tokens
+    sampled = per_step * stage.max_completion_tokens
+    yield size("group size", group, "completions", "stage, else rollout.group_size")
+    yield size("sequences per step", per_step, "sequences", "prompts_per_step × group size")
+    yield size("sequences per update", per_update, "sequences", "prompts per update × group size")
+    yield size("longest sequence", longest, "tokens", "max_prompt_tokens + max_completion_tokens")
+    yield size("sampled per step, at most", sampled, "tokens", "sequences per step × max_completion_tokens")
+    yield size(
+        "trained per step, at most", per_step * longest, "tokens", "sequences per step × longest sequence"
+    )
+    if span:
+        steps = span[1] - span[0] + 1
+        yield size("sampled in all, at most", sampled * steps, "tokens", "sampled per step × steps")
+    yield from _micro_batches(recipe, stage, per_update, longest, world_size)
+
+
+def _micro_batches(
+    recipe: Recipe, stage: StageSection, per_update: int, longest: int, world_size: int
+) -> Iterator[Size]:
+    # However the sequences are packed in order, a micro-batch that is not the last holds at least as many as
+    # fit at
+    # the longest length, so this bounds the number from above.
+    scope = f"stage {stage.name}"
+    fit = recipe.training.tokens_per_micro_batch // longest
+    at_least = "tokens_per_micro_batch // longest sequence"
+    yield Size(scope, "sequences per micro-batch", fit, "sequences", f"at least: {at_least}")
+    each = ceil(per_update / world_size)
+    bound = ceil(each / fit)
+    formula = "sequences per update / sequences per micro-batch"
+    if world_size == 1:
+        yield Size(scope, "micro-batches per update", bound, "micro-batches", f"at most: {formula}")
+        return
+    per_step = ceil(recipe.rollout.prompts_per_step * group_size(recipe, stage) / world_size)
+    ranks = f"{world_size} ranks"
+    yield Size(scope, "per rank: sampled", per_step, "sequences", f"sequences per step / {ranks}")
+    yield Size(scope, "per rank: per update", each, "sequences", f"sequences per update / {ranks}")
+    yield Size(scope, "per rank: micro-batches", bound, "micro-batches", f"per update, at most; {ranks}")
+
+
+def _of_evaluation(recipe: Recipe) -> Iterator[Size]:
+    evaluation = recipe.evaluation
+    scope = "evaluation"
+    if recipe.data.source != "synthetic":
+        yield Size(scope, "completions per problem", evaluation.num_samples, "completions", "num_samples")
+        return
+    sets = len(evaluation.set_operations)
+    problems = sets * evaluation.num_problems
+    during = sets * evaluation.during_training_problems
+    yield Size(scope, "problems", problems, "problems", "sets × num_problems")
+    yield Size(
+        scope, "completions", problems * evaluation.num_samples, "completions", "problems × num_samples"
+    )
+    yield Size(scope, "during training: problems", during, "problems", "sets × during_training_problems")
+    yield Size(
+        scope,
+        "during training: completions",
+        during * evaluation.during_training_samples,
+        "completions",
+        "problems × during_training_samples",
+    )

@@ -1,0 +1,67 @@
+"""A recipe laid open: settings with their origins, derived sizes, warnings. Plain data, no printing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deepscaler.config import schema
+from deepscaler.config.advice import warnings_for
+from deepscaler.config.derived import Size, derived
+from deepscaler.config.load import Resolved, recipe_hash
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One setting. value: JSON-like (arrays are lists), None = absent; origin: as in `Resolved.origins`."""
+
+    key: str
+    value: Any
+    unit: str
+    origin: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    name: str
+    digest: str
+    settings: tuple[SettingRow, ...]
+    sizes: tuple[Size, ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`; keys are part of the interface."""
+        return {
+            "name": self.name,
+            "recipe_hash": self.digest,
+            "settings": [asdict(row) for row in self.settings],
+            "derived": [asdict(size) for size in self.sizes],
+            "warnings": list(self.warnings),
+        }
+
+
+def explain(resolved: Resolved, world_size: int = 1) -> Explanation:
+    """Everything known about a recipe before it runs. world_size: ranks to show per-rank numbers for."""
+    recipe = resolved.recipe
+    rows = tuple(
+        SettingRow(
+            key,
+            list(value) if isinstance(value, tuple) else value,
+            schema.unit_of(field),
+            resolved.origins[key],
+            field.description or "",
+        )
+        for key, value, field in schema.leaves(recipe)
+    )
+    sizes = tuple(derived(recipe, world_size))
+    warnings = [*warnings_for(recipe, resolved.origins), *_idle_ranks(sizes, world_size)]
+    return Explanation(recipe.name, recipe_hash(recipe), rows, sizes, tuple(warnings))
+
+
+def _idle_ranks(sizes: tuple[Size, ...], world_size: int) -> list[str]:
+    return [
+        f"{size.scope}: {world_size} ranks share {size.value} sequences per update, so some stay idle"
+        for size in sizes
+        if size.name == "sequences per update" and size.value is not None and size.value < world_size
+    ]

@@ -1,0 +1,162 @@
+"""Merging of recipe files, presets and --set into one table that remembers where every value came from."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config.schema import RecipeError
+
+ORIGIN_DEFAULT = "default"
+ORIGIN_SET = "--set"
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; an array's elements are numbered."""
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        yield prefix, value
+        return
+    for name, child in items:
+        yield from flat(child, f"{prefix}.{name}" if prefix else str(name))
+
+
+class Layers:
+    """The merged table so far. `origins` holds every leaf, and every table or array set as a whole."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+
+    def merge(self, table: Mapping[str, Any], origin: str) -> None:
+        """Put `table` on top: tables merge key by key, everything else is replaced."""
+        self._merge_into(self.table, table, origin, "")
+
+    def _merge_into(
+        self, target: dict[str, Any], source: Mapping[str, Any], origin: str, prefix: str
+    ) -> None:
+        for name, value in source.items():
+            key = f"{prefix}{name}"
+            if not isinstance(value, Mapping):
+                self._replace(target, name, key, value, origin)
+                continue
+            if not isinstance(target.get(name), dict):
+                self._replace(target, name, key, {}, origin)
+            self._merge_into(target[name], value, origin, key + ".")
+
+    def _replace(self, target: Any, name: Any, key: str, value: Any, origin: str) -> None:
+        for leaf, inner in flat(value, key):
+            if isinstance(inner, date | time):  # datetime is a date
+                raise RecipeError(f"{_bare(origin)}: {leaf}: no setting takes a date or time, given {inner}")
+        target[name] = value
+        for old in [k for k in self.origins if k == key or k.startswith(key + ".")]:
+            del self.origins[old]
+        self.origins[key] = origin
+        self.origins.update((leaf, origin) for leaf, _ in flat(value, key))
+
+    def override(self, text: str) -> None:
+        """Apply one `a.b=value`; `stages.0.steps=5` reaches into an array."""
+        key, separator, raw = (part.strip() for part in text.partition("="))
+        if not separator or not key:
+            raise RecipeError(f"--set {text}: expected KEY=VALUE, for example --set rollout.group_size=16")
+        target: Any = self.table
+        parts = key.split(".")
+        for depth, part in enumerate(parts[:-1]):
+            name = _index(target, part, parts[:depth], text)
+            if isinstance(target, dict) and name not in target:
+                self._replace(target, name, ".".join(parts[: depth + 1]), {}, ORIGIN_SET)
+            target = target[name]
+        name = _index(target, parts[-1], parts[:-1], text)
+        self._replace(target, name, key, parse_value(raw), ORIGIN_SET)
+
+    def put_below(self, table: Mapping[str, Any], origin: str) -> None:
+        """Let `table` fill in only what has not been given."""
+        below = Layers()
+        below.merge(table, origin)
+        given, origins = self.table, self.origins
+        below.merge(given, "given")
+        self.table = below.table
+        self.origins = {**{k: o for k, o in below.origins.items() if o == origin}, **origins}
+
+    def origin(self, key: str) -> str:
+        """Where a leaf came from; `default` when nobody set it."""
+        return self.origins.get(key, ORIGIN_DEFAULT)
+
+    def place(self, key: str, otherwise: str) -> str:
+        """Where to look for a wrong or missing key: its own origin, or the nearest table's around it."""
+        parts = key.split(".")
+        around = (".".join(parts[:size]) for size in range(len(parts), 0, -1))
+        return next((self.origins[k] for k in around if k in self.origins), otherwise)
+
+
+def _index(target: Any, part: str, above: list[str], text: str) -> Any:
+    """The table key or array index that `part` stands for."""
+    if isinstance(target, dict):
+        return part
+    name = ".".join(above)
+    if not isinstance(target, list):
+        raise RecipeError(f"--set {text}: {name} is a single value ({target!r}) and has no {part!r} inside")
+    if not part.isdecimal() or int(part) >= len(target):
+        entries = ", ".join(f"{name}.{index}" for index in range(len(target))) or "none"
+        raise RecipeError(f"--set {text}: {name} is an array, its entries are: {entries}")
+    return int(part)
+
+
+def parse_value(raw: str) -> Any:
+    """A TOML value, or the text itself when it is none: `--set model.path=some/dir` needs no quotes."""
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    return parsed["value"] if parsed.keys() == {"value"} else raw
+
+
+def _bare(origin: str) -> str:
+    return origin.removeprefix("file:")
+
+
+def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and all it extends, the furthest base first. `extends` is relative to the file saying it."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    seen: list[Path] = []
+    current: Path | None = path
+    while current is not None:
+        identity = current.resolve()
+        if identity in seen:
+            circle = " -> ".join(p.name for p in [*seen[seen.index(identity) :], identity])
+            raise RecipeError(f"{path}: `extends` runs in a circle: {circle}; remove one of these lines")
+        seen.append(identity)
+        table = _read(current, chain[-1][0] if chain else None)
+        base = table.pop("extends", None)
+        if base is not None and not isinstance(base, str):
+            raise RecipeError(f"{current}: extends: expected the path of one recipe, given {base!r}")
+        chain.append((current, table))
+        current = current.parent / base if base is not None else None
+    return chain[::-1]
+
+
+def _read(path: Path, wanted_by: Path | None) -> dict[str, Any]:
+    by = f" (named by `extends` in {wanted_by})" if wanted_by else ""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        near = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
+        hint = f"; recipes in that folder: {near}" if near else ""
+        raise RecipeError(f"{path}: no such recipe{by}{hint}") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot read the recipe{by}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RecipeError(f"{path}, line {line}: not UTF-8; save the file as UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at (line \d+, column \d+|end of document)\)", str(error))
+        place = f"{path}, {at[1]}" if at else f"{path}"
+        what = str(error)[: at.start()] if at else str(error)
+        raise RecipeError(f"{place}: not valid TOML: {what}") from None

@@ -1,0 +1,136 @@
+"""From a TOML file to a frozen `Recipe`, knowing where every value came from.
+
+    defaults < preset's [algorithm] values < `extends` chain < file < --set
+
+Tables merge key by key, arrays (`stages` among them) are replaced whole. A mistake is answered once, with all
+that is wrong, each line naming the file and the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from deepscaler.config import checks, schema
+from deepscaler.config.layers import Layers, flat, read_chain
+from deepscaler.config.models import Recipe
+from deepscaler.config.presets import PRESETS, Preset
+from deepscaler.config.schema import RecipeError
+
+# These may differ when a run goes on: they change neither a training step nor the final weights for the same
+# number
+# of steps. `preset` is here because the values it stands for are written out in [algorithm] and compared
+# there.
+FREE_ON_RESUME = (
+    "name",
+    "description",
+    "preset",
+    "num_steps",
+    "checkpoint",
+    "alarms",
+    "grader.workers",
+    "evaluation.every_steps",
+    "evaluation.during_training_problems",
+    "evaluation.during_training_samples",
+)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe and the origin of each of its settings.
+
+    origins: dotted key -> `file:NAME` (NAME relative to the recipe's folder), `preset 'x' (source)`, `--set`
+        or `default`; has every key of `schema.leaves(recipe)`.
+    """
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    path: Path
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge and check a recipe. `overrides` are `a.b=value`, as given to --set. Raises RecipeError."""
+    return resolve(path, overrides).recipe
+
+
+def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
+    """`load_recipe`, and where each value came from. Raises RecipeError."""
+    path = Path(path)
+    layers = Layers()
+    for file, table in read_chain(path):
+        layers.merge(table, f"file:{os.path.relpath(file, path.parent)}")
+    for override in overrides:
+        layers.override(override)
+    preset = _preset_of(layers, path)
+    if isinstance(layers.table.get("algorithm", {}), dict):  # otherwise validation says what is wrong with it
+        layers.put_below({"algorithm": preset.algorithm}, f"preset '{preset.name}' ({preset.source})")
+    recipe = _validate(layers, path)
+    origins = {key: layers.origin(key) for key, _, _ in schema.leaves(recipe)}
+    contradictions = checks.contradictions(recipe, origins)
+    if contradictions:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in contradictions))
+    return Resolved(recipe, origins, path)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 (hex) over canonical JSON of every setting that changes results: all but `FREE_ON_RESUME`."""
+    values = {key: value for key, value in flat(recipe.model_dump(mode="json")) if not _is_free(key)}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys, sorted, that may not change on resume but differ.
+
+    old, new: `recipe.model_dump(mode="json")`, as kept in a run's recipe.json.
+    """
+    before, after = dict(flat(old)), dict(flat(new))
+    absent = object()
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if not _is_free(key) and before.get(key, absent) != after.get(key, absent)
+    )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
+
+
+def _preset_of(layers: Layers, path: Path) -> Preset:
+    name = layers.table.get("preset", Recipe.model_fields["preset"].default)
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    near = get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise RecipeError(
+        f"{_where(layers, 'preset', path)}: preset: no preset {name!r}; {hint}There are: {', '.join(PRESETS)}"
+    )
+
+
+def _validate(layers: Layers, path: Path) -> Recipe:
+    # Through JSON, because strict mode there takes arrays for tuples and integers for floats, and nothing
+    # else:
+    # "12" for a number or true for a count is refused, not converted.
+    try:
+        return Recipe.model_validate_json(json.dumps(layers.table), strict=True)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"])
+            lines.append(f"{_where(layers, key, path)}: {schema.explain_error(item)}")
+        raise RecipeError("\n".join(lines)) from None
+
+
+def _where(layers: Layers, key: str, path: Path) -> str:
+    """The file to open for a key, as seen from where the recipe's path was given, or --set."""
+    place = layers.place(key, f"file:{path.name}")
+    return str(path.parent / place.removeprefix("file:")) if place.startswith("file:") else place

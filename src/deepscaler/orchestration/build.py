@@ -1,0 +1,157 @@
+"""From a recipe and a run directory to a `Run` whose workers stand ready: the local construction."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepscaler.config import Recipe, changed_keys, recipe_hash
+from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.sources import load_problems
+from deepscaler.data.stream import ProblemStream
+from deepscaler.data.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
+from deepscaler.data.templates import encode_problems, render_prompt
+from deepscaler.observability.alarms import Alarms
+from deepscaler.observability.environment import run_info
+from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.progress import Progress
+from deepscaler.orchestration.run import Run
+from deepscaler.orchestration.stop import StopRequest
+from deepscaler.rewards.pool import GraderPool
+from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.training.checkpoint import newest_checkpoint
+from deepscaler.training.learner import LocalLearner
+from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
+from deepscaler.types import Problem
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
+    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
+
+    def decode(ids: Any) -> str:
+        kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
+        return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    _, prefilled = render_prompt(tokenizer, "x")
+    section = recipe.grader
+    return GraderPool(
+        num_workers=section.workers,
+        wall_s=section.wall_s,
+        memory_mib=section.memory_mib,
+        decode=decode,
+        thinking_prefilled=prefilled,
+    )
+
+
+def make_fleet(recipe: Recipe, model: Any, tokenizer: Any) -> LocalFleet:
+    engine = TorchEngine(
+        model, stop_ids=stop_token_ids(model, tokenizer), max_active=recipe.rollout.max_active
+    )
+    return LocalFleet(engine, tokenizer, recipe.data.instruction)
+
+
+def load_training_problems(recipe: Recipe) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    """Training problems and validation sets. Raises ValueError when a problem stands in both, or in the test sets."""
+    if recipe.data.source != "synthetic":
+        data = recipe.data
+        return load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field), {}
+    training, validation = training_problems(recipe), validation_sets(recipe)
+    assert_disjoint(training, validation, evaluation_sets(recipe))
+    return training, validation
+
+
+@contextmanager
+def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -> Iterator[Run]:
+    """A run ready for the loop, new or continued from the newest checkpoint; closes its workers at the end.
+
+    Raises ValueError for bad input and for a directory that belongs to another recipe, BlockingIOError when another
+    process works in it.
+    """
+    # Everything that can be wrong with the input is found before the run directory is touched.
+    device = pick_device()
+    training, validation = load_training_problems(recipe)
+    tokenizer = load_tokenizer(model_path, recipe.model.revision)
+    model = load_model(model_path, device=device, revision=recipe.model.revision)
+    kept, dropped = encode_problems(
+        training, tokenizer, recipe.data.instruction, recipe.data.max_prompt_tokens
+    )
+    if dropped:
+        progress.message(
+            f"{len(dropped)} of {len(training)} problems dropped: longer than {recipe.data.max_prompt_tokens} tokens"
+        )
+    check_same_recipe(recipe, path)
+    with _lock(path), StopRequest() as stop:
+        directory = RunDirectory(path)
+        directory.write_recipe(recipe.model_dump(mode="json"))
+        engine_model = model if recipe.model.dtype == "float32" else _half(model_path, device, recipe)
+        fleet = make_fleet(recipe, engine_model, tokenizer)
+        fleet.on_rollout = progress.on_rollout
+        with make_grader(recipe, tokenizer, stop_token_ids(model, tokenizer)) as grader:
+            run = Run(
+                recipe=recipe,
+                recipe_digest=recipe_hash(recipe),
+                learner=LocalLearner(model, recipe),
+                fleet=fleet,
+                grader=grader,
+                stream=ProblemStream([e.problem for e in kept], recipe.seed),
+                curriculum=Curriculum(recipe.stages, recipe.curriculum),
+                alarms=Alarms(recipe.alarms, has_kl=recipe.algorithm.kl.coefficient > 0),
+                directory=directory,
+                progress=progress,
+                stop=stop,
+                validation=validation,
+                save_tokenizer=tokenizer.save_pretrained,
+            )
+            newest = newest_checkpoint(run.checkpoints)
+            if newest is None:
+                fleet.publish_weights(run.learner)
+                directory.write_run_info(run_info(recipe_hash(recipe), str(model_path)))
+            else:
+                run.load(*newest)
+                progress.message(f"continuing after step {run.step} from {newest[0]}")
+            yield run
+
+
+def _half(path: Path, device: torch.device, recipe: Recipe) -> Any:
+    """The engine's own bfloat16 copy; the learner keeps float32 master weights."""
+    return load_model(path, dtype=torch.bfloat16, device=device, revision=recipe.model.revision)
+
+
+def check_same_recipe(recipe: Recipe, path: Path) -> None:
+    """A run directory belongs to one recipe. Raises ValueError naming the settings that differ."""
+    stored = path / "recipe.json"
+    if not stored.is_file():
+        return
+    changed = changed_keys(json.loads(stored.read_text()), recipe.model_dump(mode="json"))
+    if changed:
+        raise ValueError(
+            f"{path} was started with other settings: {', '.join(changed[:5])} differ. Give another --run-dir, or "
+            "the settings it was started with"
+        )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process per run directory; the lock dies with the process."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {path}; wait for it, or give another --run-dir"
+            ) from error
+        yield
+
+

@@ -1,0 +1,63 @@
+"""The local run: learner, engine and grader in this process, one set of weights, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deepscaler.data.templates import format_question, render_prompt
+from deepscaler.protocols import Learner
+from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.types import Group, IntArray, Problem, Request, Rollout, SamplingParams, WeightsInfo
+from deepscaler.weights import weights_digest
+
+
+class LocalFleet:
+    """One embedded engine behind the Fleet protocol."""
+
+    def __init__(self, engine: TorchEngine, tokenizer: Any, instruction: str) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._instruction = instruction
+        self._encoded: dict[str, IntArray] = {}
+        self.on_rollout: Callable[[Rollout], None] | None = None
+
+    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
+        requests = [Request(p.id, self._prompt_ids(p), num_samples) for p in problems]
+        # One problem may stand twice in a step, at the seam of two epochs; its groups must not share draws.
+        seen: dict[str, int] = {}
+        for index, request in enumerate(requests):
+            first = seen.get(request.problem_id, 0)
+            seen[request.problem_id] = first + num_samples
+            if first:
+                requests[index] = Request(request.problem_id, request.prompt_ids, num_samples, first)
+        results: dict[tuple[str, int], Rollout] = {}
+        for rollout in self._engine.generate(requests, params):
+            results[rollout.problem_id, rollout.sample_index] = rollout
+            if self.on_rollout is not None:
+                self.on_rollout(rollout)
+        return [
+            Group(
+                problem,
+                tuple(results[r.problem_id, r.first_sample_index + i] for i in range(num_samples)),
+            )
+            for problem, r in zip(problems, requests, strict=True)
+        ]
+
+    def publish_weights(self, learner: Learner) -> WeightsInfo:
+        """Raises RuntimeError when the engine does not hold the learner's weights afterwards."""
+        wanted = weights_digest(learner.named_weights(), self._engine.dtype)
+        self._engine.load_weights(learner.named_weights(), learner.weights_info().version)
+        held = self._engine.weights_info()
+        if held.digest != wanted:
+            raise RuntimeError(
+                f"after publishing version {held.version} the engine holds weights {held.digest[:12]}, the learner "
+                f"{wanted[:12]}; sampling would go on with stale weights, so the run stops here"
+            )
+        return held
+
+    def _prompt_ids(self, problem: Problem) -> IntArray:
+        if problem.id not in self._encoded:
+            question = format_question(problem, self._instruction)
+            self._encoded[problem.id] = render_prompt(self._tokenizer, question)[0]
+        return self._encoded[problem.id]

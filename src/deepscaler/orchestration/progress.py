@@ -1,0 +1,88 @@
+"""Progress a person can follow: one line that rewrites itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from deepscaler.config.models import StageSection
+from deepscaler.types import Rollout
+
+PLAIN_INTERVAL_S = 5.0
+TERMINAL_INTERVAL_S = 0.2
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Lines of at most 79 characters: stage, step, reward, mean length, truncated share, tokens/s, time left."""
+
+    def __init__(self, stream: TextIO | None = None, *, terminal: bool | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty() if terminal is None else terminal
+        self._last_write = 0.0
+        self._line_open = False
+        self._started = time.monotonic()
+        self._done_here = 0
+        self._stage = ""
+        self._evaluating = 0
+        self._finished = 0
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+        self._close_line()
+        print(text, file=self._stream, flush=True)
+
+    def update(self, text: str, *, force: bool = False) -> None:
+        """The current state; written only so often, so that logs stay readable."""
+        interval = TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S
+        if not force and time.monotonic() - self._last_write < interval:
+            return
+        self._last_write = time.monotonic()
+        if self._terminal:
+            self._stream.write(f"\r\x1b[2K{text[:79]}")
+            self._line_open = True
+        else:
+            self._stream.write(text[:79] + "\n")
+        self._stream.flush()
+
+    def start_step(self, step: int, num_steps: int, stage: StageSection) -> None:
+        self._stage = stage.name
+        self._num_steps = num_steps
+        self._evaluating = 0
+
+    def end_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self._done_here += 1
+        elapsed = time.monotonic() - self._started
+        left = (self._num_steps - step) * elapsed / self._done_here
+        sampled = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9)
+        self.update(
+            f"{self._stage:>6} step {step:>4}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
+            f"  length {metrics['length_mean']:5.0f}  cut {metrics['truncated_frac']:4.0%}"
+            f"  {sampled / 1000:5.1f}k tok/s  left {duration(left)}",
+            force=step == self._num_steps,
+        )
+
+    def start_evaluation(self, num_completions: int) -> None:
+        self._evaluating, self._finished = num_completions, 0
+
+    def on_rollout(self, rollout: Rollout) -> None:
+        """Called for every finished completion; shows the progress of evaluations only."""
+        if self._evaluating:
+            self._finished += 1
+            self.update(f"evaluating  {self._finished}/{self._evaluating} completions")
+
+    def end_evaluation(self, mean: float, low: float, high: float) -> None:
+        self._evaluating = 0
+        self.message(f"Pass@1 {mean:.1%}  [{low:.1%}, {high:.1%}]")
+
+    def _close_line(self) -> None:
+        if self._line_open:
+            self._stream.write("\n")
+            self._line_open = False

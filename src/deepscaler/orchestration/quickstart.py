@@ -1,0 +1,173 @@
+"""The small replica in one go: base, evaluation, training, evaluation, comparison, report, summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config import Recipe
+from deepscaler.data.synthetic import evaluation_sets
+from deepscaler.evaluation.compare import compare_rewards, read_rewards, write_comparison
+from deepscaler.evaluation.estimators import Difference
+from deepscaler.evaluation.run import Evaluation, evaluate, results_json, write_evaluation
+from deepscaler.observability.files import write_atomically
+from deepscaler.observability.run_directory import read_metrics
+from deepscaler.orchestration.base_model import ensure_base
+from deepscaler.orchestration.build import make_fleet, make_grader, open_run, pick_device
+from deepscaler.orchestration.loop import train
+from deepscaler.orchestration.progress import Progress
+from deepscaler.orchestration.run import evaluation_params
+from deepscaler.training.checkpoint import newest_checkpoint
+from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
+
+END_WINDOW = 10  # steps averaged for the figures at the end of a stage
+
+
+def evaluate_directory(
+    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
+) -> Evaluation:
+    """Evaluate a model directory on the recipe's held-out sets and write the result to `out`."""
+    tokenizer = load_tokenizer(model_path)
+    model = load_model(model_path, device=pick_device())
+    fleet = make_fleet(recipe, model, tokenizer)
+    sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
+    section = recipe.evaluation
+    progress.start_evaluation(sum(map(len, sets.values())) * section.num_samples)
+    fleet.on_rollout = progress.on_rollout
+    settings = {
+        "model": str(model_path),
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "limit": limit,
+        **section.model_dump(mode="json", include={"num_samples", "temperature", "top_p", "top_k"}),
+        "max_completion_tokens": section.max_completion_tokens,
+    }
+    with make_grader(recipe, tokenizer, stop_token_ids(model, tokenizer)) as grader:
+        result = evaluate(
+            fleet,
+            grader,
+            sets,
+            num_samples=section.num_samples,
+            params=evaluation_params(recipe),
+            settings=settings,
+        )
+    write_evaluation(result, out)
+    progress.end_evaluation(result.average.mean, result.average.low, result.average.high)
+    return result
+
+
+def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]:
+    """Run the whole replica below `root/seed-N`; returns the summary, also written to `root/summary.json`."""
+    start = time.monotonic()
+    directory = _directory_for(root, recipe.seed)
+    resumed = (directory / "metrics.jsonl").exists()
+    base, base_record, reused = ensure_base(recipe, progress)
+    progress.message("evaluating the base model on the held-out sets")
+    before = evaluate_directory(base, recipe, directory / "evaluations" / "base", progress)
+    with open_run(recipe, base, directory, progress) as run:
+        train(run)
+        if run.stop.requested:
+            raise KeyboardInterrupt
+    newest = newest_checkpoint(directory / "checkpoints")
+    assert newest is not None
+    progress.message("evaluating the trained model on the held-out sets")
+    after = evaluate_directory(newest[0], recipe, directory / "evaluations" / "trained", progress)
+    differences, total = compare_rewards(
+        read_rewards(directory / "evaluations" / "base"), read_rewards(directory / "evaluations" / "trained")
+    )
+    write_comparison(directory / "evaluations" / "comparison.json", differences, total)
+    wall = time.monotonic() - start + (base_record["seconds"] if reused else 0.0)
+    summary = {
+        "seed": recipe.seed,
+        "wall_s": wall,
+        "resumed": resumed,
+        "sft_s": base_record["seconds"],
+        "base": _side(before),
+        "trained": _side(after),
+        "difference": _difference(total),
+        "set_differences": {name: _difference(d) for name, d in differences.items()},
+        **speeds(directory),
+        "stages": stage_summaries(directory),
+        "model": str(newest[0]),
+        "report": str(directory / "report.html"),
+    }
+    for path in (directory / "summary.json", root / "summary.json"):
+        text = json.dumps(summary, indent=1) + "\n"
+        write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
+    return summary
+
+
+def _directory_for(root: Path, seed: int) -> Path:
+    """`root/seed-N`, continued when unfinished; a finished run of that seed is moved aside, never overwritten."""
+    directory = root / f"seed-{seed}"
+    if (directory / "summary.json").exists():
+        number = 1
+        while (root / f"seed-{seed}.{number}").exists():
+            number += 1
+        directory.rename(root / f"seed-{seed}.{number}")
+    return directory
+
+
+def _side(evaluation: Evaluation) -> dict[str, Any]:
+    average = evaluation.average
+    return {
+        "pass@1": average.mean,
+        "low": average.low,
+        "high": average.high,
+        "sets": results_json(evaluation)["benchmarks"],
+    }
+
+
+def _difference(difference: Difference) -> dict[str, float]:
+    values = asdict(difference)
+    return {name: values[name] for name in ("mean", "low", "high", "p_value")}
+
+
+def _steps(directory: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(directory / "metrics.jsonl") if row["kind"] == "step"]
+
+
+def speeds(directory: Path) -> dict[str, float]:
+    """Tokens per second of sampling (completion tokens) and of training (prompt and completion tokens)."""
+    steps = _steps(directory)
+    sampled = sum(s["num_sampled_tokens"] for s in steps)
+    trained = sum(s["num_trained_tokens"] for s in steps)
+    return {
+        "sampling_tokens_per_s": sampled / sum(s["sample_s"] for s in steps),
+        "training_tokens_per_s": trained / sum(s["update_s"] for s in steps),
+    }
+
+
+def stage_summaries(directory: Path) -> list[dict[str, Any]]:
+    """Per stage: figures of its first step and means over its last ten, and Pass@1 on the validation sets."""
+    rows = read_metrics(directory / "metrics.jsonl")
+    evaluations = {row["step"]: row for row in rows if row["kind"] == "evaluation"}
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for step in _steps(directory):
+        stages.setdefault(step["stage"], []).append(step)
+    summaries = []
+    for name, steps in stages.items():
+        first, last = steps[0], steps[-END_WINDOW:]
+        evaluation = evaluations.get(steps[-1]["step"], {})
+        summaries.append(
+            {
+                "name": name,
+                "budget": first["max_completion_tokens"],
+                "steps": len(steps),
+                "truncated_frac_start": first["truncated_frac"],
+                "truncated_frac_end": _mean([s["truncated_frac"] for s in last]),
+                "length_mean_start": first["length_mean"],
+                "length_mean_end": _mean([s["length_mean"] for s in last]),
+                "reward_mean_start": first["reward_mean"],
+                "reward_mean_end": _mean([s["reward_mean"] for s in last]),
+                "pass@1_end": evaluation.get("pass@1"),
+            }
+        )
+    return summaries
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,82 @@
+"""What the loop needs from its workers. Local, pipelined and distributed runs are different objects behind these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from deepscaler.types import (
+    Group,
+    Problem,
+    Request,
+    Rollout,
+    SamplingParams,
+    ScoredGroup,
+    TrainSample,
+    UpdateStats,
+    Verdict,
+    WeightsInfo,
+)
+
+
+class Sampler(Protocol):
+    """An engine: token ids in, token ids out. Every engine passes `rollout.conformance`."""
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
+        """Yield every rollout as it finishes, in any order. Closing the iterator cancels what is left."""
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
+        """Take over the named weights (torch tensors), cast to the engine's dtype."""
+        ...
+
+    def weights_info(self) -> WeightsInfo:
+        """Version and digest of the weights that sampling uses right now, read back from the engine itself."""
+        ...
+
+
+class Fleet(Protocol):
+    """One or many samplers behind one door. Knows the tokenizer, so it takes problems."""
+
+    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
+        """Groups in the order of `problems`, their rollouts in the order of the sample index."""
+        ...
+
+    def publish_weights(self, learner: Learner) -> WeightsInfo:
+        """Take over the learner's weights; raises RuntimeError when the engine's digest differs afterwards."""
+        ...
+
+
+class Grader(Protocol):
+    """Verifies completions. `score` never raises for what a completion holds."""
+
+    def grade(
+        self, completion: str, references: Sequence[str], *, thinking_prefilled: bool
+    ) -> Verdict: ...
+
+    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
+
+    def close(self) -> None: ...
+
+
+class Learner(Protocol):
+    """Owns the trainable weights and the optimizer."""
+
+    def update(self, mini_batches: Sequence[Sequence[TrainSample]]) -> UpdateStats:
+        """One step's optimizer updates, one per mini-batch, in order."""
+        ...
+
+    def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None: ...
+
+    def weights_info(self) -> WeightsInfo: ...
+
+    def named_weights(self) -> Iterator[tuple[str, Any]]:
+        """Every trainable weight (a torch tensor) under its transformers name, tied ones once."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer into an existing empty directory."""
+        ...
+
+    def load(self, directory: Path) -> None: ...

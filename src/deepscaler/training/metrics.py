@@ -1,0 +1,73 @@
+"""Sums over the tokens and updates of one step, turned into the metrics of docs/run-directory.md."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from deepscaler.types import UpdateStats
+
+
+@dataclass(slots=True)
+class UpdateMetrics:
+    """Token figures are means over trained tokens; mismatch is measured before the first update only."""
+
+    num_tokens: int = 0
+    num_packed_tokens: int = 0
+    entropy: float = 0.0
+    clipped: float = 0.0
+    kl: float | None = None
+    mismatch: float = 0.0
+    mismatch_max: float = 0.0
+    grad_norms: list[float] = field(default_factory=list)
+    learning_rate: float = 0.0
+    num_updates: int = 0
+    skipped: int = 0
+
+    def add_tokens(
+        self, packed: int, entropy_C: Tensor, clipped_C: Tensor, kl_C: Tensor | None, mismatch_C: Tensor
+    ) -> None:
+        """Adds one micro-batch; `mismatch_C` is trainer minus engine log-probability at the start of the step."""
+        self.num_packed_tokens += packed
+        self.num_tokens += len(entropy_C)
+        self.entropy += float(entropy_C.detach().sum())
+        self.clipped += float(clipped_C.sum())
+        difference = mismatch_C.detach().abs()
+        self.mismatch += float(difference.sum())
+        self.mismatch_max = max(self.mismatch_max, float(difference.max()))
+        if kl_C is not None:
+            self.kl = (self.kl or 0.0) + float(kl_C.detach().sum())
+
+    def add_update(self, grad_norm: float, learning_rate: float, *, applied: bool) -> None:
+        self.learning_rate = learning_rate
+        if applied:
+            self.num_updates += 1
+            self.grad_norms.append(grad_norm)
+        else:
+            self.skipped += 1
+
+    @property
+    def mismatch_mean(self) -> float:
+        return self.mismatch / self.num_tokens if self.num_tokens else 0.0
+
+    def stats(self) -> UpdateStats:
+        metrics: dict[str, float] = {
+            "num_trained_tokens": self.num_packed_tokens,
+            "skipped_updates": self.skipped,
+        }
+        if self.num_tokens:
+            metrics |= {
+                "entropy_mean": self.entropy / self.num_tokens,
+                "clip_frac": self.clipped / self.num_tokens,
+                "mismatch_mean": self.mismatch_mean,
+                "mismatch_max": self.mismatch_max,
+                "learning_rate": self.learning_rate,
+            }
+            if self.kl is not None:
+                metrics["kl_mean"] = self.kl / self.num_tokens
+        if self.grad_norms:
+            metrics["grad_norm"] = sum(self.grad_norms) / len(self.grad_norms)
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        return UpdateStats(metrics=finite, num_updates=self.num_updates, skipped_updates=self.skipped)

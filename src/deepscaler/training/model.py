@@ -1,0 +1,102 @@
+"""Loading causal language models and tokenizers from Hugging Face directories or the hub. safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from deepscaler.attention import NAME, SUPPORTED_FAMILIES
+
+
+class ModelError(ValueError):
+    """The model directory cannot be used; the message names the place and the remedy."""
+
+
+def resolve_model(path: str | Path, revision: str | None = None) -> Path:
+    """A local directory that holds config.json and safetensors; a hub id is looked up, and fetched with `hub`."""
+    local = Path(path)
+    if not local.exists() and _looks_like_hub_id(str(path)):
+        local = _from_hub(str(path), revision)
+    if not local.is_dir():
+        raise ModelError(
+            f"model directory {path} does not exist; give a Hugging Face directory, or make one with "
+            "`deepscaler sft RECIPE`"
+        )
+    if not (local / "config.json").is_file():
+        raise ModelError(f"{local} holds no config.json, so it is no Hugging Face model directory")
+    if not list(local.glob("*.safetensors")):
+        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in local.glob(pattern))
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise ModelError(
+            f"{local} holds {found}; only safetensors are loaded, because unpickling runs code from the file. "
+            "Convert once, in a place you trust, with `model.save_pretrained(DIR)` of transformers >= 5"
+        )
+    return local
+
+
+def _looks_like_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.startswith("runs/")
+
+
+def _from_hub(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"model {repo_id} is neither a local directory nor to be had from the hub ({type(error).__name__}); "
+            "download it on a machine with network and give the directory"
+        ) from error
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+) -> nn.Module:
+    """A causal LM whose attention goes through `deepscaler.attention`. Raises ModelError."""
+    directory = resolve_model(path, revision)
+    config = AutoConfig.from_pretrained(directory)
+    if config.model_type not in SUPPORTED_FAMILIES:
+        raise ModelError(
+            f"{directory}: model_type {config.model_type!r} is not supported; "
+            f"supported are {', '.join(SUPPORTED_FAMILIES)}"
+        )
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        directory, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True
+    )
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer beside a model. Raises ModelError when it has no chat template or no EOS."""
+    directory = resolve_model(path, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{directory} holds no usable tokenizer: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer in {directory} has no chat template, so prompts cannot be rendered the way the model "
+            "expects; put the model's chat_template.jinja into the directory"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer in {directory} names no eos token; completions could never stop")
+    return tokenizer
+
+
+def stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a completion: the tokenizer's EOS and those of the generation config."""
+    configured = getattr(model, "generation_config", None)
+    eos = configured.eos_token_id if configured is not None else None
+    ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return frozenset(ids | {tokenizer.eos_token_id})

@@ -1,0 +1,176 @@
+"""The value each stage of the program hands to the next. All frozen; arrays are numpy.
+
+    Problem --sample--> Group --grade--> ScoredGroup --advantage, weight--> TrainSample
+
+Holding a value proves that the stage before it has run: no field waits as None for someone to fill it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+
+class Outcome(StrEnum):
+    """How a grading ended. Only `CORRECT` earns reward; the others are told apart and counted."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    TIMEOUT = "timeout"
+    GRADER_FAILED = "grader_failed"
+    BAD_REFERENCE = "bad_reference"
+
+
+class FinishReason(StrEnum):
+    """Why an engine ended a completion: `STOP` = the model emitted a stop token, `LENGTH` = budget used up."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with checkable answers. `references` are alternatives: matching any one is correct."""
+
+    id: str
+    prompt: str
+    references: tuple[str, ...]
+    source: str = ""
+    difficulty: float | None = None
+    solution: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The grader's decision on one completion. `answer` is what was extracted; `detail` says why, in words."""
+
+    outcome: Outcome
+    reward: float
+    answer: str | None = None
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index)."""
+
+    max_completion_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    seed: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One group to sample: `num_samples` completions of the same prompt, indices from `first_sample_index`."""
+
+    problem_id: str
+    prompt_ids: IntArray  # [num_prompt_tokens]
+    num_samples: int
+    first_sample_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion as sampled. The ids are the ids trained on: never re-tokenised.
+
+    completion_ids: int32 [num_tokens], up to and including the stop token, if one was emitted.
+    rollout_logprobs: float32 [num_tokens], log-probability of each sampled token under the untruncated,
+        temperature-scaled distribution (nats), as the engine computed it.
+    """
+
+    problem_id: str
+    sample_index: int
+    prompt_ids: IntArray
+    completion_ids: IntArray
+    rollout_logprobs: FloatArray
+    finish_reason: FinishReason
+    policy_version: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.completion_ids)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason is FinishReason.LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All completions of one problem in one step."""
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with the grader's verdicts and the decoded texts that were graded. rewards: float32 [num_samples]."""
+
+    group: Group
+    texts: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def rewards(self) -> FloatArray:
+        return np.array([v.reward for v in self.verdicts], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One completion ready for the loss.
+
+    advantage: scalar, the same for every token of the completion.
+    token_weights: float32 [num_tokens]; computed once per optimizer step so that the loss is a plain sum.
+        A masked token has weight 0.
+    """
+
+    prompt_ids: IntArray
+    completion_ids: IntArray
+    rollout_logprobs: FloatArray
+    advantage: float
+    token_weights: FloatArray
+    policy_version: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and completion together: what the sample costs in a packed micro-batch."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """What the learner reports of one step. Metrics are write-only: nothing in the program branches on them."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    skipped_updates: int = 0
+    num_updates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsInfo:
+    """A published set of weights: its version and the SHA-256 over names, shapes, dtypes and bytes."""
+
+    version: int
+    digest: str
+
+
+Metrics = dict[str, Any]
+
+
+class RunError(RuntimeError):
+    """A run ended for a reason its message explains, with the remedy; nothing on disk is damaged."""

@@ -1,0 +1,78 @@
+"""Shared small objects: tiny real models of every supported family, built offline from their configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from deepscaler.attention import NAME
+from deepscaler.types import TrainSample
+
+torch.set_num_threads(1)  # such small products only wait for each other on several threads
+
+VOCABULARY = 40
+STOP_ID = 1
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+
+
+def make_model(family: str = "qwen2", *, seed: int = 0, tied: bool = True) -> Any:
+    """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
+    config_class, model_class = FAMILIES[family]
+    config = config_class(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=STOP_ID,
+        pad_token_id=0,
+    )
+    torch.manual_seed(seed)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8.0)
+    model.set_attn_implementation(NAME)
+    return model
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., Any]:
+    return make_model
+
+
+@pytest.fixture
+def make_samples_of() -> Callable[..., list[TrainSample]]:
+    """Random training samples with given completion lengths and advantages of both signs."""
+
+    def build(lengths: list[int], *, seed: int = 0) -> list[TrainSample]:
+        rng = np.random.default_rng(seed)
+        total = sum(lengths)
+        return [
+            TrainSample(
+                prompt_ids=rng.integers(2, VOCABULARY, 3 + i % 4).astype(np.int32),
+                completion_ids=rng.integers(2, VOCABULARY, n).astype(np.int32),
+                rollout_logprobs=np.full(n, -3.0, np.float32),
+                advantage=float(rng.normal()),
+                token_weights=np.full(n, 1 / total, np.float32),
+                policy_version=0,
+            )
+            for i, n in enumerate(lengths)
+        ]
+
+    return build

@@ -1,0 +1,251 @@
+"""Every contradiction is refused, naming both keys and a way out that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepscaler.config.advice import warnings_for
+from deepscaler.config.load import RecipeError, load_recipe, resolve
+from deepscaler.config.presets import PRESETS
+
+SOUND = """
+name = "sound"
+preset = "justrl"
+num_steps = 6
+[sft]
+[data]
+source = "synthetic"
+max_prompt_tokens = 64
+[rollout]
+prompts_per_step = 8
+group_size = 4
+[[stages]]
+name = "short"
+max_completion_tokens = 32
+steps = 4
+[[stages]]
+name = "long"
+max_completion_tokens = 64
+"""
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    path = tmp_path / "sound.toml"
+    path.write_text(SOUND)
+    return path
+
+
+# (overrides that contradict each other, keys that must be named, overrides that show the way out)
+CONTRADICTIONS = [
+    (["model.path=some/dir"], ["model.path", "[sft]"], None),
+    (["model.revision=abc"], ["model.revision", "model.path"], None),
+    (
+        ["sft.num_heads=6", "sft.num_kv_heads=4"],
+        ["sft.num_heads", "sft.num_kv_heads"],
+        ["sft.num_kv_heads=3"],
+    ),
+    (["sft.steps=20"], ["sft.warmup_steps", "sft.steps"], ["sft.warmup_steps=5"]),
+    (
+        ["data.min_operations=9", "data.max_operations=3"],
+        ["data.min_operations", "data.max_operations"],
+        ["data.max_operations=9"],
+    ),
+    (["data.num_problems=7"], ["rollout.prompts_per_step", "data.num_problems"], ["data.num_problems=8"]),
+    (
+        ["evaluation.set_operations=[]"],
+        ["evaluation.set_operations", "data.source"],
+        ["evaluation.set_operations=[3]"],
+    ),
+    (
+        ["optimizer.mini_batch_prompts=16"],
+        ["optimizer.mini_batch_prompts", "rollout.prompts_per_step", "for example 8"],
+        ["optimizer.mini_batch_prompts=8"],
+    ),
+    (
+        ["optimizer.mini_batch_prompts=3"],
+        ["optimizer.mini_batch_prompts", "rollout.prompts_per_step", "for example 2"],
+        ["optimizer.mini_batch_prompts=2"],
+    ),
+    (["stages.1.name=short"], ["stages.0.name", "stages.1.name"], ["stages.1.name=long"]),
+    (
+        ["stages.1.steps=1", "num_steps=6"],
+        ["num_steps", "stages.1.steps", "num_steps = 5"],
+        ["num_steps=5"],
+    ),
+    (
+        ["stages.1.reset_reference=true"],
+        ["stages.1.reset_reference", "algorithm.kl.coefficient"],
+        ["algorithm.kl.coefficient=0.01"],
+    ),
+    (
+        ["algorithm.truncated=soft_penalty"],
+        ["algorithm.truncated", "algorithm.soft_penalty_tokens", "here 6"],
+        ["algorithm.soft_penalty_tokens=6"],
+    ),
+    (
+        ["algorithm.soft_penalty_tokens=6"],
+        ["algorithm.soft_penalty_tokens", "algorithm.truncated"],
+        ["algorithm.truncated=soft_penalty"],
+    ),
+    (
+        ["algorithm.truncated=soft_penalty", "algorithm.soft_penalty_tokens=32"],
+        ["algorithm.soft_penalty_tokens", "stages.0.max_completion_tokens"],
+        ["algorithm.soft_penalty_tokens=31"],
+    ),
+    (
+        ["algorithm.loss=reinforce", "algorithm.clip_low=0.1"],
+        ["algorithm.clip_low", "algorithm.loss"],
+        ["algorithm.loss=clipped_surrogate"],
+    ),
+    (
+        ["algorithm.loss=reinforce", "algorithm.clip_high=0.1"],
+        ["algorithm.clip_high", "algorithm.loss"],
+        ["algorithm.loss=cispo"],
+    ),
+    (
+        ["algorithm.dynamic_sampling=true", "algorithm.drop_zero_variance=true"],
+        ["algorithm.dynamic_sampling", "algorithm.drop_zero_variance"],
+        ["algorithm.drop_zero_variance=false"],
+    ),
+    (
+        ["algorithm.dynamic_sampling=true", "algorithm.max_refills=0"],
+        ["algorithm.dynamic_sampling", "algorithm.max_refills"],
+        ["algorithm.max_refills=1"],
+    ),
+    (
+        ["training.tokens_per_micro_batch=127"],
+        [
+            "data.max_prompt_tokens",
+            "stages.1.max_completion_tokens",
+            "training.tokens_per_micro_batch",
+            "to 128",
+        ],
+        ["training.tokens_per_micro_batch=128"],
+    ),
+    (["rollout.top_p=0.9"], ["rollout.top_p", "algorithm.loss", "rollout.temperature"], ["rollout.top_p=1"]),
+    (["rollout.top_k=20"], ["rollout.top_k", "algorithm.loss", "rollout.temperature"], ["rollout.top_k=0"]),
+    (
+        ["algorithm.importance_cap=0.5"],
+        ["algorithm.importance_cap", "optimizer.learning_rate"],
+        ["algorithm.importance_cap=2.0"],
+    ),
+    (
+        ["curriculum.kind=measured", "curriculum.window=50"],
+        ["curriculum.window", "curriculum.min_stay"],
+        ["curriculum.min_stay=50"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "named", "way_out"), CONTRADICTIONS, ids=lambda v: str(v)[:40])
+def test_a_contradiction_names_both_keys_and_a_way_out(
+    sound: Path, overrides: list[str], named: list[str], way_out: list[str] | None
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(sound, overrides)
+    message = str(caught.value)
+    assert message.startswith(f"{sound}: ")
+    for key in named:
+        assert key in message
+    if way_out is not None:
+        load_recipe(sound, [*overrides, *way_out])
+
+
+def test_the_sound_recipe_is_sound(sound: Path) -> None:
+    resolved = resolve(sound)
+    assert warnings_for(resolved.recipe, resolved.origins) == []
+
+
+def test_a_base_model_must_come_from_somewhere(sound: Path) -> None:
+    sound.write_text(SOUND.replace("[sft]\n", ""))
+    with pytest.raises(RecipeError, match=r"neither model\.path nor \[sft\]"):
+        load_recipe(sound)
+    assert load_recipe(sound, ["model.path=some/dir", "model.revision=abc"]).sft is None
+
+
+def test_a_schedule_needs_the_length_of_every_stage_but_the_last(sound: Path) -> None:
+    sound.write_text(SOUND.replace("steps = 4\n", ""))
+    with pytest.raises(RecipeError, match=r"stages\.0\.steps .* curriculum\.kind = 'measured'"):
+        load_recipe(sound)
+    assert load_recipe(sound, ["curriculum.kind=measured"]).stages[0].steps is None
+    assert load_recipe(sound, ["stages.0.steps=2"]).stages[0].steps == 2
+
+
+def test_clip_bounds_of_a_preset_do_not_stand_in_the_way_of_reinforce(sound: Path) -> None:
+    assert load_recipe(sound, ["algorithm.loss=reinforce"]).algorithm.clip_high == 0.28
+
+
+def test_several_contradictions_are_told_together(sound: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(sound, ["rollout.top_k=5", "optimizer.mini_batch_prompts=3"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def warnings_of(path: Path, *overrides: str) -> str:
+    resolved = resolve(path, overrides)
+    return "\n".join(warnings_for(resolved.recipe, resolved.origins))
+
+
+def test_stages_that_are_cut_short_or_never_reached_are_warned_about(sound: Path) -> None:
+    assert "stages.1 (long) is never reached" in warnings_of(sound, "num_steps=4")
+    text = warnings_of(sound, "num_steps=3")
+    assert "leaves 3 of its 4 steps" in text
+    assert "stages.1 (long) is never reached" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["curriculum.patience=3"], "curriculum.patience is set in --set but not used"),
+        (["algorithm.kl.estimator=k1"], "algorithm.kl.estimator is set in --set but not used"),
+        (["algorithm.max_refills=2"], "algorithm.max_refills is set in --set but not used"),
+        (["data.source=x.jsonl", "data.num_problems=9"], "data.num_problems is set in --set but not used"),
+        (["preset=rloo", "optimizer.mini_batch_prompts=4"], "algorithm.loss = 'reinforce' has no ratio"),
+        (["preset=gspo", "algorithm.reduction=token_mean"], "the paper takes 'sequence_mean'"),
+    ],
+)
+def test_idle_and_doubtful_settings_are_warned_about(
+    sound: Path, overrides: list[str], expected: str
+) -> None:
+    assert expected in warnings_of(sound, *overrides)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_is_a_one_line_switch(sound: Path, name: str) -> None:
+    """DAPO's penalty span belongs to its own budget, so it alone takes a second line with a small budget."""
+    second = ["algorithm.soft_penalty_tokens=6"] if name == "dapo" else []
+    resolved = resolve(sound, [f"preset={name}", *second])
+    for key, value in PRESETS[name].algorithm.items():
+        if key not in ("kl", "soft_penalty_tokens"):
+            assert getattr(resolved.recipe.algorithm, key) == value
+            assert resolved.origins[f"algorithm.{key}"].startswith(f"preset '{name}' (")
+    assert not [w for w in warnings_for(resolved.recipe, resolved.origins) if "algorithm." in w]
+
+
+def test_presets_cite_their_source_and_are_the_nine_promised() -> None:
+    assert set(PRESETS) == {
+        "deepscaler",
+        "grpo-plus",
+        "dr-grpo",
+        "dapo",
+        "rloo",
+        "gspo",
+        "cispo",
+        "justrl",
+        "scalerl",
+    }
+    assert all("20" in preset.source for preset in PRESETS.values())
+
+
+def test_no_two_presets_are_the_same(sound: Path) -> None:
+    second = ["algorithm.soft_penalty_tokens=6"]
+    dumps = [
+        load_recipe(
+            sound, [f"preset={name}", *(second if name == "dapo" else [])]
+        ).algorithm.model_dump_json()
+        for name in PRESETS
+    ]
+    assert len(set(dumps)) == len(dumps)

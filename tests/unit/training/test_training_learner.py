@@ -1,0 +1,159 @@
+"""The learner's laws: splitting changes nothing, signs are right, bad gradients are skipped, save equals load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deepscaler.config.models import (
+    AlgorithmSection,
+    DataSection,
+    KlSection,
+    ModelSection,
+    OptimizerSection,
+    Recipe,
+    RolloutSection,
+    StageSection,
+    TrainingSection,
+)
+from deepscaler.training.learner import LocalLearner, TrainingDivergedError
+from deepscaler.types import TrainSample
+from deepscaler.weights import weights_digest
+
+
+def recipe(*, budget: int = 64, checkpointing: bool = False, **algorithm: Any) -> Recipe:
+    return Recipe(
+        name="t",
+        num_steps=1,
+        model=ModelSection(path="unused", activation_checkpointing=checkpointing),
+        data=DataSection(source="unused.json"),
+        rollout=RolloutSection(prompts_per_step=2, group_size=2),
+        stages=(StageSection(name="s", max_completion_tokens=8),),
+        algorithm=AlgorithmSection(**algorithm),
+        optimizer=OptimizerSection(learning_rate=1e-2, max_grad_norm=1e9),
+        training=TrainingSection(tokens_per_micro_batch=budget, logprob_chunk_tokens=5),
+    )
+
+
+def weights(learner: LocalLearner) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for _, p in learner.named_weights()]).clone()
+
+
+LENGTHS = [9, 4, 12, 7, 3, 10]
+
+
+@pytest.mark.parametrize("loss", ["clipped_surrogate", "cispo", "gspo", "reinforce"])
+def test_splitting_into_micro_batches_changes_nothing(tiny_model, make_samples_of, loss):
+    samples = make_samples_of(LENGTHS)
+    results = []
+    for budget in (1000, 40, 18):
+        learner = LocalLearner(tiny_model(), recipe(budget=budget, loss=loss, entropy_coefficient=0.01))
+        learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=1.0)
+        learner.update([samples])
+        results.append(weights(learner))
+    torch.testing.assert_close(results[0], results[1], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(results[0], results[2], atol=2e-6, rtol=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing(tiny_model, make_samples_of):
+    results = []
+    for checkpointing in (False, True):
+        learner = LocalLearner(tiny_model(), recipe(checkpointing=checkpointing))
+        learner.update([make_samples_of(LENGTHS)])
+        results.append(weights(learner))
+    torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-5)
+
+
+def test_an_update_raises_the_probability_of_what_was_better_than_average(tiny_model, make_samples_of):
+    samples = make_samples_of([6, 6])
+    samples = [replace(samples[0], advantage=1.0), replace(samples[1], advantage=-1.0)]
+    learner = LocalLearner(tiny_model(), recipe())
+    learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=1e-2)
+    before = [lp.sum() for lp in learner._logprobs_of(learner.model, samples)]
+    learner.update([samples])
+    after = [lp.sum() for lp in learner._logprobs_of(learner.model, samples)]
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+
+
+def test_samples_without_signal_cost_nothing_and_change_nothing(tiny_model, make_samples_of):
+    samples = make_samples_of(LENGTHS)
+    silent = [replace(s, advantage=0.0) for s in make_samples_of(LENGTHS, seed=3)]
+    alone, mixed = (LocalLearner(tiny_model(), recipe()) for _ in range(2))
+    first, second = alone.update([samples]), mixed.update([[*samples, *silent]])
+    assert first.metrics["num_trained_tokens"] == second.metrics["num_trained_tokens"]
+    torch.testing.assert_close(weights(alone), weights(mixed), atol=0, rtol=0)
+    untouched = LocalLearner(tiny_model(), recipe())
+    before = weights(untouched)
+    assert untouched.update([silent]).num_updates == 0
+    torch.testing.assert_close(weights(untouched), before, atol=0, rtol=0)
+
+
+def test_kl_pulls_back_to_the_reference(tiny_model, make_samples_of):
+    samples = [replace(s, advantage=0.0) for s in make_samples_of(LENGTHS)]
+    learner = LocalLearner(tiny_model(), recipe(kl=KlSection(estimator="k3", coefficient=1.0)))
+    with torch.no_grad():
+        for parameter in learner.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    first = learner.update([samples]).metrics["kl_mean"]
+    for _ in range(20):
+        last = learner.update([samples]).metrics["kl_mean"]
+    assert 0 < last < 0.5 * first
+
+
+def test_mismatch_is_the_distance_to_the_engines_logprobs(tiny_model, make_samples_of):
+    learner = LocalLearner(tiny_model(), recipe())
+    samples = make_samples_of(LENGTHS)
+    exact = learner._logprobs_of(learner.model, samples)
+    samples = [replace(s, rollout_logprobs=lp + 0.25) for s, lp in zip(samples, exact, strict=True)]
+    metrics = learner.update([samples]).metrics
+    assert metrics["mismatch_mean"] == pytest.approx(0.25, abs=1e-4)
+
+
+def poisoned(samples: list[TrainSample]) -> list[TrainSample]:
+    return [replace(s, token_weights=np.full_like(s.token_weights, np.inf)) for s in samples]
+
+
+def test_a_non_finite_gradient_is_skipped_and_counted(tiny_model, make_samples_of):
+    learner = LocalLearner(tiny_model(), recipe())
+    before = weights(learner)
+    stats = learner.update([poisoned(make_samples_of(LENGTHS))])
+    assert stats.metrics["skipped_updates"] == 1
+    torch.testing.assert_close(weights(learner), before, atol=0, rtol=0)
+    assert learner.update([make_samples_of(LENGTHS)]).num_updates == 1
+    assert not torch.equal(weights(learner), before)
+
+
+def test_five_skipped_updates_in_a_row_stop_the_run_with_a_diagnosis(tiny_model, make_samples_of):
+    learner = LocalLearner(tiny_model(), recipe())
+    bad = poisoned(make_samples_of(LENGTHS))
+    for _ in range(4):
+        learner.update([bad])
+    with pytest.raises(TrainingDivergedError, match="5 updates in a row"):
+        learner.update([bad])
+
+
+def test_saved_and_loaded_continues_bit_identically(tiny_model, make_samples_of, tmp_path):
+    kl = KlSection(coefficient=0.1)
+    learner = LocalLearner(tiny_model(), recipe(kl=kl))
+    learner.update([make_samples_of(LENGTHS, seed=1)])
+    learner.save(tmp_path)
+    other = LocalLearner(tiny_model(seed=5), recipe(kl=kl))
+    other.load(tmp_path)
+    for one in (learner, other):
+        one.update([make_samples_of(LENGTHS, seed=2), make_samples_of(LENGTHS, seed=3)])
+    assert weights_digest(learner.named_weights()) == weights_digest(other.named_weights())
+    assert learner.version == other.version == 2
+
+
+def test_a_new_stage_restarts_what_it_is_told_to(tiny_model, make_samples_of):
+    learner = LocalLearner(tiny_model(), recipe(kl=KlSection(coefficient=0.1)))
+    learner.update([make_samples_of(LENGTHS)])
+    learner.begin_stage(reset_optimizer=True, reset_reference=True)
+    assert not learner.optimizer.state
+    assert learner._reference is not None
+    assert weights_digest(learner._reference.named_parameters()) == weights_digest(learner.named_weights())
