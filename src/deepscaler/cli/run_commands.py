@@ -104,10 +104,16 @@ def grade(completion: str, *, references: list[str], thinking_prefilled: bool) -
 
 def _prepare(recipe: Recipe) -> Progress:
     """Threads, allocator and progress for a computing command."""
-    cpu.prepare(recipe.training.threads)
+    cpu.prepare(threads=1 if not _cuda() else cpu.available_cores())
     # SIGTERM behaves like Ctrl-C where the training loop does not take over (evaluation, sft).
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return Progress()
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _print_summary(summary: dict) -> None:

@@ -54,13 +54,14 @@ class SftSection(Section):
     adamw_learning_rate: float = setting(0.005, doc="AdamW, for embeddings, norms and the head", gt=0)
     warmup_steps: int = setting(20, unit="updates", doc="linear warm-up", ge=0)
     max_solution_tokens: int = setting(512, unit="tokens", doc="longer worked solutions are cut", gt=0)
-    spelled_frac: float = setting(0.2, doc="share of steps spelled out digit by digit", ge=0, le=1)
-    redo_frac: float = setting(0.35, doc="probability that a step is written again", ge=0, le=1)
-    filler_frac: float = setting(0.25, doc="probability of filler words after a step", ge=0, le=1)
-    restart_frac: float = setting(0.3, doc="probability that the solution starts over once", ge=0, le=1)
+    spelled_frac: float = setting(0.3, doc="share of steps spelled out digit by digit", ge=0, le=1)
+    slip_frac: float = setting(0.05, doc="probability that a leapt step holds a slip", ge=0, le=1)
+    repair_frac: float = setting(0.5, doc="probability that a slip is noticed and the step redone", ge=0, le=1)
+    redo_frac: float = setting(0.15, doc="probability that a right step is written again", ge=0, le=1)
+    filler_frac: float = setting(0.25, doc="probability of filler words before a step", ge=0, le=1)
+    restart_frac: float = setting(0.15, doc="probability that the solution starts over once", ge=0, le=1)
     spiral_enter: float = setting(0.03, doc="probability per step to enter a loop of repeats", ge=0, le=1)
     spiral_stay: float = setting(0.93, doc="probability to repeat once more inside the loop", ge=0, lt=1)
-    slip_frac: float = setting(0.05, doc="probability that a leapt step holds a slip", ge=0, le=1)
 
 
 class DataSection(Section):
@@ -122,6 +123,12 @@ class CurriculumSection(Section):
     skip_below_truncation: float = setting(
         0.0,
         doc="measured: a stage whose first window truncates less than this is skipped; 0 = never",
+        ge=0,
+        le=1,
+    )
+    refuse_above_truncation: float = setting(
+        0.0,
+        doc="measured: a stage whose first window truncates more than this is left at once; 0 = never",
         ge=0,
         le=1,
     )
@@ -191,7 +198,12 @@ class TrainingSection(Section):
     logprob_chunk_tokens: int = setting(
         1024, unit="tokens", doc="tokens whose vocabulary logits exist at once", gt=0
     )
-    threads: int | None = setting(None, doc="CPU threads; absent = all cores", gt=0)
+    processes: int | None = setting(
+        None,
+        unit="processes",
+        doc="on CPU: processes that share the weights, one thread each; absent = one per core",
+        gt=0,
+    )
 
 
 class GraderSection(Section):

@@ -6,7 +6,6 @@ The labels a, b, c … let a worked solution (`traces`) name the step it is at.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepscaler.config.models import Recipe
+from deepscaler.data.identity import problem_id
 from deepscaler.randomness import generator
 from deepscaler.types import Problem
 
@@ -87,11 +87,6 @@ def random_chain(num_operations: int, rng: np.random.Generator) -> Chain:
         for label, symbol in zip(LABELS, symbols, strict=False)
     )
     return Chain(int(rng.integers(10, 100)), operations)
-
-
-def problem_id(text: str) -> str:
-    """Hash of the problem's text, 16 hex digits: equal problems have equal ids wherever they were made."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def generate_problems(

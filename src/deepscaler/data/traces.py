@@ -1,7 +1,10 @@
 """Worked solutions in the manner of a verbose distilled model: some steps spelled out, some leapt, some redone.
 
-    a+25=62;                          a leapt step: right most of the time, or a slip
-    a37+25:7+5=12,3+2+1=6=62;         the same step spelled out digit by digit
+    37a+25=62;                          the start, then a leapt step: often a slip, after training too
+    37a+25:7+5=12,3+2+1=6=62;           the same step spelled out digit by digit, which is learned reliably
+    b*7=34;Wait 62b*7=34;               a step written again; `Wait`, fillers and restarts repeat the state
+
+A step follows the state it starts from, which is the result of the step before it or stands in front of it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ import numpy as np
 from deepscaler.config.models import SftSection
 from deepscaler.data.synthetic import MODULUS, Chain, Operation
 
-FILLERS = ("Hmm. ", "Okay, ", "Let me see. ", "So ", "Right. ")
-REDO = "Wait, "
-RESTART = "Let me start over. "
+FILLERS = ("Hmm ", "Okay ", "Let me see ", "So ", "Right ")
+REDO = "Wait "
+RESTART = "Again "
+WORDS = (*FILLERS, REDO, RESTART)
 
 
 def worked_solution(chain: Chain, style: SftSection, rng: np.random.Generator) -> str:
@@ -40,6 +44,7 @@ class _Writer:
 
     def walk(self, state: int, operations: tuple[Operation, ...]) -> int:
         """Write the given steps from `state`; returns the state they end in."""
+        self.parts.append(f"{state:02d}")
         for operation in operations:
             state = self._step(state, operation)
         return state
@@ -47,17 +52,19 @@ class _Writer:
     def _step(self, state: int, operation: Operation) -> int:
         style = self._style
         if self._happens(style.filler_frac):
-            self.parts.append(FILLERS[int(self._rng.integers(len(FILLERS)))])
+            self.parts.append(f"{FILLERS[int(self._rng.integers(len(FILLERS)))]}{state:02d}")
         result, slipped = self._write(state, operation)
-        if self._happens(style.redo_frac):
-            self.parts.append(REDO)
-            result, slipped = self._write(state, operation)
+        if self._happens(style.repair_frac if slipped else style.redo_frac):
+            result, slipped = self._again(state, operation)
         # A spiral: the same step over and over, likelier when something is off. Most of them never get out.
         if self._happens(style.spiral_enter * (3 if slipped else 1)):
             while self._happens(style.spiral_stay):
-                self.parts.append(REDO)
-                result, _ = self._write(state, operation)
+                result, _ = self._again(state, operation)
         return result
+
+    def _again(self, state: int, operation: Operation) -> tuple[int, bool]:
+        self.parts.append(f"{REDO}{state:02d}")
+        return self._write(state, operation)
 
     def _write(self, state: int, operation: Operation) -> tuple[int, bool]:
         """One writing of a step: (the state it claims, whether that is a slip)."""
@@ -70,18 +77,19 @@ class _Writer:
         return claimed, claimed != right
 
     def _slip(self, right: int) -> int:
-        """A near miss: one digit off by a little."""
+        """A near miss: one digit off by one or two."""
         return (right + int(self._rng.choice([-20, -10, -2, -1, 1, 2, 10, 20]))) % MODULUS
 
 
 def spelled(state: int, operation: Operation) -> str:
-    """One step digit by digit with carries, e.g. `a37+25:7+5=12,3+2+1=6=62;`. Always right."""
+    """One step digit by digit with carries, e.g. `a+25:7+5=12,3+2+1=6=62;` from 37. Always right."""
     tens, ones = divmod(state, 10)
-    result = operation.apply(state)
     if operation.symbol == "*":
-        low = ones * operation.operand
-        high = tens * operation.operand + low // 10
-        work = f"{ones}*{operation.operand}={low:02d},{tens}*{operation.operand}+{low // 10}={high:02d}"
+        low, part = ones * operation.operand, tens * operation.operand
+        carry = low // 10
+        high = part % 10 + carry
+        work = f"{ones}*{operation.operand}={low:02d},{tens}*{operation.operand}={part:02d},"
+        work += f"{part % 10}+{carry}={high % 10}"
     else:
         other_tens, other_ones = divmod(operation.operand, 10)
         if operation.symbol == "+":
@@ -93,4 +101,4 @@ def spelled(state: int, operation: Operation) -> str:
             low = ones - other_ones + 10 * borrow
             high = (tens - other_tens - borrow) % 10
             work = f"{borrow}{ones}-{other_ones}={low},{tens}-{other_tens}-{borrow}={high}"
-    return f"{operation.label}{state:02d}{operation.symbol}{operation.operand}:{work}={result:02d};"
+    return f"{operation}:{work}={operation.apply(state):02d};"

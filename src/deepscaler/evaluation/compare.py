@@ -53,6 +53,10 @@ def compare_rewards(before: Rewards, after: Rewards) -> tuple[dict[str, Differen
     return differences, combine_differences(list(differences.values()))
 
 
+def compare_directories(before: Path, after: Path) -> tuple[dict[str, Difference], Difference]:
+    return compare_rewards(read_rewards(before), read_rewards(after))
+
+
 def comparison_json(differences: Mapping[str, Difference], total: Difference) -> dict[str, Any]:
     return {"sets": {name: asdict(d) for name, d in differences.items()}, "total": asdict(total)}
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deepscaler.config import Recipe
+from deepscaler.config.models import SftSection
+from deepscaler.data.identity import problem_id
+from deepscaler.data.synthetic import held_out_ids, random_chain
+from deepscaler.data.templates import format_question, render_prompt
+from deepscaler.data.traces import WORDS, worked_solution
 from deepscaler.orchestration.progress import Progress, duration
-from deepscaler.training.sft import base_directory, train_base
+from deepscaler.orchestration.team import make_team
+from deepscaler.randomness import generator
+from deepscaler.training.sft import RECORD_FILE, as_sample, new_model, save_base, sft_computer
+from deepscaler.training.sft import train as train_supervised
+from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.types import TrainSample
+
+GROW_UNTIL = 0.5  # share of the token budget over which the chains grow to full length
 
 
 def ensure_base(
@@ -18,18 +34,61 @@ def ensure_base(
     if recipe.sft is None:
         assert recipe.model.path is not None
         return Path(recipe.model.path), {"seconds": 0.0}, True
-    directory = out or base_directory(recipe)
-    reused = (directory / "sft.json").is_file()
+    directory = out or base_directory(recipe, recipe.sft)
+    reused = (directory / RECORD_FILE).is_file()
     if not reused:
         progress.message(f"training the base model into {directory}")
-        train_base(recipe, directory, lambda state: _show(progress, state))
-    record = json.loads((directory / "sft.json").read_text())
-    progress.message(f"base model {directory} ({'made earlier' if reused else 'made'} in {record['seconds']:.0f} s)")
+        _train_base(recipe, recipe.sft, directory, progress)
+    record = json.loads((directory / RECORD_FILE).read_text())
+    made = "made earlier" if reused else "made"
+    progress.message(f"base model {directory} ({made} in {record['seconds']:.0f} s)")
     return directory, record, reused
 
 
-def _show(progress: Progress, state: dict[str, Any]) -> None:
-    progress.update(
-        f"   sft step {state['step']:>4}/{state['num_steps']}  loss {state['loss']:.3f}"
-        f"  {state['tokens_per_s'] / 1000:5.1f}k tok/s  left {duration(state['seconds_left'])}"
+def base_directory(recipe: Recipe, section: SftSection) -> Path:
+    """Where the recipe's base model is kept: named by the hash of everything that shapes it."""
+    data = recipe.data.model_dump(mode="json", include={"instruction", "min_operations", "max_operations"})
+    held_out = recipe.evaluation.model_dump(
+        mode="json", include={"num_problems", "set_operations", "during_training_problems"}
     )
+    sft = section.model_dump(mode="json", exclude={"output"})
+    identity = json.dumps([recipe.seed, sft, data, held_out], sort_keys=True)
+    return Path(section.output) / hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: Progress) -> None:
+    tokenizer = build_tokenizer(WORDS)
+    model = new_model(section, tokenizer, recipe.seed)
+    computer = sft_computer(model, recipe.training)
+
+    def report(state: dict[str, Any]) -> None:
+        progress.update(
+            f"   sft step {state['step']:>4}/{state['num_steps']}  loss {state['loss']:.3f}"
+            f"  {state['tokens_per_s'] / 1000:5.1f}k tok/s  left {duration(state['seconds_left'])}"
+        )
+
+    with make_team(recipe, computer, model, frozenset({tokenizer.eos_token_id})) as team:
+        samples = supervised_samples(recipe, section, tokenizer)
+        record = train_supervised(model, team, samples, section, report)
+    settings = {"seed": recipe.seed, "sft": section.model_dump(mode="json")}
+    save_base(model, tokenizer, directory, {**record, **settings})
+
+
+def supervised_samples(recipe: Recipe, section: SftSection, tokenizer: Any) -> Iterator[TrainSample]:
+    """Endless worked solutions, none of a held-out problem; the chains grow with the share of the budget used."""
+    rng = generator("sft", recipe.seed)
+    held_out = held_out_ids(recipe)
+    data = recipe.data
+    budget, used = section.steps * section.tokens_per_step, 0
+    while True:
+        growth = min(1.0, used / (GROW_UNTIL * budget))
+        longest = data.min_operations + round(growth * (data.max_operations - data.min_operations))
+        chain = random_chain(int(rng.integers(data.min_operations, longest + 1)), rng)
+        solution = worked_solution(chain, section, rng)
+        if problem_id(str(chain)) in held_out:
+            continue
+        prompt_ids, _ = render_prompt(tokenizer, format_question(chain.problem(), data.instruction))
+        ids = [*tokenizer(solution, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        completion = np.array(ids[: section.max_solution_tokens], dtype=np.int32)
+        used += len(prompt_ids) + len(completion)
+        yield as_sample(prompt_ids, completion)

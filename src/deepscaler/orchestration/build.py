@@ -24,8 +24,8 @@ from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
+from deepscaler.orchestration.team import make_team
 from deepscaler.rewards.pool import GraderPool
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
@@ -52,13 +52,6 @@ def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> Gra
         decode=decode,
         thinking_prefilled=prefilled,
     )
-
-
-def make_fleet(recipe: Recipe, model: Any, tokenizer: Any) -> LocalFleet:
-    engine = TorchEngine(
-        model, stop_ids=stop_token_ids(model, tokenizer), max_active=recipe.rollout.max_active
-    )
-    return LocalFleet(engine, tokenizer, recipe.data.instruction)
 
 
 def load_training_problems(recipe: Recipe) -> tuple[list[Problem], dict[str, list[Problem]]]:
@@ -95,18 +88,24 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
         engine_model = model if recipe.model.dtype == "float32" else _half(model_path, device, recipe)
-        fleet = make_fleet(recipe, engine_model, tokenizer)
-        fleet.on_rollout = progress.on_rollout
-        with make_grader(recipe, tokenizer, stop_token_ids(model, tokenizer)) as grader:
+        stop_ids = stop_token_ids(model, tokenizer)
+        learner = LocalLearner(model, recipe)
+        with (
+            make_team(recipe, learner.computer, engine_model, stop_ids) as team,
+            make_grader(recipe, tokenizer, stop_ids) as grader,
+        ):
+            learner.team = team
+            fleet = LocalFleet(team, tokenizer, recipe.data.instruction)
+            fleet.on_rollout = progress.on_rollout
             run = Run(
                 recipe=recipe,
                 recipe_digest=recipe_hash(recipe),
-                learner=LocalLearner(model, recipe),
+                learner=learner,
                 fleet=fleet,
                 grader=grader,
                 stream=ProblemStream([e.problem for e in kept], recipe.seed),
                 curriculum=Curriculum(recipe.stages, recipe.curriculum),
-                alarms=Alarms(recipe.alarms, has_kl=recipe.algorithm.kl.coefficient > 0),
+                alarms=Alarms(recipe.alarms),
                 directory=directory,
                 progress=progress,
                 stop=stop,

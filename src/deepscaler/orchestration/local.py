@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from deepscaler.data.templates import format_question, render_prompt
-from deepscaler.protocols import Learner
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.protocols import Learner, Sampler
 from deepscaler.types import Group, IntArray, Problem, Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
+
+
+class Engine(Sampler, Protocol):
+    """A sampler in this process, which knows the number type it holds its weights in."""
+
+    dtype: torch.dtype
 
 
 class LocalFleet:
     """One embedded engine behind the Fleet protocol."""
 
-    def __init__(self, engine: TorchEngine, tokenizer: Any, instruction: str) -> None:
+    def __init__(self, engine: Engine, tokenizer: Any, instruction: str) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._instruction = instruction

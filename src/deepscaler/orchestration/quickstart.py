@@ -16,11 +16,14 @@ from deepscaler.evaluation.run import Evaluation, evaluate, results_json, write_
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.base_model import ensure_base
-from deepscaler.orchestration.build import make_fleet, make_grader, open_run, pick_device
+from deepscaler.orchestration.build import make_grader, open_run, pick_device
+from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import evaluation_params
+from deepscaler.orchestration.team import make_team
 from deepscaler.training.checkpoint import newest_checkpoint
+from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 
 END_WINDOW = 10  # steps averaged for the figures at the end of a stage
@@ -32,11 +35,13 @@ def evaluate_directory(
     """Evaluate a model directory on the recipe's held-out sets and write the result to `out`."""
     tokenizer = load_tokenizer(model_path)
     model = load_model(model_path, device=pick_device())
-    fleet = make_fleet(recipe, model, tokenizer)
+    stop_ids = stop_token_ids(model, tokenizer)
+    computer = GradientComputer(
+        model, None, recipe.algorithm, recipe.training, temperature=recipe.evaluation.temperature
+    )
     sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
     section = recipe.evaluation
     progress.start_evaluation(sum(map(len, sets.values())) * section.num_samples)
-    fleet.on_rollout = progress.on_rollout
     settings = {
         "model": str(model_path),
         "recipe": recipe.name,
@@ -45,7 +50,12 @@ def evaluate_directory(
         **section.model_dump(mode="json", include={"num_samples", "temperature", "top_p", "top_k"}),
         "max_completion_tokens": section.max_completion_tokens,
     }
-    with make_grader(recipe, tokenizer, stop_token_ids(model, tokenizer)) as grader:
+    with (
+        make_team(recipe, computer, model, stop_ids) as team,
+        make_grader(recipe, tokenizer, stop_ids) as grader,
+    ):
+        fleet = LocalFleet(team, tokenizer, recipe.data.instruction)
+        fleet.on_rollout = progress.on_rollout
         result = evaluate(
             fleet,
             grader,

@@ -88,6 +88,7 @@ class Run:
         stage = self.curriculum.stage
         self.stage_ends.append(self.step)
         self.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
+        self.alarms.forget_trend()
         if stage.reshuffle:
             self.stream.reshuffle(stage.name)
         self.directory.log_event(self.step, "stage_change", change.reason, change.figures)

@@ -16,6 +16,7 @@ class UpdateMetrics:
 
     num_tokens: int = 0
     num_packed_tokens: int = 0
+    loss: float = 0.0
     entropy: float = 0.0
     clipped: float = 0.0
     kl: float | None = None
@@ -39,6 +40,18 @@ class UpdateMetrics:
         self.mismatch_max = max(self.mismatch_max, float(difference.max()))
         if kl_C is not None:
             self.kl = (self.kl or 0.0) + float(kl_C.detach().sum())
+
+    def merge(self, other: UpdateMetrics) -> None:
+        """Add the token sums of another share of the same update."""
+        self.num_tokens += other.num_tokens
+        self.num_packed_tokens += other.num_packed_tokens
+        self.loss += other.loss
+        self.entropy += other.entropy
+        self.clipped += other.clipped
+        self.mismatch += other.mismatch
+        self.mismatch_max = max(self.mismatch_max, other.mismatch_max)
+        if other.kl is not None:
+            self.kl = (self.kl or 0.0) + other.kl
 
     def add_update(self, grad_norm: float, learning_rate: float, *, applied: bool) -> None:
         self.learning_rate = learning_rate

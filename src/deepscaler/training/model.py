@@ -9,7 +9,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from transformers.utils import logging as transformers_logging
+
 from deepscaler.attention import NAME, SUPPORTED_FAMILIES
+
+# Its bars write over our progress line.
+transformers_logging.disable_progress_bar()
 
 
 class ModelError(ValueError):

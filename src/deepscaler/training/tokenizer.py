@@ -7,13 +7,12 @@ decoder would silently be replaced on loading.
 
 from __future__ import annotations
 
-from transformers import AddedToken, Qwen2Tokenizer
+from collections.abc import Sequence
 
-from deepscaler.data.traces import FILLERS, REDO, RESTART
+from transformers import AddedToken, Qwen2Tokenizer
 
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
 MARKERS = ("<think>", "</think>", "\\boxed{")
-WORDS = (*MARKERS, *FILLERS, REDO, RESTART)
 PRINTABLE = [chr(code) for code in range(33, 127)]
 # How byte-level BPE writes the bytes of a line break and a space.
 WHITESPACE = ["\u010a", "\u0120"]
@@ -25,13 +24,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """One token per printable ASCII character, and one per word or marker of the worked solutions.
+def build_tokenizer(words: Sequence[str]) -> Qwen2Tokenizer:
+    """One token per printable ASCII character, one per marker, and one per word in `words`.
 
     Decoding gives back exactly the text that was encoded. Characters outside ASCII have no token and are dropped.
     """
     specials = [PAD, EOS, USER, ASSISTANT]
-    vocabulary = [*specials, *WORDS, *WHITESPACE, *PRINTABLE]
+    words = [*MARKERS, *words]
+    vocabulary = [*specials, *words, *WHITESPACE, *PRINTABLE]
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(vocabulary)},
         merges=[],
@@ -42,6 +42,6 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (USER, ASSISTANT)])
     # Not special: `</think>` and `\boxed{` are part of the answer and must survive decoding.
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in WORDS])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in words])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -73,9 +73,9 @@ def test_an_update_raises_the_probability_of_what_was_better_than_average(tiny_m
     samples = [replace(samples[0], advantage=1.0), replace(samples[1], advantage=-1.0)]
     learner = LocalLearner(tiny_model(), recipe())
     learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=1e-2)
-    before = [lp.sum() for lp in learner._logprobs_of(learner.model, samples)]
+    before = [lp.sum() for lp in learner.team.logprobs(samples)]
     learner.update([samples])
-    after = [lp.sum() for lp in learner._logprobs_of(learner.model, samples)]
+    after = [lp.sum() for lp in learner.team.logprobs(samples)]
     assert after[0] > before[0]
     assert after[1] < before[1]
 
@@ -108,7 +108,7 @@ def test_kl_pulls_back_to_the_reference(tiny_model, make_samples_of):
 def test_mismatch_is_the_distance_to_the_engines_logprobs(tiny_model, make_samples_of):
     learner = LocalLearner(tiny_model(), recipe())
     samples = make_samples_of(LENGTHS)
-    exact = learner._logprobs_of(learner.model, samples)
+    exact = learner.team.logprobs(samples)
     samples = [replace(s, rollout_logprobs=lp + 0.25) for s, lp in zip(samples, exact, strict=True)]
     metrics = learner.update([samples]).metrics
     assert metrics["mismatch_mean"] == pytest.approx(0.25, abs=1e-4)

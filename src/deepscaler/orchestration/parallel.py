@@ -1,0 +1,240 @@
+"""Several processes on one machine that share one set of weights: each samples and computes gradients on one thread.
+
+The weights live in shared memory and only this process updates them, so publishing costs nothing. A worker gets a
+share of the requests or samples, and hands back rollouts or a flat gradient. Shares are fixed by position, so the
+result is a function of the recipe and the number of processes.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+
+from deepscaler import cpu
+from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.training.gradients import GradientComputer, Logprobs
+from deepscaler.training.metrics import UpdateMetrics
+from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample, WeightsInfo
+from deepscaler.weights import weights_digest
+
+ANSWER_LIMIT_S = 3600.0  # longest wait for one message of a worker
+
+
+class Worker:
+    """The near end of one worker process."""
+
+    def __init__(self, computer: GradientComputer, stop_ids: frozenset[int], max_active: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        near, far = context.Pipe()
+        for model in (computer.model, computer.reference):
+            if model is not None:
+                model.share_memory()
+        self._gradient = torch.zeros(sum(p.numel() for p in computer.model.parameters())).share_memory_()
+        self._connection: Connection = near
+        self._process = context.Process(
+            target=_serve, args=(far, computer, stop_ids, max_active, self._gradient), daemon=True
+        )
+        self._process.start()
+        far.close()
+
+    def send(self, name: str, *arguments: Any) -> None:
+        try:
+            self._connection.send((name, arguments))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._died() from error
+
+    def has_answer(self) -> bool:
+        return self._connection.poll(0)
+
+    def receive(self) -> Any:
+        """The next answer. Raises RunError when the worker died, failed, or is silent past the limit."""
+        deadline = time.monotonic() + ANSWER_LIMIT_S
+        while not self._connection.poll(1.0):
+            if not self._process.is_alive():
+                raise self._died()
+            if time.monotonic() > deadline:
+                raise RunError(f"a worker process gave no answer for {ANSWER_LIMIT_S:.0f} s; it is being stopped")
+        try:
+            kind, value = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._died() from error
+        if kind == "error":
+            raise RunError(f"a worker process failed: {value}")
+        return value
+
+    def add_gradient(self, model: nn.Module) -> None:
+        """Add the gradient the worker left in shared memory to the model's."""
+        offset = 0
+        for parameter in model.parameters():
+            part = self._gradient[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+            parameter.grad = part.clone() if parameter.grad is None else parameter.grad.add_(part)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join(timeout=10)
+        self._connection.close()
+
+    def _died(self) -> RunError:
+        return RunError(
+            f"a worker process died (exit code {self._process.exitcode}); the system may have run out of memory. Run "
+            "the same command again to continue, with a smaller training.processes if it happens again"
+        )
+
+
+class Team:
+    """This process and its workers as one sampler and one gradient team."""
+
+    def __init__(self, computer: GradientComputer, engine: TorchEngine, workers: Sequence[Worker]) -> None:
+        self._computer, self._engine, self._workers = computer, engine, list(workers)
+        self.dtype = engine.dtype
+        self.version = 0
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
+        """Every process takes its share of each group; rollouts come as they finish, in any order."""
+        shares = split_requests(requests, 1 + len(self._workers))
+        self._engine.version = self.version
+        left = [sum(r.num_samples for r in share) for share in shares[1:]]
+        for worker, share in zip(self._workers, shares[1:], strict=True):
+            worker.send("generate", share, params, self.version)
+        try:
+            for rollout in self._engine.generate(shares[0], params):
+                yield rollout
+                yield from self._answers(left, wait=False)
+            yield from self._answers(left, wait=True)
+        finally:  # an abandoned generation: what the workers still send must not be taken for the next answer
+            for _ in self._answers(left, wait=True):
+                pass
+
+    def _answers(self, left: list[int], *, wait: bool) -> Iterator[Rollout]:
+        """Rollouts of the workers, counting down `left`."""
+        for index, worker in enumerate(self._workers):
+            while left[index] and (wait or worker.has_answer()):
+                left[index] -= 1
+                try:
+                    rollout = worker.receive()
+                except RunError:
+                    left[:] = [0] * len(left)
+                    raise
+                yield rollout
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """The weights are shared already; every process confirms that it sees the same ones."""
+        self._engine.load_weights(weights, version)
+        self.version = version
+        expected = self._engine.weights_info().digest
+        for worker in self._workers:
+            worker.send("digest")
+        for worker in self._workers:
+            if worker.receive() != expected:
+                raise RunError(f"a worker process does not see the weights of version {version}; the run stops here")
+
+    def weights_info(self) -> WeightsInfo:
+        return self._engine.weights_info()
+
+    def accumulate(
+        self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
+    ) -> UpdateMetrics:
+        shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
+        for worker, share in zip(self._workers, shares[1:], strict=True):
+            worker.send("accumulate", *_chosen(share, samples, old, ref))
+        metrics = self._computer.accumulate(*_chosen(shares[0], samples, old, ref))
+        for worker in self._workers:
+            metrics.merge(worker.receive())
+            worker.add_gradient(self._computer.model)
+        return metrics
+
+    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
+        shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
+        for worker, share in zip(self._workers, shares[1:], strict=True):
+            worker.send("logprobs", [samples[i] for i in share], reference)
+        parts = [self._computer.logprobs([samples[i] for i in shares[0]], reference=reference)]
+        parts += [worker.receive() for worker in self._workers]
+        values = {i: v for share, part in zip(shares, parts, strict=True) for i, v in zip(share, part, strict=True)}
+        return [values[i] for i in range(len(samples))]
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+
+
+def split_requests(requests: Sequence[Request], count: int) -> list[list[Request]]:
+    """Each group's samples dealt out evenly, so that every process gets the same mix of problems."""
+    shares: list[list[Request]] = [[] for _ in range(count)]
+    for index, request in enumerate(requests):
+        first = request.first_sample_index
+        for member, share in enumerate(shares):
+            size = (request.num_samples + (index + member) % count) // count
+            if size:
+                share.append(replace(request, num_samples=size, first_sample_index=first))
+            first += size
+    return shares
+
+
+def split_samples(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Indices dealt out longest first, back and forth, so that shares are of nearly equal length."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
+        turn, member = divmod(place, count)
+        shares[count - 1 - member if turn % 2 else member].append(index)
+    return [sorted(share) for share in shares]
+
+
+def _chosen(
+    share: Sequence[int], samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
+) -> tuple[list[TrainSample], Logprobs | None, Logprobs | None]:
+    return (
+        [samples[i] for i in share],
+        None if old is None else [old[i] for i in share],
+        None if ref is None else [ref[i] for i in share],
+    )
+
+
+def _serve(
+    connection: Connection, computer: GradientComputer, stop_ids: frozenset[int], max_active: int, gradient: Tensor
+) -> None:
+    """The worker process: answer until the connection closes."""
+    cpu.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cpu.prepare(threads=1)
+    engine = TorchEngine(computer.model, stop_ids=stop_ids, max_active=max_active)
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            for answer in _answer(name, arguments, computer, engine, gradient):
+                connection.send(("answer", answer))
+        except Exception as error:  # reported to the parent, which stops the run with it
+            connection.send(("error", f"{type(error).__name__}: {error}"))
+
+
+def _answer(
+    name: str, arguments: tuple[Any, ...], computer: GradientComputer, engine: TorchEngine, gradient: Tensor
+) -> Iterator[Any]:
+    if name == "generate":
+        requests, params, engine.version = arguments
+        yield from engine.generate(requests, params)
+    elif name == "digest":
+        yield weights_digest(computer.model.named_parameters())
+    elif name == "logprobs":
+        samples, reference = arguments
+        yield computer.logprobs(samples, reference=reference)
+    elif name == "accumulate":
+        computer.model.zero_grad(set_to_none=True)
+        metrics = computer.accumulate(*arguments)
+        parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in computer.model.parameters()]
+        torch.cat([part.reshape(-1) for part in parts], out=gradient)
+        yield metrics
+    else:
+        raise ValueError(f"unknown request {name!r}")

@@ -1,0 +1,142 @@
+"""Gradients and log-probabilities of samples under one model: the part of learning that is done on packed batches.
+
+C: completion tokens of one micro-batch. Token weights come with the samples, so micro-batches, and the shares of
+several processes, simply add up: splitting and order change the result by rounding only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepscaler.algorithms.importance import truncated_importance_weights
+from deepscaler.algorithms.kl import KL_ESTIMATORS
+from deepscaler.algorithms.losses import LOSSES, combine
+from deepscaler.attention import forward_hidden
+from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.training.logprobs import token_logprobs
+from deepscaler.training.metrics import UpdateMetrics
+from deepscaler.training.packing import PackedBatch, pack, per_token, plan_micro_batches
+from deepscaler.types import FloatArray, TrainSample
+
+Logprobs = list[FloatArray]
+
+
+class GradientTeam(Protocol):
+    """One process or several that compute gradients of the same weights."""
+
+    def accumulate(
+        self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
+    ) -> UpdateMetrics:
+        """Add the samples' share of the loss gradient to the model's `.grad`; returns sums for the metrics."""
+        ...
+
+    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
+        """Log-probability of every completion token under the policy or the reference, float32 per sample."""
+        ...
+
+
+class GradientComputer:
+    """The team of one. `old` absent means on-policy: the current policy is the policy at the start of the step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: nn.Module | None,
+        algorithm: AlgorithmSection,
+        training: TrainingSection,
+        *,
+        temperature: float,
+        autocast: bool = False,
+    ) -> None:
+        self.model, self.reference = model, reference
+        self._algorithm, self._training = algorithm, training
+        self._temperature, self._autocast = temperature, autocast
+        self._device = next(model.parameters()).device
+
+    def accumulate(
+        self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
+    ) -> UpdateMetrics:
+        metrics = UpdateMetrics()
+        for members in self._plan(samples):
+            loss = self._loss(
+                [samples[i] for i in members],
+                None if old is None else [old[i] for i in members],
+                None if ref is None else [ref[i] for i in members],
+                metrics,
+            )
+            metrics.loss += float(loss.detach())
+            loss.backward()
+        return metrics
+
+    def _loss(
+        self,
+        samples: Sequence[TrainSample],
+        old: Logprobs | None,
+        ref: Logprobs | None,
+        metrics: UpdateMetrics,
+    ) -> Tensor:
+        """The micro-batch's share of the step's loss: a plain sum over its tokens."""
+        device, algorithm = self._device, self._algorithm
+        batch = pack(samples, device)
+        logprobs_C, entropy_C = self._forward(self.model, batch)
+        old_C = logprobs_C.detach() if old is None else per_token(samples, old, device)
+        rollout_C = per_token(samples, [s.rollout_logprobs for s in samples], device)
+        advantages_C = torch.tensor([s.advantage for s in samples], device=device)[batch.segments]
+        weights_C = per_token(samples, [s.token_weights for s in samples], device)
+        policy = LOSSES[algorithm.loss](
+            logprobs_C,
+            old_C,
+            advantages_C,
+            batch.segments,
+            clip_low=algorithm.clip_low,
+            clip_high=algorithm.clip_high,
+        )
+        importance_C = None
+        if algorithm.importance_cap > 0:
+            importance_C = truncated_importance_weights(old_C, rollout_C, algorithm.importance_cap)
+        kl_C = None
+        if ref is not None:
+            kl_C = KL_ESTIMATORS[algorithm.kl.estimator](logprobs_C, per_token(samples, ref, device))
+        loss_C = combine(
+            policy.loss_T,
+            importance_T=importance_C,
+            kl_T=kl_C,
+            kl_coefficient=algorithm.kl.coefficient if kl_C is not None else 0.0,
+            entropy_T=entropy_C,
+            entropy_coefficient=algorithm.entropy_coefficient,
+        )
+        metrics.add_tokens(batch.num_tokens, entropy_C, policy.clipped_T, kl_C, old_C - rollout_C)
+        return (weights_C * loss_C).sum()
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
+        model = self.reference if reference else self.model
+        assert model is not None
+        result: Logprobs = [np.empty(0, np.float32)] * len(samples)
+        for members in self._plan(samples):
+            chosen = [samples[i] for i in members]
+            logprobs_C, _ = self._forward(model, pack(chosen, self._device))
+            ends = np.cumsum([len(s.completion_ids) for s in chosen])[:-1]
+            for index, part in zip(members, np.split(logprobs_C.cpu().numpy(), ends), strict=True):
+                result[index] = part
+        return result
+
+    def _forward(self, model: Any, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of every completion token: float32 [C] each."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention)[0]
+            return token_logprobs(
+                hidden[batch.predictor_index],
+                model.get_output_embeddings().weight,
+                batch.targets,
+                temperature=self._temperature,
+                chunk_tokens=self._training.logprob_chunk_tokens,
+            )
+
+    def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
+        return plan_micro_batches([s.num_tokens for s in samples], self._training.tokens_per_micro_batch)
