@@ -55,9 +55,7 @@ def write_synthetic_run(
             reason = "truncated share rose from 4.2% to 6.5% while the reward was flat (+0.00021 per step)"
             directory.log_event(step, "stage_change", reason, figures)
         if alarm and step == num_steps // 2:
-            directory.log_event(
-                step, "alarm", "mismatch: trainer and sampler differ by 0.214 nats per token", {}
-            )
+            directory.log_event(step, "alarm", "mismatch: trainer and sampler differ by 0.214 nats per token", {})
     if evaluated:
         _write_evaluations(path, rng)
     return path
@@ -81,9 +79,7 @@ def _sample(
     for number in range(prompts):
         difficulty = 2 + (step * prompts + number) % 8
         state, text = _problem(rng, difficulty)
-        problem = Problem(
-            f"p-{step:03d}-{number:02d}", text, (f"{state:02d}",), "synthetic", float(difficulty)
-        )
+        problem = Problem(f"p-{step:03d}-{number:02d}", text, (f"{state:02d}",), "synthetic", float(difficulty))
         chance = min(0.97, max(0.02, skill + 0.08 * (5 - difficulty)))
         samples = [_completion(rng, text, state, difficulty, stage, chance) for _ in range(group_size)]
         if hostile:
@@ -91,8 +87,7 @@ def _sample(
                 (t, len(t), Verdict(Outcome.WRONG, 0.0, "<b>1</b>", "answer differs")) for t in HOSTILE_TEXTS
             ]
         rollouts = tuple(
-            _rollout(problem.id, index, length, BUDGETS[stage], step)
-            for index, (_, length, _) in enumerate(samples)
+            _rollout(problem.id, index, length, BUDGETS[stage], step) for index, (_, length, _) in enumerate(samples)
         )
         texts, verdicts = tuple(s[0] for s in samples), tuple(s[2] for s in samples)
         groups.append(ScoredGroup(Group(problem, rollouts), texts, verdicts))
@@ -119,9 +114,7 @@ def _completion(
     rng: np.random.Generator, text: str, answer: int, difficulty: int, stage: int, chance: float
 ) -> tuple[str, int, Verdict]:
     right = rng.random() < chance
-    length = (
-        round(float(rng.gamma(8.0, (8.0 + 3.2 * difficulty) / 8 * (1 if right else 3.2 - 2 * chance)))) + 12
-    )
+    length = round(float(rng.gamma(8.0, (8.0 + 3.2 * difficulty) / 8 * (1 if right else 3.2 - 2 * chance)))) + 12
     words = "".join(f"{part[0]}{part[1:]}={int(rng.integers(100)):02d};" for part in text.split()[1:])
     if length >= BUDGETS[stage]:
         return (
@@ -136,11 +129,7 @@ def _completion(
             length,
             Verdict(Outcome.NO_ANSWER, 0.0, None, "no \\boxed{}"),
         )
-    verdict = (
-        Verdict(Outcome.CORRECT, 1.0, str(boxed))
-        if right
-        else Verdict(Outcome.WRONG, 0.0, str(boxed), "differs")
-    )
+    verdict = Verdict(Outcome.CORRECT, 1.0, str(boxed)) if right else Verdict(Outcome.WRONG, 0.0, str(boxed), "differs")
     return f"{words}</think>\\boxed{{{boxed:02d}}}", length, verdict
 
 
@@ -170,9 +159,7 @@ def _step_metrics(
     return metrics
 
 
-def _log_evaluation(
-    directory: RunDirectory, step: int, stage: str, skill: float, rng: np.random.Generator
-) -> None:
+def _log_evaluation(directory: RunDirectory, step: int, stage: str, skill: float, rng: np.random.Generator) -> None:
     sets = {name: _interval(skill + 0.1 - 0.07 * i, 0.06) for i, name in enumerate(SETS)}
     line = {**_interval(skill + float(rng.normal(0, 0.01)), 0.03), "stage": stage, "sets": sets}
     directory.log_evaluation(
@@ -219,8 +206,7 @@ def _write_evaluations(path: Path, rng: np.random.Generator) -> None:
             "p_value": 1e-4,
         }
         for name, before, after in (
-            (n, sides["base"]["benchmarks"][n]["pass@1"], sides["trained"]["benchmarks"][n]["pass@1"])
-            for n in SETS
+            (n, sides["base"]["benchmarks"][n]["pass@1"], sides["trained"]["benchmarks"][n]["pass@1"]) for n in SETS
         )
     }
     total = {"mean": 0.376, "low": 0.341, "high": 0.411, "p_value": 2e-9}

@@ -51,9 +51,7 @@ class Fleet(Protocol):
 class Grader(Protocol):
     """Verifies completions. `score` never raises for what a completion holds."""
 
-    def grade(
-        self, completion: str, references: Sequence[str], *, thinking_prefilled: bool
-    ) -> Verdict: ...
+    def grade(self, completion: str, references: Sequence[str], *, thinking_prefilled: bool) -> Verdict: ...
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
 

@@ -121,10 +121,7 @@ def step_of(spread: float) -> Step:
 
     old = current + noise(spread)
     rollout = old + noise(0.5)
-    groups = [
-        scored_group(p, REWARDS[p], ids.view(2, 3, -1)[p], mask.view(2, 3, -1)[p])
-        for p in range(len(LENGTHS))
-    ]
+    groups = [scored_group(p, REWARDS[p], ids.view(2, 3, -1)[p], mask.view(2, 3, -1)[p]) for p in range(len(LENGTHS))]
     return Step(logits, ids, mask, old, current + noise(0.3), rollout, groups)
 
 

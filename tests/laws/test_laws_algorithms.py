@@ -96,13 +96,9 @@ def test_equal_rewards_give_exactly_zero_advantage(rewards: torch.Tensor, name: 
 
 @law
 @given(rewards=rewards_of(), name=st.sampled_from(sorted(ADVANTAGES)))
-def test_advantages_of_a_group_add_up_to_zero_and_keep_the_order_of_rewards(
-    rewards: torch.Tensor, name: str
-) -> None:
+def test_advantages_of_a_group_add_up_to_zero_and_keep_the_order_of_rewards(rewards: torch.Tensor, name: str) -> None:
     advantages = ADVANTAGES[name](rewards)
-    torch.testing.assert_close(
-        advantages.sum(1), torch.zeros(len(rewards), dtype=torch.float64), atol=1e-9, rtol=0
-    )
+    torch.testing.assert_close(advantages.sum(1), torch.zeros(len(rewards), dtype=torch.float64), atol=1e-9, rtol=0)
     higher = rewards[:, :, None] > rewards[:, None, :]
     assert (advantages[:, :, None] > advantages[:, None, :])[higher].all()
 
@@ -115,9 +111,7 @@ def test_permuting_prompts_and_completions_permutes_advantages(
     prompts = data.draw(st.permutations(range(rewards.shape[0])))
     completions = data.draw(st.permutations(range(rewards.shape[1])))
     permuted = ADVANTAGES[name](rewards[prompts][:, completions])
-    torch.testing.assert_close(
-        permuted, ADVANTAGES[name](rewards)[prompts][:, completions], rtol=1e-9, atol=1e-12
-    )
+    torch.testing.assert_close(permuted, ADVANTAGES[name](rewards)[prompts][:, completions], rtol=1e-9, atol=1e-12)
 
 
 @law
@@ -129,9 +123,7 @@ def test_permuting_prompts_and_completions_permutes_weights(
     prompts = data.draw(st.permutations(range(lengths.shape[0])))
     completions = data.draw(st.permutations(range(lengths.shape[1])))
     weights = REDUCTIONS[name](lengths, mask, fixed_length=6)
-    permuted = REDUCTIONS[name](
-        lengths[prompts][:, completions], mask[prompts][:, completions], fixed_length=6
-    )
+    permuted = REDUCTIONS[name](lengths[prompts][:, completions], mask[prompts][:, completions], fixed_length=6)
     torch.testing.assert_close(permuted, weights[prompts][:, completions], rtol=1e-12, atol=0)
 
 
@@ -160,17 +152,13 @@ def test_splitting_and_reordering_a_batch_changes_neither_loss_nor_gradient(
 
 @law
 @given(batch=batches(), loss=st.sampled_from(sorted(LOSSES)))
-def test_on_policy_clipping_does_nothing_and_every_loss_has_the_same_gradient(
-    batch: dict[str, Any], loss: str
-) -> None:
+def test_on_policy_clipping_does_nothing_and_every_loss_has_the_same_gradient(batch: dict[str, Any], loss: str) -> None:
     """The policy gradient -A * grad logprob, exactly, with the tightest bounds there are."""
     tokens = torch.cat(batch["tokens"])
     segments = torch.cat([torch.full_like(t, k) for k, t in enumerate(batch["tokens"])])
     advantages = batch["advantages"].flatten()[segments]
     logprobs = batch["theta"].log_softmax(0)[tokens].requires_grad_()
-    result = LOSSES[loss](
-        logprobs, logprobs.detach().clone(), advantages, segments, clip_low=0.0, clip_high=0.0
-    )
+    result = LOSSES[loss](logprobs, logprobs.detach().clone(), advantages, segments, clip_low=0.0, clip_high=0.0)
     result.loss_T.sum().backward()
     assert not result.clipped_T.any()
     assert logprobs.grad is not None

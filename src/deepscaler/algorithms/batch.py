@@ -60,14 +60,10 @@ def make_samples(
     if not groups:
         return []
     _check(groups)
-    num_tokens_PG = torch.tensor(
-        [[r.num_tokens for r in g.group.rollouts] for g in groups], dtype=torch.int64
-    )
+    num_tokens_PG = torch.tensor([[r.num_tokens for r in g.group.rollouts] for g in groups], dtype=torch.int64)
     rewards_PG = torch.tensor(np.array([g.rewards for g in groups]), dtype=torch.float64)
     if algorithm.truncated == "soft_penalty":
-        rewards_PG += soft_overlong_penalty(
-            num_tokens_PG, max_completion_tokens, algorithm.soft_penalty_tokens
-        )
+        rewards_PG += soft_overlong_penalty(num_tokens_PG, max_completion_tokens, algorithm.soft_penalty_tokens)
     advantages_PG = ADVANTAGES[algorithm.advantage](rewards_PG)
     mask_PG = torch.ones_like(num_tokens_PG, dtype=torch.bool)
     if algorithm.truncated == "mask":
@@ -93,9 +89,7 @@ def _slices(num_prompts: int, num_updates: int) -> list[slice]:
 def _samples(groups: Sequence[ScoredGroup], advantages_PG: Tensor, weight_PG: Tensor) -> list[TrainSample]:
     return [
         _sample(rollout, float(advantage), float(weight))
-        for group, advantages_G, weight_G in zip(
-            groups, advantages_PG.tolist(), weight_PG.tolist(), strict=True
-        )
+        for group, advantages_G, weight_G in zip(groups, advantages_PG.tolist(), weight_PG.tolist(), strict=True)
         for rollout, advantage, weight in zip(group.group.rollouts, advantages_G, weight_G, strict=True)
     ]
 
@@ -122,10 +116,6 @@ def _check(groups: Sequence[ScoredGroup]) -> None:
                 "sample it again"
             )
         if not np.isfinite(group.rewards).all():
-            raise ValueError(
-                f"{name} has a reward that is not finite: {group.rewards.tolist()}; mend the grader"
-            )
+            raise ValueError(f"{name} has a reward that is not finite: {group.rewards.tolist()}; mend the grader")
         if any(r.finish_reason is FinishReason.CANCELLED for r in group.group.rollouts):
-            raise ValueError(
-                f"{name} holds a cancelled completion, which is no sample of the policy; drop the group"
-            )
+            raise ValueError(f"{name} holds a cancelled completion, which is no sample of the policy; drop the group")

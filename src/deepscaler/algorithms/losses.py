@@ -163,9 +163,7 @@ def _segment_mean(values_T: Tensor, segments_T: Tensor) -> Tensor:
 
 def _required(term_T: Tensor | None, coefficient: str, name: str) -> Tensor:
     if term_T is None:
-        raise ValueError(
-            f"{coefficient} is not 0 but {name} is missing; pass the tensor, or set the coefficient to 0"
-        )
+        raise ValueError(f"{coefficient} is not 0 but {name} is missing; pass the tensor, or set the coefficient to 0")
     return term_T
 
 

@@ -60,9 +60,7 @@ def fixed_length(num_tokens_PG: Tensor, mask_PG: Tensor, *, fixed_length: int) -
     else ValueError.
     """
     if fixed_length <= 0:
-        raise ValueError(
-            f"the reduction fixed_length divides by a number of tokens above 0, not by {fixed_length}"
-        )
+        raise ValueError(f"the reduction fixed_length divides by a number of tokens above 0, not by {fixed_length}")
     tokens_PG = _trained_tokens(num_tokens_PG, mask_PG)
     return _one_over(torch.full_like(tokens_PG, tokens_PG.numel() * fixed_length), tokens_PG > 0)
 

@@ -114,11 +114,7 @@ def _torch() -> list[Finding]:
 def _gpus(torch: Any) -> list[Finding]:
     if not torch.cuda.is_available():
         driver = shutil.which("nvidia-smi")
-        text = (
-            "a driver is here but torch sees no GPU; is this torch a CPU build?"
-            if driver
-            else "none: CPU only"
-        )
+        text = "a driver is here but torch sees no GPU; is this torch a CPU build?" if driver else "none: CPU only"
         return [Finding("gpu", "note", text)]
     found = []
     for index in range(torch.cuda.device_count()):
@@ -179,7 +175,5 @@ def _programs() -> list[Finding]:
     git = shutil.which("git")
     return [
         Finding("git", "ok" if git else "note", git or "not found: run.json will not name the commit"),
-        Finding(
-            "chromium", "ok" if browser else "note", browser or "not found: the report's browser test skips"
-        ),
+        Finding("chromium", "ok" if browser else "note", browser or "not found: the report's browser test skips"),
     ]

@@ -105,9 +105,7 @@ def _print_closing(console: Console, explanation: Explanation) -> None:
 def show_presets(*, as_json: bool) -> None:
     """Print every preset with its source and the values it sets."""
     if as_json:
-        listing = {
-            p.name: {"source": p.source, "note": p.note, "algorithm": p.algorithm} for p in PRESETS.values()
-        }
+        listing = {p.name: {"source": p.source, "note": p.note, "algorithm": p.algorithm} for p in PRESETS.values()}
         print(json.dumps(listing, indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)

@@ -26,9 +26,7 @@ app = typer.Typer(
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, see docs/recipes.md.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one setting, e.g. rollout.group_size=16. Repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. rollout.group_size=16. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -109,9 +107,7 @@ def compare(
 
 @app.command(rich_help_panel="Measure")
 def grade(
-    completion: Annotated[
-        str, typer.Argument(help="A completion, or a file of one, or - for standard input.")
-    ],
+    completion: Annotated[str, typer.Argument(help="A completion, or a file of one, or - for standard input.")],
     references: Annotated[
         list[str],
         typer.Option("--answer", metavar="ANSWER", help="Reference answer. Repeatable: any may match."),
@@ -129,9 +125,7 @@ def grade(
 @app.command(rich_help_panel="Measure")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file to write; else report.html in the first run.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; else report.html in the first run.")] = None,
 ) -> None:
     """Write one self-contained HTML file about one or several runs."""
     from deepscaler.cli import run_commands

@@ -134,9 +134,7 @@ def _truncated(recipe: Recipe, origins: Origins) -> Iterator[str]:
             f"a fifth of the budget is usual, here {max(budget // 5, 1)}"
         )
     elif algorithm.truncated == "soft_penalty" and tokens >= budget:
-        brought = (
-            "" if written(origins, "algorithm.soft_penalty_tokens") else f" (from preset {recipe.preset!r})"
-        )
+        brought = "" if written(origins, "algorithm.soft_penalty_tokens") else f" (from preset {recipe.preset!r})"
         yield (
             f"algorithm.soft_penalty_tokens = {tokens}{brought} covers the whole of "
             f"stages.{shortest}.max_completion_tokens = {budget}; a fifth is usual: set "

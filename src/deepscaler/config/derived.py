@@ -58,9 +58,7 @@ def scheduled_steps(recipe: Recipe, index: int) -> tuple[int, int] | None:
 
 def _of_run(recipe: Recipe) -> Iterator[Size]:
     prompts, updates = recipe.rollout.prompts_per_step, updates_per_step(recipe)
-    yield Size(
-        "run", "prompts per update", prompts_per_update(recipe), "prompts", "mini_batch_prompts, or all"
-    )
+    yield Size("run", "prompts per update", prompts_per_update(recipe), "prompts", "mini_batch_prompts, or all")
     yield Size("run", "updates per step", updates, "updates", "prompts_per_step / prompts per update")
     yield Size("run", "updates in all", updates * recipe.num_steps, "updates", "updates per step × num_steps")
     if recipe.data.source == "synthetic":
@@ -102,9 +100,7 @@ def _of_stage(recipe: Recipe, index: int, stage: StageSection, world_size: int) 
     yield size("sequences per update", per_update, "sequences", "prompts per update × group size")
     yield size("longest sequence", longest, "tokens", "max_prompt_tokens + max_completion_tokens")
     yield size("sampled per step, at most", sampled, "tokens", "sequences per step × max_completion_tokens")
-    yield size(
-        "trained per step, at most", per_step * longest, "tokens", "sequences per step × longest sequence"
-    )
+    yield size("trained per step, at most", per_step * longest, "tokens", "sequences per step × longest sequence")
     if span:
         steps = span[1] - span[0] + 1
         yield size("sampled in all, at most", sampled * steps, "tokens", "sampled per step × steps")
@@ -144,9 +140,7 @@ def _of_evaluation(recipe: Recipe) -> Iterator[Size]:
     problems = sets * evaluation.num_problems
     during = sets * evaluation.during_training_problems
     yield Size(scope, "problems", problems, "problems", "sets × num_problems")
-    yield Size(
-        scope, "completions", problems * evaluation.num_samples, "completions", "problems × num_samples"
-    )
+    yield Size(scope, "completions", problems * evaluation.num_samples, "completions", "problems × num_samples")
     yield Size(scope, "during training: problems", during, "problems", "sets × during_training_problems")
     yield Size(
         scope,

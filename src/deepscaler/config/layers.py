@@ -39,9 +39,7 @@ class Layers:
         """Put `table` on top: tables merge key by key, everything else is replaced."""
         self._merge_into(self.table, table, origin, "")
 
-    def _merge_into(
-        self, target: dict[str, Any], source: Mapping[str, Any], origin: str, prefix: str
-    ) -> None:
+    def _merge_into(self, target: dict[str, Any], source: Mapping[str, Any], origin: str, prefix: str) -> None:
         for name, value in source.items():
             key = f"{prefix}{name}"
             if not isinstance(value, Mapping):

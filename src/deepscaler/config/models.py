@@ -28,20 +28,14 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32", doc="compute dtype; master weights and optimizer stay float32"
     )
-    activation_checkpointing: bool = setting(
-        False, doc="recompute activations in the backward to save memory"
-    )
-    trust_remote_code: str | None = setting(
-        None, doc="name of the one repository whose code may run; off when absent"
-    )
+    activation_checkpointing: bool = setting(False, doc="recompute activations in the backward to save memory")
+    trust_remote_code: str | None = setting(None, doc="name of the one repository whose code may run; off when absent")
 
 
 class SftSection(Section):
     """How `deepscaler sft` makes a base model from synthetic worked solutions."""
 
-    output: str = setting(
-        "runs/bases", doc="bases are kept here, in folders named by the hash of seed and settings"
-    )
+    output: str = setting("runs/bases", doc="bases are kept here, in folders named by the hash of seed and settings")
     hidden_size: int = setting(128, unit="units", doc="model width", gt=0)
     num_layers: int = setting(2, doc="transformer layers", gt=0)
     num_heads: int = setting(8, doc="attention heads", gt=0)
@@ -72,9 +66,7 @@ class DataSection(Section):
         "Let's think step by step and output the final answer within \\boxed{}.",
         doc="appended to every problem after a space (RECIPE §5)",
     )
-    max_prompt_tokens: int = setting(
-        1024, unit="tokens", doc="longer prompts are dropped at load and counted", gt=0
-    )
+    max_prompt_tokens: int = setting(1024, unit="tokens", doc="longer prompts are dropped at load and counted", gt=0)
     num_problems: int = setting(20000, unit="problems", doc="synthetic only: size of the training set", gt=0)
     min_operations: int = setting(2, doc="synthetic only: shortest chain", ge=1)
     max_operations: int = setting(9, doc="synthetic only: longest chain", ge=1)
@@ -136,9 +128,7 @@ class CurriculumSection(Section):
 
 class KlSection(Section):
     estimator: Literal["k1", "k2", "k3"] = setting("k3", doc="Schulman's estimator used in the loss")
-    coefficient: float = setting(
-        0.0, doc="added to the loss with a plus sign; 0 = off and no reference kept", ge=0
-    )
+    coefficient: float = setting(0.0, doc="added to the loss with a plus sign; 0 = off and no reference kept", ge=0)
 
 
 class AlgorithmSection(Section):
@@ -164,15 +154,11 @@ class AlgorithmSection(Section):
         doc="soft_penalty: reward falls linearly from 0 to -1 over the last so many tokens",
         ge=0,
     )
-    importance_cap: float = setting(
-        0.0, doc="cap of the truncated importance weight trainer/sampler; 0 = off", ge=0
-    )
+    importance_cap: float = setting(0.0, doc="cap of the truncated importance weight trainer/sampler; 0 = off", ge=0)
     dynamic_sampling: bool = setting(
         False, doc="drop groups whose rewards are all equal and sample more until the step is full"
     )
-    max_refills: int = setting(
-        3, unit="rounds", doc="dynamic_sampling: rounds before going on with fewer", ge=0
-    )
+    max_refills: int = setting(3, unit="rounds", doc="dynamic_sampling: rounds before going on with fewer", ge=0)
     drop_zero_variance: bool = setting(
         False, doc="drop groups whose rewards are all equal, without refilling (ScaleRL)"
     )
@@ -195,9 +181,7 @@ class TrainingSection(Section):
     tokens_per_micro_batch: int = setting(
         32768, unit="tokens", doc="packed tokens per forward and backward on one device", gt=0
     )
-    logprob_chunk_tokens: int = setting(
-        1024, unit="tokens", doc="tokens whose vocabulary logits exist at once", gt=0
-    )
+    logprob_chunk_tokens: int = setting(1024, unit="tokens", doc="tokens whose vocabulary logits exist at once", gt=0)
     processes: int | None = setting(
         None,
         unit="processes",
@@ -218,9 +202,7 @@ class EvaluationSection(Section):
     top_p: float = setting(0.95, doc="nucleus", gt=0, le=1)
     top_k: int = setting(0, doc="0 = off", ge=0)
     max_completion_tokens: int = setting(32768, unit="tokens", doc="completion budget", gt=0)
-    every_steps: int = setting(
-        0, unit="steps", doc="evaluate inside training so often; 0 = only at stage ends", ge=0
-    )
+    every_steps: int = setting(0, unit="steps", doc="evaluate inside training so often; 0 = only at stage ends", ge=0)
     num_problems: int = setting(100, unit="problems", doc="synthetic only: problems per held-out set", gt=0)
     set_operations: tuple[int, ...] = setting(
         (3, 4, 5, 7, 9), doc="synthetic only: chain length of each held-out set, rising difficulty"
@@ -228,9 +210,7 @@ class EvaluationSection(Section):
     during_training_problems: int = setting(
         32, unit="problems", doc="problems per set for evaluations inside training; never test problems", gt=0
     )
-    during_training_samples: int = setting(
-        4, unit="completions", doc="samples per problem inside training", gt=0
-    )
+    during_training_samples: int = setting(4, unit="completions", doc="samples per problem inside training", gt=0)
 
 
 class CheckpointSection(Section):

@@ -80,9 +80,7 @@ def explain_error(error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         near = nearest_key(key)
         parent = key.rpartition(".")[0]
-        hint = (
-            f"did you mean {near}?" if near else f"known here: {', '.join(known_keys(parent)) or 'nothing'}"
-        )
+        hint = f"did you mean {near}?" if near else f"known here: {', '.join(known_keys(parent)) or 'nothing'}"
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
         return f"{key}: missing; it has no default, so the recipe must set it"

@@ -17,9 +17,7 @@ class DataError(ValueError):
     """A data file cannot be used; the message names file, row and field."""
 
 
-def load_problems(
-    source: str | Path, *, prompt_field: str = "problem", answer_field: str = "answer"
-) -> list[Problem]:
+def load_problems(source: str | Path, *, prompt_field: str = "problem", answer_field: str = "answer") -> list[Problem]:
     """Every row of a .json (list of objects), .jsonl or .parquet file, or of a hub dataset's train split.
 
     Answers may be strings, numbers (142.0 becomes "142") or lists of alternatives. Raises DataError for the first

@@ -119,8 +119,7 @@ def evaluation_sets(recipe: Recipe) -> dict[str, list[Problem]]:
     """The held-out test sets, `chain-3` and so on. They do not depend on the recipe's seed, as benchmarks do not."""
     section = recipe.evaluation
     return {
-        f"chain-{n}": generate_problems(section.num_problems, [n], f"evaluation-{n}")
-        for n in section.set_operations
+        f"chain-{n}": generate_problems(section.num_problems, [n], f"evaluation-{n}") for n in section.set_operations
     }
 
 
@@ -144,18 +143,14 @@ def training_problems(recipe: Recipe) -> list[Problem]:
     """The problems of reinforcement learning, a function of the recipe's seed; none of them held out."""
     data = recipe.data
     lengths = range(data.min_operations, data.max_operations + 1)
-    return generate_problems(
-        data.num_problems, lengths, f"training-{recipe.seed}", exclude=held_out_ids(recipe)
-    )
+    return generate_problems(data.num_problems, lengths, f"training-{recipe.seed}", exclude=held_out_ids(recipe))
 
 
 def ids_of(sets: Mapping[str, Iterable[Problem]]) -> frozenset[str]:
     return frozenset(problem.id for problems in sets.values() for problem in problems)
 
 
-def assert_disjoint(
-    training: Iterable[Problem], *held_out: Mapping[str, Iterable[Problem]]
-) -> None:
+def assert_disjoint(training: Iterable[Problem], *held_out: Mapping[str, Iterable[Problem]]) -> None:
     """Raises ValueError when a problem stands in `training` and a held-out set, or in two collections of them.
 
     Compares texts, not ids, so that it also holds for problems whose ids were made elsewhere.

@@ -41,9 +41,7 @@ class RunDirectory:
         self._append({"kind": "evaluation", "step": step, **result})
 
     def log_event(self, step: int, event: str, reason: str, figures: Mapping[str, float]) -> None:
-        self._append(
-            {"kind": "event", "step": step, "event": event, "reason": reason, "figures": dict(figures)}
-        )
+        self._append({"kind": "event", "step": step, "event": event, "reason": reason, "figures": dict(figures)})
 
     def write_rollouts(self, step: int, stage: str, groups: Sequence[ScoredGroup]) -> None:
         """All completions of a step with their verdicts, one Parquet file."""

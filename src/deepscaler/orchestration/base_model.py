@@ -27,9 +27,7 @@ from deepscaler.types import TrainSample
 GROW_UNTIL = 0.5  # share of the token budget over which the chains grow to full length
 
 
-def ensure_base(
-    recipe: Recipe, progress: Progress, out: Path | None = None
-) -> tuple[Path, dict[str, Any], bool]:
+def ensure_base(recipe: Recipe, progress: Progress, out: Path | None = None) -> tuple[Path, dict[str, Any], bool]:
     """(directory, record of its making, whether it was there already). `out` overrides where [sft] puts it."""
     if recipe.sft is None:
         assert recipe.model.path is not None

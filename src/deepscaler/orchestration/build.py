@@ -76,9 +76,7 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
     training, validation = load_training_problems(recipe)
     tokenizer = load_tokenizer(model_path, recipe.model.revision)
     model = load_model(model_path, device=device, revision=recipe.model.revision)
-    kept, dropped = encode_problems(
-        training, tokenizer, recipe.data.instruction, recipe.data.max_prompt_tokens
-    )
+    kept, dropped = encode_problems(training, tokenizer, recipe.data.instruction, recipe.data.max_prompt_tokens)
     if dropped:
         progress.message(
             f"{len(dropped)} of {len(training)} problems dropped: longer than {recipe.data.max_prompt_tokens} tokens"
@@ -152,5 +150,3 @@ def _lock(path: Path) -> Iterator[None]:
                 f"another process is training in {path}; wait for it, or give another --run-dir"
             ) from error
         yield
-
-

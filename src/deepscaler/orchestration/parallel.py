@@ -140,9 +140,7 @@ class Team:
     def weights_info(self) -> WeightsInfo:
         return self._engine.weights_info()
 
-    def accumulate(
-        self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
-    ) -> UpdateMetrics:
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
         shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send("accumulate", *_chosen(share, samples, old, ref))
@@ -199,7 +197,11 @@ def _chosen(
 
 
 def _serve(
-    connection: Connection, computer: GradientComputer, stop_ids: frozenset[int], max_active: int, gradient: Tensor
+    connection: Connection,
+    computer: GradientComputer,
+    stop_ids: frozenset[int],
+    max_active: int,
+    gradient: Tensor,
 ) -> None:
     """The worker process: answer until the connection closes."""
     cpu.die_with_parent()

@@ -109,9 +109,7 @@ class Run:
         num_samples = section.during_training_samples
         params = evaluation_params(self.recipe)
         self.progress.start_evaluation(sum(map(len, self.validation.values())) * num_samples)
-        result = evaluate(
-            self.fleet, self.grader, self.validation, num_samples=num_samples, params=params, settings={}
-        )
+        result = evaluate(self.fleet, self.grader, self.validation, num_samples=num_samples, params=params, settings={})
         self.directory.log_evaluation(self.step, _evaluation_line(result, stage))
         self.progress.end_evaluation(result.average.mean, result.average.low, result.average.high)
 

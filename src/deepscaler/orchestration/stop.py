@@ -31,4 +31,8 @@ class StopRequest:
         self.requested = True
         self.signal_number = number
         name = signal.Signals(number).name
-        print(f"\n{name}: finishing this step, then saving. Once more stops at once.", file=sys.stderr, flush=True)
+        print(
+            f"\n{name}: finishing this step, then saving. Once more stops at once.",
+            file=sys.stderr,
+            flush=True,
+        )

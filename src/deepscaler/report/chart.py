@@ -150,11 +150,7 @@ def _line(chart: Chart, series: Series, x: Scale, y: Scale) -> list[str]:
 
 def _dots(series: Series, x: Scale, y: Scale) -> list[str]:
     colour = f"c-{series.colour}"
-    present = [
-        (s, v, pair)
-        for (s, v), pair in zip(series.points, series.low_high or (), strict=True)
-        if v is not None
-    ]
+    present = [(s, v, pair) for (s, v), pair in zip(series.points, series.low_high or (), strict=True) if v is not None]
     path = _path([(s, v) for s, v, _ in present], x, y, False)
     parts = [f'<path class="{colour} stroke" fill="none" stroke-width="1.2" opacity="0.5" d="{path}"/>']
     for step, value, (low, high) in present:

@@ -137,9 +137,7 @@ def _event(row: Row) -> Event:
         step=row["step"],
         kind=str(row.get("event", "event")).replace("_", " "),
         reason=str(row.get("reason", "")),
-        figures=[
-            (name.replace("_frac", "_share").replace("_", " "), _figure(name, value)) for name, value in pairs
-        ],
+        figures=[(name.replace("_frac", "_share").replace("_", " "), _figure(name, value)) for name, value in pairs],
     )
 
 
@@ -177,10 +175,7 @@ def key_figures(run: RunRecord) -> list[Tile]:
     detail = f"first and last {edge} steps" if edge > 1 else "first and last step"
 
     def tile(name: str, metric: str, text: Any, unit: str) -> Tile | None:
-        ends = [
-            [r[metric] for r in rows if is_number(r.get(metric))]
-            for rows in (run.steps[:edge], run.steps[-edge:])
-        ]
+        ends = [[r[metric] for r in rows if is_number(r.get(metric))] for rows in (run.steps[:edge], run.steps[-edge:])]
         if not all(ends):
             return None
         before, after = (text(sum(values) / len(values)) for values in ends)

@@ -23,9 +23,7 @@ def write_figure(run_dir: Path, out_svg: Path) -> Path:
     """
     runs = read_runs([run_dir])
     charts = [
-        c
-        for c in (pass_at_1_chart(runs), reward_chart(runs), length_chart(runs), truncated_chart(runs))
-        if c.series
+        c for c in (pass_at_1_chart(runs), reward_chart(runs), length_chart(runs), truncated_chart(runs)) if c.series
     ]
     svg = _figure(charts, runs[0].label)
     out_svg.parent.mkdir(parents=True, exist_ok=True)

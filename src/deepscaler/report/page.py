@@ -133,10 +133,7 @@ def chart_svg(chart: Chart) -> Markup:
 def result_svg(base: Interval | None, trained: Interval | None) -> Markup:
     """Both intervals on a line from 0 to 100%."""
     parts = [Markup('<path class="p-grid stroke" d="M0 11H{w:g}"/>').format(w=RESULT_WIDTH)]
-    parts += [
-        Markup('<path class="p-axis stroke" d="M{x:.1f} 7v8"/>').format(x=q * RESULT_WIDTH)
-        for q in (0, 0.5, 1)
-    ]
+    parts += [Markup('<path class="p-axis stroke" d="M{x:.1f} 7v8"/>').format(x=q * RESULT_WIDTH) for q in (0, 0.5, 1)]
     for interval, colour in ((base, "muted"), (trained, "accent")):
         if interval is None or not all(map(wording.is_number, (interval.mean, interval.low, interval.high))):
             continue
@@ -161,9 +158,7 @@ def _asset(name: str) -> str:
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(chart_svg=chart_svg, result_svg=result_svg)
     environment.filters.update(percent=wording.percent, p_value=wording.p_value)
     return environment

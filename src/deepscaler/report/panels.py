@@ -42,9 +42,7 @@ class _Builder:
         self.last_step = max(run.last_step for run in runs)
         self.window = smoothing_window(max(len(run.steps) for run in runs))
 
-    def chart(
-        self, key: str, title: str, unit: str, hint: str, series: Sequence[Series], **options: bool
-    ) -> Chart:
+    def chart(self, key: str, title: str, unit: str, hint: str, series: Sequence[Series], **options: bool) -> Chart:
         shown = tuple(s for s in series if any(v is not None for _, v in s.points))
         smooth = self.window if any(s.low_high is None for s in shown) else 1
         return Chart(key, title, unit, hint, shown, self.spans, self.last_step, window=smooth, **options)
@@ -75,9 +73,7 @@ class _Builder:
         if len(self.runs) > 1:
             return []
         run = self.runs[0]
-        lengths = [
-            r[n] for r in run.steps for n in ("length_mean", "length_wrong_mean") if is_number(r.get(n))
-        ]
+        lengths = [r[n] for r in run.steps for n in ("length_mean", "length_wrong_mean") if is_number(r.get(n))]
         highest = BUDGET_IN_SIGHT * max(lengths, default=0.0)
         points = run.points("max_completion_tokens")
         near = tuple((step, v if v is not None and v <= highest else None) for step, v in points)

@@ -78,10 +78,7 @@ AVERAGE = "average"
 def _side(results: Mapping[str, Any] | None) -> dict[str, Interval]:
     if not results:
         return {}
-    return {
-        n: _interval(v)
-        for n, v in {**results.get("benchmarks", {}), AVERAGE: results.get("average", {})}.items()
-    }
+    return {n: _interval(v) for n, v in {**results.get("benchmarks", {}), AVERAGE: results.get("average", {})}.items()}
 
 
 def _summary_side(side: Mapping[str, Any]) -> dict[str, Interval]:
@@ -102,9 +99,7 @@ def _rows(
         found = total if name == AVERAGE else differences.get(name)
         difference = _interval(found) if found else None
         rows.append(
-            ResultRow(
-                name, base.get(name), trained.get(name), difference, found.get("p_value") if found else None
-            )
+            ResultRow(name, base.get(name), trained.get(name), difference, found.get("p_value") if found else None)
         )
     return rows
 
@@ -118,7 +113,5 @@ def _settings(results: Mapping[str, Any]) -> str:
         parts.append(f"{span} problems per set")
     words = {"num_samples": "{} samples per problem", "temperature": "temperature {}", "top_p": "top-p {}"}
     words["max_completion_tokens"] = "up to {} tokens"
-    parts += [
-        text.format(f"{settings[key]:,}") for key, text in words.items() if is_number(settings.get(key))
-    ]
+    parts += [text.format(f"{settings[key]:,}") for key, text in words.items() if is_number(settings.get(key))]
     return f"Held-out sets: {', '.join(parts)}." if parts else "Held-out sets."

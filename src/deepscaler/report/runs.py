@@ -128,9 +128,7 @@ def stage_spans(run: RunRecord) -> list[StageSpan]:
         if following is None or following.get("stage") != row.get("stage"):
             rows = tuple(run.steps[start : index + 1])
             budget = row.get("max_completion_tokens")
-            spans.append(
-                StageSpan(str(row.get("stage", "")), int(budget) if is_number(budget) else None, rows)
-            )
+            spans.append(StageSpan(str(row.get("stage", "")), int(budget) if is_number(budget) else None, rows))
             start = index + 1
     return spans
 

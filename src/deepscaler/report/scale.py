@@ -45,16 +45,12 @@ class Scale:
     def ticks(self, count: int, *, whole: bool = False) -> list[float]:
         if not self.logarithmic:
             return ticks_between(self.low, self.high, count, whole=whole)
-        exponents = range(
-            math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1
-        )
+        exponents = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
         stride = max(1, math.ceil(len(exponents) / count))
         return [10.0**e for e in exponents][::stride]
 
 
-def value_range(
-    values: Iterable[float], *, from_zero: bool, at_most: float | None = None
-) -> tuple[float, float]:
+def value_range(values: Iterable[float], *, from_zero: bool, at_most: float | None = None) -> tuple[float, float]:
     """A range with round ends that holds all values; (0, 1) for none."""
     present = list(values)
     if not present:

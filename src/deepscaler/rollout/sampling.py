@@ -50,7 +50,7 @@ def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) 
     if not bool(total_N1.isfinite().all()):
         raise RunError(
             "the model returned non-finite logits while sampling; its weights or activations overflowed. Go back to "
-            "an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = \"float32\""
+            'an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = "float32"'
         )
     # Strictly below the total, so that the first entry above the threshold exists and has weight > 0.
     threshold_N1 = torch.minimum(

@@ -150,9 +150,7 @@ class TorchEngine:
             cut = slice(0, lengths[row])
             prefixes[id(request)] = _Prefix(keys[:, row, :, cut], values[:, row, :, cut], logits[row])
 
-    def _place(
-        self, admitted: list[_Sequence], active: list[_Sequence], prefixes: dict[int, _Prefix]
-    ) -> None:
+    def _place(self, admitted: list[_Sequence], active: list[_Sequence], prefixes: dict[int, _Prefix]) -> None:
         """Give every admitted sequence the next slot, with its prompt's keys and values."""
         by_request: dict[int, list[int]] = {}
         for sequence in admitted:

@@ -29,9 +29,7 @@ Logprobs = list[FloatArray]
 class GradientTeam(Protocol):
     """One process or several that compute gradients of the same weights."""
 
-    def accumulate(
-        self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
-    ) -> UpdateMetrics:
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
         """Add the samples' share of the loss gradient to the model's `.grad`; returns sums for the metrics."""
         ...
 
@@ -58,9 +56,7 @@ class GradientComputer:
         self._temperature, self._autocast = temperature, autocast
         self._device = next(model.parameters()).device
 
-    def accumulate(
-        self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None
-    ) -> UpdateMetrics:
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
         metrics = UpdateMetrics()
         for members in self._plan(samples):
             loss = self._loss(

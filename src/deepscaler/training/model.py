@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
 from transformers.utils import logging as transformers_logging
 
 from deepscaler.attention import NAME, SUPPORTED_FAMILIES

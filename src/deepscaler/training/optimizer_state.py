@@ -38,7 +38,7 @@ def load_optimizer(
     directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module, reference: nn.Module | None
 ) -> dict[str, int]:
     """Restore in place what `save_optimizer` and the model's `save_pretrained` wrote; returns the counters."""
-    _load_parameters(model, [p for p in sorted(directory.glob(WEIGHTS_PATTERN))])
+    _load_parameters(model, sorted(directory.glob(WEIGHTS_PATTERN)))
     if reference is not None:
         _load_parameters(reference, [directory / REFERENCE_FILE])
     parameters = dict(model.named_parameters())

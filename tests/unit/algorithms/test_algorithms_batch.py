@@ -25,9 +25,7 @@ from deepscaler.types import (
 BUDGET = 10
 
 
-def scored(
-    name: str, rewards: list[float], lengths: list[int], finish: FinishReason | None = None
-) -> ScoredGroup:
+def scored(name: str, rewards: list[float], lengths: list[int], finish: FinishReason | None = None) -> ScoredGroup:
     """A group whose completions of BUDGET tokens were cut; ids and logprobs tell the completions apart."""
     rollouts = tuple(
         Rollout(
@@ -118,15 +116,11 @@ def test_groups_without_signal_that_are_kept_share_the_denominator() -> None:
     ("num_groups", "num_updates", "sizes"),
     [(4, 2, [2, 2]), (5, 2, [3, 2]), (7, 3, [3, 2, 2]), (2, 4, [1, 1]), (3, 1, [3])],
 )
-def test_updates_take_consecutive_slices_of_prompts(
-    num_groups: int, num_updates: int, sizes: list[int]
-) -> None:
+def test_updates_take_consecutive_slices_of_prompts(num_groups: int, num_updates: int, sizes: list[int]) -> None:
     groups = [scored(str(i), [1, 0], [i + 1, 1]) for i in range(num_groups)]
     updates = make(groups, num_updates)
     assert [len(u) for u in updates] == [2 * n for n in sizes]
-    assert [len(s.completion_ids) for u in updates for s in u] == [
-        n for i in range(num_groups) for n in (i + 1, 1)
-    ]
+    assert [len(s.completion_ids) for u in updates for s in u] == [n for i in range(num_groups) for n in (i + 1, 1)]
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "prompt_mean"])

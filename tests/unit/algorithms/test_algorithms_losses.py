@@ -105,9 +105,7 @@ def test_the_gradient_is_that_of_central_differences(name: str, seed: int) -> No
     assert logprobs.grad is not None
 
     def total(at: Floats) -> float:
-        return math.fsum(
-            w * x for w, x in zip(weights, REFERENCES[name](at, new, old, LOW, HIGH), strict=True)
-        )
+        return math.fsum(w * x for w, x in zip(weights, REFERENCES[name](at, new, old, LOW, HIGH), strict=True))
 
     h = 1e-6
     for t in range(len(new)):
@@ -143,9 +141,7 @@ def test_cispo_keeps_the_gradient_of_tokens_that_clipping_takes_it_from() -> Non
 def test_cispo_with_a_lower_distance_of_one_clips_from_above_only() -> None:
     old = torch.zeros(2, dtype=torch.float64)
     new = torch.tensor([-30.0, 3.0], dtype=torch.float64)
-    result = LOSSES["cispo"](
-        new, old, torch.ones(2).double(), torch.tensor([0, 1]), clip_low=1.0, clip_high=4.0
-    )
+    result = LOSSES["cispo"](new, old, torch.ones(2).double(), torch.tensor([0, 1]), clip_low=1.0, clip_high=4.0)
     assert result.clipped_T.tolist() == [False, True]
     assert result.loss_T.tolist() == pytest.approx([math.exp(-30) * 30, -5 * 3.0])
 
@@ -153,9 +149,7 @@ def test_cispo_with_a_lower_distance_of_one_clips_from_above_only() -> None:
 def test_gspo_clips_completions_as_a_whole() -> None:
     new, old = draw(1)
     _, clipped = ours("gspo", torch.tensor(new, dtype=torch.float64), old)
-    by_completion = {
-        s: {bool(c) for c, t in zip(clipped, SEGMENTS, strict=True) if t == s} for s in ADVANTAGE_OF
-    }
+    by_completion = {s: {bool(c) for c, t in zip(clipped, SEGMENTS, strict=True) if t == s} for s in ADVANTAGE_OF}
     assert all(len(values) == 1 for values in by_completion.values())
     assert {True} in by_completion.values() and {False} in by_completion.values()
 

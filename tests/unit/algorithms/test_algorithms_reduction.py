@@ -20,16 +20,11 @@ BUDGET = 8
 def losses_of(num_tokens: torch.Tensor) -> list[list[list[float]]]:
     """An arbitrary loss for every token, [P][G][tokens]."""
     generator = torch.Generator().manual_seed(0)
-    return [
-        [torch.rand(int(n), generator=generator, dtype=torch.float64).tolist() for n in row]
-        for row in num_tokens
-    ]
+    return [[torch.rand(int(n), generator=generator, dtype=torch.float64).tolist() for n in row] for row in num_tokens]
 
 
 def naive(name: str, losses: list[list[list[float]]], mask: torch.Tensor) -> float:
-    trained = [
-        [t for t, m in zip(g, row, strict=True) if m] for g, row in zip(losses, mask.tolist(), strict=True)
-    ]
+    trained = [[t for t, m in zip(g, row, strict=True) if m] for g, row in zip(losses, mask.tolist(), strict=True)]
     groups = [g for g in trained if g]
     if name == "token_mean":
         return statistics.mean(x for g in groups for c in g for x in c)
@@ -38,9 +33,7 @@ def naive(name: str, losses: list[list[list[float]]], mask: torch.Tensor) -> flo
     if name == "prompt_mean":
         return statistics.mean(statistics.mean(x for c in g for x in c) for g in groups)
     return statistics.mean(
-        sum(c) / BUDGET * m
-        for g, row in zip(losses, mask.tolist(), strict=True)
-        for c, m in zip(g, row, strict=True)
+        sum(c) / BUDGET * m for g, row in zip(losses, mask.tolist(), strict=True) for c, m in zip(g, row, strict=True)
     )
 
 

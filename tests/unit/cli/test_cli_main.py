@@ -113,9 +113,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [["explode"], ["train", "x.toml"], ["explain", "x.toml", "--world-size", "0"]]
-)
+@pytest.mark.parametrize("arguments", [["explode"], ["train", "x.toml"], ["explain", "x.toml", "--world-size", "0"]])
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     done = deepscaler(*arguments)
     assert done.returncode == 2

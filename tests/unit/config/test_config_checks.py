@@ -207,9 +207,7 @@ def test_stages_that_are_cut_short_or_never_reached_are_warned_about(sound: Path
         (["preset=gspo", "algorithm.reduction=token_mean"], "the paper takes 'sequence_mean'"),
     ],
 )
-def test_idle_and_doubtful_settings_are_warned_about(
-    sound: Path, overrides: list[str], expected: str
-) -> None:
+def test_idle_and_doubtful_settings_are_warned_about(sound: Path, overrides: list[str], expected: str) -> None:
     assert expected in warnings_of(sound, *overrides)
 
 
@@ -243,9 +241,7 @@ def test_presets_cite_their_source_and_are_the_nine_promised() -> None:
 def test_no_two_presets_are_the_same(sound: Path) -> None:
     second = ["algorithm.soft_penalty_tokens=6"]
     dumps = [
-        load_recipe(
-            sound, [f"preset={name}", *(second if name == "dapo" else [])]
-        ).algorithm.model_dump_json()
+        load_recipe(sound, [f"preset={name}", *(second if name == "dapo" else [])]).algorithm.model_dump_json()
         for name in PRESETS
     ]
     assert len(set(dumps)) == len(dumps)

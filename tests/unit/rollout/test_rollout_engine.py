@@ -46,7 +46,10 @@ def test_completions_do_not_depend_on_batch_composition(tiny_model):
     model, wanted = tiny_model(), requests(6)
     together = run(TorchEngine(model, stop_ids=STOP, max_active=64), wanted)
     crowded = run(TorchEngine(model, stop_ids=STOP, max_active=4), wanted[::-1])
-    alone = run(TorchEngine(model, stop_ids=STOP, max_active=2), [replace(wanted[3], num_samples=1, first_sample_index=2)])
+    alone = run(
+        TorchEngine(model, stop_ids=STOP, max_active=2),
+        [replace(wanted[3], num_samples=1, first_sample_index=2)],
+    )
     for key, rollout in {**crowded, **alone}.items():
         np.testing.assert_array_equal(rollout.completion_ids, together[key].completion_ids)
         np.testing.assert_allclose(rollout.rollout_logprobs, together[key].rollout_logprobs, atol=1e-5)

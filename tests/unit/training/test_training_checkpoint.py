@@ -58,7 +58,8 @@ def test_all_damaged_is_an_error_that_names_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device")]
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device")],
 )
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_trace(tmp_path, error):
     good = save_checkpoint(tmp_path, 1, {"step": 1}, write)

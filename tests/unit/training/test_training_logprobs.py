@@ -40,8 +40,11 @@ def test_values_and_gradients_equal_full_logits_in_float64(chunk, temperature):
 
 def test_uniform_logits_have_the_entropy_of_a_fair_die():
     _, entropies = token_logprobs(
-        torch.zeros(3, WIDTH), torch.randn(VOCABULARY, WIDTH), torch.zeros(3, dtype=torch.long),
-        temperature=1.0, chunk_tokens=2,
+        torch.zeros(3, WIDTH),
+        torch.randn(VOCABULARY, WIDTH),
+        torch.zeros(3, dtype=torch.long),
+        temperature=1.0,
+        chunk_tokens=2,
     )
     torch.testing.assert_close(entropies, torch.full((3,), VOCABULARY, dtype=torch.float32).log())
 

@@ -47,9 +47,7 @@ def test_packed_equals_padded_logprobs(tiny_model, make_samples_of, family):
     with torch.no_grad():
         padded = torch.log_softmax(model(ids, attention_mask=mask).logits, -1)
     expected = [
-        padded[row, t - 1, ids[row, t]]
-        for row, s in enumerate(samples)
-        for t in range(len(s.prompt_ids), s.num_tokens)
+        padded[row, t - 1, ids[row, t]] for row, s in enumerate(samples) for t in range(len(s.prompt_ids), s.num_tokens)
     ]
     torch.testing.assert_close(packed, torch.stack(expected), atol=2e-5, rtol=1e-5)
 
