@@ -317,7 +317,7 @@ def test_changed_keys_are_the_ones_that_may_not_change(small: Path) -> None:
 
 def test_hash_and_changed_keys_agree(small: Path) -> None:
     old = load_recipe(small)
-    for override in ("grader.wall_s=2.0", "training.threads=1", "description=x", "num_steps=4"):
+    for override in ("grader.wall_s=2.0", "training.processes=1", "description=x", "num_steps=4"):
         new = load_recipe(small, [override])
         same = not changed_keys(old.model_dump(mode="json"), new.model_dump(mode="json"))
         assert same == (recipe_hash(old) == recipe_hash(new)), override

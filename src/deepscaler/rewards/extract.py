@@ -1,0 +1,90 @@
+r"""Where the answer of a completion stands: the last `\boxed{...}` after the thinking part. One pass, linear time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
+# Space between `\boxed` and its brace is legal TeX.
+_BOX = re.compile(r"\\boxed\s{0,8}\{")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_JOINT = r",|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
+_JOINED = re.compile(rf"(?:[\s$]|\\[,;!]|{_JOINT})*")
+_HAS_JOINT = re.compile(_JOINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """`answer` is None when there is none; `why` then says so in words."""
+
+    answer: str | None
+    why: str = ""
+
+
+def final_part(completion: str, *, thinking_prefilled: bool) -> Extraction:
+    """The text after the last `</think>`, the part that is meant for the reader.
+
+    A completion that never leaves its thoughts has no final part. `thinking_prefilled`: the template opened `<think>`.
+    """
+    before, found, final = completion.rpartition(CLOSE_THINK)
+    if not found:
+        if thinking_prefilled or OPEN_THINK in completion:
+            return Extraction(None, "the thinking part never ends")
+        return Extraction(completion)
+    if OPEN_THINK in final:
+        return Extraction(None, "a second thinking part never ends")
+    return Extraction(final)
+
+
+def extract_answer(completion: str, *, thinking_prefilled: bool) -> Extraction:
+    r"""The content of the last outermost, balanced `\boxed{}` of the final part.
+
+    An unterminated last box or an empty one is no answer; an earlier box does not stand in for it. Boxes that are only
+    joined by commas, "and" or "or" form one list: `\boxed{1} and \boxed{2}` reads `1,2`.
+    """
+    final = final_part(completion, thinking_prefilled=thinking_prefilled)
+    if final.answer is None:
+        return final
+    text = final.answer
+    boxes: list[tuple[int, int, str]] = []  # start, end, content
+    for start, end, content in _outer_boxes(text):
+        if end < 0:
+            return Extraction(None, "the last \\boxed{ is never closed")
+        boxes.append((start, end, content))
+    if not boxes:
+        return Extraction(None, "no \\boxed{} after the thinking part")
+    chosen = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        between = text[box[1] : chosen[-1][0]]
+        if not (_HAS_JOINT.search(between) and _JOINED.fullmatch(between)):
+            break
+        chosen.append(box)
+    contents = [content.strip() for _, _, content in reversed(chosen)]
+    if not all(contents):
+        return Extraction(None, "the box is empty")
+    return Extraction(",".join(contents))
+
+
+def _outer_boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, content) of every box that stands in no other; end is -1 for one that is never closed."""
+    position = 0
+    while (match := _BOX.search(text, position)) is not None:
+        end = _closing_brace(text, match.end())
+        if end < 0:
+            yield match.start(), -1, ""
+            return
+        yield match.start(), end + 1, text[match.end() : end]
+        position = end + 1
+
+
+def _closing_brace(text: str, start: int) -> int:
+    r"""Index of the brace that closes the one before `start`, or -1. An escaped brace `\{` does not count."""
+    depth = 1
+    for match in _BRACES.finditer(text, start):
+        token = match.group()
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        if depth == 0:
+            return match.start()
+    return -1
