@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_PR_SET_PDEATHSIG = 1
 _KEEP_BYTES = 2**30
 
 
@@ -43,12 +41,3 @@ def prepare(threads: int) -> None:
 
     keep_freed_memory()
     torch.set_num_threads(threads)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it ends (Linux only)."""
-    if sys.platform.startswith("linux"):
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request took effect
-            os._exit(1)

@@ -21,5 +21,5 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | N
             tensor = tensor.to(dtype)
         tensor = tensor.contiguous().cpu()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

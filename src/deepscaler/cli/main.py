@@ -1,6 +1,7 @@
 """The command line. Thin: every command imports what it needs inside, so that --help answers at once.
 
-A mistake of the user's (ValueError, OSError, a missing optional package) becomes one message on stderr; the
+A mistake of the user's (ValueError, OSError, a missing optional package) and a run that ended for a stated reason
+(RunError) become one message on stderr; the
 traceback is shown with DEEPSCALER_DEBUG=1. Exit codes: 0 done, 1 failed, 2 wrong usage or recipe,
 130 interrupted.
 """
@@ -184,11 +185,18 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # outside a command; inside one the command line turns it into 130 itself
         sys.exit(130)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("DEEPSCALER_DEBUG") == "1":
+    except Exception as error:
+        if os.environ.get("DEEPSCALER_DEBUG") == "1" or not _explains_itself(error):
             raise
         print(f"deepscaler: error: {_one_message(error)}", file=sys.stderr)
         sys.exit(2 if type(error).__name__ == "RecipeError" else 1)
+
+
+def _explains_itself(error: Exception) -> bool:
+    """Whether the message is written for the user; anything else is a fault of ours and keeps its traceback."""
+    from deepscaler.types import RunError
+
+    return isinstance(error, (ValueError, OSError, ModuleNotFoundError, RunError))
 
 
 def _one_message(error: Exception) -> str:

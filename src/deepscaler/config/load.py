@@ -38,7 +38,6 @@ FREE_ON_RESUME = (
     "alarms",
     "grader.workers",
     "evaluation.every_steps",
-    "evaluation.during_training_problems",
     "evaluation.during_training_samples",
 )
 

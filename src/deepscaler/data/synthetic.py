@@ -81,7 +81,7 @@ def parse_chain(text: str) -> Chain:
 
 def random_chain(num_operations: int, rng: np.random.Generator) -> Chain:
     """A random chain, the three symbols equally likely."""
-    symbols = ["+-*"[i] for i in rng.integers(0, 3, num_operations)]
+    symbols = ["+-*"[int(rng.integers(3))] for _ in range(num_operations)]
     operations = tuple(
         Operation(label, symbol, int(rng.integers(2, 10) if symbol == "*" else rng.integers(10, 100)))
         for label, symbol in zip(LABELS, symbols, strict=False)
@@ -104,7 +104,7 @@ def generate_problems(
     for _ in range(20 * count + 100):
         if len(problems) == count:
             break
-        problem = random_chain(int(operations[rng.integers(len(operations))]), rng).problem()
+        problem = random_chain(operations[int(rng.integers(len(operations)))], rng).problem()
         if problem.id not in exclude:
             problems[problem.id] = problem
     if len(problems) < count:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepscaler.evaluation.estimators import Difference, combine_differences, paired_difference
 from deepscaler.observability.files import write_atomically
@@ -47,10 +48,12 @@ def compare_rewards(before: Rewards, after: Rewards) -> tuple[dict[str, Differen
                 "evaluate both with the same recipe and limit"
             )
         ids = sorted(first)
-        differences[name] = paired_difference(
-            np.array([np.mean(first[i]) for i in ids]), np.array([np.mean(second[i]) for i in ids])
-        )
+        differences[name] = paired_difference(_means(first, ids), _means(second, ids))
     return differences, combine_differences(list(differences.values()))
+
+
+def _means(rewards: Mapping[str, list[float]], ids: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([sum(rewards[i]) / len(rewards[i]) for i in ids], dtype=np.float64)
 
 
 def compare_directories(before: Path, after: Path) -> tuple[dict[str, Difference], Difference]:

@@ -19,6 +19,7 @@ from deepscaler.data.traces import WORDS, worked_solution
 from deepscaler.orchestration.progress import Progress, duration
 from deepscaler.orchestration.team import make_team
 from deepscaler.randomness import generator
+from deepscaler.training.model import stop_token_ids
 from deepscaler.training.sft import RECORD_FILE, as_sample, new_model, save_base, sft_computer
 from deepscaler.training.sft import train as train_supervised
 from deepscaler.training.tokenizer import build_tokenizer
@@ -65,7 +66,7 @@ def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: 
             f"  {state['tokens_per_s'] / 1000:5.1f}k tok/s  left {duration(state['seconds_left'])}"
         )
 
-    with make_team(recipe, computer, model, frozenset({tokenizer.eos_token_id})) as team:
+    with make_team(recipe, computer, model, stop_token_ids(model, tokenizer)) as team:
         samples = supervised_samples(recipe, section, tokenizer)
         record = train_supervised(model, team, samples, section, report)
     settings = {"seed": recipe.seed, "sft": section.model_dump(mode="json")}

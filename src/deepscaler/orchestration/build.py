@@ -108,6 +108,7 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 progress=progress,
                 stop=stop,
                 validation=validation,
+                num_processes=team.num_processes,
                 save_tokenizer=tokenizer.save_pretrained,
             )
             newest = newest_checkpoint(run.checkpoints)

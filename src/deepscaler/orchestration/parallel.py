@@ -19,6 +19,7 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
 from deepscaler import cpu
+from deepscaler.lifetime import die_with_parent
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
@@ -97,6 +98,10 @@ class Team:
         self._computer, self._engine, self._workers = computer, engine, list(workers)
         self.dtype = engine.dtype
         self.version = 0
+
+    @property
+    def num_processes(self) -> int:
+        return 1 + len(self._workers)
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Every process takes its share of each group; rollouts come as they finish, in any order."""
@@ -204,7 +209,7 @@ def _serve(
     gradient: Tensor,
 ) -> None:
     """The worker process: answer until the connection closes."""
-    cpu.die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cpu.prepare(threads=1)

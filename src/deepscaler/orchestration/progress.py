@@ -63,9 +63,9 @@ class Progress:
         left = (self._num_steps - step) * elapsed / self._done_here
         sampled = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9)
         self.update(
-            f"{self._stage:>6} step {step:>4}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
-            f"  length {metrics['length_mean']:5.0f}  cut {metrics['truncated_frac']:4.0%}"
-            f"  {sampled / 1000:5.1f}k tok/s  left {duration(left)}",
+            f"{self._stage:>4} step {step:>3}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
+            f"  length {metrics['length_mean']:4.0f}  cut {metrics['truncated_frac']:3.0%}"
+            f"  {sampled / 1000:4.1f}k tok/s  left {duration(left)}",
             force=step == self._num_steps,
         )
 

@@ -43,6 +43,7 @@ class Run:
     progress: Progress
     stop: StopRequest
     validation: Mapping[str, Sequence[Problem]]
+    num_processes: int
     save_tokenizer: Callable[[Path], object]
     step: int = 0
     stage_ends: list[int] = field(default_factory=list)
@@ -131,6 +132,7 @@ class Run:
             "stream": self.stream.state_dict(),
             "alarms": self.alarms.state_dict(),
             "recipe_digest": self.recipe_digest,
+            "num_processes": self.num_processes,
         }
 
     def load(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -143,6 +145,11 @@ class Run:
         self.alarms.load_state_dict(state["alarms"])
         self.fleet.publish_weights(self.learner)
         self.directory.log_event(self.step, "resume", f"continued after step {self.step}", {})
+        if state["num_processes"] != self.num_processes:
+            self.progress.message(
+                f"note: {state['num_processes']} processes before, {self.num_processes} now; sums are rounded in "
+                "another order, so the run goes on equal within rounding, not bit by bit (training.processes)"
+            )
 
 
 def evaluation_params(recipe: Recipe) -> SamplingParams:

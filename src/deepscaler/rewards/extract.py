@@ -28,7 +28,7 @@ def final_part(completion: str, *, thinking_prefilled: bool) -> Extraction:
 
     A completion that never leaves its thoughts has no final part. `thinking_prefilled`: the template opened `<think>`.
     """
-    before, found, final = completion.rpartition(CLOSE_THINK)
+    _, found, final = completion.rpartition(CLOSE_THINK)
     if not found:
         if thinking_prefilled or OPEN_THINK in completion:
             return Extraction(None, "the thinking part never ends")

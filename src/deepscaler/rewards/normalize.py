@@ -12,7 +12,7 @@ _UNICODE = str.maketrans({"−": "-", "–": "-", "，": ",", "：": ":", "（":
 
 
 def normalize_answer(text: str) -> str:
-    """Without needless spaces, math delimiters, sizing commands, text wrappers and a closing full stop; case is kept."""
+    """Without needless spaces, math delimiters, sizing commands, text wrappers and closing full stop; case is kept."""
     text = text.translate(_UNICODE)
     text = text.replace("\\(", "").replace("\\)", "").replace("\\[", "").replace("\\]", "")
     text = _SPACING.sub("", text)

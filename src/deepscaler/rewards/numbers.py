@@ -1,8 +1,8 @@
 r"""Exact rational numbers written the way answers write them. A small grammar of our own; nothing is evaluated.
 
-    number   = [sign] ( fraction | decimal )
-    fraction = digits "/" digits | "\frac" {digits} {digits} | "\frac" digit digit
-    decimal  = digits [ "." digits ] | "." digits,   digits may be grouped in thousands by , {,} \, or \!
+number   = [sign] ( fraction | decimal )
+fraction = digits "/" digits | "\frac" {digits} {digits} | "\frac" digit digit
+decimal  = digits [ "." digits ] | "." digits,   digits may be grouped in thousands by , {,} \, or \!
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "VIRTUAL_ENV")
 Item = tuple[str, list[str], bool]  # completion, references, thinking_prefilled
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     """The worker ended, or answered what no worker answers."""
 
 
@@ -55,7 +55,7 @@ class GradingProcess:
                 self.kill()
                 detail = f"no verdict within {self._wall_s:g} s"
                 verdicts.append(Verdict(Outcome.TIMEOUT, 0.0, detail=detail, seconds=time.perf_counter() - start))
-            except (_Gone, OSError) as error:
+            except (_GoneError, OSError) as error:
                 self.kill()
                 verdicts.append(Verdict(Outcome.GRADER_FAILED, 0.0, detail=f"the grading process died: {error}"))
         return verdicts
@@ -90,7 +90,7 @@ class GradingProcess:
             os.set_blocking(self._process.stdin.fileno(), False)
             try:
                 ready = json.loads(self._read_line(START_S)) == [READY]
-            except (TimeoutError, _Gone, ValueError):
+            except (TimeoutError, _GoneError, ValueError):
                 ready = False
             if not ready:
                 self.kill()
@@ -118,7 +118,7 @@ class GradingProcess:
             received = os.read(process.stdout.fileno(), 2**16)
             if not received or len(self._buffer) > MAX_LINE_BYTES:
                 code = process.poll()
-                raise _Gone("it closed its output" if code is None else f"exit status {code}")
+                raise _GoneError("it closed its output" if code is None else f"exit status {code}")
             self._buffer += received
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
@@ -136,9 +136,9 @@ def _verdict(line: bytes, expected_index: int) -> Verdict:
         index, outcome, reward, answer, detail, seconds = json.loads(line)
         verdict = Verdict(Outcome(outcome), float(reward), answer, detail, float(seconds))
     except (ValueError, TypeError) as error:
-        raise _Gone(f"unreadable answer ({error})") from error
+        raise _GoneError(f"unreadable answer ({error})") from error
     if index != expected_index:
-        raise _Gone("answers out of order")
+        raise _GoneError("answers out of order")
     return verdict
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from deepscaler.cpu import die_with_parent
+from deepscaler.lifetime import die_with_parent
 from deepscaler.types import Outcome, Verdict
 
 READY = "ready"

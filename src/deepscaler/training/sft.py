@@ -33,6 +33,7 @@ Optimizers = list[tuple[torch.optim.Optimizer, float]]
 
 def new_model(section: SftSection, tokenizer: Any, seed: int) -> Any:
     """A Qwen2 model with random weights, a function of the seed."""
+    head_dim: Any = {"head_dim": section.head_dim}  # the model reads it, though Qwen2Config declares no such field
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=section.hidden_size,
@@ -40,13 +41,13 @@ def new_model(section: SftSection, tokenizer: Any, seed: int) -> Any:
         num_hidden_layers=section.num_layers,
         num_attention_heads=section.num_heads,
         num_key_value_heads=section.num_kv_heads,
-        head_dim=section.head_dim,
         max_position_embeddings=MAX_CONTEXT,
         tie_word_embeddings=True,
         use_sliding_window=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **head_dim,
     )
     torch.manual_seed(int(key_of("init", seed)[0]) % 2**63)
     model = Qwen2ForCausalLM(config).eval()
