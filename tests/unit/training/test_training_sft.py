@@ -1,0 +1,105 @@
+"""The base model: a tokenizer that loses nothing, and supervised training that is deterministic and all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from deepscaler.config.models import SftSection, TrainingSection
+from deepscaler.data.synthetic import random_chain
+from deepscaler.data.templates import render_prompt
+from deepscaler.data.traces import WORDS, worked_solution
+from deepscaler.training.sft import as_sample, new_model, save_base, sft_computer, train
+from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.types import TrainSample
+
+SECTION = SftSection(
+    hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, steps=3, tokens_per_step=256
+)
+TOKENIZER = build_tokenizer(WORDS)
+
+
+def samples() -> Iterator[TrainSample]:
+    rng = np.random.default_rng(1)
+    while True:
+        chain = random_chain(3, rng)
+        prompt_ids, _ = render_prompt(TOKENIZER, str(chain))
+        ids = TOKENIZER(worked_solution(chain, SECTION, rng)).input_ids
+        yield as_sample(prompt_ids, np.array(ids, np.int32))
+
+
+def trained(section: SftSection = SECTION) -> tuple[Any, dict[str, Any]]:
+    model = new_model(section, TOKENIZER, seed=1)
+    computer = sft_computer(model, TrainingSection(tokens_per_micro_batch=1024))
+    return model, train(model, computer, samples(), section)
+
+
+def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
+    first, record = trained()
+    second, _ = trained()
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert record["tokens"] >= 3 * 256
+    longer = SECTION.model_copy(update={"steps": 60, "warmup_steps": 3})
+    assert trained(longer)[1]["loss"] < 0.7 * record["loss"]
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_completions() -> None:
+    model = new_model(SECTION, TOKENIZER, seed=1)
+    one = SECTION.model_copy(update={"steps": 1, "tokens_per_step": 1})
+    sample = next(samples())
+    ids = torch.tensor(np.concatenate([sample.prompt_ids, sample.completion_ids]))[None].long()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
+    expected = torch.nn.functional.cross_entropy(logits, ids[0, len(sample.prompt_ids) :])
+    assert trained(one)[1]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_directory_loads_with_plain_transformers(tmp_path: Path) -> None:
+    model, record = trained()
+    save_base(model, TOKENIZER, tmp_path / "base", record)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    question = [{"role": "user", "content": "37 a+25"}]
+    assert (
+        tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+        == "<user>37 a+25<assistant><think>"
+    )
+    text = "37Wait 37a+25:7+5=12=62;</think>\\boxed{62}"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = new_model(SECTION, TOKENIZER, seed=1)
+
+    def interrupt(directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "save_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_base(model, TOKENIZER, tmp_path / "base", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*map(chr, range(32, 127)), "\n", *WORDS, "</think>", "\\boxed{"]), max_size=60))
+def test_decoding_gives_back_what_was_encoded(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    ids = TOKENIZER(text, add_special_tokens=False).input_ids
+    assert TOKENIZER.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
+
+
+def test_every_word_of_a_trace_is_one_token() -> None:
+    for word in (*WORDS, "<think>", "</think>", "\\boxed{"):
+        assert len(TOKENIZER(word, add_special_tokens=False).input_ids) == 1
