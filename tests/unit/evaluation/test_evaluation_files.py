@@ -1,0 +1,135 @@
+"""An evaluation from sampler to files to comparison, with a sampler whose right answers are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepscaler.evaluation.compare import compare_directories, write_comparison
+from deepscaler.evaluation.run import evaluate, write_evaluation
+from deepscaler.evaluation.tables import markdown, print_comparison, print_evaluation, print_summary, summary_rows
+from deepscaler.types import (
+    FinishReason,
+    Group,
+    Outcome,
+    Problem,
+    Rollout,
+    SamplingParams,
+    ScoredGroup,
+    Verdict,
+    WeightsInfo,
+)
+
+SETS = {
+    "easy": [Problem(f"e{i}", f"{i}?", ("1",), difficulty=1.0) for i in range(6)],
+    "hard": [Problem(f"h{i}", f"{i}!", ("1",), difficulty=9.0) for i in range(4)],
+}
+PARAMS = SamplingParams(max_completion_tokens=8, seed=1)
+
+
+class Scripted:
+    """Fleet and grader in one: sample i of a problem is right when i < `right` (one more for odd problems)."""
+
+    def __init__(self, right: int) -> None:
+        self._right = right
+
+    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
+        ids = np.ones(3, np.int32)
+        zeros = np.zeros(3, np.float32)
+        return [
+            Group(p, tuple(Rollout(p.id, i, ids, ids, zeros, FinishReason.STOP, 0) for i in range(num_samples)))
+            for p in problems
+        ]
+
+    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
+        return [ScoredGroup(g, ("<text>",) * len(g.rollouts), tuple(map(self._verdict, g.rollouts))) for g in groups]
+
+    def _verdict(self, rollout: Rollout) -> Verdict:
+        good = rollout.sample_index < self._right + int(rollout.problem_id[1:]) % 2
+        return Verdict(Outcome.CORRECT if good else Outcome.NO_ANSWER, float(good))
+
+    def grade(self, completion: str, references: Sequence[str], *, thinking_prefilled: bool) -> Verdict:
+        raise NotImplementedError
+
+    def publish_weights(self, learner: object) -> WeightsInfo:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+def write(directory: Path, right: int) -> Path:
+    workers = Scripted(right)
+    result = evaluate(workers, workers, SETS, num_samples=4, params=PARAMS, settings={"model": "m"})
+    write_evaluation(result, directory)
+    return directory
+
+
+def test_results_say_what_was_sampled(tmp_path: Path) -> None:
+    results = json.loads((write(tmp_path / "a", 1) / "results.json").read_text())
+    easy, hard = results["benchmarks"]["easy"], results["benchmarks"]["hard"]
+    assert easy["pass@1"] == hard["pass@1"] == pytest.approx(1.5 / 4)
+    assert (easy["num_problems"], easy["num_samples"], easy["length_mean"]) == (6, 4, 3)
+    assert easy["no_answer_frac"] == pytest.approx(2.5 / 4)
+    assert results["average"]["pass@1"] == pytest.approx(1.5 / 4)
+    assert results["settings"]["model"] == "m"
+
+
+def test_comparison_is_paired_by_problem(tmp_path: Path) -> None:
+    differences, total = compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2))
+    assert differences["easy"].mean == total.mean == pytest.approx(0.5)
+    assert differences["easy"].se == 0.0  # every problem gained exactly the same
+    write_comparison(tmp_path / "c.json", differences, total)
+    assert json.loads((tmp_path / "c.json").read_text())["total"]["mean"] == pytest.approx(0.5)
+
+
+def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", 0)
+    with pytest.raises(ValueError, match="holds no finished evaluation"):
+        compare_directories(a, tmp_path)
+    workers = Scripted(1)
+    fewer = {"easy": SETS["easy"][:3], "hard": SETS["hard"]}
+    write_evaluation(evaluate(workers, workers, fewer, num_samples=4, params=PARAMS, settings={}), tmp_path / "b")
+    with pytest.raises(ValueError, match="set easy: 3 problems stand in only one"):
+        compare_directories(a, tmp_path / "b")
+    write_evaluation(
+        evaluate(workers, workers, {"easy": SETS["easy"]}, num_samples=4, params=PARAMS, settings={}), tmp_path / "c"
+    )
+    with pytest.raises(ValueError, match="different sets"):
+        compare_directories(a, tmp_path / "c")
+
+
+def summary() -> dict[str, object]:
+    side = {"pass@1": 0.288, "low": 0.201, "high": 1.0, "num_samples": 16}
+    difference = {"mean": 0.143, "low": -0.1, "high": 0.25, "p_value": 0.0004}
+    names = [f"chain-{n}" for n in (3, 4, 5, 7, 9)]
+    return {
+        "base": {**side, "sets": dict.fromkeys(names, side)},
+        "trained": {**side, "sets": dict.fromkeys(names, side)},
+        "difference": difference,
+        "set_differences": dict.fromkeys(names, difference),
+    }
+
+
+def test_tables_fit_80_columns_and_end_with_the_average(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Scripted(1)
+    result = evaluate(workers, workers, SETS, num_samples=4, params=PARAMS, settings={})
+    print_summary(summary())
+    print_evaluation({n: r.estimate for n, r in result.sets.items()}, result.average)
+    print_comparison(*compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2)))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert sum(line.strip().startswith("average") for line in lines) == 3
+    assert "+14.3 [-10.0, 25.0]" in "\n".join(lines)
+
+
+def test_the_markdown_table_has_a_row_per_set() -> None:
+    rows = summary_rows(summary())
+    text = markdown(("set", "base", "trained", "difference", "p"), rows).splitlines()
+    assert len(text) == 2 + 6
+    assert text[-1] == "| average | 28.8 [20.1, 100.0] | 28.8 [20.1, 100.0] | +14.3 [-10.0, 25.0] | <.001 |"
