@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import deepscaler, final_digests, write_recipe
 
 from deepscaler.observability.run_directory import read_metrics
+from tiny_run import deepscaler, final_digests, write_recipe
 
 HERE = Path(__file__).parent
 NUM_STEPS = 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_no_oscillation_and_no_skipping_of_the_minimum_stay() -> None:
     changes = run(lambda step: (0.02 if step < 25 else 0.06, 0.5), 1000)
     assert [c.to_stage for _, c in changes] == ["16k", "24k"]
     steps = [0, *(step for step, _ in changes)]
-    assert all(b - a >= MEASURED.min_stay for a, b in zip(steps, steps[1:], strict=False))
+    assert all(b - a >= MEASURED.min_stay for a, b in pairwise(steps))
 
 
 def test_a_stage_with_nothing_to_teach_is_skipped() -> None:

@@ -21,7 +21,9 @@ ROWS: list[dict[str, Any]] = [
 
 def write(path: Path, rows: list[Any]) -> Path:
     if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist([{"problem": r["problem"], "answer": str(r["answer"])} for r in rows]), path)
+        pq.write_table(
+            pa.Table.from_pylist([{"problem": r["problem"], "answer": str(r["answer"])} for r in rows]), path
+        )
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
     else:

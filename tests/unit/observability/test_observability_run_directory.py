@@ -86,7 +86,7 @@ def test_numbers_that_json_does_not_have_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(tmp_path)
     monkeypatch.setattr(os, "write", lambda descriptor, data: len(data) // 2)
-    with pytest.raises(OSError, match="metrics.jsonl") as caught:
+    with pytest.raises(OSError, match=r"metrics\.jsonl") as caught:
         directory.log_step(1, {"reward_mean": 0.1})
     assert caught.value.errno == errno.ENOSPC
 

@@ -1,0 +1,86 @@
+"""The report in a real browser, from disk and without network: it shows, filters, and runs nothing it should not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepscaler.report import write_report
+from synthetic_run import write_synthetic_run
+
+pytestmark = pytest.mark.browser
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report")
+    run = write_synthetic_run(directory / "run", hostile=True)
+    return write_report([run], directory / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # The sandbox needs privileges a container often lacks; the page is our own file.
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=60_000)
+        yield started
+        started.close()
+
+
+@pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
+def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": request.param, "height": 844}, offline=True)
+    opened = context.new_page()
+    opened.set_default_timeout(20_000)
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("console", lambda m: opened.problems.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("request", lambda r: opened.problems.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    opened.goto(report.as_uri())
+    yield opened
+    assert opened.problems == []
+    context.close()
+
+
+def shown_verdicts(page: Any) -> set[str]:
+    return set(page.eval_on_selector_all("#rollouts .groups [data-outcome]", "all => all.map(e => e.dataset.outcome)"))
+
+
+def test_it_fits_the_width_and_shows_its_charts(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    boxes = page.eval_on_selector_all("figure svg", "all => all.map(e => e.getBoundingClientRect().height)")
+    assert len(boxes) >= 8
+    assert min(boxes) > 80
+
+
+def test_clicking_a_verdict_shows_only_it(page: Any) -> None:
+    everything = shown_verdicts(page)
+    assert {"correct", "wrong"} <= everything
+    before = page.inner_text("#rollouts .count")
+    page.click("#rollouts .verdicts button:has-text('truncated')")
+    assert shown_verdicts(page) == {"truncated"}
+    assert page.inner_text("#rollouts .count") != before
+
+
+def test_searching_a_problem_shows_only_it(page: Any) -> None:
+    page.fill("#search", "p-001-00")
+    page.wait_for_function("document.querySelectorAll('#rollouts .groups .group-head').length === 1")
+    heads = page.locator("#rollouts .groups .group-head b").all_inner_texts()
+    assert heads == ["p-001-00"]
+
+
+def test_hostile_model_text_is_shown_and_not_run(page: Any) -> None:
+    page.fill("#search", "onerror")
+    page.wait_for_function("document.querySelectorAll('#rollouts .groups .rollout').length < 20")
+    assert 'onerror="document' in page.inner_text("#rollouts .groups")
+    assert page.evaluate("document.documentElement.dataset.hacked === undefined")
+    assert page.evaluate("document.querySelectorAll('#rollouts .groups img').length") == 0
