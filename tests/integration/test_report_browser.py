@@ -55,6 +55,13 @@ def shown_verdicts(page: Any) -> set[str]:
     return set(page.eval_on_selector_all("#rollouts .groups [data-outcome]", "all => all.map(e => e.dataset.outcome)"))
 
 
+def wait_for_count(page: Any, selector: str, count: int) -> None:
+    """The search waits for a pause in typing. (The page's policy forbids Playwright's own `wait_for_function`.)"""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_count(count, timeout=10_000)
+
+
 def test_it_fits_the_width_and_shows_its_charts(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     boxes = page.eval_on_selector_all("figure svg", "all => all.map(e => e.getBoundingClientRect().height)")
@@ -73,14 +80,14 @@ def test_clicking_a_verdict_shows_only_it(page: Any) -> None:
 
 def test_searching_a_problem_shows_only_it(page: Any) -> None:
     page.fill("#search", "p-001-00")
-    page.wait_for_function("document.querySelectorAll('#rollouts .groups .group-head').length === 1")
+    wait_for_count(page, "#rollouts .groups .group", 1)
     heads = page.locator("#rollouts .groups .group-head b").all_inner_texts()
     assert heads == ["p-001-00"]
 
 
 def test_hostile_model_text_is_shown_and_not_run(page: Any) -> None:
     page.fill("#search", "onerror")
-    page.wait_for_function("document.querySelectorAll('#rollouts .groups .rollout').length < 20")
+    wait_for_count(page, "#rollouts .groups .group", 8)  # one in every group of the first step
     assert 'onerror="document' in page.inner_text("#rollouts .groups")
     assert page.evaluate("document.documentElement.dataset.hacked === undefined")
     assert page.evaluate("document.querySelectorAll('#rollouts .groups img').length") == 0

@@ -1,0 +1,167 @@
+"""Several processes with one set of weights do what one does, and end when anything goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.orchestration.parallel import Team, Worker, split_requests, split_samples
+from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.training.gradients import GradientComputer
+from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample
+from deepscaler.weights import weights_digest
+from tiny_run import write_recipe
+
+STOP = frozenset({1})
+PARAMS = SamplingParams(max_completion_tokens=20, seed=5, step=2)
+
+
+def make_computer(model: Any, reference: Any = None) -> GradientComputer:
+    algorithm = AlgorithmSection(entropy_coefficient=0.01)
+    return GradientComputer(model, reference, algorithm, TrainingSection(tokens_per_micro_batch=64), temperature=1.0)
+
+
+def make_team(model: Any, num_workers: int, reference: Any = None) -> Team:
+    computer = make_computer(model, reference)
+    workers = [Worker(computer, STOP, 8) for _ in range(num_workers)]
+    return Team(computer, TorchEngine(model, stop_ids=STOP, max_active=8), workers)
+
+
+@pytest.fixture
+def team(tiny_model: Callable[..., Any]) -> Iterator[Team]:
+    made = make_team(tiny_model(), 2, reference=tiny_model(seed=1))
+    yield made
+    made.close()
+
+
+def requests() -> list[Request]:
+    rng = np.random.default_rng(1)
+    return [Request(f"p{i}", rng.integers(2, 40, 4 + i).astype(np.int32), 5) for i in range(4)]
+
+
+def by_key(rollouts: Iterator[Rollout]) -> dict[tuple[str, int], Rollout]:
+    return {(r.problem_id, r.sample_index): r for r in rollouts}
+
+
+def test_sampling_does_not_depend_on_the_number_of_processes(team: Team, tiny_model: Callable[..., Any]) -> None:
+    alone = by_key(TorchEngine(tiny_model(), stop_ids=STOP, max_active=8).generate(requests(), PARAMS))
+    shared = by_key(team.generate(requests(), PARAMS))
+    assert shared.keys() == alone.keys()
+    for key, rollout in shared.items():
+        np.testing.assert_array_equal(rollout.completion_ids, alone[key].completion_ids)
+        np.testing.assert_allclose(rollout.rollout_logprobs, alone[key].rollout_logprobs, atol=1e-5)
+
+
+def test_gradients_and_logprobs_add_up_to_those_of_one_process(
+    team: Team, tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
+) -> None:
+    samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
+    alone = make_computer(tiny_model(), tiny_model(seed=1))
+    old, ref = alone.logprobs(samples), alone.logprobs(samples, reference=True)
+    for mine, theirs in ((team.logprobs(samples), old), (team.logprobs(samples, reference=True), ref)):
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    expected = alone.accumulate(samples, old, ref)
+    got = team.accumulate(samples, old, ref)
+    assert got.loss == pytest.approx(expected.loss, rel=1e-4, abs=1e-6)
+    assert got.stats().metrics["num_trained_tokens"] == expected.stats().metrics["num_trained_tokens"]
+    for a, b in zip(team._computer.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_workers_see_an_update_at_once_and_confirm_it(team: Team) -> None:
+    model = team._computer.model
+    before = by_key(team.generate(requests(), PARAMS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    team.load_weights(model.named_parameters(), version=7)
+    assert team.weights_info().digest == weights_digest(model.named_parameters())
+    after = by_key(team.generate(requests(), PARAMS))
+    assert {r.policy_version for r in after.values()} == {7}
+    changed = [k for k in after if not np.array_equal(after[k].completion_ids, before[k].completion_ids)]
+    assert len(changed) > len(after) // 2
+
+
+def test_an_abandoned_generation_does_not_disturb_the_next(team: Team) -> None:
+    expected = by_key(team.generate(requests(), PARAMS))
+    started = team.generate(requests(), PARAMS)
+    next(started)
+    started.close()
+    assert by_key(team.generate(requests(), PARAMS)).keys() == expected.keys()
+
+
+def test_a_dead_worker_is_an_error_with_a_remedy(team: Team) -> None:
+    process = team._workers[0]._process
+    process.kill()
+    process.join(10)
+    with pytest.raises(RunError, match=r"a worker process died \(exit code -9\).*continue"):
+        list(team.generate(requests(), PARAMS))
+
+
+def test_an_exception_in_a_worker_reaches_the_user(team: Team) -> None:
+    team._workers[1].send("nonsense")
+    with pytest.raises(RunError, match="a worker process failed: ValueError: unknown request 'nonsense'"):
+        team._workers[1].receive()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_are_complete_and_even(count: int) -> None:
+    shares = split_requests(requests(), count)
+    keys = [(r.problem_id, r.first_sample_index + i) for share in shares for r in share for i in range(r.num_samples)]
+    assert sorted(keys) == [(f"p{i}", j) for i in range(4) for j in range(5)]
+    sizes = [sum(r.num_samples for r in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    lengths = [9, 4, 12, 7, 3, 10, 5, 8]
+    parts = split_samples(lengths, count)
+    assert sorted(i for part in parts for i in part) == list(range(8))
+    totals = [sum(lengths[i] for i in part) for part in parts]
+    assert max(totals) - min(totals) <= max(lengths)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_no_process_survives_a_killed_run(tmp_path: Path) -> None:
+    recipe, run_dir = write_recipe(tmp_path, num_steps=100_000), tmp_path / "run"
+    command = [sys.executable, "-m", "deepscaler.cli.main", "train", str(recipe), "--run-dir", str(run_dir)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not (run_dir / "checkpoints" / "step-000001").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    descendants = children_of(process.pid)
+    assert len(descendants) >= 2  # a worker that shares the weights, and a grading process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    deadline = time.monotonic() + 30
+    while any(map(is_running, descendants)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in descendants if is_running(pid)]
