@@ -26,7 +26,7 @@ from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 
-END_WINDOW = 10  # steps averaged for the figures at the end of a stage
+END_WINDOW = 5  # steps averaged for the figures at the end of a stage
 
 
 def evaluate_directory(
@@ -152,7 +152,7 @@ def speeds(directory: Path) -> dict[str, float]:
 
 
 def stage_summaries(directory: Path) -> list[dict[str, Any]]:
-    """Per stage: figures of its first step and means over its last ten, and Pass@1 on the validation sets."""
+    """Per stage: figures of its first step and means over its last END_WINDOW, and Pass@1 on the validation sets."""
     rows = read_metrics(directory / "metrics.jsonl")
     evaluations = {row["step"]: row for row in rows if row["kind"] == "evaluation"}
     stages: dict[str, list[dict[str, Any]]] = {}
@@ -169,14 +169,23 @@ def stage_summaries(directory: Path) -> list[dict[str, Any]]:
                 "steps": len(steps),
                 "truncated_frac_start": first["truncated_frac"],
                 "truncated_frac_end": _mean([s["truncated_frac"] for s in last]),
+                "truncated_frac_lowest": _lowest([s["truncated_frac"] for s in steps]),
                 "length_mean_start": first["length_mean"],
                 "length_mean_end": _mean([s["length_mean"] for s in last]),
+                "length_correct_mean_start": first.get("length_correct_mean"),
+                "length_wrong_mean_start": first.get("length_wrong_mean"),
                 "reward_mean_start": first["reward_mean"],
                 "reward_mean_end": _mean([s["reward_mean"] for s in last]),
                 "pass@1_end": evaluation.get("pass@1"),
             }
         )
     return summaries
+
+
+def _lowest(values: list[float]) -> float:
+    """The smallest mean of END_WINDOW values in a row, of all of them where there are fewer."""
+    window = min(END_WINDOW, len(values))
+    return min(_mean(values[i : i + window]) for i in range(len(values) - window + 1))
 
 
 def _mean(values: list[float]) -> float:
