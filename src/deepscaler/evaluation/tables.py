@@ -92,7 +92,8 @@ def _print(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=100, no_color=True)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    console.print(title, markup=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows[:-1]:
