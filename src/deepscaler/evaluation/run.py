@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate
+from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, pass_at_k
 from deepscaler.observability.files import write_atomically
 from deepscaler.protocols import Fleet, Grader
 from deepscaler.types import Outcome, Problem, SamplingParams, ScoredGroup
@@ -95,7 +96,8 @@ def results_json(evaluation: Evaluation) -> dict[str, Any]:
         e = result.estimate
         benchmarks[name] = {
             "pass@1": e.mean,
-            "se_problems": e.se_problems,
+            "pass@k": {str(k): v for k, v in pass_at_powers_of_two(result.rewards).items()},
+            "se_problems": _finite(e.se_problems),
             "se_resampling": e.se_resampling,
             "low": e.low,
             "high": e.high,
@@ -105,7 +107,7 @@ def results_json(evaluation: Evaluation) -> dict[str, Any]:
             "no_answer_frac": result.share(Outcome.NO_ANSWER),
             "length_mean": float(np.mean(result.lengths)),
         }
-    average = asdict(evaluation.average)
+    average = {name: _finite(value) for name, value in asdict(evaluation.average).items()}
     average["pass@1"] = average.pop("mean")
     return {
         "benchmarks": benchmarks,
@@ -114,6 +116,19 @@ def results_json(evaluation: Evaluation) -> dict[str, Any]:
         "seconds": evaluation.seconds,
         "num_tokens": evaluation.num_tokens,
     }
+
+
+def pass_at_powers_of_two(rewards: np.ndarray) -> dict[int, float]:
+    """Unbiased pass@k for k = 1, 2, 4, … up to the number of samples, mean over problems. rewards [P, S] of 0 and 1."""
+    num_samples = rewards.shape[1]
+    correct = np.rint(rewards.sum(axis=1)).astype(np.int64)
+    ks = [2**i for i in range(num_samples.bit_length())]
+    return {k: float(pass_at_k(num_samples, correct, k).mean()) for k in ks}
+
+
+def _finite(value: float) -> float | None:
+    """None where a single problem leaves the error unknown: JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def write_evaluation(evaluation: Evaluation, directory: Path) -> None:

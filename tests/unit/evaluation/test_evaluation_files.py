@@ -76,6 +76,17 @@ def test_results_say_what_was_sampled(tmp_path: Path) -> None:
     assert easy["no_answer_frac"] == pytest.approx(2.5 / 4)
     assert results["average"]["pass@1"] == pytest.approx(1.5 / 4)
     assert results["settings"]["model"] == "m"
+    # Even problems: 1 of 4 right, odd ones 2 of 4.
+    assert easy["pass@k"] == {"1": pytest.approx(0.375), "2": pytest.approx((1 / 2 + 5 / 6) / 2), "4": 1.0}
+
+
+def test_one_problem_leaves_the_error_unknown_not_infinite(tmp_path: Path) -> None:
+    workers = Scripted(1)
+    one = {"easy": SETS["easy"][:1]}
+    write_evaluation(evaluate(workers, workers, one, num_samples=1, params=PARAMS, settings={}), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert results["benchmarks"]["easy"]["se_problems"] is None
+    assert (results["benchmarks"]["easy"]["low"], results["benchmarks"]["easy"]["high"]) == (0.0, 1.0)
 
 
 def test_comparison_is_paired_by_problem(tmp_path: Path) -> None:
