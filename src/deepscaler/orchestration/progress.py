@@ -61,11 +61,11 @@ class Progress:
         self._done_here += 1
         elapsed = time.monotonic() - self._started
         left = (self._num_steps - step) * elapsed / self._done_here
-        sampled = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9)
+        rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9) / 1000
         self.update(
-            f"{self._stage:>4} step {step:>3}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
-            f"  length {metrics['length_mean']:4.0f}  cut {metrics['truncated_frac']:3.0%}"
-            f"  {sampled / 1000:4.1f}k tok/s  left {duration(left)}",
+            f"{self._stage} step {step}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
+            f"  length {metrics['length_mean']:.0f}  cut {metrics['truncated_frac']:3.0%}"
+            f"  {rate:.{0 if rate >= 99.95 else 1}f}k tok/s  left {duration(left)}",
             force=step == self._num_steps,
         )
 

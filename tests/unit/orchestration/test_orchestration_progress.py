@@ -1,0 +1,86 @@
+"""What a person sees while it runs: everything named, at most 79 columns, plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import signal
+from io import StringIO
+
+import numpy as np
+import pytest
+
+from deepscaler.config.models import StageSection
+from deepscaler.orchestration.progress import Progress, duration
+from deepscaler.orchestration.stop import StopRequest
+from deepscaler.types import FinishReason, Rollout
+
+STAGE = StageSection(name="24k", max_completion_tokens=24576)
+METRICS = {
+    "num_sampled_tokens": 9_999_999.0,
+    "sample_s": 100.0,
+    "reward_mean": 0.123,
+    "length_mean": 12345.0,
+    "truncated_frac": 1.0,
+}
+IDS = np.zeros(3, np.int32)
+ROLLOUT = Rollout("p", 0, IDS, IDS, np.zeros(3, np.float32), FinishReason.STOP, 0)
+
+
+def test_a_step_shows_stage_step_reward_length_cut_speed_and_time_left() -> None:
+    out = StringIO()
+    progress = Progress(out, terminal=False)
+    progress.start_step(1750, 1750, STAGE)
+    progress.end_step(1750, METRICS)
+    (line,) = out.getvalue().splitlines()
+    for part in ("24k", "step 1750/1750", "reward 0.123", "length 12345", "cut 100%", "100k tok/s", "left 0:00"):
+        assert part in line
+    assert len(line) <= 79
+
+
+def test_without_a_terminal_lines_are_plain_and_few() -> None:
+    out = StringIO()
+    progress = Progress(out, terminal=False)
+    for step in range(1, 200):
+        progress.start_step(step, 1000, STAGE)
+        progress.end_step(step, METRICS)
+    assert len(out.getvalue().splitlines()) <= 2
+    assert "\x1b" not in out.getvalue() and "\r" not in out.getvalue()
+
+
+def test_on_a_terminal_one_line_rewrites_itself_and_messages_stay() -> None:
+    out = StringIO()
+    progress = Progress(out, terminal=True)
+    progress.update("first", force=True)
+    progress.update("second " + "x" * 200, force=True)
+    progress.message("kept")
+    text = out.getvalue()
+    assert text.count("\r") >= 2
+    assert text.endswith("kept\n") and "\nkept" in text
+    assert max(len(part) for part in text.replace("\r", "\n").replace("\x1b[2K", "").split("\n")) <= 79
+
+
+def test_an_evaluation_counts_its_completions_and_training_does_not() -> None:
+    out = StringIO()
+    progress = Progress(out, terminal=False)
+    progress.on_rollout(ROLLOUT)
+    assert out.getvalue() == ""
+    progress.start_evaluation(640)
+    progress.on_rollout(ROLLOUT)
+    progress.end_evaluation(0.25, 0.2, 0.3)
+    assert out.getvalue().splitlines() == ["evaluating  1/640 completions", "Pass@1 25.0%  [20.0%, 30.0%]"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_first_signal_asks_and_the_second_interrupts(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested and stop.signal_number == signal.SIGTERM
+        assert "SIGTERM: finishing this step" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
