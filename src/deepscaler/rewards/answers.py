@@ -110,6 +110,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Approximated:
+    r"""A value and the decimal that it was rounded to: `25\pi = 78.54`. Either stands for the answer."""
+
+    value: Answer
+    rounded: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class Prose:
     """Words; a short run of letters may as well be a `product` of variables."""
 
@@ -117,4 +125,4 @@ class Prose:
     product: Tree | None = None
 
 
-Answer = Scalar | Items | Reals | Relation | Named | Record | Matrix | Based | Residue | Choice | Prose
+Answer = Scalar | Items | Reals | Relation | Named | Record | Matrix | Based | Residue | Choice | Approximated | Prose

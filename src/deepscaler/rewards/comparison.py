@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from deepscaler.rewards.answers import (
     Answer,
+    Approximated,
     Based,
     Choice,
     Items,
@@ -27,7 +28,7 @@ from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import Tree
 
 # Earlier kinds know how to be compared with later ones.
-_ORDER = (Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
+_ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
 HUNDREDTH: Tree = ("num", Fraction(1, 100), 0)
@@ -45,6 +46,8 @@ class Comparison:
             a, b = b, a
         if a == b:
             return self._because(True, "same " + _KIND[type(a)])
+        if isinstance(a, Approximated):
+            return self.same(a.value, b) or self.same(a.rounded, b)
         if isinstance(a, Choice):
             return self._because(self._choice(a, b), "same choice")
         if isinstance(a, Named):
@@ -181,6 +184,7 @@ class Comparison:
 
 
 _KIND: dict[type, str] = {
+    Approximated: "value",
     Choice: "choice",
     Named: "named value",
     Record: "named values",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
@@ -24,6 +25,7 @@ from deepscaler.rewards.vocabulary import (
 )
 
 MAX_DEPTH = 8
+_DIGITS = re.compile(r"(?=.*[0-9])[0-9A-Z]+")
 MAX_ITEMS = 60
 ALL_REALS = Reals((EVERYTHING,))
 EMPTY = Items("set", ())
@@ -109,14 +111,15 @@ def _based(tokens: Tokens, depth: int) -> Answer | None:
     """Digits below which a base stands: `1010_2`, `(2BF)_{16}`, `1010_{two}`."""
     place = next((i for i, t in enumerate(tokens) if t.value == "_"), 0)
     script = [t for t in tokens[place + 1 :] if t.value not in ("{", "}", "(", ")")]
-    digits = "".join(t.value for t in tokens[:place] if t.value not in ("(", ")"))
-    if place == 0 or not digits.isascii() or not digits.isalnum() or not digits[0].isdigit() or len(script) != 1:
+    negative = bool(tokens) and is_sign(tokens[0], "-")
+    digits = "".join(t.value for t in tokens[negative:place] if t.value not in ("(", ")"))
+    if place == 0 or len(script) != 1 or not _DIGITS.fullmatch(digits):
         return None
     word = script[0].value.lower()
     base = int(word) if word.isdigit() and len(word) < 3 else NUMBER_WORDS.get(word)
-    if base is None or base < 2:
+    if base is None or base < 2 or (base <= 10 and not digits.isdigit()):
         return None
-    return Based(digits.upper().lstrip("0") or "0", base)
+    return Based("-" * negative + (digits.lstrip("0") or "0"), base)
 
 
 # Lists, sets, tuples -----------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from deepscaler.rewards.answers import Answer, Named, Reals, Relation, Scalar, Span
+from deepscaler.rewards.answers import Answer, Approximated, Named, Reals, Relation, Scalar, Span
 from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
 from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
 from deepscaler.rewards.scalars import scalar, trimmed
-from deepscaler.rewards.same_value import same_value, symbols
+from deepscaler.rewards.same_value import real_value, same_value, symbols
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
 
@@ -32,46 +32,51 @@ def read_relation(tokens: Tokens, read: Read) -> Answer | None:
         return (
             Reals(value.spans, name_of(parts[0])) if isinstance(value, Reals) else Named(name_of(parts[0]), value, None)
         )
-    if "≈" in operators:
-        parts, operators = _without_approximations(parts, operators)
-        if not operators:
-            return read(parts[0])
     if operators == ["≡"]:
         return Named(name_of(parts[0]), read(parts[1]), None)
-    if set(operators) == {"="}:
-        return _equal(parts, read)
+    if set(operators) <= {"=", "≈"}:
+        return _equal(parts, operators, read)
     if len(operators) <= 2 and set(operators) <= {"<", "<=", ">", ">=", "!="}:
         return _inequality(parts, operators)
     raise UnreadableError("relations that do not go together")
 
 
-def _without_approximations(parts: list[Tokens], operators: list[str]) -> tuple[list[Tokens], list[str]]:
-    """`x = 1/3 ≈ 0.33` without what is only near; `x ≈ 11` as if it were equal."""
-    if operators[0] == "≈" and name_of(parts[0]):
-        operators = ["=", *operators[1:]]
-    kept = next((i for i, op in enumerate(operators) if op == "≈"), len(operators))
-    return parts[: kept + 1], operators[:kept]
-
-
-def _equal(parts: list[Tokens], read: Read) -> Answer:
-    if len(parts) == 2:
+def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
+    """`name = value`, a chain of equal values, or an equation; what stands behind ≈ is only near."""
+    if operators == ["="] or (operators == ["≈"] and name_of(parts[0])):
         for name, value in ((0, 1), (1, 0)):
             text = name_of(parts[name])
             if text:
                 return Named(text, read(parts[value]), _equation(parts))
     name = name_of(parts[0])
-    values = parts[1:] if name else parts
-    trees = [_tree(part) for part in values]
-    constants = [tree for tree in trees if tree is not None and not symbols(tree)]
-    if any(not same_value(a, b) for a, b in zip(constants, constants[1:], strict=False)):
+    exact = 1 + next((i for i, op in enumerate(operators) if op == "≈" and not (i == 0 and name)), len(operators))
+    links = [_tree(part) for part in parts[bool(name) :]]
+    values = [tree for tree in links[: exact - bool(name)] if tree is not None and not symbols(tree)]
+    rounded = [tree for tree in links if tree is not None and any(_is_near(tree, value) for value in values)]
+    values = [tree for tree in values if tree not in rounded]
+    if any(not same_value(a, b) for a, b in zip(values, values[1:], strict=False)):
         raise UnreadableError("a chain of equal signs between different values")
-    if len(constants) == len(values) or (name and len(parts) > 2):
-        answer = read(values[-1])
+    if values and (name or all(link is not None and not symbols(link) for link in links)):
+        answer = Approximated(Scalar(values[-1]), Scalar(rounded[-1])) if rounded else read(parts[exact - 1])
         return Named(name, answer, None) if name else answer
+    if exact < len(parts) or (name and len(parts) > 2):
+        answer = read(parts[exact - 1])
+        return Named(name, answer, None) if name and exact > 1 else answer
     equation = _equation(parts) if len(parts) == 2 else None
     if equation is None:
         raise UnreadableError("an equation of what are no expressions")
     return equation
+
+
+def _is_near(decimal: Tree, value: Tree) -> bool:
+    """Whether a bare decimal is another value rounded to its places: the 0.33 of 1/3 = 0.33."""
+    if decimal[0] != "num" or decimal[2] == 0 or decimal == value:
+        return False
+    exact = real_value(value)
+    unit = Fraction(1, decimal[1].denominator)
+    while unit.denominator % 10 and unit.denominator > 1:
+        unit = Fraction(1, unit.denominator * 2 if unit.denominator % 2 else unit.denominator * 5)
+    return exact is not None and 0 < abs(float(exact) - float(decimal[1])) <= float(unit)
 
 
 def _tree(tokens: Tokens) -> Tree | None:
@@ -79,7 +84,9 @@ def _tree(tokens: Tokens) -> Tree | None:
         answer = scalar(trimmed(tokens))
     except UnreadableError:
         return None
-    return answer.tree if isinstance(answer, Scalar) else None
+    if not isinstance(answer, Scalar):
+        return None
+    return ("call", "percent", answer.tree) if answer.percent else answer.tree
 
 
 def _equation(parts: list[Tokens]) -> Relation | None:
@@ -147,7 +154,7 @@ def _is_single(tokens: Tokens) -> bool:
 
 def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:
     """An interval where a single variable stands alone or can be isolated, else a relation."""
-    trees = [parse_expression(trimmed(part)) for part in parts]
+    trees = [_side(trimmed(part)) for part in parts]
     if len(trees) == 3 and "!=" not in operators and operators[0][0] == operators[1][0]:
         low, middle, high = trees
         first = _pair(low, operators[0], middle)
@@ -158,6 +165,17 @@ def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:
     if len(trees) != 2:
         raise UnreadableError("a chain of inequalities that turns around")
     return _pair(trees[0], operators[0], trees[1])
+
+
+def _side(tokens: Tokens) -> Tree:
+    """`g(x)` is one variable here, not g times x."""
+    name = name_of(tokens) if any(is_sign(t, "(") for t in tokens) else ""
+    if name:
+        return ("sym", name)
+    side = scalar(tokens)
+    if not isinstance(side, Scalar):
+        raise UnreadableError("an inequality between what are no numbers")
+    return side.tree
 
 
 def _between(a: Reals, b: Reals) -> Reals:

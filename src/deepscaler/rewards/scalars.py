@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 from deepscaler.rewards.answers import Answer, Items, Scalar
@@ -17,7 +18,11 @@ def trimmed(tokens: Tokens) -> Tokens:
     """Without closing marks, words like "the answer is", and one pair of braces or a remark around everything."""
     while tokens and tokens[-1].kind == "sign" and tokens[-1].value in (".", ",", ";", ":", "\\\\"):
         tokens = tokens[:-1]
+    if tokens and tokens[-1].kind == "num" and tokens[-1].value.endswith("."):
+        tokens = [*tokens[:-1], replace(tokens[-1], value=tokens[-1].value[:-1])]
     start = 0
+    while tokens and is_sign(tokens[0], "approx", "="):
+        tokens = tokens[1:]
     while start < len(tokens) and (_leads(tokens[start]) or (start and tokens[start].value in (":", ","))):
         start += 1
     if 0 < start < len(tokens):

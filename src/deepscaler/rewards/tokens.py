@@ -36,6 +36,7 @@ _LOOSE_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s?(?=\d{3}(?!\d))")
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
+_HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
     r"\\(?:left|right|middle)(?![a-zA-Z])\.?|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it"
     r"|mathstrut|boldmath|centering|Large|large|small|noindent|relax|strut|unit)(?![a-zA-Z])"
@@ -78,6 +79,7 @@ def tokenize(text: str) -> list[Token]:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
         text = text.replace("\\&", "&")
         text = _REPEATING.sub(_as_fraction, text)
+    text = _HALF_DAY.sub(r"\1m", text)
     text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _LOOSE_COMMA.sub("", text)
     text = _REPEATED.sub(_as_fraction, text)
