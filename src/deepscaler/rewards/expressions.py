@@ -285,7 +285,9 @@ class _Parser:
 
     def _letter(self, name: str) -> Tree:
         if self.value() == "(":
-            start = self.position
+            start, inside, behind = self.position, self.peek(1), self.value(2)
+            if inside is not None and inside.kind == "num" and behind == ")":  # I(0): a value of I, not I times 0
+                return ("call", "unknown " + name, *self._arguments())
             if name == "C":
                 arguments = self._arguments()
                 if len(arguments) == 2:

@@ -22,6 +22,7 @@ class Precision:
 
     def __init__(self, context: Any, zero: float, lost: float) -> None:
         self.context, self.zero, self.lost = context, context.mpf(zero), context.mpf(lost)
+        self.step = self.zero * 1000 or 1e-9  # closer than this to a whole number is that number
 
 
 def _digits(digits: int) -> Precision:
@@ -174,8 +175,10 @@ class Evaluation:
 
     def _step(self, name: str, x: Any) -> Any:
         """Floor and ceiling; a value next to a whole number is that number."""
-        nearest = self.c.nint(self.c.re(x))
-        if abs(x - nearest) <= self.precision.zero * 1000 * max(1, abs(x)):
+        nearest = self.c.floor(self.c.re(x) + 0.5)
+        if abs(x - nearest) <= self.precision.step * max(1, abs(x)):
+            if self.precision is FLOAT:
+                raise PrecisionLostError
             return nearest
         return self.c.floor(x) if name == "floor" else self.c.ceil(x)
 

@@ -160,7 +160,7 @@ def rounds_to(decimal: Tree, other: Tree) -> bool:
     if decimal[0] != "num" or decimal[2] < ROUNDED_DIGITS:
         return False
     value, exact = real_value(other), decimal[1]
-    if value is None or (isinstance(value, Fraction) and _ends(value)):
+    if value is None or (isinstance(value, Fraction) and ends(value)):
         return False
     if isinstance(value, Fraction):
         return abs(value - exact) * 10 ** (decimal[2] - 1) < abs(value)
@@ -169,12 +169,21 @@ def rounds_to(decimal: Tree, other: Tree) -> bool:
     )
 
 
-def _ends(value: Fraction) -> bool:
+def ends(value: Fraction) -> bool:
+    """Whether the decimal of the value is finite."""
     rest = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
             rest //= prime
     return rest == 1
+
+
+def decimal_places(value: Fraction) -> int:
+    """Places behind the point of a finite decimal."""
+    places = 0
+    while value.denominator != 1:
+        value, places = value * 10, places + 1
+    return places
 
 
 def proportional(a: Tree, b: Tree) -> int:
