@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.data.benchmark_review import correct, reviewed_rows
 from deepscaler.data.benchmark_specs import BENCHMARKS, AnswerForm, BenchmarkSpec
 from deepscaler.data.sources import DataError
 from deepscaler.types import Problem
@@ -41,12 +42,11 @@ def load_benchmark(
 ) -> LoadedBenchmark:
     """The benchmark `name` from its file in `directory`.
 
-    Raises DataError (a ValueError) for an unknown name, a missing file, a content other than the registered one
+    `corrected` replaces the references that were found wrong (`benchmark_review`); ids and prompts stay the same, so
+    the same completions can be graded both ways. Raises DataError (a ValueError) for an unknown name, a missing file, a content other than the registered one
     unless `allow_changed`, and for the first row with a missing field, a wrong type or an empty answer.
     """
     spec = _spec(name)
-    if corrected:
-        raise DataError(f"no corrected references are registered for {name}; load it without corrected=True")
     path = Path(directory) / spec.file
     rows, digest = read_rows(path)
     registered = digest in spec.sha256
@@ -61,6 +61,15 @@ def load_benchmark(
             )
         warnings.append(message)
     problems = tuple(_problem(spec, path, number, row) for number, row in enumerate(rows))
+    changed = sum(review.changes for review in reviewed_rows(name).values())
+    if corrected:
+        problems = correct(name, str(path), problems)
+        warnings.append(f"{changed} of {len(problems)} references were corrected; see docs/benchmarks-lint.md")
+    elif changed and registered:
+        warnings.append(
+            f"{changed} of {len(problems)} references contradict their own solutions; report the score on the "
+            "corrected references beside this one (docs/benchmarks-lint.md)"
+        )
     return LoadedBenchmark(
         name=name,
         problems=problems,
