@@ -43,10 +43,10 @@ def _overview(linted: Sequence[LintedBenchmark]) -> str:
     kinds = [kind for kind in KINDS if kind in seen]
     rows = []
     for benchmark in linted:
-        loaded, counts = benchmark.loaded, Counter[str](finding.kind for finding in benchmark.findings)
+        loaded, counts = benchmark.loaded, Counter(finding.kind for finding in benchmark.findings)
         known = "registered" if loaded.registered else "**not the registered file**"
         title = BENCHMARKS[loaded.name].title
-        rows.append([title, len(loaded.problems), f"{known} `{loaded.sha256[:12]}`", *(counts[kind] for kind in kinds)])
+        rows.append([title, len(loaded.problems), f"{known} `{loaded.sha256[:12]}`", *map(counts.__getitem__, kinds)])
     legend = "\n".join(f"- *{kind.replace('_', ' ')}*: {KINDS[kind]}." for kind in kinds)
     absent = [kind.replace("_", " ") for kind in KINDS if kind not in kinds]
     none = f"\nLooked for and not found: {', '.join(absent)}.\n" if absent else ""
