@@ -142,11 +142,10 @@ class GradingProcess:
         """End the grading process and have a new one. Returns how the old one ended, as `waitstatus_to_exitcode`."""
         assert self._control is not None
         self._drop_line()
-        ours, theirs = socket.socketpair()
+        self._line, theirs = socket.socketpair()
+        self._line.setblocking(False)
         with theirs:
             socket.send_fds(self._control, [b"n"], [theirs.fileno()])
-        ours.setblocking(False)
-        self._line = ours
         return int(self._read_control())
 
     def _drop_line(self) -> None:
