@@ -119,16 +119,15 @@ def test_what_is_killed_from_outside_while_idle_costs_no_verdict(pool: GraderPoo
 
 def test_a_thousand_replaced_processes_leave_nothing_behind(pool: GraderPool) -> None:
     outcomes(pool, ["a"])
-    descriptors = len(os.listdir("/proc/self/fd"))
-    threads = threading.active_count()
+    descriptors = _descriptors("self")
+    threads, processes = threading.active_count(), _children(os.getpid())
     assert outcomes(pool, ["die", "a"] * 1000) == [Outcome.GRADER_FAILED, Outcome.CORRECT] * 1000
     foreman = int(pool.grade("foreman", ["7"], thinking_prefilled=True).answer or 0)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert len(os.listdir(f"/proc/{foreman}/fd")) < 10
+    assert _descriptors("self") == descriptors
+    assert _descriptors(foreman) < 10
     assert threading.active_count() == threads
-    parents = [_parent(int(name)) for name in os.listdir("/proc") if name.isdigit()]
-    assert parents.count(foreman) == 1  # the one at work: no zombie, no orphan
-    assert parents.count(os.getpid()) == 1
+    assert _children(foreman) == 1  # the one at work: no zombie, no orphan
+    assert _children(os.getpid()) == processes
 
 
 def test_no_secret_reaches_the_worker_and_it_writes_no_file(pool: GraderPool, tmp_path: Path) -> None:
@@ -194,6 +193,14 @@ __import__("os").kill(__import__("os").getpid(), 9)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     pid = int(done.stdout)
     assert _gone(pid)
+
+
+def _descriptors(pid: int | str) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _children(parent: int) -> int:
+    return sum(_parent(int(p.name)) == parent for p in Path("/proc").iterdir() if p.name.isdigit())
 
 
 def _parent(pid: int) -> int:

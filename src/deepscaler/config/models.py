@@ -196,7 +196,9 @@ class GraderSection(Section):
     )
     workers: int = setting(1, unit="processes", doc="grading processes", gt=0)
     cpu_s: float = setting(1.0, unit="s", doc="processor time per completion", gt=0)
-    wall_s: float = setting(10.0, unit="s", doc="waiting time per completion, for a process that gets no processor", gt=0)
+    wall_s: float = setting(
+        10.0, unit="s", doc="waiting time per completion, for a process that gets no processor", gt=0
+    )
     memory_mib: int = setting(1024, unit="MiB", doc="address-space limit per grading process", gt=0)
 
 

@@ -73,7 +73,8 @@ class GradingProcess:
         """
         verdicts: list[Verdict] = []
         while len(verdicts) < len(items):
-            self._ready()
+            before = len(verdicts)
+            fresh = self._ready()
             try:
                 self._exchange(items, verdicts)
             except TimeoutError:
@@ -81,7 +82,10 @@ class GradingProcess:
                 verdicts.append(Verdict(Outcome.TIMEOUT, 0.0, detail=detail, seconds=time.perf_counter() - self._asked))
                 self._drop_line()
             except (_GoneError, OSError) as error:
-                verdicts.append(self._autopsy(error))
+                if fresh or len(verdicts) > before:
+                    verdicts.append(self._autopsy(error))
+                else:  # it may have been dying before it read a word: the next one tells
+                    self._drop_line()
         return verdicts
 
     def kill(self) -> None:
@@ -125,10 +129,10 @@ class GradingProcess:
         self._asked = time.perf_counter()
         return time.monotonic() + self._limits.wall_s
 
-    def _ready(self) -> None:
-        """A foreman and a living grading process. One that died while idle is replaced without blame."""
+    def _ready(self) -> bool:
+        """See to a foreman and a living grading process; one that died while idle is replaced. True for a new one."""
         if self._line is not None and not _readable(self._line):
-            return
+            return False
         try:
             if self._foreman is None:
                 self._start()
@@ -137,6 +141,7 @@ class GradingProcess:
             self.kill()
             self._start()
             self._replace()
+        return True
 
     def _replace(self) -> int:
         """End the grading process and have a new one. Returns how the old one ended, as `waitstatus_to_exitcode`."""
@@ -167,9 +172,7 @@ class GradingProcess:
                 detail = f"over {self._limits.cpu_s:g} s of processor time"
                 return Verdict(Outcome.TIMEOUT, 0.0, detail=detail, seconds=seconds)
             words = f"killed by {signal.Signals(-status).name}" if status < 0 else f"{error}, exit status {status}"
-        return Verdict(
-            Outcome.GRADER_FAILED, 0.0, detail=f"the grading process died: {words}", seconds=seconds
-        )
+        return Verdict(Outcome.GRADER_FAILED, 0.0, detail=f"the grading process died: {words}", seconds=seconds)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -178,7 +181,7 @@ class GradingProcess:
             self._control = ours
             self._foreman = subprocess.Popen(
                 self._command,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 env=_environment(),

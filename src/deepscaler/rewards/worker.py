@@ -117,7 +117,7 @@ def _grade_one(
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook of the grading process, behind the grammar that never evaluates: nothing here writes, runs or dials."""
+    """Audit hook of the grading process, a second wall behind a grammar that evaluates nothing."""
     if event == "open":
         flags = arguments[2]
         if isinstance(flags, int) and flags & _WRITING:

@@ -37,7 +37,7 @@ def test_equal_answers_of_a_group_are_decided_once_however_their_texts_differ() 
     verdicts = [cache.grade(box("7", f"so {i}"), ["7"], thinking_prefilled=True) for i in range(16)]
     assert len(counting.calls) == 1
     assert [v.cached for v in verdicts] == [False] + [True] * 15
-    assert set(v.detail for v in verdicts) == {"call 1"}
+    assert {v.detail for v in verdicts} == {"call 1"}
 
 
 def test_everything_a_verdict_depends_on_is_in_the_key() -> None:
