@@ -21,8 +21,8 @@ from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, token
 from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
-CACHED_ANSWERS = 4096
-MAX_CACHED_CHARACTERS = 400
+MAX_SHORT_CHARACTERS = 400
+SHORT_ANSWERS, LONG_ANSWERS = 4096, 16  # remembered
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -74,8 +74,8 @@ def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equalit
 
 
 def read(text: str) -> Reading:
-    """The text parsed; remembered for short ones, since references and common answers come back."""
-    return _read_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else _read(text)
+    """The text parsed; remembered, since references and common answers come back."""
+    return _read_short(text) if len(text) <= MAX_SHORT_CHARACTERS else _read_long(text)
 
 
 def _read(text: str) -> Reading:
@@ -92,7 +92,7 @@ def _read(text: str) -> Reading:
     return Reading(tuple(answers), tuple(_opaque(tokens)), why)
 
 
-_read_cached = lru_cache(CACHED_ANSWERS)(_read)
+_read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWERS)(_read)
 
 
 def _opaque(tokens: Sequence[Token]) -> list[str]:
