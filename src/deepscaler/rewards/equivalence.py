@@ -23,6 +23,7 @@ from deepscaler.rewards.work import begin
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
 MAX_SHORT_CHARACTERS = 400
 SHORT_ANSWERS, LONG_ANSWERS = 4096, 16  # remembered
+_LEADING_ZERO = re.compile(r",0\d")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -83,7 +84,9 @@ def _read(text: str) -> Reading:
     answers: list[Answer] = []
     tokens: list[Token] = []
     why = ""
-    for version in dict.fromkeys((join_commas(text), text)):
+    joined = join_commas(text)
+    # 1,001 is one number; 1,234 may be a list as well.
+    for version in dict.fromkeys((joined, joined if _LEADING_ZERO.search(text) else text)):
         try:
             tokens = tokenize(version)
             answers.append(read_answer(tokens))
