@@ -20,12 +20,13 @@ from deepscaler.rewards.answers import (
     Residue,
     Scalar,
 )
-from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
+from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import same_spans
 from deepscaler.rewards.reading import spans_of
 from deepscaler.rewards.same_value import mentions, proportional, real_value, rounds_to, same_value
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError
 
 # Earlier kinds know how to be compared with later ones.
 _ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)

@@ -176,7 +176,6 @@ class _Parser:
     # Powers and what else is written behind an atom ----------------------------------------------------------------
 
     def _power(self) -> Tree:
-        self.deeper()
         tree = self._atom()
         for _ in range(MAX_POSTFIX):
             sign = self.value()
@@ -197,7 +196,6 @@ class _Parser:
                 tree = subscripted(tree, "'")
             else:
                 break
-        self.depth -= 1
         return tree
 
     def _raised(self, base: Tree) -> Tree:
@@ -257,6 +255,12 @@ class _Parser:
     # Atoms ---------------------------------------------------------------------------------------------------------
 
     def _atom(self) -> Tree:
+        self.deeper()
+        tree = self._undivided()
+        self.depth -= 1
+        return tree
+
+    def _undivided(self) -> Tree:
         token = self.peek()
         if token is None:
             raise UnreadableError("an operand is missing")

@@ -11,6 +11,7 @@ from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import Tree
 
 MAX_CELLS = 100
+MAX_FACTORS = 3  # matrices in a product
 _ONE: Tree = ("num", Fraction(1), 0)
 Rows = tuple[tuple[Tree, ...], ...]
 
@@ -70,6 +71,8 @@ def _environment(tokens: Tokens, start: int) -> int:
 def _term(tokens: Tokens) -> Rows:
     """A product of numbers and matrices."""
     product: Rows | None = None
+    if sum(is_sign(t, "begin") for t in tokens) > MAX_FACTORS:
+        raise UnreadableError("a product of too many matrices")
     factor: Tree = _ONE
     position = 0
     while position < len(tokens):

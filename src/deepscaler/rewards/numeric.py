@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from deepscaler.rewards.exact import MAX_TERMS, TooBigError, UndefinedError
+from deepscaler.rewards.exact import MAX_TERMS
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
 MAX_MAGNITUDE = 4_000_000  # |log2| of a value
 MAX_ARGUMENT = 1e6  # of periodic functions and the exponential
 MAX_FACTORIAL = 2000
 MAX_INFINITE_TERMS = 240
-MAX_SLOW_CALLS = 800  # powers and functions in one evaluation
+_VERY_SLOW = frozenset(["factorial", "factorial2", "binom"])
 
 
 class Precision:
@@ -23,6 +25,7 @@ class Precision:
 
     def __init__(self, context: Any, zero: float, lost: float) -> None:
         self.context, self.zero, self.lost = context, context.mpf(zero), context.mpf(lost)
+        self.cost = {0: 1, 45: 4, 145: 8}[round(-math.log10(zero)) if zero else 0]
         self.step = self.zero * 1000 or 1e-9  # closer than this to a whole number is that number
 
 
@@ -49,11 +52,11 @@ class Evaluation:
         self.c = precision.context
         self.point: dict[str, Any] = {name: self.c.mpf(v.numerator) / v.denominator for name, v in point.items()}
         self.branched = False
-        self.slow_calls = 0
 
     def value(self, tree: Tree) -> Any:
         """Raises UndefinedError, TooBigError, PrecisionLostError; a float context raises OverflowError too."""
         kind = tree[0]
+        spend(self.precision.cost)
         if kind == "num":
             return self.c.mpf(tree[1].numerator) / tree[1].denominator
         if kind == "sym":
@@ -117,7 +120,7 @@ class Evaluation:
         return value
 
     def power(self, base: Any, exponent: Any) -> Any:
-        self._slow()
+        spend(10 * self.precision.cost)
         c = self.c
         if base == 0:
             if c.re(exponent) <= 0:
@@ -132,16 +135,11 @@ class Evaluation:
     def _is_cut(self, value: Any) -> bool:
         return bool(self.c.im(value) != 0 or self.c.re(value) < 0)
 
-    def _slow(self) -> None:
-        self.slow_calls += 1
-        if self.slow_calls > MAX_SLOW_CALLS:
-            raise TooBigError("too many powers and functions")
-
     def _call(self, tree: Tree) -> Any:
         name = tree[1]
         if name in ("sum", "prod"):
             return self._series(tree)
-        self._slow()
+        spend((150 if name in _VERY_SLOW else 10) * self.precision.cost)
         arguments = [self.value(a) for a in tree[2:]]
         x, c = arguments[0], self.c
         if name.startswith("unknown "):
@@ -193,7 +191,6 @@ class Evaluation:
         if self.c.im(x) == 0 and self.c.re(x) < 0 and self.c.isint(degree) and int(self.c.re(degree)) % 2 == 1:
             return -self.power(-x, 1 / degree)
         if degree == 2:
-            self._slow()
             self.branched |= self._is_cut(x)
             return self.c.sqrt(x)
         return self.power(x, 1 / degree)
@@ -257,9 +254,9 @@ def _unknown(name: str, arguments: list[Any]) -> Any:
 
 
 _FUNCTIONS: dict[str, str] = {
-    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth exp arg".split()},
-    **{"arc" + n: "a" + n for n in "sin cos tan cot sec csc sinh cosh tanh".split()},
-    **{"a" + n: "a" + n for n in "sin cos tan".split()},
+    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "arg"]},
+    **{"arc" + n: "a" + n for n in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"]},
+    **{"a" + n: "a" + n for n in ["sin", "cos", "tan"]},
     "abs": "absmin",
     "factorial": "factorial",
     "factorial2": "fac2",

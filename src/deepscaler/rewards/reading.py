@@ -27,6 +27,7 @@ from deepscaler.rewards.vocabulary import (
 MAX_DEPTH = 8
 _DIGITS = re.compile(r"(?=.*[0-9])[0-9A-Z]+")
 MAX_ITEMS = 60
+MAX_BRACKETS = 60  # around everything, one in another
 ALL_REALS = Reals((EVERYTHING,))
 EMPTY = Items("set", ())
 
@@ -98,7 +99,7 @@ def _choice(tokens: Tokens, depth: int) -> Answer | None:
     if len(letter) != 1 or not "A" <= letter <= "J" or not is_sign(mark, ")", *(() if opened else (".", ":"))):
         return None
     rest = tokens[place + 2 :]
-    if not opened and (not rest or mark.value == ":" and not rest[0].spaced):
+    if not opened and (not rest or (mark.value == ":" and not rest[0].spaced)):
         return None
     if rest and not rest[0].spaced and rest[0].kind not in ("prose", "num"):
         return None
@@ -194,7 +195,9 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
     if not is_sign(tokens[0], "(", "[", "{", "\\{") or closing(tokens, 0) != len(tokens) - 1:
         return None
     inner = tokens[1:-1]
-    while first == "(" and len(inner) > 2 and is_sign(inner[0], "(") and closing(inner, 0) == len(inner) - 1:
+    for _ in range(MAX_BRACKETS):
+        if not (first == "(" and len(inner) > 2 and is_sign(inner[0], "(") and closing(inner, 0) == len(inner) - 1):
+            break
         inner = inner[1:-1]
     if first == "\\{" and last == "\\}":
         return _set(inner, depth)

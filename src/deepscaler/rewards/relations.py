@@ -7,13 +7,14 @@ from fractions import Fraction
 
 from deepscaler.rewards.answers import Answer, Approximated, Named, Reals, Relation, Scalar, Span
 from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
-from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
+from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
-from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.same_value import decimal_places, ends, real_value, same_value, symbols
+from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError
 
 RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "≈", "equiv": "≡"}
 MAX_NAME_TOKENS = 24
@@ -148,9 +149,9 @@ def _is_single(tokens: Tokens) -> bool:
         return tree[1].startswith("unknown ")
     values = [t.value for t in tokens]
     return (
-        (tree[0] == "mul" and tokens[0].kind in ("letters", "cmd") and len(values[0]) == 1 or values[0].islower())
+        (((tree[0] == "mul" and tokens[0].kind in ("letters", "cmd") and len(values[0]) == 1) or values[0].islower())
         and "(" in values[1:2]
-        and values[-1] == ")"
+        and values[-1] == ")")
         or (tree[0] == "pow" and tree[1][0] == "sym" and "(" in values)
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
+from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, PrecisionLostError
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
 TOLERANCE = 1e-25

@@ -13,29 +13,44 @@ from deepscaler.rewards.trees import PLUS_MINUS, Tree
 from deepscaler.rewards.units import without_unit
 from deepscaler.rewards.vocabulary import LEADING
 
+MAX_BRACES = 20
 _CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
 
 
 def trimmed(tokens: Tokens) -> Tokens:
-    """Without closing marks, words like "the answer is", and one pair of braces or a remark around everything."""
-    while tokens and tokens[-1].kind == "sign" and tokens[-1].value in (".", ",", ";", ":", "\\\\"):
-        tokens = tokens[:-1]
+    """Without closing marks, words like "the answer is", braces around everything and `for all x` at the end."""
+    for _ in range(MAX_BRACES):
+        tokens = _without_ends(tokens)
+        end = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
+        if end is not None:
+            tokens = tokens[:end]
+        elif _is_braced(tokens):
+            tokens = tokens[1:-1]
+        else:
+            break
+    return tokens
+
+
+def _without_ends(tokens: Tokens) -> Tokens:
+    end, start = len(tokens), 0
+    while end and is_sign(tokens[end - 1], ".", ",", ";", ":", "\\\\"):
+        end -= 1
+    while start < end and is_sign(tokens[start], "approx", "="):
+        start += 1
+    words = start
+    while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ","))):
+        words += 1
+    tokens = tokens[words if words < end else start : end]
     if tokens and tokens[-1].kind == "num" and tokens[-1].value.endswith("."):
         tokens = [*tokens[:-1], replace(tokens[-1], value=tokens[-1].value[:-1])]
-    start = 0
-    while tokens and is_sign(tokens[0], "approx", "="):
-        tokens = tokens[1:]
-    while start < len(tokens) and (_leads(tokens[start]) or (start and tokens[start].value in (":", ","))):
-        start += 1
-    if 0 < start < len(tokens):
-        tokens = tokens[start:]
-    cut = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
-    if cut is not None:
-        return trimmed(tokens[:cut])
-    if len(tokens) > 2 and is_sign(tokens[0], "{") and closing(tokens, 0) == len(tokens) - 1:
-        if not any(is_sign(t, ",", ";") for t in tokens):
-            return trimmed(tokens[1:-1])
     return tokens
+
+
+def _is_braced(tokens: Tokens) -> bool:
+    """One pair of braces around everything, and no list in them."""
+    if len(tokens) < 3 or not is_sign(tokens[0], "{") or closing(tokens, 0) != len(tokens) - 1:
+        return False
+    return not any(is_sign(t, ",", ";") for t in tokens)
 
 
 def _leads(token: Token) -> bool:

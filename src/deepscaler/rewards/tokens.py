@@ -23,6 +23,8 @@ from deepscaler.rewards.vocabulary import (
 )
 
 MAX_NESTING = 40
+MAX_BRACKETS = 60
+_OPENING, _CLOSING = frozenset(["(", "[", "{", "\\{"]), frozenset([")", "]", "}", "\\}"])
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
@@ -85,7 +87,14 @@ def tokenize(text: str) -> list[Token]:
     text = _REPEATED.sub(_as_fraction, text)
     text = _NOTHING.sub("", text)
     text = _SPACES.sub(" ", text)
-    return _scan(text, upright=False, nesting=0)
+    tokens = _scan(text, upright=False, nesting=0)
+    depth = deepest = 0
+    for token in tokens:
+        depth += (token.value in _OPENING) - (token.value in _CLOSING)
+        deepest = max(deepest, depth)
+    if deepest > MAX_BRACKETS:
+        raise UnreadableError("brackets nested too deeply")
+    return tokens
 
 
 def join_commas(text: str) -> str:
