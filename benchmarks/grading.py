@@ -4,7 +4,7 @@
 
 Each grader runs in a process of its own; a case that takes longer than LIMIT_S is killed and counted as over time.
 Times are processor seconds of the grading process, so a busy machine does not change them; one that is killed counts
-what it had used. Results of the others are kept in runs/grading until their version or the cases change, so that a run which
+what it had used. Results of the others are kept in runs/grading until their version or the cases change, so a run that
 was interrupted goes on where it was. Prints JSON.
 """
 
@@ -176,7 +176,7 @@ def main() -> None:
     hostile = sum(c["source"] == HOSTILE for c in cases)
     note = (
         f"{len(cases):,} labelled cases, {hostile} of them hostile; 95% Wilson intervals in brackets. Times are "
-        f"processor seconds on one core of {cpu_name()}, {time.strftime('%Y-%m-%d')}; what took {LIMIT_S:g} s was killed."
+        f"processor seconds of one core ({cpu_name()}, {time.strftime('%Y-%m-%d')}); {LIMIT_S:g} s was the limit."
     )
     replace_between_markers(ROOT / "docs" / "grading.md", "grading.py", "\n".join([*table(measured), "", note]))
     print(json.dumps(measured, indent=1))
