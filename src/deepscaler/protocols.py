@@ -51,7 +51,14 @@ class Fleet(Protocol):
 class Grader(Protocol):
     """Verifies completions. `score` never raises for what a completion holds."""
 
-    def grade(self, completion: str, references: Sequence[str], *, thinking_prefilled: bool) -> Verdict: ...
+    def grade(
+        self,
+        completion: str,
+        references: Sequence[str],
+        *,
+        thinking_prefilled: bool,
+        tolerance: float | None = None,
+    ) -> Verdict: ...
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
 

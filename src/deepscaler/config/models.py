@@ -212,8 +212,14 @@ class TrainingSection(Section):
 
 
 class GraderSection(Section):
+    profile: Literal["deepscaler", "string"] = setting(
+        "deepscaler", doc="mathematical equality, or equality of lightly normalised text (JustRL, DAPO)"
+    )
     workers: int = setting(1, unit="processes", doc="grading processes", gt=0)
-    wall_s: float = setting(5.0, unit="s", doc="time limit per completion", gt=0)
+    cpu_s: float = setting(1.0, unit="s", doc="processor time per completion", gt=0)
+    wall_s: float = setting(
+        10.0, unit="s", doc="waiting time per completion, for a process that gets no processor", gt=0
+    )
     memory_mib: int = setting(1024, unit="MiB", doc="address-space limit per grading process", gt=0)
 
 

@@ -25,6 +25,7 @@ from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
 from deepscaler.orchestration.training_data import load_training_data, make_stream
 from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.process import Limits
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
@@ -45,8 +46,8 @@ def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> Gra
     section = recipe.grader
     return GraderPool(
         num_workers=section.workers,
-        wall_s=section.wall_s,
-        memory_mib=section.memory_mib,
+        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
+        profile=section.profile,
         decode=decode,
         thinking_prefilled=prefilled,
     )
