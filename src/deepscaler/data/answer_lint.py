@@ -10,13 +10,17 @@ import pyarrow as pa
 from deepscaler.data.layouts import shown
 from deepscaler.data.rows import Drop
 
-_PROVES = re.compile(r"(?:^|[.!?:;\n]\s*|\b(?:please|then|and)\s+)(?:prove|show|demonstrate|verify)\s+(?:that|the following)\b", re.I)
+_PROVES = re.compile(
+    r"(?:^|[.!?:;\n]\s*|\b(?:please|then|and)\s+)(?:prove|show|demonstrate|verify)\s+(?:that|the following)\b", re.I
+)
 _ASKS = re.compile(
     r"\?|\b(?:find|determine|compute|calculate|evaluate|what|how many|how much|solve|simplify|express|give|enter|"
     r"maximum|minimum|largest|smallest)\b",
     re.I,
 )
-_PROSE_ANSWER = re.compile(r"\b(?:proof|prove[nd]?|q\.?e\.?d|see (?:the )?(?:solution|above|below)|not provided)\b", re.I)
+_PROSE_ANSWER = re.compile(
+    r"\b(?:proof|prove[nd]?|q\.?e\.?d|see (?:the )?(?:solution|above|below)|not provided)\b", re.I
+)
 MAX_ANSWER_CHARACTERS = 1000
 
 
@@ -26,15 +30,22 @@ def lint_answers(table: pa.Table, readable: Callable[[str], bool]) -> list[Drop 
     `readable` says whether the grader can use a text as a reference.
     """
     columns = [table[name].to_pylist() for name in ("file", "row", "problem", "answer", "fault", "fault_detail")]
-    return [_lint(*row, readable) for row in zip(*columns, strict=True)]
+    drops = []
+    for file, row, problem, answers, fault, detail in zip(*columns, strict=True):
+        drops.append(_lint(f"{file}, row {row}", problem, answers, fault, detail, readable))
+    return drops
 
 
 def _lint(
-    file: str, row: int, problem: str, answers: Sequence[str], fault: str | None, detail: str, readable: Callable[[str], bool]
+    where: str,
+    problem: str,
+    answers: Sequence[str],
+    fault: str | None,
+    detail: str,
+    readable: Callable[[str], bool],
 ) -> Drop | None:
     if fault:
         return Drop("missing_answer" if fault == "missing_column" else fault, detail)
-    where = f"{file}, row {row}"
     if proof_like(problem, answers):
         return Drop("proof_like", f"{where}: asks for a proof; the answer given is {shown(answers[0])}")
     if not any(len(answer) <= MAX_ANSWER_CHARACTERS and readable(answer) for answer in answers):

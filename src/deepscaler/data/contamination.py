@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepscaler.data.dedupe import Progress
-from deepscaler.data.resemblance import Match, SameAnswer, Side, compare
+from deepscaler.data.resemblance import Match, SameAnswer, Side, compare, holds_numbers
 from deepscaler.data.rows import Drop
 from deepscaler.data.shingles import Shingles, word_shingles
 from deepscaler.data.wording import Vocabulary, Wordings
@@ -64,7 +64,7 @@ def find_contamination(
             same_answer=same_answer,
         )
         whole = common / test_size >= CONTAINED_SHARE and len(asked[test]) >= CONTAINED_TOKENS
-        if match in (None, Match.SIMILAR) and whole:
+        if match in (None, Match.SIMILAR) and whole and holds_numbers(rows[row], asked[test]):
             match = Match.CONTAINED
         if match is not None:
             found.append(Finding(row, name, problem, match, jaccard, containment))
@@ -94,14 +94,22 @@ def _overlaps(rows: Shingles, tests: Shingles, progress: Progress) -> Iterator[t
     progress(len(rows), len(rows))
 
 
-def contamination_drops(count: int, findings: Sequence[Finding], place: Callable[[int], str]) -> list[Drop | None]:
-    """A Drop for each of `count` rows that is a benchmark's problem."""
-    drops: list[Drop | None] = [None] * count
+def contamination_drops(
+    roots: Sequence[int], findings: Sequence[Finding], place: Callable[[int], str]
+) -> list[Drop | None]:
+    """A Drop for each row that is a benchmark's problem, and for the first row of its cluster: they are one problem.
+
+    roots: the first row of each row's cluster of duplicates (dedupe.Resolution).
+    """
+    drops: list[Drop | None] = [None] * len(roots)
     for finding in findings:
-        if finding.contaminates and drops[finding.row] is None:
-            drops[finding.row] = Drop(
-                "contaminated",
-                f"{place(finding.row)}: {finding.problem.id} of {finding.benchmark}; {finding.match.value}, "
-                f"Jaccard {finding.jaccard:.2f}, containment {finding.containment:.2f}",
-            )
+        if not finding.contaminates:
+            continue
+        through = "" if roots[finding.row] == finding.row else f" (as {place(finding.row)}, its duplicate)"
+        detail = (
+            f"{finding.problem.id} of {finding.benchmark}{through}; {finding.match.value}, "
+            f"Jaccard {finding.jaccard:.2f}, containment {finding.containment:.2f}"
+        )
+        for row in (finding.row, roots[finding.row]):
+            drops[row] = drops[row] or Drop("contaminated", f"{place(row)}: {detail}")
     return drops

@@ -137,30 +137,38 @@ class Conflict:
     rows: tuple[int, ...]
 
 
-def resolve(table: pa.Table, duplicates: Sequence[Duplicate]) -> tuple[list[Drop | None], list[Conflict]]:
-    """Of each cluster the first row stays, unless its answers conflict: then all leave, since any may be the wrong one."""
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What becomes of each row. roots: the first row of the cluster a row belongs to, itself when it is alone."""
+
+    drops: list[Drop | None]
+    conflicts: list[Conflict]
+    roots: list[int]
+
+
+def resolve(table: pa.Table, duplicates: Sequence[Duplicate]) -> Resolution:
+    """Of each cluster the first row stays, unless its answers conflict: then all leave, as any may be wrong."""
     clusters = Clusters(len(table))
     for link in duplicates:
         clusters.join(link.first, link.second)
     disputed = {clusters.root(link.first) for link in duplicates if link.match is Match.CONFLICT}
-    places = [f"{file} row {row}" for file, row in zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)]
+    places = [
+        f"{file} row {row}" for file, row in zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
+    ]
     answers = table["answer"].to_pylist()
     drops: list[Drop | None] = [None] * len(table)
-    for link in sorted(duplicates, key=lambda link: (link.second, link.first)):
-        root = clusters.root(link.second)
-        if root not in disputed and drops[link.second] is None and link.second != root:
-            drops[link.second] = Drop(REASONS[link.match], f"same problem as {places[root]}, which stays; {_how(link)}")
-    for row in range(len(table)):  # a member whose only links lead to later rows
-        if drops[row] is None and clusters.root(row) != row:
-            link = next(link for link in duplicates if row in (link.first, link.second))
-            drops[row] = Drop(REASONS.get(link.match, ""), f"same problem as {places[clusters.root(row)]}; {_how(link)}")
+    for link in sorted(duplicates, key=lambda link: (link.first, link.second)):
+        root = clusters.root(link.first)
+        for row in (link.second, link.first):
+            if row != root and drops[row] is None and root not in disputed:
+                drops[row] = Drop(REASONS[link.match], f"same problem as {places[root]}, which stays; {_how(link)}")
     conflicts = []
     for members in _members(clusters, disputed, len(table)):
         conflicts.append(Conflict(tuple(members)))
         said = "; ".join(f"{places[row]} says {shown(answers[row][0])}" for row in members)
         for row in members:
             drops[row] = Drop("conflicting_answers", f"one problem, different answers: {said}")
-    return drops, conflicts
+    return Resolution(drops, conflicts, [clusters.root(row) for row in range(len(table))])
 
 
 def _members(clusters: Clusters, roots: set[int], count: int) -> Iterator[list[int]]:

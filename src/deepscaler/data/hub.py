@@ -9,7 +9,9 @@ from pathlib import Path
 from deepscaler.data.readers import FORMATS, DataError
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_NO_DATA = re.compile(r"(^|/)\.|(^|/)(dataset_infos|dataset_info|state|README)\b|(^|[/_.-])(test|valid|validation|dev)\b")
+_NO_DATA = re.compile(
+    r"(^|/)\.|(^|/)(dataset_infos|dataset_info|state|README)\b|(^|[/_.-])(test|valid|validation|dev)\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ def _snapshot(name: str, revision: str, known: HubDataset | None) -> str:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ModuleNotFoundError as error:
-        raise DataError(f"reading {name} from the hub needs the `hub` extra: pip install 'deepscaler[hub]'. Or {instead}") from error
+        raise DataError(
+            f"reading {name} from the hub needs the `hub` extra: pip install 'deepscaler[hub]'. Or {instead}"
+        ) from error
     try:
         return snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns, etag_timeout=10)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:

@@ -1,9 +1,9 @@
 r"""The layouts in which problems come and go: plain columns, verl's, and TRL's.
 
-    plain  {"problem": "1+1?", "answer": "2"}
-    verl   {"data_source": "math", "prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "ability": "math",
-            "reward_model": {"style": "rule", "ground_truth": "2"}, "extra_info": {"index": 0, "split": "train"}}
-    TRL    {"prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "solution": "\\boxed{2}"}
+plain  {"problem": "1+1?", "answer": "2"}
+verl   {"data_source": "math", "prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "2"}, "extra_info": {"index": 0, "split": "train"}}
+TRL    {"prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "solution": "\\boxed{2}"}
 """
 
 from __future__ import annotations

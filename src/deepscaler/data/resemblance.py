@@ -18,18 +18,20 @@ from deepscaler.data.wording import is_number
 
 SameAnswer = Callable[[str, str], bool]
 
+_FILLERS = (
+    "a an the of is are was were be and or in on at to for with by as if then that this these those such it its there "
+    "find compute determine calculate evaluate what let suppose given have has we you your express answer value number "
+    "s also do does which"
+)
+_SYNONYMS = (
+    "how many all can possible positive real integer integers whole numbers values divisors divisor factors factor "
+    "smallest least greatest largest maximum minimum solve following exactly each measure measures expressed form "
+    "common fraction simplest radical terms where when respectively"
+)
 # Words that ask or connect without saying what: a text may differ in them and stay the same question.
-FILLERS = frozenset(
-    "a an the of is are was were be and or in on at to for with by as if then that this these those such it its there"
-    " find compute determine calculate evaluate what let suppose given have has we you your express answer value number"
-    " s also do does which".split()
-)
+FILLERS = frozenset(_FILLERS.split())
 # Where the answers agree, these do not make two problems of one either.
-SYNONYMS = FILLERS | frozenset(
-    "how many all can possible positive real integer integers whole numbers values divisors divisor factors factor"
-    " smallest least greatest largest maximum minimum solve following exactly each measure measures expressed form"
-    " common fraction simplest radical terms where when respectively".split()
-)
+SYNONYMS = FILLERS | frozenset(_SYNONYMS.split())
 MIN_JACCARD = 0.5  # of word pairs, for problems with equal answers
 REWRITTEN_JACCARD = 0.3  # the same where the answer has three digits and more
 MIN_CONTAINMENT = 0.85  # of the shorter problem's word pairs in the longer one
@@ -56,9 +58,7 @@ class Side:
     answers: tuple[str, ...]
 
 
-def compare(
-    a: Side, b: Side, *, jaccard: float, containment: float, same_answer: SameAnswer
-) -> Match | None:
+def compare(a: Side, b: Side, *, jaccard: float, containment: float, same_answer: SameAnswer) -> Match | None:
     """How `a` and `b` relate, given the overlap of their word pairs; None for problems that only share phrases."""
     extra_a, extra_b = _difference(a.tokens, b.tokens)
     same_numbers = not (_numbers(extra_a) and _numbers(extra_b))
@@ -82,7 +82,13 @@ def _close(jaccard: float, containment: float) -> bool:
 
 
 def _same_question(
-    a: Side, b: Side, extra_a: Counter[str], extra_b: Counter[str], jaccard: float, containment: float, other_figure: bool
+    a: Side,
+    b: Side,
+    extra_a: Counter[str],
+    extra_b: Counter[str],
+    jaccard: float,
+    containment: float,
+    other_figure: bool,
 ) -> bool:
     """For problems with equal answers and numbers: whether their wording is close enough for what the answer proves.
 
@@ -92,7 +98,7 @@ def _same_question(
     digits = max(_digits(answer) for answer in (*a.answers, *b.answers))
     if other_figure:
         return digits >= 2 and length >= 20 and jaccard >= MIN_JACCARD
-    telling = digits >= 3 or (digits == 2 and length >= 30) or (digits == 1 and length >= 60)
+    telling = digits >= 3 or (digits == 2 and length >= 40) or (digits == 1 and length >= 80)
     if not telling:
         rest_a, rest_b = set(extra_a) - SYNONYMS, set(extra_b) - SYNONYMS
         same = not any(map(_is_mathematics, rest_a | rest_b)) and not (rest_a and rest_b)
@@ -107,7 +113,13 @@ _CONTEST_WORDS = frozenset(("+", "|", "remainder", "form", "relatively", "neares
 
 
 def _encodes(
-    a: Side, b: Side, extra_a: Counter[str], extra_b: Counter[str], jaccard: float, containment: float, other_figure: bool
+    a: Side,
+    b: Side,
+    extra_a: Counter[str],
+    extra_b: Counter[str],
+    jaccard: float,
+    containment: float,
+    other_figure: bool,
 ) -> bool:
     r"""Whether one asks in a contest's form for what the other asks plainly: `\frac{7}{18}` as m + n = 25.
 
@@ -143,7 +155,9 @@ def contest_numbers(plain: str) -> set[int]:
         found = {sum(map(int, re.findall(r"\d{1,18}", form))) for form in (plain, drawn_in)}
         if fraction := re.fullmatch(r"\\[dt]?frac\{?(\d{1,9})\}?\{?(\d{1,9})\}?", plain):
             top, bottom = int(fraction[1]), int(fraction[2])
-            found |= {bottom, 1000 * top // max(bottom, 1)} | ({10 * top // bottom} if bottom and not 10 * top % bottom else set())
+            found |= {bottom, 1000 * top // max(bottom, 1)} | (
+                {10 * top // bottom} if bottom and not 10 * top % bottom else set()
+            )
     return {number for number in found if 0 <= number <= 999}
 
 
@@ -156,6 +170,11 @@ def _difference(a: Sequence[str], b: Sequence[str]) -> tuple[Counter[str], Count
     """Tokens that one has more often than the other, in both directions."""
     count_a, count_b = Counter(a), Counter(b)
     return count_a - count_b, count_b - count_a
+
+
+def holds_numbers(text: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether every number of `part` stands in `text`, as often."""
+    return not _numbers(_difference(part, text)[0])
 
 
 def _numbers(extra: Counter[str]) -> bool:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from deepscaler.data.layouts import MISSING, Columns, Fields, read_fields, shown
 from deepscaler.data.readers import DataError
-from deepscaler.data.sources import SourceFile, WrongType, read_answers, read_difficulty
+from deepscaler.data.sources import SourceFile, WrongTypeError, read_answers, read_difficulty
 
-# file, row: where the row stands. record: the whole row as JSON. fault: why it cannot be used, with fault_detail in words.
+# file, row: where the row stands. record: the whole row as JSON. fault: why it cannot be used; fault_detail: in words.
 SCHEMA = pa.schema(
     {
         "file": pa.string(),
@@ -100,7 +99,7 @@ def _answer(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
         return _fault("missing_answer", *where, "no answer")
     try:
         references = read_answers(answer)
-    except WrongType as error:
+    except WrongTypeError as error:
         return _fault("wrong_type", *where, str(error))
     if not references:
         return _fault("empty_answer", *where, "an empty answer")
@@ -156,7 +155,7 @@ def take_out(table: pa.Table, drops: Sequence[Drop | None], step: str) -> tuple[
     assert len(drops) == len(table)
     stays = pa.array([drop is None for drop in drops], pa.bool_())
     leaving = [drop for drop in drops if drop is not None]
-    gone = table.filter(pc.invert(stays))
+    gone = table.filter(pa.array([drop is not None for drop in drops], pa.bool_()))
     columns = {
         "source": gone["file"],
         "row": gone["row"],

@@ -27,7 +27,7 @@ _CHUNK = 200_000  # pairs compared at once
 
 @dataclass(frozen=True)
 class Shingles:
-    """The distinct shingles of each problem: hashes uint64, sorted within a problem; offsets int64 [num_problems + 1]."""
+    """Each problem's distinct shingles: hashes uint64, sorted within a problem; offsets int64 [num_problems + 1]."""
 
     hashes: Hashes
     offsets: NDArray[np.int64]
@@ -56,7 +56,7 @@ def mix(values: Hashes) -> Hashes:
 
 
 def word_shingles(wordings: Wordings, width: int = 2) -> Shingles:
-    """Every run of `width` consecutive tokens, hashed. A problem shorter than that is one shingle, an empty one none."""
+    """Every run of `width` consecutive tokens, hashed; a shorter problem is one shingle, an empty one none."""
     lengths = np.diff(wordings.offsets)
     tokens = mix(wordings.tokens.astype(np.uint64))
     owner = np.repeat(np.arange(len(wordings)), lengths)
@@ -81,7 +81,7 @@ def _distinct(owner: NDArray[np.int64], hashes: Hashes, count: int) -> Shingles:
 
 
 def signatures(shingles: Shingles, count: int, seed: int) -> NDArray[np.uint32]:
-    """MinHash signatures uint32 [num_problems, count]: position k holds the least of a random function over the shingles.
+    """MinHash signatures uint32 [num_problems, count]: position k holds the least of a random function of the shingles.
 
     Broder 1997, "On the resemblance and containment of documents". A problem without shingles gets its own values,
     so that it resembles none.
@@ -90,7 +90,9 @@ def signatures(shingles: Shingles, count: int, seed: int) -> NDArray[np.uint32]:
     factors = rng.integers(1, 2**63, count, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     terms = rng.integers(0, 2**63, count, dtype=np.uint64)
     filled = np.flatnonzero(shingles.sizes)
-    result = mix(np.arange(len(shingles), dtype=np.uint64)[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64))
+    result = mix(
+        np.arange(len(shingles), dtype=np.uint64)[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64)
+    )
     result = (result >> np.uint64(32)).astype(np.uint32)
     starts = shingles.offsets[filled]
     for k in range(count):

@@ -14,7 +14,7 @@ from deepscaler.data.layouts import MISSING, Columns, Fields, read_fields, shown
 from deepscaler.data.readers import FORMATS, DataError, read_rows
 from deepscaler.types import Problem
 
-__all__ = ["DataError", "SourceFile", "WrongType", "load_problems", "locate", "read_answers"]
+__all__ = ["DataError", "SourceFile", "WrongTypeError", "load_problems", "locate", "read_answers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _references(where: str, fields: Fields) -> tuple[str, ...]:
     where = f"{where}, field {fields.answer_field!r}"
     try:
         references = read_answers(fields.answer)
-    except WrongType as error:
+    except WrongTypeError as error:
         raise DataError(f"{where}: {error}") from error
     if not references:
         kind = "empty list of answers" if isinstance(fields.answer, list) else "empty answer"
@@ -97,22 +97,22 @@ def _references(where: str, fields: Fields) -> tuple[str, ...]:
     return references
 
 
-class WrongType(ValueError):
+class WrongTypeError(ValueError):
     """A value that can be no answer."""
 
 
 def read_answers(value: Any) -> tuple[str, ...]:
-    """The alternatives an answer's field holds, stripped, without empty ones. Raises WrongType, saying what was found.
+    """The alternatives an answer's field holds, stripped, without empty ones. Raises WrongTypeError.
 
     A number that is whole is written without its fraction: 142.0 becomes "142".
     """
     answers = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, bool) or not isinstance(item, str | int | float):
-            raise WrongType(f"expected text, a number or a list of them, found {shown(item)}")
+            raise WrongTypeError(f"expected text, a number or a list of them, found {shown(item)}")
         if isinstance(item, float):
             if not math.isfinite(item):
-                raise WrongType(f"expected a finite number, found {item}")
+                raise WrongTypeError(f"expected a finite number, found {item}")
             item = int(item) if item.is_integer() else item
         answers.append(str(item).strip())
     return tuple(answer for answer in answers if answer)

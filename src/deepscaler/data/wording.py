@@ -26,13 +26,16 @@ _DELIMITER = re.compile(r"\\[\[\]()]|\$|\\[,;:!> ]|~")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Chinese and Japanese are written without spaces: every character is a word.
 _TOKEN = re.compile(r"\\[a-z]+|[぀-ヿ一-鿿]|[^\W\d_぀-ヿ一-鿿]+|\d+(?:\.\d+)?|\.\d+|!|[^\s\w{}$\\.,;:?!'\"()&~`_^\[\]]")
+# `$ABx$`: letters side by side are factors there, `AB x` as well as `A B x`.
+_FORMULA = re.compile(r"(?<!\\)\$\$.*?\$\$|(?<!\\)\$.*?(?<!\\)\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
+_LETTERS = re.compile(r"\\[a-zA-Z]+|(?<=[a-zA-Z])(?=[a-zA-Z])")
 _DASHES = str.maketrans("\u2212\u2013\u2014", "---")
 _NUMBER = re.compile(r"\d*\.?\d+")
-_SILENT = frozenset(
-    r"\left \right \displaystyle \text \mathrm \textbf \textit \textrm \mathbf \mbox \quad \qquad \big \bigl \bigr"
-    r" \emph \it \bf \rm \cal \mathcal \hspace \operatorname \mathop \limits \nolimits \underline \hline \cdot \colon"
-    r" \lbrace \rbrace".split()
+_SILENT_COMMANDS = (
+    "left right displaystyle text mathrm textbf textit textrm mathbf mbox quad qquad big bigl bigr emph it bf rm cal "
+    "mathcal hspace operatorname mathop limits nolimits underline hline cdot colon lbrace rbrace"
 )
+_SILENT = frozenset(rf"\{name}" for name in _SILENT_COMMANDS.split())
 _NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve"
 _SAME = {
     **{rf"\{letter}frac": "/" for letter in ("", "d", "t", "c")},
@@ -56,11 +59,13 @@ def words(text: str) -> list[str]:
     """The tokens of a problem, without its figures."""
     text = unicodedata.normalize("NFKC", text).translate(_DASHES)
     text = _ENVIRONMENT.sub(" ", _FIGURE.sub(" ", text))
+    text = _FORMULA.sub(lambda formula: _LETTERS.sub(lambda found: found[0] or " ", formula[0]), text)
     while (shorter := _EMPTY_SCRIPT.sub("", text)) != text:
         text = shorter
     text = _GROUPED.sub("", text.replace("\\!", "").replace("{,}", ","))
     text = _DELIMITER.sub(" ", text).lower()
-    return [_SAME.get(token, token) for token in _TOKEN.findall(text) if token not in _SILENT]
+    tokens: list[str] = _TOKEN.findall(text)
+    return [_SAME.get(token) or token for token in tokens if token not in _SILENT]
 
 
 def figure_digest(text: str) -> str:

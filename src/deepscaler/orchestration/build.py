@@ -58,7 +58,8 @@ def load_training_problems(recipe: Recipe) -> tuple[list[Problem], dict[str, lis
     """Training problems and validation sets. Raises ValueError when a problem stands in both, or in the test sets."""
     if recipe.data.source != "synthetic":
         data = recipe.data
-        return load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field), {}
+        columns = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
+        return load_problems(data.source, **columns, instruction=data.instruction), {}
     training, validation = training_problems(recipe), validation_sets(recipe)
     assert_disjoint(training, validation, evaluation_sets(recipe))
     return training, validation
