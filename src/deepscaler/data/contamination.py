@@ -11,7 +11,7 @@ from deepscaler.data.dedupe import Progress
 from deepscaler.data.resemblance import Match, SameAnswer, Side, compare, holds_numbers
 from deepscaler.data.rows import Drop
 from deepscaler.data.shingles import Shingles, word_shingles
-from deepscaler.data.wording import Vocabulary, Wordings
+from deepscaler.data.wording import Wordings
 from deepscaler.types import Problem
 
 # A benchmark problem of so many tokens whose word pairs stand in a training row to this share is in it, whatever the
@@ -39,7 +39,7 @@ class Finding:
 
 
 def find_contamination(
-    problems: Sequence[str],
+    rows: Wordings,
     answers: Sequence[Sequence[str]],
     benchmarks: dict[str, Sequence[Problem]],
     same_answer: SameAnswer,
@@ -47,8 +47,7 @@ def find_contamination(
 ) -> list[Finding]:
     """Every training row that is a benchmark's problem, or looks like one, by row and then by benchmark."""
     tests = [(name, problem) for name, members in benchmarks.items() for problem in members]
-    vocabulary = Vocabulary()
-    rows, asked = Wordings(problems, vocabulary), Wordings([problem.prompt for _, problem in tests], vocabulary)
+    asked = Wordings([problem.prompt for _, problem in tests], rows.vocabulary)
     row_shingles, test_shingles = word_shingles(rows), word_shingles(asked)
     found = []
     for row, test, common in _overlaps(row_shingles, test_shingles, progress):

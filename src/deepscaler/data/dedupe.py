@@ -24,7 +24,7 @@ from deepscaler.data.shingles import (
     signatures,
     word_shingles,
 )
-from deepscaler.data.wording import Vocabulary, Wordings, is_number
+from deepscaler.data.wording import Wordings, is_number
 
 Progress = Callable[[int, int], None]  # done, of
 
@@ -48,12 +48,11 @@ class Duplicate:
 
 
 def find_duplicates(
-    problems: Sequence[str], answers: Sequence[Sequence[str]], same_answer: SameAnswer, *, seed: int, progress: Progress
+    wordings: Wordings, answers: Sequence[Sequence[str]], same_answer: SameAnswer, *, seed: int, progress: Progress
 ) -> list[Duplicate]:
     """Links between problems that are the same; enough of them to connect each cluster, not every pair."""
-    wordings = Wordings(problems, Vocabulary())
     sides = _Sides(wordings, answers)
-    clusters = Clusters(len(problems))
+    clusters = Clusters(len(wordings))
     found = []
 
     def look(i: int, j: int, jaccard: float, containment: float) -> None:
@@ -69,11 +68,13 @@ def find_duplicates(
             look(group[0], other, 1.0, 1.0)
     kept_rows = np.array(sorted(kept), dtype=np.int64)
     shingles = word_shingles(wordings)
+    numbers = _number_sets(wordings)
     pairs = kept_rows[_candidates(wordings, shingles, kept_rows, seed)]
     for number, (i, j) in enumerate(pairs.tolist()):
         if number % 1000 == 0:
             progress(number, len(pairs))
-        if clusters.root(i) != clusters.root(j):
+        # Other numbers make another problem, and variants of one pattern are many: no need to look at their words.
+        if clusters.root(i) != clusters.root(j) and (numbers[i] <= numbers[j] or numbers[j] <= numbers[i]):
             look(i, j, *overlap(shingles.of(i), shingles.of(j)))
     progress(len(pairs), len(pairs))
     return found
@@ -111,6 +112,21 @@ def _numbers_hash(wordings: Wordings) -> Hashes:
     values[~numeric[wordings.tokens]] = 0
     summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values)])
     return summed[wordings.offsets[1:]] - summed[wordings.offsets[:-1]]
+
+
+def _number_sets(wordings: Wordings) -> list[frozenset[tuple[int, int]]]:
+    """Per row its numbers as (token id, how many of the same came before), so that subsets count repetitions."""
+    numeric = np.array([is_number(word) for word in wordings.vocabulary.words], dtype=bool)
+    sets = []
+    for row in range(len(wordings)):
+        tokens = wordings.tokens[wordings.offsets[row] : wordings.offsets[row + 1]]
+        before: dict[int, int] = defaultdict(int)
+        members = []
+        for token in tokens[numeric[tokens]].tolist():
+            members.append((token, before[token]))
+            before[token] += 1
+        sets.append(frozenset(members))
+    return sets
 
 
 class Clusters:

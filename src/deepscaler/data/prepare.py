@@ -29,6 +29,7 @@ from deepscaler.data.readers import DataError, read_rows
 from deepscaler.data.resemblance import SameAnswer
 from deepscaler.data.rows import DROPPED_COLUMNS, SCHEMA, Drop, map_columns, normalize, repeated_ids, take_out
 from deepscaler.data.sources import SourceFile, locate
+from deepscaler.data.wording import Vocabulary, Wordings
 
 Report = Callable[[str, int, int], None]  # step, done, of
 
@@ -150,14 +151,14 @@ def _compare(
     """Take out duplicates, then benchmark problems. Both are sought among all rows: a duplicate that leaves may be the
     one whose wording gives its cluster away as a benchmark's problem."""
     done.compared = table
-    problems, answers = table["problem"].to_pylist(), table["answer"].to_pylist()
+    wordings, answers = Wordings(table["problem"].to_pylist(), Vocabulary()), table["answer"].to_pylist()
     done.duplicates = find_duplicates(
-        problems, answers, tools.same_answer, seed=settings.seed, progress=partial(tools.report, "duplicates")
+        wordings, answers, tools.same_answer, seed=settings.seed, progress=partial(tools.report, "duplicates")
     )
     resolution = resolve(table, done.duplicates)
     done.conflicts = resolution.conflicts
     done.findings = find_contamination(
-        problems,
+        wordings,
         answers,
         {benchmark.name: benchmark.problems for benchmark in benchmarks},
         tools.same_answer,
