@@ -23,6 +23,8 @@ _FIGURE = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}(?:\{[lcr|]*\})?")
 _EMPTY_SCRIPT = re.compile(r"[_^]\s*\{\s*\}|(?<!\\)\{\s*\}")
 _DELIMITER = re.compile(r"\\[\[\]()]|\$|\\[,;:!> ]|~")
+# `\frac12` is one half, not a twelve.
+_FIRST_DIGIT = re.compile(r"(\\(?:[dtc]?frac|binom)\s*\d)(?=[\d{])")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Chinese and Japanese are written without spaces: every character is a word.
 _TOKEN = re.compile(r"\\[a-z]+|[぀-ヿ一-鿿]|[^\W\d_぀-ヿ一-鿿]+|\d+(?:\.\d+)?|\.\d+|!|[^\s\w{}$\\.,;:?!'\"()&~`_^\[\]]")
@@ -62,6 +64,7 @@ def words(text: str) -> list[str]:
     text = _FORMULA.sub(lambda formula: _LETTERS.sub(lambda found: found[0] or " ", formula[0]), text)
     while (shorter := _EMPTY_SCRIPT.sub("", text)) != text:
         text = shorter
+    text = _FIRST_DIGIT.sub(r"\1 ", text)
     text = _GROUPED.sub("", text.replace("\\!", "").replace("{,}", ","))
     text = _DELIMITER.sub(" ", text).lower()
     tokens: list[str] = _TOKEN.findall(text)
