@@ -76,6 +76,8 @@ def prepare_command(
     manifest = write_preparation(done, loaded, settings, out, layout=layout, recorded=recorded)
     progress("write", 1, 1)
     _show(done, manifest, out)
+    if recipe and data and Path(data.source) != out / "train.parquet":
+        print(f"to train on it: deepscaler train {recipe} --set data.source={out / 'train.parquet'} --run-dir DIR")
     return 0
 
 

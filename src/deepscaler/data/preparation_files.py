@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepscaler.data.benchmarks import LoadedBenchmark
-from deepscaler.data.layouts import Layout, write_layout
+from deepscaler.data.layouts import Columns, Layout, write_layout
 from deepscaler.data.pair_page import pair_page
 from deepscaler.data.prepare import Preparation, Settings
 from deepscaler.observability.environment import git_commit, package_versions
@@ -42,11 +42,11 @@ def write_preparation(
     recorded: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write all files into `out` by one rename and return the manifest. `recorded` is added to its settings."""
-    instruction = settings.columns.instruction
+    columns = settings.columns
     with directory_at_once(out) as directory:
-        write_split(done.train, directory / "train.parquet", layout, instruction, "train")
+        write_split(done.train, directory / "train.parquet", layout, columns, "train")
         if len(done.validation):
-            write_split(done.validation, directory / "validation.parquet", layout, instruction, "validation")
+            write_split(done.validation, directory / "validation.parquet", layout, columns, "validation")
         pq.write_table(done.dropped_table(), directory / "dropped.parquet", compression="zstd")
         _write_json(directory / "contamination.json", contamination(done, benchmarks))
         (directory / "contamination.html").write_text(pair_page(done, benchmarks), encoding="utf-8")
@@ -56,10 +56,13 @@ def write_preparation(
     return manifest
 
 
-def write_split(table: pa.Table, path: Path, layout: Layout, instruction: str, split: str) -> None:
-    """One Parquet file of prepared rows in the given layout."""
-    if layout != "plain":
-        table = pa.Table.from_pylist(list(write_layout(table.to_pylist(), layout, instruction, split)))
+def write_split(table: pa.Table, path: Path, layout: Layout, columns: Columns, split: str) -> None:
+    """One Parquet file of prepared rows. In the plain layout problem and answer keep the names they were read under,
+    so that one recipe reads the raw file and the prepared one."""
+    if layout == "plain":
+        table = table.rename_columns({"problem": columns.problem, "answer": columns.answer})
+    else:
+        table = pa.Table.from_pylist(list(write_layout(table.to_pylist(), layout, columns.instruction, split)))
     pq.write_table(table, path, compression="zstd")
 
 

@@ -109,7 +109,11 @@ def _same_question(
 
 
 # Words by which a contest asks for a whole number instead of the answer itself.
-_CONTEST_WORDS = frozenset(("+", "|", "remainder", "form", "relatively", "nearest", "sum", r"\lfloor", "1000", "10"))
+_CONTEST_WORDS = frozenset(
+    ("+", "|", "remainder", "form", "relatively", "nearest", "sum", r"\lfloor", r"\sqrt", "m", "1000", "10")
+)
+_ROUNDING_WORDS = frozenset(("remainder", "nearest", r"\lfloor"))
+_IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])")
 
 
 def _encodes(
@@ -133,7 +137,12 @@ def _encodes(
             continue
         least = 100 if any(map(_is_mathematics, rest.keys() - SYNONYMS)) else 0  # small numbers agree by accident
         numbers = {number for answer in plain.answers for number in contest_numbers(answer) if number >= least}
-        if any(re.fullmatch(r"\d{1,3}", answer) and int(answer) in numbers for answer in whole.answers):
+        wholes = [int(answer) for answer in whole.answers if re.fullmatch(r"\d{1,3}", answer)]
+        if numbers.intersection(wholes):
+            return True
+        # Rounding an irrational answer is not checked; that the plain text stands whole in the other is enough.
+        rounds = form.keys() & _ROUNDING_WORDS
+        if wholes and rounds and contained and any(map(_IRRATIONAL.search, plain.answers)) and rest.keys() <= FILLERS:
             return True
     return False
 
@@ -142,7 +151,8 @@ def contest_numbers(plain: str) -> set[int]:
     r"""The integers from 0 to 999 as which a contest may ask for the answer `plain`.
 
     The sum of the integers in it, also with factors drawn into the roots (3\sqrt{3} = \sqrt{27}); an integer's
-    remainder modulo 1000, absolute value and tenfold; a fraction's denominator, thousandfold rounded down, and tenfold.
+    remainder modulo 1000, absolute value and tenfold; a fraction's denominator, floor, tenfold, and thousandfold
+    rounded down.
     """
     plain = re.sub(r"\s|\\[,!]|\{,\}|\$|(?<=\d),(?=\d{3})", "", plain)
     if len(plain) > 200:
@@ -155,7 +165,7 @@ def contest_numbers(plain: str) -> set[int]:
         found = {sum(map(int, re.findall(r"\d{1,18}", form))) for form in (plain, drawn_in)}
         if fraction := re.fullmatch(r"\\[dt]?frac\{?(\d{1,9})\}?\{?(\d{1,9})\}?", plain):
             top, bottom = int(fraction[1]), int(fraction[2])
-            found |= {bottom, 1000 * top // max(bottom, 1)} | (
+            found |= {bottom, top // max(bottom, 1), 1000 * top // max(bottom, 1)} | (
                 {10 * top // bottom} if bottom and not 10 * top % bottom else set()
             )
     return {number for number in found if 0 <= number <= 999}

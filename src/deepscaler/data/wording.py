@@ -29,8 +29,12 @@ _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Chinese and Japanese are written without spaces: every character is a word.
 _TOKEN = re.compile(r"\\[a-z]+|[぀-ヿ一-鿿]|[^\W\d_぀-ヿ一-鿿]+|\d+(?:\.\d+)?|\.\d+|!|[^\s\w{}$\\.,;:?!'\"()&~`_^\[\]]")
 # `$ABx$`: letters side by side are factors there, `AB x` as well as `A B x`.
-_FORMULA = re.compile(r"(?<!\\)\$\$.*?\$\$|(?<!\\)\$.*?(?<!\\)\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
-_LETTERS = re.compile(r"\\[a-zA-Z]+|(?<=[a-zA-Z])(?=[a-zA-Z])")
+_FORMULA = re.compile(
+    r"(?<!\\)\$\$.*?\$\$|(?<!\\)\$.*?(?<!\\)\$|\\\[.*?\\\]|\\\(.*?\\\)"
+    r"|\\begin\{(align|equation|gather|eqnarray)\*?\}.*?\\end\{\1\*?\}",
+    re.DOTALL,
+)
+_KEEP_OR_SPLIT = re.compile(r"\\(?:begin|end)\{\w*\*?\}|\\[a-zA-Z]+|(?<=[a-zA-Z])(?=[a-zA-Z])")
 _DASHES = str.maketrans("\u2212\u2013\u2014", "---")
 _NUMBER = re.compile(r"\d*\.?\d+")
 _SILENT_COMMANDS = (
@@ -60,8 +64,9 @@ _SAME = {
 def words(text: str) -> list[str]:
     """The tokens of a problem, without its figures."""
     text = unicodedata.normalize("NFKC", text).translate(_DASHES)
-    text = _ENVIRONMENT.sub(" ", _FIGURE.sub(" ", text))
-    text = _FORMULA.sub(lambda formula: _LETTERS.sub(lambda found: found[0] or " ", formula[0]), text)
+    text = _FIGURE.sub(" ", text)
+    text = _FORMULA.sub(lambda formula: _factors_apart(formula[0]), text)
+    text = _ENVIRONMENT.sub(" ", text)
     while (shorter := _EMPTY_SCRIPT.sub("", text)) != text:
         text = shorter
     text = _FIRST_DIGIT.sub(r"\1 ", text)
@@ -69,6 +74,11 @@ def words(text: str) -> list[str]:
     text = _DELIMITER.sub(" ", text).lower()
     tokens: list[str] = _TOKEN.findall(text)
     return [_SAME.get(token) or token for token in tokens if token not in _SILENT]
+
+
+def _factors_apart(formula: str) -> str:
+    """A formula with a space between letters that stand side by side, but for those of commands."""
+    return _KEEP_OR_SPLIT.sub(lambda found: found[0] or " ", formula)
 
 
 def figure_digest(text: str) -> str:

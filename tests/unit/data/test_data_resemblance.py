@@ -30,6 +30,11 @@ TOURNAMENT = (
     "Seven teams play a soccer tournament in which each team plays every other team exactly once. Each team has a "
     "$50\\%$ chance of winning each game it plays. The total points are accumulated to decide the ranks of the teams."
 )
+TEN = "integer with 10 factors"
+SYSTEM = "If $x-y=6$ and $x+y=12$,"
+ROOTS = "roots of $x^2-5x+6$."
+ODD = "Let $f$ be odd. Is"
+PARITY = "even, odd, or neither?"
 
 
 @pytest.mark.parametrize(
@@ -42,13 +47,13 @@ TOURNAMENT = (
         ((TOURNAMENT, "831"), (TOURNAMENT.replace("Seven", "Nine"), "831"), Match.SIMILAR),
         ((TOURNAMENT, "831"), ("How many positive divisors does 24 have?", "8"), None),
         (("How many primes are between 20 and 30?", "2"), ("How many primes are between 30 and 40?", "2"), None),
-        (("What is the least integer with 10 factors?", "48"), ("What is the smallest integer with 10 factors?", "48"), Match.REWORDED),
-        (("If $x-y=6$ and $x+y=12$, what is $x$?", "9"), ("If $x-y=6$ and $x+y=12$, what is $y$?", "3"), Match.SIMILAR),
-        (("Find the sum of the roots of $x^2-5x+6$.", "5"), ("Find the product of the roots of $x^2-5x+6$.", "6"), Match.SIMILAR),
-        (("Let $f$ be odd. Is $f(f(x))$ even, odd, or neither?", "odd"), ("Let $f$ be odd. Is $f(f(f(x)))$ even, odd, or neither?", "odd"), Match.SIMILAR),
+        ((f"What is the least {TEN}?", "48"), (f"What is the smallest {TEN}?", "48"), Match.REWORDED),
+        ((f"{SYSTEM} what is $x$?", "9"), (f"{SYSTEM} what is $y$?", "3"), Match.SIMILAR),
+        (("Find the sum of the " + ROOTS, "5"), ("Find the product of the " + ROOTS, "6"), Match.SIMILAR),
+        ((f"{ODD} $f(f(x))$ {PARITY}", "odd"), (f"{ODD} $f(f(f(x)))$ {PARITY}", "odd"), Match.SIMILAR),
         (("What is $2n+3k$ for $n=1$?", "5"), ("What is $3n+2k$ for $n=1$?", "7"), None),
     ],
-)  # fmt: skip
+)
 def test_words_numbers_and_answers_decide_together(
     left: tuple[str, str], right: tuple[str, str], relation: Match | None
 ) -> None:

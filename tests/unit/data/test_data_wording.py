@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,7 +68,7 @@ def _wordings(texts: list[str]) -> Wordings:
 
 def _pairs(text: str) -> set[tuple[str, str]]:
     tokens = text.split()
-    return set(zip(tokens, tokens[1:], strict=False))
+    return set(pairwise(tokens))
 
 
 @settings(max_examples=100, deadline=None)
