@@ -14,6 +14,7 @@ from deepscaler.data.layouts import Columns, Layout
 from deepscaler.data.preparation_files import write_preparation
 from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
+from deepscaler.rewards.equivalence import equivalent
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome
 
@@ -45,8 +46,11 @@ def prepare_command(
     chosen = None if recipe is None else load_recipe(recipe, overrides)
     data = chosen.data if chosen else None
     sources = list(inputs) or list(data.raw_sources or (data.source,)) if data else list(inputs)
-    if sources == ["synthetic"]:
-        raise ValueError(f"{recipe}: data.source = 'synthetic' is made, not prepared; name files with --input FILE")
+    if sources in (["synthetic"], ["mix"]):
+        raise ValueError(
+            f"{recipe}: data.source = {sources[0]!r} is no file to prepare; name files with --input FILE or "
+            "data.raw_sources"
+        )
     directory = benchmarks or (Path(data.benchmarks) if data and data.benchmarks else None)
     problem, answer = columns
     settings = Settings(
@@ -82,17 +86,13 @@ def prepare_command(
 
 
 def same_answer(first: str, second: str) -> bool:
-    """Whether the grader takes one reference for the other, in either role."""
-    return _graded(first, second) is Outcome.CORRECT or _graded(second, first) is Outcome.CORRECT
+    """Whether the grader takes one reference for the other."""
+    return equivalent(first, second).equal
 
 
 def readable(reference: str) -> bool:
     """Whether a reference, given as the answer, is graded correct against itself."""
-    return _graded(reference, reference) is Outcome.CORRECT
-
-
-def _graded(answer: str, reference: str) -> Outcome:
-    return grade(f"\\boxed{{{answer}}}", [reference], thinking_prefilled=False).outcome
+    return grade(f"\\boxed{{{reference}}}", [reference], thinking_prefilled=False).outcome is Outcome.CORRECT
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -179,7 +179,7 @@ def _show(done: Preparation, manifest: dict[str, Any], out: Path) -> None:
             f"{benchmark['name']:16}{len(found):>4} of {benchmark['problems']:>4} problems stood in the training rows"
         )
     if done.conflicts:
-        print(f"{len(done.conflicts)} problems had conflicting answers; every row of them was dropped")
+        print(f"problems with conflicting answers, all rows of which were dropped: {len(done.conflicts)}")
     for warning in done.warnings[:5]:
         print(f"warning: {warning}")
     if len(done.warnings) > 5:

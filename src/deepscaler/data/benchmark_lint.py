@@ -21,7 +21,7 @@ Kind = Literal[
     "words",
     "typesetting",
 ]
-KINDS: dict[Kind, str] = {
+KINDS: dict[str, str] = {
     "contradiction": "the reference differs from the boxed value of the row's own solution",
     "unreadable": "the grader does not find the reference equal to itself",
     "duplicate": "the same problem stands in an earlier row",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.config.models import SourceSection
 from deepscaler.data.hub import data_files, fetch, is_hub_name
 from deepscaler.data.identity import problem_id
 from deepscaler.data.layouts import MISSING, Columns, Fields, read_fields, shown
@@ -63,6 +64,25 @@ def load_problems(
     if not problems:
         raise DataError(f"{source} holds no rows")
     return problems
+
+
+def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> tuple[list[Problem], list[int]]:
+    """(the problems of all sources, per problem the index of its source). Raises DataError for one in two sources."""
+    problems: list[Problem] = []
+    source_of: list[int] = []
+    place: dict[str, int] = {}
+    for index, source in enumerate(sources):
+        fields = {"prompt_field": source.prompt_field, "answer_field": source.answer_field}
+        for problem in load_problems(source.path, **fields, instruction=instruction):
+            other = place.setdefault(problem.id, index)
+            if other != index:
+                raise DataError(
+                    f"{source.path}: problem {problem.id} ({problem.prompt[:60]!r}) stands in "
+                    f"{sources[other].path} as well and would be drawn for both; remove it from one of them"
+                )
+            problems.append(problem)
+            source_of.append(index)
+    return problems, source_of
 
 
 def _problem(where: str, stem: str, row: Any, columns: Columns) -> Problem:

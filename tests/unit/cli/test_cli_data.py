@@ -47,7 +47,7 @@ def test_files_become_a_directory_and_a_table(
     printed = capsys.readouterr()
     assert "lint                    4        3  missing_answer 1" in printed.out
     assert "duplicates              3        2  duplicate_verbatim 1" in printed.out
-    assert "2 rows to train on" in printed.out
+    assert "rows to train on 2, to validate on 0" in printed.out
     assert all(len(line) <= 80 for line in printed.err.splitlines())
     assert pq.read_metadata(out / "train.parquet").num_rows == 2
     assert sorted(path.name for path in out.iterdir()) == [
@@ -106,7 +106,9 @@ def test_a_recipe_names_sources_benchmarks_and_columns(
     (tmp_path / "raw.jsonl").write_text(
         json.dumps({"question": "How many letters does the word banana have?", "result": 6})
         + "\n"
-        + json.dumps({"question": "What is $\\sqrt{53}$ in simplest radical form?", "result": "\\sqrt{53}"})
+        + json.dumps(
+            {"question": "What is the root of 53 plus the root of 0 when written plainly?", "result": "\\sqrt{53}"}
+        )
     )
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
@@ -128,7 +130,7 @@ max_completion_tokens = 8
 """
     )
     assert call(monkeypatch, str(recipe), "--out", str(tmp_path / "out")) == 0
-    assert "2 rows to train on" in capsys.readouterr().out
+    assert "rows to train on 2, to validate on 0" in capsys.readouterr().out
     data = load_recipe(recipe).data
     first, second = load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field)
     assert (first.references, second.references) == (("6",), ("\\sqrt{53}",))
