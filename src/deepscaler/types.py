@@ -31,11 +31,15 @@ class Outcome(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why an engine ended a completion: `STOP` = the model emitted a stop token, `LENGTH` = budget used up."""
+    """Why an engine ended a completion: `STOP` = the model emitted a stop token, `LENGTH` = budget used up.
+
+    `UNKNOWN`: a server did not say.
+    """
 
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
