@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -12,6 +13,7 @@ from deepscaler.types import Rollout
 
 PLAIN_INTERVAL_S = 5.0
 TERMINAL_INTERVAL_S = 0.2
+RECENT_STEPS = 20  # time left is judged by these, as completions grow and shrink over a run
 
 
 def duration(seconds: float) -> str:
@@ -28,8 +30,7 @@ class Progress:
         self._terminal = self._stream.isatty() if terminal is None else terminal
         self._last_write = 0.0
         self._line_open = False
-        self._started = time.monotonic()
-        self._done_here = 0
+        self._step_times: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # start of the first, then ends
         self._stage = ""
         self._evaluating = 0
         self._finished = 0
@@ -56,11 +57,13 @@ class Progress:
         self._stage = stage.name
         self._num_steps = num_steps
         self._evaluating = 0
+        if not self._step_times:
+            self._step_times.append(time.monotonic())
 
     def end_step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._done_here += 1
-        elapsed = time.monotonic() - self._started
-        left = (self._num_steps - step) * elapsed / self._done_here
+        self._step_times.append(time.monotonic())
+        seconds_per_step = (self._step_times[-1] - self._step_times[0]) / (len(self._step_times) - 1)
+        left = (self._num_steps - step) * seconds_per_step
         rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9) / 1000
         self.update(
             f"{self._stage} step {step}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
