@@ -64,7 +64,7 @@ class Plan:
     def num_completions(self) -> int:
         return len(self.problems) * self.num_samples
 
-    def keys(self) -> Iterator[Key]:
+    def samples(self) -> Iterator[Key]:
         """In the order of the tables: benchmark, problem, sample."""
         for name, problem_id in self.problems:
             for index in range(self.num_samples):

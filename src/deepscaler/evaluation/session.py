@@ -75,7 +75,7 @@ def run_session(
 
     An error or Ctrl-C leaves everything that arrived in the store, graded as far as the grader had come.
     """
-    missing = [key for key in plan.keys() if key not in store]
+    missing = [key for key in plan.samples() if key not in store]
     tally = Tally(plan)
     for key, verdict in store.verdicts():
         tally.add(key, verdict)
