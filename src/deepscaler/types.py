@@ -68,7 +68,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index)."""
+    """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index).
+
+    `temperature` 0 is greedy.
+    """
 
     max_completion_tokens: int
     temperature: float = 1.0

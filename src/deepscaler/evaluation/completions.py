@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from deepscaler.types import FinishReason, Problem
 
@@ -74,10 +74,15 @@ class Plan:
 class Source(Protocol):
     """An engine, or a server, as an evaluation sees it."""
 
-    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Iterator[Completion]:
+    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
         """Yield every wanted sample as it finishes, in any order. Closing the iterator cancels what is left."""
         ...
 
     def warnings(self) -> list[str]:
         """What the engine was seen to ignore or change, in sentences."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What it says about itself."""
         ...

@@ -118,6 +118,37 @@ def results_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def table_figures(table: Any) -> dict[str, Any]:
+    """The figures of results.json from a samples table without texts."""
+    benchmarks: dict[str, Any] = {}
+    estimates: list[Estimate] = []
+    columns = {name: np.array(table.column(name).to_pylist(), dtype=object) for name in table.column_names}
+    for name in dict.fromkeys(columns["benchmark"]):
+        mine = columns["benchmark"] == name
+        ids = list(dict.fromkeys(columns["problem_id"][mine]))
+        rewards = columns["reward"][mine].astype(np.float64).reshape(len(ids), -1)
+        e = estimate(rewards)
+        estimates.append(e)
+        outcomes = columns["outcome"][mine]
+        lengths = [n for n in columns["num_tokens"][mine] if n is not None]
+        benchmarks[name] = {
+            "pass@1": e.mean,
+            "pass@k": {str(k): v for k, v in pass_at_powers_of_two(rewards).items()},
+            "se_problems": _finite(e.se_problems),
+            "se_resampling": e.se_resampling,
+            "low": e.low,
+            "high": e.high,
+            "num_problems": e.num_problems,
+            "num_samples": e.num_samples,
+            "truncated_frac": float(np.mean(columns["finish_reason"][mine] == "length")),
+            "no_answer_frac": float(np.mean(outcomes == Outcome.NO_ANSWER.value)),
+            "length_mean": float(np.mean(lengths)) if lengths else None,
+        }
+    average = {name: _finite(value) for name, value in asdict(combine_sets(estimates)).items()}
+    average["pass@1"] = average.pop("mean")
+    return {"benchmarks": benchmarks, "average": average}
+
+
 def pass_at_powers_of_two(rewards: np.ndarray) -> dict[int, float]:
     """Unbiased pass@k for k = 1, 2, 4, … up to the number of samples, mean over problems. rewards [P, S] of 0 and 1."""
     num_samples = rewards.shape[1]

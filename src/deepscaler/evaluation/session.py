@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,8 +47,7 @@ class State:
 class Tally:
     """Rewards so far, per problem: enough for the running Pass@1."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[float]] = {}
 
     def add(self, key: Key, verdict: Verdict) -> None:
@@ -54,32 +55,39 @@ class Tally:
         pair[0] += verdict.reward
         pair[1] += 1
 
-    def running(self) -> Estimate | None:
-        """Over the problems that have a sample, each benchmark with the same weight; None before the first."""
+    def by_benchmark(self) -> dict[str, tuple[Estimate, int]]:
+        """(Pass@1 over the problems that have a sample, number of samples) of each benchmark that has one."""
         means: dict[str, list[list[float]]] = {}
+        counts: Counter[str] = Counter()
         for (name, _), (total, count) in self._sums.items():
             means.setdefault(name, []).append([total / count])
-        return combine_sets([estimate(np.array(rows)) for rows in means.values()]) if means else None
+            counts[name] += int(count)
+        return {name: (estimate(np.array(rows)), counts[name]) for name, rows in means.items()}
+
+    def running(self) -> Estimate | None:
+        """Each benchmark with the same weight; None before the first verdict."""
+        parts = [e for e, _ in self.by_benchmark().values()]
+        return combine_sets(parts) if parts else None
 
 
 def run_session(
     plan: Plan,
-    source: Source,
+    source: Source | None,
     grader: ManyGrader,
     store: SampleStore,
     *,
     thinking_prefilled: bool,
     show: Callable[[State], None],
 ) -> State:
-    """Generate what is missing, store every sample as it arrives, grade beside it.
+    """Generate what is missing, store every sample as it arrives, grade beside it; without source, only grade.
 
     An error or Ctrl-C leaves everything that arrived in the store, graded as far as the grader had come.
     """
     missing = [key for key in plan.samples() if key not in store]
-    tally = Tally(plan)
+    tally = Tally()
     for key, verdict in store.verdicts():
         tally.add(key, verdict)
-    state = State(plan.num_completions, num_before=len(store), num_done=len(store))
+    state = State(plan.num_completions, num_before=len(store), num_done=len(store), num_graded=store.num_graded)
     every = max(1, plan.num_completions // UPDATES)
     line = GradingLine(grader, thinking_prefilled=thinking_prefilled)
 
@@ -99,13 +107,14 @@ def run_session(
     try:
         for completion in store.ungraded():
             arrived(completion)
-        completions = source.complete(plan, missing) if missing else iter(())
-        for completion in completions:
-            store.add(completion)
-            state.num_done += 1
-            state.num_tokens += completion.num_tokens or 0
-            arrived(completion)
-            show(state)
+        if source is not None and missing:
+            with closing(source.complete(plan, missing)) as completions:
+                for completion in completions:
+                    store.add(completion)
+                    state.num_done += 1
+                    state.num_tokens += completion.num_tokens or 0
+                    arrived(completion)
+                    show(state)
         take(line.finish())
     finally:
         take(line.ready())

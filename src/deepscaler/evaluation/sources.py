@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -28,15 +28,17 @@ class EngineSource:
         self._sampler, self._params = sampler, params
         self._encode, self._decode = encode, decode
 
-    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Iterator[Completion]:
+    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
         """Hardest problems first, so that the engine stays full and the tail short."""
-        # One request id for each problem of each benchmark: two benchmarks may hold the same problem.
-        names = {f"{name}/{problem_id}": (name, problem_id) for name, problem_id in plan.problems}
+        # Draws are keyed by the problem's id; two benchmarks that hold the same problem must not share a key.
+        unique = len({problem_id for _, problem_id in plan.problems}) == len(plan.problems)
+        names = {(place[1] if unique else "/".join(place)): place for place in plan.problems}
+        ids = {place: name for name, place in names.items()}
         indices: dict[tuple[str, str], list[int]] = {}
         for key in wanted:
             indices.setdefault((key.benchmark, key.problem_id), []).append(key.sample_index)
         requests = [
-            Request("/".join(place), self._encode(plan.problems[place]), count, first)
+            Request(ids[place], self._encode(plan.problems[place]), count, first)
             for place in sorted(indices, key=lambda place: -(plan.problems[place].difficulty or 0.0))
             for first, count in _runs(indices[place])
         ]
@@ -58,16 +60,26 @@ class EngineSource:
     def warnings(self) -> list[str]:
         return []
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
+
 
 class ServerSource:
-    """Completions of an OpenAI-compatible server, which applies the chat template itself."""
+    """Completions of an OpenAI-compatible server, which applies the chat template itself.
 
-    def __init__(self, client: OpenAIClient, instruction: str) -> None:
-        self._client = client
+    found: what probing it showed. facts: what it says about the model.
+    """
+
+    def __init__(
+        self, client: OpenAIClient, instruction: str, found: Sequence[str] = (), facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client, self._found = client, list(found)
+        self.facts: Mapping[str, Any] = facts or {}
         self._instruction = instruction
         self._watch = ReplyWatch(client)
 
-    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Iterator[Completion]:
+    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
         """First samples of all problems first, so that the running estimate is of the whole suite.
 
         Raises RunError at the end when some samples could not be had.
@@ -93,7 +105,7 @@ class ServerSource:
             )
 
     def warnings(self) -> list[str]:
-        return self._watch.warnings()
+        return [*self._found, *self._watch.warnings()]
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:

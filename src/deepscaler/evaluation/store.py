@@ -65,6 +65,10 @@ class SampleStore:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def num_graded(self) -> int:
+        return len(self._graded)
+
     def __contains__(self, key: Key) -> bool:
         return key in self._places
 

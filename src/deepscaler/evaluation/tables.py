@@ -75,6 +75,22 @@ def print_evaluation(estimates: Mapping[str, Estimate], average: Estimate) -> No
     _print("Pass@1 in percent [95% interval over problems]", columns, rows)
 
 
+def print_results(results: Mapping[str, Any]) -> None:
+    """The table of a results.json."""
+    columns = ("set", "Pass@1", "se problems", "se resampling", "problems")
+    rows = [
+        (
+            name,
+            with_interval(f["pass@1"], f["low"], f["high"]),
+            "-" if f["se_problems"] is None else percent(f["se_problems"]),
+            percent(f["se_resampling"]),
+            str(f["num_problems"]),
+        )
+        for name, f in [*results["benchmarks"].items(), (AVERAGE, results["average"])]
+    ]
+    _print("Pass@1 in percent [95% interval over problems]", columns, rows)
+
+
 def print_comparison(differences: Mapping[str, Difference], total: Difference) -> None:
     rows = [
         (name, with_interval(d.mean, d.low, d.high, signed=True), p_text(d.p_value), str(d.num_problems))
