@@ -11,8 +11,9 @@ from typing import Any
 from deepscaler.config import Recipe
 from deepscaler.data.synthetic import evaluation_sets
 from deepscaler.evaluation.compare import compare_rewards, read_rewards, write_comparison
-from deepscaler.evaluation.estimators import Difference
-from deepscaler.evaluation.run import Evaluation, evaluate, results_json, write_evaluation
+from deepscaler.evaluation.paired import Difference
+from deepscaler.evaluation.results import Results
+from deepscaler.evaluation.run import evaluate, write_evaluation
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.base_model import ensure_base
@@ -26,12 +27,25 @@ from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 
+SUMMARY_FIELDS = (
+    "pass@1",
+    "pass@k",
+    "se_problems",
+    "se_resampling",
+    "low",
+    "high",
+    "num_problems",
+    "num_samples",
+    "truncated_frac",
+    "no_answer_frac",
+    "length_mean",
+)
 END_WINDOW = 5  # steps averaged for the figures at the end of a stage
 
 
 def evaluate_directory(
     model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
-) -> Evaluation:
+) -> Results:
     """Evaluate a model directory on the recipe's held-out sets and write the result to `out`."""
     tokenizer = load_tokenizer(model_path)
     model = load_model(model_path, device=pick_device())
@@ -64,9 +78,9 @@ def evaluate_directory(
             params=evaluation_params(recipe),
             settings=settings,
         )
-    write_evaluation(result, out)
-    progress.end_evaluation(result.average.mean, result.average.low, result.average.high)
-    return result
+    results = write_evaluation(result, out)
+    progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
+    return results
 
 
 def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]:
@@ -121,14 +135,13 @@ def _directory_for(root: Path, seed: int) -> Path:
     return directory
 
 
-def _side(evaluation: Evaluation) -> dict[str, Any]:
-    average = evaluation.average
-    return {
-        "pass@1": average.mean,
-        "low": average.low,
-        "high": average.high,
-        "sets": results_json(evaluation)["benchmarks"],
+def _side(results: Results) -> dict[str, Any]:
+    average = results.average
+    sets = {
+        name: {field: record[field] for field in SUMMARY_FIELDS}
+        for name, record in results.content["benchmarks"].items()
     }
+    return {"pass@1": average.mean, "low": average.low, "high": average.high, "sets": sets}
 
 
 def _difference(difference: Difference) -> dict[str, float]:
