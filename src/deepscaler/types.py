@@ -48,6 +48,7 @@ class Problem:
     source: str = ""
     difficulty: float | None = None
     solution: str | None = None
+    tolerance: float | None = None  # absolute; only where the dataset's row declares one
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+data_app = typer.Typer(help="Look at data sets and prepare them.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Data")
+
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, see docs/recipes.md.")]
 Overrides = Annotated[
     list[str] | None,
@@ -161,6 +164,17 @@ def doctor(as_json: AsJson = False) -> None:
     from deepscaler.cli.doctor import show
 
     show(as_json=as_json)
+
+
+@data_app.command("lint-benchmarks")
+def lint_benchmarks(
+    benchmarks: Annotated[Path, typer.Option(help="Directory of the five benchmark files.")],
+    out: Annotated[Path, typer.Option(help="Directory for benchmarks-lint.md and benchmarks-lint.json.")],
+) -> None:
+    """What is odd in the benchmarks: references against their own solutions, duplicates, units, several answers."""
+    from deepscaler.cli import benchmark_commands
+
+    _exit(benchmark_commands.lint_benchmarks(benchmarks, out=out))
 
 
 def _exit(code: int | None) -> None:
