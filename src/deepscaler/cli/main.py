@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+data_app = typer.Typer(help="Look at data sets and prepare them.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Data")
+
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, see docs/recipes.md.")]
 Overrides = Annotated[
     list[str] | None,
@@ -71,28 +74,39 @@ def train(
 
 @app.command("eval", rich_help_panel="Measure")
 def evaluate(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Hugging Face directory.")],
-    recipe: Annotated[Path, typer.Option(help="Says which problems and how to sample.")],
-    out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")],
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A Hugging Face directory or hub id.")] = None,
+    suite: Annotated[str | None, typer.Option(help="competition, or benchmarks by name: aime24,math500.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Instead of --suite: an evaluation or a training recipe.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")] = Path("runs/eval"),
+    benchmarks: Annotated[Path, typer.Option(help="Directory of the benchmark files.")] = Path("data/benchmarks"),
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server's /v1.")] = None,
+    served_model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Its name at --endpoint.")] = None,
     overrides: Overrides = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Completions per problem.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion budget in tokens.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each set.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each benchmark.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests under way at once at --endpoint.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(metavar="NAME", help="Environment variable with the key.")] = None,
 ) -> None:
-    """Pass@1 and pass@k of a model on held-out problems, with 95% intervals."""
-    from deepscaler.cli import run_commands
+    """Pass@1, pass@k and more, with two kinds of uncertainty. Interrupted, the same command goes on."""
+    from deepscaler.cli import eval_commands
 
-    _exit(
-        run_commands.evaluate(
-            model_dir,
-            recipe=recipe,
-            out=out,
-            overrides=overrides or [],
-            samples=samples,
-            max_tokens=max_tokens,
-            limit=limit,
-        )
+    arguments = eval_commands.EvalArguments(
+        model=model,
+        endpoint=endpoint,
+        served_model=served_model,
+        suite=suite,
+        recipe=recipe,
+        benchmarks=benchmarks,
+        out=out,
+        overrides=overrides or [],
+        samples=samples,
+        max_tokens=max_tokens,
+        limit=limit,
+        concurrency=concurrency,
+        api_key_env=api_key_env,
     )
+    _exit(eval_commands.evaluate(arguments))
 
 
 @app.command(rich_help_panel="Measure")
@@ -161,6 +175,17 @@ def doctor(as_json: AsJson = False) -> None:
     from deepscaler.cli.doctor import show
 
     show(as_json=as_json)
+
+
+@data_app.command("lint-benchmarks")
+def lint_benchmarks(
+    benchmarks: Annotated[Path, typer.Option(help="Directory of the five benchmark files.")],
+    out: Annotated[Path, typer.Option(help="Directory for benchmarks-lint.md and benchmarks-lint.json.")],
+) -> None:
+    """What is odd in the benchmarks: references against their own solutions, duplicates, units, several answers."""
+    from deepscaler.cli import benchmark_commands
+
+    _exit(benchmark_commands.lint_benchmarks(benchmarks, out=out))
 
 
 def _exit(code: int | None) -> None:

@@ -107,9 +107,5 @@ def _validate(layers: Layers, otherwise: str) -> EvalRecipe:
 
 def settings_of(recipe: EvalRecipe) -> dict[str, Any]:
     """What of a recipe shapes the samples: nothing about processes, retries and time limits of the transport."""
-    return {
-        "seed": recipe.seed,
-        "sampling": recipe.sampling.model_dump(mode="json"),
-        "suite": {"limit": recipe.suite.limit, "corrected": recipe.suite.corrected},
-        "prompt": {"instruction": recipe.suite.instruction},
-    }
+    suite = recipe.suite.model_dump(mode="json", include={"limit", "corrected", "instruction"})
+    return {"seed": recipe.seed, **recipe.sampling.model_dump(mode="json"), **suite}

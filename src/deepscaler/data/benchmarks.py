@@ -43,7 +43,9 @@ def load_benchmark(
     """The benchmark `name` from its file in `directory`.
 
     `corrected` replaces the references that were found wrong (`benchmark_review`); ids and prompts stay the same, so
-    the same completions can be graded both ways. Raises DataError (a ValueError) for an unknown name, a missing file, a content other than the registered one
+    the same completions can be graded both ways.
+
+    Raises DataError (a ValueError) for an unknown name, a missing file, a content other than the registered one
     unless `allow_changed`, and for the first row with a missing field, a wrong type or an empty answer.
     """
     spec = _spec(name)
@@ -67,8 +69,8 @@ def load_benchmark(
         warnings.append(f"{changed} of {len(problems)} references were corrected; see docs/benchmarks-lint.md")
     elif changed and registered:
         warnings.append(
-            f"{changed} of {len(problems)} references contradict their own solutions; report the score on the "
-            "corrected references beside this one (docs/benchmarks-lint.md)"
+            f"{changed} of {len(problems)} references are wrong or too narrow; report the score on the corrected ones "
+            "(corrected=True) beside this one, see docs/benchmarks-lint.md"
         )
     return LoadedBenchmark(
         name=name,

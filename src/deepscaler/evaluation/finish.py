@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from deepscaler.evaluation.completions import Completion, Plan
+from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import (
-    RESULTS_FILE,
     ROWS_PER_GROUP,
     SAMPLES_FILE,
     SCHEMA,
-    read_samples,
+    read_digested,
     samples_table,
 )
 from deepscaler.evaluation.session import Tally
@@ -23,7 +23,6 @@ from deepscaler.observability.files import write_atomically
 from deepscaler.types import Problem, Verdict
 
 PARTIAL_FILE = "results.partial.json"
-MOST_UNANSWERED = 0.95  # share without an answer above which a gate is suspected (RECIPE §3.4)
 
 
 def sample_row(completion: Completion, verdict: Verdict, problem: Problem) -> dict[str, Any]:
@@ -73,29 +72,16 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def finish(store: SampleStore, plan: Plan, facts: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
-    """Write samples.parquet, then results.json: where the latter stands, the evaluation is whole. Returns its content.
+def finish(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> Results:
+    """Write samples.parquet, then results.json: where the latter stands, the evaluation is whole.
 
-    facts: what results.json holds besides the figures.
+    facts: `settings`, and what results.json holds besides the figures.
     """
     rows = (sample_row(c, v, plan.problem(c.key)) for c, v in store.rows(plan.samples()))
     write_rows(store.directory / SAMPLES_FILE, rows)
-    results = write_results(store.directory, facts, warnings)
+    results = compute_results(read_digested(store.directory), **facts)
+    write_results(results, store.directory)
     (store.directory / PARTIAL_FILE).unlink(missing_ok=True)
-    return results
-
-
-def write_results(directory: Path, facts: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
-    """results.json from samples.parquet and `facts`, with what the figures themselves give away among the warnings."""
-    computed = figures(directory)
-    unanswered = [
-        f"{name}: {f['no_answer_frac']:.0%} of the completions hold no answer; a template, an instruction or a gate is "
-        "more likely wrong than the model"
-        for name, f in computed["benchmarks"].items()
-        if f["no_answer_frac"] > MOST_UNANSWERED
-    ]
-    results = {**computed, "warnings": [*warnings, *unanswered], **facts}
-    write_json(directory / RESULTS_FILE, results)
     return results
 
 
@@ -127,10 +113,3 @@ def iterate_samples(path: Path) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(path)
     for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
         yield from batch.to_pylist()
-
-
-def figures(directory: Path) -> dict[str, Any]:
-    """The figures of results.json, from samples.parquet alone."""
-    from deepscaler.evaluation.run import table_figures
-
-    return table_figures(read_samples(directory, texts=False))

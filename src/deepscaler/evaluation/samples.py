@@ -7,6 +7,7 @@ completions that somebody else saved.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ SCHEMA = pa.schema(
 )
 NULLABLE = frozenset({"token_ids", "num_tokens", "answer", "seed", "latency_s", "source", "difficulty", "tolerance"})
 TEXT_COLUMNS = frozenset({"completion", "token_ids"})  # nearly all of the bytes
+DIGEST = "digest"  # in memory only: stands for a completion whose text is not kept
 
 
 def samples_table(rows: Iterable[Mapping[str, Any]], where: str = "samples") -> pa.Table:
@@ -89,23 +91,64 @@ def read_samples(path: Path, *, texts: bool = True) -> pa.Table:
     texts=False leaves out completions and token ids: 25,000 long completions are a gigabyte, the rest a few MB.
     Raises ValueError naming file, row and field.
     """
+    file = samples_file(path)
+    columns = [name for name in SCHEMA.names if texts or name not in TEXT_COLUMNS]
+    try:
+        table = open_samples(file).read(columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(file, error) from error
+    validate_samples(table, str(file))
+    return table.select(columns)
+
+
+def read_digested(path: Path) -> pa.Table:
+    """As `read_samples(path, texts=False)`, with a column DIGEST instead of the texts, which are read piece by piece."""
+    table, file = read_samples(path, texts=False), samples_file(path)
+    try:
+        batches = open_samples(file).iter_batches(batch_size=ROWS_PER_GROUP, columns=["completion"])
+        digests = [digest for batch in batches for digest in _digests(batch.column(0))]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(file, error) from error
+    return table.append_column(DIGEST, pa.array(digests, pa.binary()))
+
+
+def without_texts(table: pa.Table) -> pa.Table:
+    """The table with a column DIGEST instead of the texts."""
+    if DIGEST not in table.column_names:
+        digests = [d for chunk in table.column("completion").chunks for d in _digests(chunk)]
+        table = table.append_column(DIGEST, pa.array(digests, pa.binary()))
+    return table.drop_columns([name for name in table.column_names if name in TEXT_COLUMNS])
+
+
+def _digests(texts: Iterable[Any]) -> list[bytes]:
+    return [hashlib.blake2b(text.as_py().encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
+
+
+def samples_file(path: Path) -> Path:
+    """The table's file, given itself or its directory. Raises ValueError when there is none."""
     file = path / SAMPLES_FILE if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{file} does not exist; `deepscaler eval` or `deepscaler eval-import` writes one")
-    columns = [name for name in SCHEMA.names if texts or name not in TEXT_COLUMNS]
+    return file
+
+
+def open_samples(file: Path) -> pq.ParquetFile:
+    """For reading piece by piece. Raises ValueError when it is no Parquet file or lacks a column."""
     try:
         parquet = pq.ParquetFile(file)
-        missing = [name for name in columns if name not in parquet.schema_arrow.names]
-        if missing:
-            raise ValueError(
-                f"{file}: no column {missing[0]}; a samples table has {', '.join(SCHEMA.names)}. "
-                "`deepscaler eval-import` maps the columns of other files"
-            )
-        table = parquet.read(columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: not a readable Parquet file ({error}); evaluate again or restore it") from error
-    validate_samples(table, str(file))
-    return table.select(columns)
+        raise _unreadable(file, error) from error
+    missing = [name for name in SCHEMA.names if name not in parquet.schema_arrow.names]
+    if missing:
+        raise ValueError(
+            f"{file}: no column {missing[0]}; a samples table has {', '.join(SCHEMA.names)}. "
+            "`deepscaler eval-import` maps the columns of other files"
+        )
+    return parquet
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{file}: not a readable Parquet file ({error}); evaluate again or restore it")
 
 
 def read_results(directory: Path) -> dict[str, Any]:

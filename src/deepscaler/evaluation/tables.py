@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deepscaler.evaluation.estimators import Difference, Estimate
+from deepscaler.evaluation.estimators import Estimate
+from deepscaler.evaluation.paired import Difference
 
 AVERAGE = "average"
 Row = tuple[str, ...]
@@ -71,22 +72,6 @@ def print_evaluation(estimates: Mapping[str, Estimate], average: Estimate) -> No
             str(e.num_problems),
         )
         for name, e in [*estimates.items(), (AVERAGE, average)]
-    ]
-    _print("Pass@1 in percent [95% interval over problems]", columns, rows)
-
-
-def print_results(results: Mapping[str, Any]) -> None:
-    """The table of a results.json."""
-    columns = ("set", "Pass@1", "se problems", "se resampling", "problems")
-    rows = [
-        (
-            name,
-            with_interval(f["pass@1"], f["low"], f["high"]),
-            "-" if f["se_problems"] is None else percent(f["se_problems"]),
-            percent(f["se_resampling"]),
-            str(f["num_problems"]),
-        )
-        for name, f in [*results["benchmarks"].items(), (AVERAGE, results["average"])]
     ]
     _print("Pass@1 in percent [95% interval over problems]", columns, rows)
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.sources import load_problems
 from deepscaler.data.stream import ProblemStream
 from deepscaler.data.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
-from deepscaler.data.templates import encode_problems, render_prompt
+from deepscaler.data.templates import encode_problems, render_prompt, template_facts
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
@@ -86,6 +87,9 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
         progress.message(
             f"{len(dropped)} of {len(training)} problems dropped: longer than {recipe.data.max_prompt_tokens} tokens"
         )
+    template = template_facts(tokenizer)
+    if template.depends_on_date:
+        progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
     check_same_recipe(recipe, path)
     with _lock(path), StopRequest() as stop:
         directory = RunDirectory(path)
@@ -119,7 +123,9 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
             newest = newest_checkpoint(run.checkpoints)
             if newest is None:
                 fleet.publish_weights(run.learner)
-                directory.write_run_info(run_info(recipe_hash(recipe), str(model_path)))
+                directory.write_run_info(
+                    {**run_info(recipe_hash(recipe), str(model_path)), "template": asdict(template)}
+                )
             else:
                 run.load(*newest)
                 progress.message(f"continuing after step {run.step} from {newest[0]}")

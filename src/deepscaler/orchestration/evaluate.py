@@ -17,6 +17,7 @@ from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import Plan, Source
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.finish import finish, finish_partial
+from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.run import EVALUATION_STEP
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource, ServerSource
@@ -27,6 +28,13 @@ from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.math_reward import GRADER_VERSION
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.types import RunError, SamplingParams
+
+Settings = dict[str, Any]
+
+
+def grader_settings(section: GraderSection) -> Settings:
+    """What shapes a verdict."""
+    return {"version": GRADER_VERSION, **section.model_dump(mode="json", exclude={"workers"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +57,20 @@ class Job:
             s.max_completion_tokens, s.temperature, s.top_p, s.top_k, seed=self.recipe.seed, step=EVALUATION_STEP
         )
 
-    def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], prompt: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], template: Mapping[str, Any]) -> Settings:
         """Everything that shapes a result: what the store compares before it goes on."""
-        settings = settings_of(self.recipe)
-        settings["prompt"] |= prompt
-        grader = self.recipe.grader.model_dump(mode="json", exclude={"workers"})
-        return settings | {
+        return {
+            **settings_of(self.recipe),
             "datasets": dict(self.datasets.identity),
             "model": dict(model),
             "engine": dict(engine),
-            "grader": {"version": GRADER_VERSION, **grader},
+            "template": dict(template),
+            "grader": grader_settings(self.recipe.grader),
         }
 
 
-def evaluate_model(model: str | Path, job: Job) -> dict[str, Any]:
-    """Evaluate a model directory or hub id with the embedded engine. Returns the content of results.json.
+def evaluate_model(model: str | Path, job: Job) -> Results:
+    """Evaluate a model directory or hub id with the embedded engine.
 
     Raises ModelError for a model that cannot be used, ValueError for a directory of other settings.
     """
@@ -77,13 +84,13 @@ def evaluate_model(model: str | Path, job: Job) -> dict[str, Any]:
             "dtype": files.dtype,
             "device": files.device.type,
         },
-        {"template_sha256": identity["template_sha256"], "thinking_prefilled": files.thinking_prefilled},
+        {"sha256": identity["template_sha256"], "thinking_prefilled": files.thinking_prefilled},
     )
     return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
 
 
-def evaluate_endpoint(address: str, model: str, job: Job) -> dict[str, Any]:
-    """Evaluate what an OpenAI-compatible server serves. Returns the content of results.json.
+def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
+    """Evaluate what an OpenAI-compatible server serves.
 
     Raises EndpointError when the server cannot be used, ValueError for a directory of other settings.
     """
@@ -93,14 +100,14 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> dict[str, Any]:
     settings = job.settings(
         {"name": model},
         {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
-        {"template_sha256": None, "thinking_prefilled": False},  # the server applies its own
+        {"sha256": None, "thinking_prefilled": False},  # the server applies its own
     )
     return _evaluate(job, settings, {}, lambda: _server_source(client, job))
 
 
 def evaluate_directory(
     model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
     sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
     return evaluate_model(model_path, Job(held_out_recipe(recipe, limit), describe(sets), out, progress))
@@ -113,9 +120,7 @@ def held_out_recipe(recipe: Recipe, limit: int | None) -> EvalRecipe:
     return EvalRecipe(
         name=recipe.name,
         seed=recipe.seed,
-        suite=SuiteSection(
-            benchmarks=tuple(evaluation_sets(recipe)), limit=limit, instruction=recipe.data.instruction
-        ),
+        suite=SuiteSection(benchmarks=tuple(evaluation_sets(recipe)), limit=limit, instruction=recipe.data.instruction),
         sampling=SamplingSection(**section.model_dump(include=set(shared))),
         engine=EngineSection(
             dtype="float32", max_active=recipe.rollout.max_active, processes=recipe.training.processes
@@ -158,40 +163,41 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
 
 
 def _evaluate(
-    job: Job,
-    settings: dict[str, Any],
-    model: Mapping[str, Any],
-    open_source: Callable[[], AbstractContextManager[Source]],
-) -> dict[str, Any]:
+    job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
+) -> Results:
     """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json."""
     started, plan = time.time(), job.plan
-    with SampleStore(job.out, settings) as store:
+    with SampleStore(job.out, settings) as store, text_grader(job.recipe.grader) as grader:
         before = len(store)
         _say_what_is_there(job, store)
-        shown = {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}}
-        facts: dict[str, Any] = {"settings": shown, "settings_sha256": settings_hash(settings)}
-        warnings = list(job.datasets.warnings)
+        facts: dict[str, Any] = {
+            "settings": {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}},
+            "settings_sha256": settings_hash(settings),
+            "warnings": list(job.datasets.warnings),
+        }
+
+        def session(source: Source | None) -> None:
+            prefilled = settings["template"]["thinking_prefilled"]
+            run_session(plan, source, grader, store, thinking_prefilled=prefilled, show=job.progress.session)
+
         try:
-            with text_grader(job.recipe.grader) as grader:
-                prefilled = settings["prompt"]["thinking_prefilled"]
-                if before < plan.num_completions:
-                    with open_source() as source:
-                        run_session(plan, source, grader, store, thinking_prefilled=prefilled, show=job.progress.session)
-                        warnings += source.warnings()
-                        facts["server"] = source.facts
-                else:  # nothing to generate, at most to grade: no weights to load, no server to ask
-                    run_session(plan, None, grader, store, thinking_prefilled=prefilled, show=job.progress.session)
+            if before == plan.num_completions:  # nothing to generate: no weights to load, no server to ask
+                session(None)
+            else:
+                with open_source() as source:
+                    session(source)
+                    facts["warnings"] += source.warnings()
+                    facts["server"] = source.facts
         except (KeyboardInterrupt, RunError):
             path = finish_partial(store, plan, facts)
             job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
             raise
-        facts["run"] = _run_facts(started, before, plan.num_completions, job)
+        facts["run"] = _run_facts(started, before, job)
         facts["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
-        results = finish(store, plan, facts, warnings)
-    for text in results["warnings"]:
+        results = finish(store, plan, facts)
+    for text in results.content["warnings"]:
         job.progress.message(f"warning: {text}")
-    average = results["average"]
-    job.progress.end_evaluation(average["pass@1"], average["low"], average["high"])
+    job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
     return results
 
 
@@ -202,13 +208,13 @@ def _say_what_is_there(job: Job, store: SampleStore) -> None:
         job.progress.message(f"{len(store)} of {job.plan.num_completions} samples are there already")
 
 
-def _run_facts(started: float, before: int, total: int, job: Job) -> dict[str, Any]:
+def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:
     """Of the process that finished the evaluation; `resumed_samples` were made by earlier ones."""
     return {
         "started": started,
         "seconds": time.time() - started,
         "resumed_samples": before,
-        "new_samples": total - before,
+        "new_samples": job.plan.num_completions - before,
         "concurrency": job.recipe.client.concurrency,
         "hardware": {**hardware(), **device_facts()},
         "versions": package_versions(),

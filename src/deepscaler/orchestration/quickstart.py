@@ -10,15 +10,30 @@ from typing import Any
 
 from deepscaler.config import Recipe
 from deepscaler.evaluation.compare import compare_rewards, read_rewards, write_comparison
-from deepscaler.evaluation.estimators import Difference
+from deepscaler.evaluation.paired import Difference
+from deepscaler.evaluation.results import Results
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.base_model import ensure_base
 from deepscaler.orchestration.build import open_run
+from deepscaler.orchestration.evaluate import evaluate_directory
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.training.checkpoint import newest_checkpoint
 
+SUMMARY_FIELDS = (
+    "pass@1",
+    "pass@k",
+    "se_problems",
+    "se_resampling",
+    "low",
+    "high",
+    "num_problems",
+    "num_samples",
+    "truncated_frac",
+    "no_answer_frac",
+    "length_mean",
+)
 END_WINDOW = 5  # steps averaged for the figures at the end of a stage
 
 
@@ -74,9 +89,13 @@ def _directory_for(root: Path, seed: int) -> Path:
     return directory
 
 
-def _side(results: dict[str, Any]) -> dict[str, Any]:
-    average = {name: results["average"][name] for name in ("pass@1", "low", "high")}
-    return {**average, "sets": results["benchmarks"]}
+def _side(results: Results) -> dict[str, Any]:
+    average = results.average
+    sets = {
+        name: {field: record[field] for field in SUMMARY_FIELDS}
+        for name, record in results.content["benchmarks"].items()
+    }
+    return {"pass@1": average.mean, "low": average.low, "high": average.high, "sets": sets}
 
 
 def _difference(difference: Difference) -> dict[str, float]:

@@ -79,7 +79,7 @@ def test_corrected_references_replace_exactly_the_reviewed_rows() -> None:
         assert (before.id, before.prompt) == (after.id, after.prompt)
         assert (original.row_hashes[i] != corrected.row_hashes[i]) == (i in changed)
     assert corrected.problems[41].references == ("0.53",)
-    assert any("contradict their own solutions" in warning for warning in original.warnings)
+    assert any("wrong or too narrow" in warning for warning in original.warnings)
     assert any("were corrected" in warning for warning in corrected.warnings)
 
 
