@@ -92,6 +92,21 @@ def _held_out(a: EvalArguments, path: Path) -> int:
     return _print(evaluate_directory(Path(a.model), chosen, a.out, prepare(), limit=a.limit), a.out)
 
 
+def regrade(directory: Path, workers: int) -> int:
+    from deepscaler.config.models import GraderSection
+    from deepscaler.evaluation.regrade import regrade as grade_again
+    from deepscaler.evaluation.regrade import worded
+    from deepscaler.orchestration.evaluate import grader_settings, text_grader
+
+    section = GraderSection(workers=workers)
+    with text_grader(section) as grader:
+        regraded = grade_again(directory, grader, grader_settings(section))
+    for line in worded(regraded.transitions):
+        print(line)
+    print(f"the figures before are kept in {regraded.old_results}")
+    return _print(regraded.results, directory)
+
+
 def _print(results, out: Path) -> int:
     from deepscaler.evaluation.tables import print_evaluation
 

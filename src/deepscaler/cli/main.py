@@ -110,6 +110,17 @@ def evaluate(
 
 
 @app.command(rich_help_panel="Measure")
+def regrade(
+    directory: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory written by eval.")],
+    workers: Annotated[int, typer.Option(min=1, help="Grading processes.")] = 2,
+) -> None:
+    """Grade the stored completions again, without generating; says which outcomes changed."""
+    from deepscaler.cli import eval_commands
+
+    _exit(eval_commands.regrade(directory, workers))
+
+
+@app.command(rich_help_panel="Measure")
 def compare(
     evaluation_a: Annotated[Path, typer.Argument(metavar="EVAL_A", help="Directory written by eval.")],
     evaluation_b: Annotated[Path, typer.Argument(metavar="EVAL_B", help="Directory written by eval.")],

@@ -23,6 +23,10 @@ class ManyGrader(Protocol):
     def grade_many(self, items: Sequence[Any]) -> list[Verdict]: ...
 
 
+def grading_item(text: str, references: Sequence[str], thinking_prefilled: bool, tolerance: float | None) -> Any:
+    return (text, list(references), thinking_prefilled)
+
+
 class GradingLine:
     """A thread that feeds the grader. `submit` and `ready` belong to one other thread."""
 
@@ -41,7 +45,7 @@ class GradingLine:
         if completion.finish_reason is FinishReason.LENGTH:
             self._verdicts.put((completion.key, TRUNCATED))
             return
-        item = (completion.text, list(problem.references), self._prefilled)
+        item = grading_item(completion.text, problem.references, self._prefilled, problem.tolerance)
         self._waiting.put((completion.key, item), timeout=WAIT_S)
 
     def ready(self) -> Iterator[tuple[Key, Verdict]]:

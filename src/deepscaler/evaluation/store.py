@@ -81,16 +81,7 @@ class SampleStore:
 
     def add_verdict(self, key: Key, verdict: Verdict) -> None:
         assert key in self._places and key not in self._graded, f"{key} graded twice, or before it arrived"
-        self._graded[key] = self._verdicts.append(
-            {
-                "key": list(key),
-                "outcome": verdict.outcome.value,
-                "reward": verdict.reward,
-                "answer": verdict.answer,
-                "detail": verdict.detail,
-                "seconds": round(verdict.seconds, 6),
-            }
-        )
+        self._graded[key] = self._verdicts.append(_verdict_row(key, verdict))
 
     def ungraded(self) -> Iterator[Completion]:
         """Stored before, but not graded: the process ended in between."""
@@ -129,6 +120,26 @@ class SampleStore:
         self.close()
 
 
+def replace_verdicts(directory: Path, verdicts: Mapping[Key, Verdict], grader_settings: Mapping[str, Any]) -> None:
+    """Let a store hold these verdicts, made with this grader, so that going on with it mixes nothing."""
+
+    def write(temporary: Path) -> None:
+        journal = Journal(temporary)
+        for key, verdict in verdicts.items():
+            journal.append(_verdict_row(key, verdict))
+        journal.close()
+
+    # Verdicts first: should the process end in between, the settings still name the old grader and `eval` refuses.
+    write_atomically(directory / JOURNAL / "verdicts.jsonl", write)
+    stored = read_json(directory / SETTINGS_FILE) or {}
+    _write_settings(directory, {**stored.get("settings", {}), "grader": dict(grader_settings)})
+
+
+def _write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    text = json.dumps({"sha256": settings_hash(settings), "settings": dict(settings)}, indent=1) + "\n"
+    write_atomically(directory / SETTINGS_FILE, lambda temporary: temporary.write_text(text))
+
+
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """`key: old value -> new value` for every setting that differs, nested ones under dotted names."""
     before, after = dict(_flat(old)), dict(_flat(new))
@@ -149,9 +160,7 @@ def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
                 f"{directory} holds samples but no {SETTINGS_FILE}, so nothing says how they were made; give another "
                 "--out, or move them away"
             )
-        document = {"sha256": settings_hash(settings), "settings": settings}
-        text = json.dumps(document, indent=1) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        _write_settings(directory, settings)
         return
     changes = differing(stored.get("settings", {}), settings)
     if changes:
@@ -195,6 +204,17 @@ def _completion(row: dict[str, Any]) -> Completion:
         seed=row["seed"],
         latency_s=row["latency_s"],
     )
+
+
+def _verdict_row(key: Key, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "key": list(key),
+        "outcome": verdict.outcome.value,
+        "reward": verdict.reward,
+        "answer": verdict.answer,
+        "detail": verdict.detail,
+        "seconds": round(verdict.seconds, 6),
+    }
 
 
 def _verdict(row: dict[str, Any]) -> Verdict:
