@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deepscaler.cli.run_commands import prepare
 from deepscaler.config import load_recipe
@@ -96,9 +97,12 @@ def regrade(directory: Path, workers: int) -> int:
     from deepscaler.config.models import GraderSection
     from deepscaler.evaluation.regrade import regrade as grade_again
     from deepscaler.evaluation.regrade import worded
+    from deepscaler.evaluation.samples import read_results
     from deepscaler.orchestration.evaluate import grader_settings, text_grader
 
-    section = GraderSection(workers=workers)
+    before = read_results(directory)["settings"].get("grader", {})  # its limits stay; its version does not
+    kept = {name: before[name] for name in GraderSection.model_fields.keys() & before.keys()}
+    section = GraderSection(**{**kept, "workers": workers})
     with text_grader(section) as grader:
         regraded = grade_again(directory, grader, grader_settings(section))
     for line in worded(regraded.transitions):
@@ -107,7 +111,18 @@ def regrade(directory: Path, workers: int) -> int:
     return _print(regraded.results, directory)
 
 
-def _print(results, out: Path) -> int:
+def serve(model: str, **settings: Any) -> int:
+    from deepscaler.serve.server import ServeOptions, open_service, run
+
+    options = ServeOptions(**settings)
+    prepare()
+    with open_service(model, options) as service:
+        print(f"serving {service.model} at http://{options.host}:{options.port}/v1", flush=True)
+        run(service, options)
+    return 0
+
+
+def _print(results: Any, out: Path) -> int:
     from deepscaler.evaluation.tables import print_evaluation
 
     print_evaluation(results.estimates, results.average)

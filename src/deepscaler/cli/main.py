@@ -120,6 +120,25 @@ def regrade(
     _exit(eval_commands.regrade(directory, workers))
 
 
+@app.command(rich_help_panel="Run")
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or hub id.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Any but loopback needs a key in the environment.")] = "127.0.0.1",
+    name: Annotated[str, typer.Option(help="What clients call the model; else the directory's name.")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
+    max_active: Annotated[int, typer.Option(min=1, help="Completions decoded at once.")] = 64,
+    max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
+    context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
+    token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
+) -> None:
+    """Serve a model through an OpenAI-compatible API."""
+    from deepscaler.cli import eval_commands
+
+    settings = {"host": host, "port": port, "name": name, "dtype": dtype, "context": context, "token_env": token_env}
+    _exit(eval_commands.serve(model, max_active=max_active, max_queued=max_queued, **settings))
+
+
 @app.command(rich_help_panel="Measure")
 def compare(
     evaluation_a: Annotated[Path, typer.Argument(metavar="EVAL_A", help="Directory written by eval.")],

@@ -27,14 +27,11 @@ from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
 from deepscaler.rewards.pool import GraderPool
+from deepscaler.rollout.sizing import pick_device
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 from deepscaler.types import Problem
-
-
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource, ServerSource
 from deepscaler.evaluation.store import SampleStore, settings_hash
 from deepscaler.observability.environment import git_commit, hardware, package_versions
-from deepscaler.orchestration.embedded import ModelFiles, check_context, device_facts, embedded_team, open_model
+from deepscaler.orchestration.embedded import (
+    ModelFiles,
+    check_context,
+    device_facts,
+    embedded_team,
+    files_sha256,
+    open_model,
+)
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.math_reward import GRADER_VERSION
 from deepscaler.rewards.pool import GraderPool
@@ -75,16 +82,15 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     Raises ModelError for a model that cannot be used, ValueError for a directory of other settings.
     """
     files = open_model(model, job.recipe.engine)
-    identity = files.identity()
     settings = job.settings(
-        {"sha256": identity["sha256"]},
+        {"sha256": files_sha256(files.directory)},
         {
             "kind": "torch",
             "versions": package_versions(("deepscaler", "torch", "transformers")),
             "dtype": files.dtype,
             "device": files.device.type,
         },
-        {"sha256": identity["template_sha256"], "thinking_prefilled": files.thinking_prefilled},
+        asdict(files.template),
     )
     return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
 
