@@ -8,23 +8,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from deepscaler.evaluation.completions import Completion, Key
-from deepscaler.types import FinishReason, Outcome, Problem, RunError, Verdict
+from deepscaler.rewards.pool import TRUNCATED
+from deepscaler.rewards.process import Item
+from deepscaler.types import FinishReason, Problem, RunError, Verdict
 
 BATCH = 64  # completions handed to the grader's processes at once
 MOST_WAITING = 1024  # then generation waits: texts of many megabytes must not pile up
 WAIT_S = 600.0  # longest wait for a batch, whose completions each have a limit of seconds
-TRUNCATED = Verdict(Outcome.TRUNCATED, 0.0, detail="cut at the token budget before it ended")
 _END = object()
 
 
 class ManyGrader(Protocol):
     """What of the grader's pool is needed here."""
 
-    def grade_many(self, items: Sequence[Any]) -> list[Verdict]: ...
-
-
-def grading_item(text: str, references: Sequence[str], thinking_prefilled: bool, tolerance: float | None) -> Any:
-    return (text, list(references), thinking_prefilled)
+    def grade_many(self, items: Sequence[Item]) -> list[Verdict]: ...
 
 
 class GradingLine:
@@ -45,7 +42,7 @@ class GradingLine:
         if completion.finish_reason is FinishReason.LENGTH:
             self._verdicts.put((completion.key, TRUNCATED))
             return
-        item = grading_item(completion.text, problem.references, self._prefilled, problem.tolerance)
+        item = Item(completion.text, problem.references, self._prefilled, problem.tolerance)
         self._waiting.put((completion.key, item), timeout=WAIT_S)
 
     def ready(self) -> Iterator[tuple[Key, Verdict]]:

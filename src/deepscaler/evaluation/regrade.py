@@ -12,10 +12,12 @@ from typing import Any
 
 from deepscaler.evaluation.completions import Key
 from deepscaler.evaluation.finish import iterate_samples, verdict_fields, write_rows
-from deepscaler.evaluation.grading import TRUNCATED, ManyGrader, grading_item
+from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_digested, read_results
 from deepscaler.evaluation.store import JOURNAL, replace_verdicts
+from deepscaler.rewards.pool import TRUNCATED
+from deepscaler.rewards.process import Item
 from deepscaler.types import FinishReason, Outcome, Verdict
 
 BATCH = 512
@@ -74,7 +76,7 @@ def _graded(path: Path, grader: ManyGrader, prefilled: bool) -> Iterator[tuple[d
     while batch := list(islice(stream, BATCH)):
         cut = [row["finish_reason"] == FinishReason.LENGTH.value for row in batch]
         items = [
-            grading_item(row["completion"], row["references"], prefilled, row["tolerance"])
+            Item(row["completion"], row["references"], prefilled, row["tolerance"])
             for row, is_cut in zip(batch, cut, strict=True)
             if not is_cut
         ]

@@ -34,6 +34,7 @@ from deepscaler.orchestration.embedded import (
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.math_reward import GRADER_VERSION
 from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.process import Limits
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]
@@ -139,10 +140,8 @@ def text_grader(section: GraderSection) -> GraderPool:
     """A grader of completions that come as text."""
     return GraderPool(
         num_workers=section.workers,
-        wall_s=section.wall_s,
-        memory_mib=section.memory_mib,
-        decode=str,
-        thinking_prefilled=False,
+        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
+        profile=section.profile,
     )
 
 
