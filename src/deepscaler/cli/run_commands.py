@@ -66,24 +66,16 @@ def evaluate(
     max_tokens: int | None,
     limit: int | None,
 ) -> int:
-    from deepscaler.evaluation.tables import print_evaluation
+    from deepscaler.evaluation.tables import print_results
     from deepscaler.orchestration.quickstart import evaluate_directory
 
     extra = [] if samples is None else [f"evaluation.num_samples={samples}"]
     extra += [] if max_tokens is None else [f"evaluation.max_completion_tokens={max_tokens}"]
     chosen = load_recipe(recipe, [*overrides, *extra])
     progress = _prepare(chosen)
-    result = evaluate_directory(model_dir, chosen, out, progress, limit=limit)
-    print_evaluation({name: r.estimate for name, r in result.sets.items()}, result.average)
+    results = evaluate_directory(model_dir, chosen, out, progress, limit=limit)
+    print_results(results.content)
     print(f"written to {out / 'results.json'}")
-    return 0
-
-
-def compare(evaluation_a: Path, evaluation_b: Path) -> int:
-    from deepscaler.evaluation.compare import compare_directories
-    from deepscaler.evaluation.tables import print_comparison
-
-    print_comparison(*compare_directories(evaluation_a, evaluation_b))
     return 0
 
 

@@ -118,9 +118,7 @@ def write_evaluation(evaluation: Evaluation, directory: Path) -> Results:
     """`samples.parquet` first, `results.json` last: where the latter stands, the evaluation is whole."""
     directory.mkdir(parents=True, exist_ok=True)
     table = samples_of(evaluation)
-    results = compute_results(
-        table, evaluation.settings, seconds=evaluation.seconds, num_tokens=evaluation.num_tokens
-    )
+    results = compute_results(table, evaluation.settings, seconds=evaluation.seconds, num_tokens=evaluation.num_tokens)
     write_samples(table, directory / SAMPLES_FILE)
     write_results(results, directory)
     return results

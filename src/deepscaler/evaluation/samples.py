@@ -102,7 +102,7 @@ def read_samples(path: Path, *, texts: bool = True) -> pa.Table:
 
 
 def read_digested(path: Path) -> pa.Table:
-    """As `read_samples(path, texts=False)`, with a column DIGEST instead of the texts, which are read piece by piece."""
+    """As `read_samples(path, texts=False)`, with a column DIGEST instead of the texts, read piece by piece."""
     table, file = read_samples(path, texts=False), samples_file(path)
     try:
         batches = open_samples(file).iter_batches(batch_size=ROWS_PER_GROUP, columns=["completion"])
