@@ -123,8 +123,8 @@ def serve(model: str, **settings: Any) -> int:
 
 
 def _print(results: Any, out: Path) -> int:
-    from deepscaler.evaluation.tables import print_evaluation
+    from deepscaler.evaluation.tables import print_results
 
-    print_evaluation(results.estimates, results.average)
+    print_results(results.content)
     print(f"written to {out / 'results.json'}")
     return 0

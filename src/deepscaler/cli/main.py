@@ -143,11 +143,14 @@ def serve(
 def compare(
     evaluation_a: Annotated[Path, typer.Argument(metavar="EVAL_A", help="Directory written by eval.")],
     evaluation_b: Annotated[Path, typer.Argument(metavar="EVAL_B", help="Directory written by eval.")],
+    published: Annotated[bool, typer.Option("--published", help="Show published scores beside.")] = False,
+    common: Annotated[bool, typer.Option("--common", help="Compare what both hold, say what was left out.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Directory for Markdown, JSON, CSV and HTML.")] = None,
 ) -> None:
-    """Difference B - A, paired by problem, per set and in total."""
-    from deepscaler.cli import run_commands
+    """Difference B - A, paired by problem, per benchmark and on average."""
+    from deepscaler.cli import compare_commands
 
-    _exit(run_commands.compare(evaluation_a, evaluation_b))
+    _exit(compare_commands.compare(evaluation_a, evaluation_b, published=published, common=common, out=out))
 
 
 @app.command(rich_help_panel="Measure")

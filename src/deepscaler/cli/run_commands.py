@@ -56,14 +56,6 @@ def train(recipe: Path, *, run_dir: Path, overrides: list[str]) -> int:
     return 0
 
 
-def compare(evaluation_a: Path, evaluation_b: Path) -> int:
-    from deepscaler.evaluation.compare import compare_directories
-    from deepscaler.evaluation.tables import print_comparison
-
-    print_comparison(*compare_directories(evaluation_a, evaluation_b))
-    return 0
-
-
 def report(runs: list[Path], *, out: Path | None) -> int:
     from deepscaler.report import write_report
 

@@ -22,9 +22,9 @@ def token_statistics(samples: BenchmarkSamples) -> dict[str, Any] | None:
     tokens = _tokens(samples)
     if tokens is None:
         return None
-    right = samples.rewards_N > 0
+    right = samples.rewards > 0
     return {
-        **_lengths(tokens),
+        **(_lengths(tokens) or {}),
         "total": int(tokens.sum()),
         "correct": _lengths(tokens[right]),
         "wrong": _lengths(tokens[~right]),
@@ -55,7 +55,7 @@ def budget_curve(samples: BenchmarkSamples) -> list[dict[str, float]] | None:
     return [
         {
             "max_tokens": 2**power,
-            "pass@1": float(samples.per_problem(samples.rewards_N * (tokens <= 2**power)).mean()),
+            "pass@1": float(samples.per_problem(samples.rewards * (tokens <= 2**power)).mean()),
             "cut_frac": float(np.mean(tokens > 2**power)),
         }
         for power in range(first, last + 1)
@@ -68,7 +68,7 @@ def by_group(samples: BenchmarkSamples, labels: Sequence[str | None]) -> list[di
     if len(present) < 2:
         return []
     groups = []
-    rewards = samples.rewards_PS
+    rewards = samples.reward_grid
     for label in present:
         members = np.array([other == label for other in labels])
         e = estimate(rewards[members])
@@ -98,7 +98,7 @@ def identical_rows(samples: BenchmarkSamples, digests: Sequence[bytes]) -> NDArr
     """Per row: whether an earlier sample of the same problem has the very same text."""
     seen: set[tuple[int, bytes]] = set()
     repeated = np.zeros(len(digests), dtype=bool)
-    for row, pair in enumerate(zip(samples.problem_N.tolist(), digests, strict=True)):
+    for row, pair in enumerate(zip(samples.problem_of_row.tolist(), digests, strict=True)):
         repeated[row] = pair in seen
         seen.add(pair)
     return repeated
@@ -110,7 +110,7 @@ def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dic
     result: dict[str, Any] = {"num_contaminated": int((~clean).sum()), "num_problems": int(clean.sum())}
     if clean.any():
         clusters = source_clusters([s for s, kept in zip(source_labels(samples), clean, strict=True) if kept])
-        e = estimate(samples.rewards_PS[clean], clusters)
+        e = estimate(samples.reward_grid[clean], clusters)
         result |= {"pass@1": e.mean, "low": e.low, "high": e.high}
     return result
 

@@ -97,7 +97,9 @@ def estimate(rewards_PS: NDArray[np.float64], clusters_P: NDArray[np.int64] | No
     )
 
 
-def mean_error(values_P: NDArray[np.float64], clusters_P: NDArray[np.int64] | None = None) -> tuple[float, float, float]:
+def mean_error(
+    values_P: NDArray[np.float64], clusters_P: NDArray[np.int64] | None = None
+) -> tuple[float, float, float]:
     """(standard error of the mean, its degrees of freedom, effective number of independent values), by clusters.
 
     Cluster-robust: the clusters' summed deviations are the independent values. The last is n^2 / sum of squared cluster

@@ -16,51 +16,52 @@ Floats = NDArray[np.float64]
 class BenchmarkSamples:
     """N completions of P problems. table: N rows, ordered by problem (as they first appear), then by sample index.
 
-    problem_N: int64, the problem's number of every row. rewards_N: float64 in [0, 1].
+    problem_of_row: int64 [N], the problem's number. rewards: float64 [N] in [0, 1].
     """
 
     name: str
     problem_ids: tuple[str, ...]
     table: pa.Table
-    problem_N: NDArray[np.int64]
-    rewards_N: Floats
+    problem_of_row: NDArray[np.int64]
+    rewards: Floats
 
     def column(self, name: str) -> list[Any]:
         return self.table.column(name).to_pylist()
 
     @property
-    def counts_P(self) -> NDArray[np.int64]:
-        """Samples per problem."""
-        return np.bincount(self.problem_N, minlength=len(self.problem_ids))
+    def sample_counts(self) -> NDArray[np.int64]:
+        """Samples per problem, int64 [P]."""
+        return np.bincount(self.problem_of_row, minlength=len(self.problem_ids))
 
     def per_problem(self, values_N: NDArray[Any]) -> Floats:
         """Mean of the values of each problem's samples, float64 [P]."""
-        return np.bincount(self.problem_N, weights=values_N, minlength=len(self.problem_ids)) / self.counts_P
+        return np.bincount(self.problem_of_row, weights=values_N, minlength=len(self.problem_ids)) / self.sample_counts
 
     @property
-    def means_P(self) -> Floats:
-        return self.per_problem(self.rewards_N)
+    def means(self) -> Floats:
+        """Mean reward of every problem, float64 [P]."""
+        return self.per_problem(self.rewards)
 
     @property
-    def rewards_PS(self) -> Floats:
-        """float64 [P, S], NaN where a problem has fewer samples than others."""
-        counts = self.counts_P
+    def reward_grid(self) -> Floats:
+        """Rewards float64 [P, S], NaN where a problem has fewer samples than others."""
+        counts = self.sample_counts
         grid = np.full((len(counts), int(counts.max())), np.nan)
-        grid[self.problem_N, self._place_in_problem()] = self.rewards_N
+        grid[self.problem_of_row, self._place_in_problem()] = self.rewards
         return grid
 
     def _place_in_problem(self) -> NDArray[np.int64]:
-        starts = np.concatenate([[0], np.cumsum(self.counts_P)[:-1]])
-        return np.arange(len(self.problem_N)) - starts[self.problem_N]
+        starts = np.concatenate([[0], np.cumsum(self.sample_counts)[:-1]])
+        return np.arange(len(self.problem_of_row)) - starts[self.problem_of_row]
 
     def of_problems(self, values: list[Any]) -> list[Any]:
         """The value of each problem's first row, from one value per row."""
-        firsts = np.searchsorted(self.problem_N, np.arange(len(self.problem_ids)))
+        firsts = np.searchsorted(self.problem_of_row, np.arange(len(self.problem_ids)))
         return [values[i] for i in firsts]
 
     def only(self, problems: NDArray[np.bool_]) -> BenchmarkSamples:
         """The chosen problems alone; problems is a mask [P]."""
-        return split_benchmarks(self.table.filter(pa.array(problems[self.problem_N])))[0]
+        return split_benchmarks(self.table.filter(pa.array(problems[self.problem_of_row])))[0]
 
 
 def split_benchmarks(table: pa.Table) -> list[BenchmarkSamples]:

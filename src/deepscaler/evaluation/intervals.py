@@ -82,11 +82,16 @@ def t_interval(mean: ArrayLike, se: ArrayLike, freedom: ArrayLike, num_values: i
 
 
 def t_quantiles(freedom: ArrayLike) -> Floats:
-    """The two-sided 95% quantile for every entry; infinite for 0. Freedom is rounded down to a tenth."""
-    tenths = np.floor(np.asarray(freedom, dtype=np.float64) * 10 + 1e-9)
-    distinct, place = np.unique(np.minimum(tenths, 1e6), return_inverse=True)
-    quantiles = [t_quantile(0.5 + CONFIDENCE / 2, f / 10) if f > 0 else math.inf for f in distinct.tolist()]
-    return np.array(quantiles)[place].reshape(tenths.shape)
+    """The two-sided 95% quantile for every entry; infinite for 0.
+
+    Freedom is rounded down, to a tenth or above 100 to two digits, so that few quantiles are ever computed.
+    """
+    exact = np.minimum(np.asarray(freedom, dtype=np.float64), 1e6)
+    step = np.where(exact < 100, 0.1, 10.0 ** (np.floor(np.log10(np.maximum(exact, 1.0))) - 1))
+    rounded = np.floor(exact / step + 1e-6) * step
+    distinct, place = np.unique(np.round(rounded, 1), return_inverse=True)
+    quantiles = [t_quantile(0.5 + CONFIDENCE / 2, f) if f > 0 else math.inf for f in distinct.tolist()]
+    return np.array(quantiles)[place].reshape(exact.shape)
 
 
 @lru_cache(maxsize=4096)

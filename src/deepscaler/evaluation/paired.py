@@ -57,7 +57,7 @@ def paired_difference(
     mean = float(differences.mean())
     se, freedom, floor = mean_error(differences, clusters_P)
     low, high = t_interval(mean, se, freedom, max(1, int(floor)))
-    flipped = differences if clusters_P is None else np.bincount(clusters_P, weights=differences)
+    flipped = differences if clusters_P is None else np.bincount(clusters_P, weights=differences).astype(np.float64)
     return Difference(
         mean=mean,
         low=float(low),
@@ -76,14 +76,10 @@ def combine_differences(differences: Sequence[Difference]) -> Difference:
         [d.mean for d in differences], [d.se for d in differences], [d.degrees_of_freedom for d in differences]
     )
     low, high = t_interval(mean, se, freedom, min(d.num_problems for d in differences))
-    if se == 0:
-        p_value = 1.0 if mean == 0 else 0.0
-    else:
-        p_value = two_sided_p(mean / se, freedom) if math.isfinite(se) else 1.0
+    certain = se == 0 and mean != 0
+    p_value = two_sided_p(mean / se, freedom) if 0 < se < math.inf else float(not certain)
     count = sum(d.num_problems for d in differences)
-    return Difference(
-        mean, float(low), float(high), se, p_value, count, freedom, smallest_resolvable(se, freedom)
-    )
+    return Difference(mean, float(low), float(high), se, p_value, count, freedom, smallest_resolvable(se, freedom))
 
 
 def smallest_resolvable(se: float, freedom: float) -> float:
@@ -100,9 +96,11 @@ def sign_flip_p_value(differences: NDArray[np.float64], seed: int) -> float:
     random ones, with a fixed seed and the observed one counted in, so that p is never below 1 / 10,001.
     """
     moving = differences[np.abs(differences) > 1e-12]
+    if not len(moving):
+        return 1.0
     observed = abs(float(moving.sum())) - 1e-12
     if len(moving) <= EXACT_UP_TO:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moving)))).reshape(-1, len(moving))
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moving))))
         return float(np.mean(np.abs(signs @ moving) >= observed))
     draws, hits = generator("sign-flip", seed), 0
     for start in range(0, NUM_PERMUTATIONS, PERMUTATIONS_AT_ONCE):

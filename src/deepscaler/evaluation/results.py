@@ -60,7 +60,8 @@ def compute_results(
 ) -> Results:
     """All figures of a samples table. Fractions of 1, tokens, seconds; what is unknown is null.
 
-    table: of `read_samples`, or without texts of `read_digested`, which needs a tenth of the memory. facts: further entries at the top of results.json. Raises ValueError for a table without rows.
+    table: of `read_samples`, or without texts of `read_digested`, which needs a tenth of the memory.
+    facts: further entries at the top of results.json. Raises ValueError for a table without rows.
     """
     if not len(table):
         raise ValueError("there are no samples to compute results from")
@@ -68,7 +69,7 @@ def compute_results(
     estimates: dict[str, Estimate] = {}
     benchmarks: dict[str, Any] = {}
     for samples in split_benchmarks(table):
-        e = estimate(samples.rewards_PS, source_clusters(breakdown.source_labels(samples)))
+        e = estimate(samples.reward_grid, source_clusters(breakdown.source_labels(samples)))
         estimates[samples.name] = e
         benchmarks[samples.name] = _benchmark(samples, e, settings, contamination, equal)
     average = combine_sets(list(estimates.values()))
@@ -111,7 +112,7 @@ def _benchmark(
     equal: Equal,
 ) -> dict[str, Any]:
     outcomes = Counter(samples.column("outcome"))
-    total = len(samples.rewards_N)
+    total = len(samples.rewards)
     tokens = breakdown.token_statistics(samples)
     repeated = breakdown.identical_rows(samples, samples.column(DIGEST))
     record = {
@@ -140,9 +141,9 @@ def rates_by_k(samples: BenchmarkSamples, equal: Equal) -> dict[str, dict[str, f
 
     Where problems have unequal numbers of samples, each is estimated from all it has.
     """
-    counts = samples.counts_P
+    counts = samples.sample_counts
     most = int(counts.min())
-    right = np.rint(np.bincount(samples.problem_N, weights=samples.rewards_N > 0, minlength=len(counts)))
+    right = np.rint(np.bincount(samples.problem_of_row, weights=samples.rewards > 0, minlength=len(counts)))
     groups = [(int(n), right[counts == n].astype(np.int64)) for n in np.unique(counts)]
 
     def mean(rate: Any, k: int) -> float:
@@ -160,7 +161,7 @@ def rates_by_k(samples: BenchmarkSamples, equal: Equal) -> dict[str, dict[str, f
 def _votes(samples: BenchmarkSamples, equal: Equal) -> list[dict[int, float]]:
     answers, outcomes = samples.column("answer"), samples.column("outcome")
     votes, start = [], 0
-    for count in samples.counts_P.tolist():
+    for count in samples.sample_counts.tolist():
         end = start + count
         votes.append(majority_at_k(answer_classes(answers[start:end], outcomes[start:end], equal)))
         start = end
@@ -191,7 +192,7 @@ def warnings_of(
     unknown = samples.column("finish_reason").count(UNKNOWN_FINISH)
     if unknown:
         found.append(f"{unknown} of {total} completions have no finish reason: some may have been cut unseen")
-    counts = samples.counts_P
+    counts = samples.sample_counts
     if counts.min() != counts.max():
         found.append(f"problems have {counts.min()} to {counts.max()} samples: some completions are missing")
     return found

@@ -26,8 +26,8 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported, unseen 
 SAMPLES_FILE = "samples.parquet"
 RESULTS_FILE = "results.json"
 ROWS_PER_GROUP = 1024  # long completions of 16K tokens stay under 100 MB per group
-UNKNOWN_FINISH = "unknown"  # the server did not say
-FINISH_REASONS = (*(reason.value for reason in FinishReason), UNKNOWN_FINISH)
+UNKNOWN_FINISH = FinishReason.UNKNOWN.value
+FINISH_REASONS = tuple(reason.value for reason in FinishReason)
 
 SCHEMA = pa.schema(
     [
@@ -102,7 +102,7 @@ def read_samples(path: Path, *, texts: bool = True) -> pa.Table:
 
 
 def read_digested(path: Path) -> pa.Table:
-    """As `read_samples(path, texts=False)`, with a column DIGEST instead of the texts, which are read piece by piece."""
+    """As `read_samples(path, texts=False)`, with a column DIGEST instead of the texts, read piece by piece."""
     table, file = read_samples(path, texts=False), samples_file(path)
     try:
         batches = open_samples(file).iter_batches(batch_size=ROWS_PER_GROUP, columns=["completion"])

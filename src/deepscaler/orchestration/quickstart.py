@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.evaluation.compare import compare_rewards, read_rewards, write_comparison
+from deepscaler.evaluation.compare import compare_directories
+from deepscaler.evaluation.comparison_files import write_comparison
 from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.results import Results
 from deepscaler.observability.files import write_atomically
@@ -53,10 +54,8 @@ def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]
     assert newest is not None
     progress.message("evaluating the trained model on the held-out sets")
     after = evaluate_directory(newest[0], recipe, directory / "evaluations" / "trained", progress)
-    differences, total = compare_rewards(
-        read_rewards(directory / "evaluations" / "base"), read_rewards(directory / "evaluations" / "trained")
-    )
-    write_comparison(directory / "evaluations" / "comparison.json", differences, total)
+    comparison = compare_directories(directory / "evaluations" / "base", directory / "evaluations" / "trained")
+    write_comparison(directory / "evaluations" / "comparison.json", comparison)
     wall = time.monotonic() - start + (base_record["seconds"] if reused else 0.0)
     summary = {
         "seed": recipe.seed,
@@ -65,8 +64,8 @@ def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]
         "sft_s": base_record["seconds"],
         "base": _side(before),
         "trained": _side(after),
-        "difference": _difference(total),
-        "set_differences": {name: _difference(d) for name, d in differences.items()},
+        "difference": _difference(comparison.total),
+        "set_differences": {name: _difference(c.difference) for name, c in comparison.benchmarks.items()},
         **speeds(directory),
         "stages": stage_summaries(directory),
         "model": str(newest[0]),
