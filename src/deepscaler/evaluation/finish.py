@@ -20,7 +20,7 @@ from deepscaler.evaluation.samples import (
 from deepscaler.evaluation.session import Tally
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.observability.files import write_atomically
-from deepscaler.types import Problem, Verdict
+from deepscaler.types import Problem, RunError, Verdict
 
 PARTIAL_FILE = "results.partial.json"
 
@@ -55,7 +55,10 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """samples.parquet, written in groups of rows as they come, whole or not at all."""
+    """samples.parquet, written in groups of rows as they come, whole or not at all.
+
+    Raises RunError where the file cannot be written.
+    """
     import pyarrow.parquet as pq
 
     def write(temporary: Path) -> None:
@@ -64,7 +67,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             while group := list(islice(stream, ROWS_PER_GROUP)):
                 writer.write_table(samples_table(group, str(path)))
 
-    write_atomically(path, write)
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written ({error.strerror or error}). Every sample is kept in {path.parent}; make "
+            "room and run the same command again"
+        ) from error
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

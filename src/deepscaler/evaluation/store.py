@@ -163,7 +163,10 @@ def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
         _write_settings(directory, settings)
         return
     changes = differing(stored.get("settings", {}), settings)
-    if changes:
+    journal = directory / JOURNAL / "completions.jsonl"
+    if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
+        _write_settings(directory, settings)  # an evaluation that never got a sample binds nobody
+    elif changes:
         shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
         regrade = (
             f", or `deepscaler regrade {directory}` to grade the stored completions anew"
