@@ -85,6 +85,11 @@ class Comparison:
     skipped: dict[str, str]
     settings_differ: tuple[str, ...]
 
+    @property
+    def se_resampling(self) -> float:
+        """As of a benchmark, for the average."""
+        return math.hypot(self.average_before.se_resampling, self.average_after.se_resampling)
+
 
 def read_side(directory: Path) -> Side:
     """Raises ValueError when the directory holds no finished evaluation."""
