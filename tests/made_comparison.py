@@ -43,8 +43,8 @@ def write_made_comparison(directory: Path, *, names: Sequence[str] = NAMES, prob
                 "references": [text],
             }
         model = f"<img src=x onerror=alert(1)> {letter} " + "long-name-" * 12
-        sides.append(write_evaluation_of(directory / letter, rows, model=model))
+        sides.append(write_evaluation_of(directory / letter, rows, model={"name": model}))
     comparison = compare_directories(*sides)
     files = write_comparison_files(directory / "out", comparison, with_published=True)
     tables = [side / "samples.parquet" for side in sides]
-    return write_comparison_page(files[0], *tables, directory / "out" / "comparison.html")
+    return write_comparison_page(files[0], tables[0], tables[1], directory / "out" / "comparison.html")

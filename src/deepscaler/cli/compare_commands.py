@@ -16,8 +16,8 @@ def compare(evaluation_a: Path, evaluation_b: Path, *, published: bool, common: 
     print_comparison(comparison, with_published=published)
     if out is not None:
         files = write_comparison_files(out, comparison, with_published=published)
-        tables = [samples_file(path) for path in (evaluation_a, evaluation_b)]
-        files.append(write_comparison_page(files[0], *tables, out / "comparison.html"))
+        first, second = samples_file(evaluation_a), samples_file(evaluation_b)
+        files.append(write_comparison_page(files[0], first, second, out / "comparison.html"))
         for file in files:
             print(file)
     return 0

@@ -23,7 +23,7 @@ from deepscaler.evaluation.estimators import (
     source_clusters,
 )
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
-from deepscaler.evaluation.samples import DIGEST, RESULTS_FILE, UNKNOWN_FINISH, without_texts
+from deepscaler.evaluation.samples import DIGEST, RESULTS_FILE, UNKNOWN_FINISH, setting, without_texts
 from deepscaler.evaluation.votes import Equal, answer_classes, majority_at_k
 from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.equivalence import equivalent
@@ -176,7 +176,7 @@ def warnings_of(
     found = []
     long = _long(samples)
     share = float(repeated[long].mean()) if long.any() else 0.0
-    if share > SUSPICIOUS_FRAC and settings.get("temperature") != 0:
+    if share > SUSPICIOUS_FRAC and setting(settings, "temperature") != 0:
         found.append(f"{share:.0%} of the long completions repeat another sample of their problem: a sampler fault?")
     if record["truncated_frac"] > SUSPICIOUS_FRAC:
         found.append(f"{record['truncated_frac']:.1%} of the completions were cut at the budget and count as wrong")
