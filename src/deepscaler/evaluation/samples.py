@@ -26,8 +26,8 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported, unseen 
 SAMPLES_FILE = "samples.parquet"
 RESULTS_FILE = "results.json"
 ROWS_PER_GROUP = 1024  # long completions of 16K tokens stay under 100 MB per group
-UNKNOWN_FINISH = "unknown"  # the server did not say
-FINISH_REASONS = (*(reason.value for reason in FinishReason), UNKNOWN_FINISH)
+UNKNOWN_FINISH = FinishReason.UNKNOWN.value
+FINISH_REASONS = tuple(reason.value for reason in FinishReason)
 
 SCHEMA = pa.schema(
     [

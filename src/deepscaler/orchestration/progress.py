@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 from deepscaler.config.models import StageSection
+from deepscaler.evaluation.session import State
 from deepscaler.types import Rollout
 
 PLAIN_INTERVAL_S = 5.0
 TERMINAL_INTERVAL_S = 0.2
+RECENT_STEPS = 20  # time left is judged by these, as completions grow and shrink over a run
 
 
 def duration(seconds: float) -> str:
@@ -28,8 +31,7 @@ class Progress:
         self._terminal = self._stream.isatty() if terminal is None else terminal
         self._last_write = 0.0
         self._line_open = False
-        self._started = time.monotonic()
-        self._done_here = 0
+        self._step_times: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # start of the first, then ends
         self._stage = ""
         self._evaluating = 0
         self._finished = 0
@@ -41,8 +43,7 @@ class Progress:
 
     def update(self, text: str, *, force: bool = False) -> None:
         """The current state; written only so often, so that logs stay readable."""
-        interval = TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S
-        if not force and time.monotonic() - self._last_write < interval:
+        if not force and not self.due():
             return
         self._last_write = time.monotonic()
         if self._terminal:
@@ -56,11 +57,13 @@ class Progress:
         self._stage = stage.name
         self._num_steps = num_steps
         self._evaluating = 0
+        if not self._step_times:
+            self._step_times.append(time.monotonic())
 
     def end_step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._done_here += 1
-        elapsed = time.monotonic() - self._started
-        left = (self._num_steps - step) * elapsed / self._done_here
+        self._step_times.append(time.monotonic())
+        seconds_per_step = (self._step_times[-1] - self._step_times[0]) / (len(self._step_times) - 1)
+        left = (self._num_steps - step) * seconds_per_step
         rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9) / 1000
         self.update(
             f"{self._stage} step {step}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
@@ -77,6 +80,23 @@ class Progress:
         if self._evaluating:
             self._finished += 1
             self.update(f"evaluating  {self._finished}/{self._evaluating} completions")
+
+    def session(self, state: State) -> None:
+        """Where an evaluation with a store stands: samples, rate, tokens, running Pass@1 with interval, time left."""
+        last = state.num_graded == state.num_completions
+        if not last and not self.due():
+            return
+        e = state.running
+        running = f"  {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e is not None else ""
+        tokens = f"  {state.num_tokens / max(state.seconds, 1e-9) / 1000:.1f}k tok/s" if state.num_tokens else ""
+        self.update(
+            f"eval {state.num_done}/{state.num_completions}  {state.per_second:.1f}/s{running}{tokens}"
+            f"  left {duration(state.seconds_left)}",
+            force=True,
+        )
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last_write >= (TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S)
 
     def end_evaluation(self, mean: float, low: float, high: float) -> None:
         self._evaluating = 0

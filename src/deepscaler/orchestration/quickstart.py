@@ -9,24 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.data.synthetic import evaluation_sets
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison
 from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.results import Results
-from deepscaler.evaluation.run import evaluate, write_evaluation
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.base_model import ensure_base
-from deepscaler.orchestration.build import make_grader, open_run, pick_device
-from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.build import open_run
+from deepscaler.orchestration.evaluate import evaluate_directory
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.run import evaluation_params
-from deepscaler.orchestration.team import make_team
 from deepscaler.training.checkpoint import newest_checkpoint
-from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 
 SUMMARY_FIELDS = (
     "pass@1",
@@ -42,46 +36,6 @@ SUMMARY_FIELDS = (
     "length_mean",
 )
 END_WINDOW = 5  # steps averaged for the figures at the end of a stage
-
-
-def evaluate_directory(
-    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
-) -> Results:
-    """Evaluate a model directory on the recipe's held-out sets and write the result to `out`."""
-    tokenizer = load_tokenizer(model_path)
-    model = load_model(model_path, device=pick_device())
-    stop_ids = stop_token_ids(model, tokenizer)
-    computer = GradientComputer(
-        model, None, recipe.algorithm, recipe.training, temperature=recipe.evaluation.temperature
-    )
-    sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
-    section = recipe.evaluation
-    progress.start_evaluation(sum(map(len, sets.values())) * section.num_samples)
-    settings = {
-        "model": str(model_path),
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "limit": limit,
-        **section.model_dump(mode="json", include={"num_samples", "temperature", "top_p", "top_k"}),
-        "max_completion_tokens": section.max_completion_tokens,
-    }
-    with (
-        make_team(recipe, computer, model, stop_ids) as team,
-        make_grader(recipe, tokenizer, stop_ids) as grader,
-    ):
-        fleet = LocalFleet(team, tokenizer, recipe.data.instruction)
-        fleet.on_rollout = progress.on_rollout
-        result = evaluate(
-            fleet,
-            grader,
-            sets,
-            num_samples=section.num_samples,
-            params=evaluation_params(recipe),
-            settings=settings,
-        )
-    results = write_evaluation(result, out)
-    progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
-    return results
 
 
 def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]:

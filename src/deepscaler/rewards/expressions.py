@@ -34,7 +34,7 @@ MAX_QUOTIENTS = 30  # of one term: a/b/c…
 def parse_expression(tokens: Sequence[Token]) -> Tree:
     """The tree of one expression. Raises UnreadableError."""
     parser = _Parser(tokens)
-    tree = parser.expression()
+    tree = parser.group()
     if parser.position != len(parser.tokens):
         raise UnreadableError(f"left over: {parser.tokens[parser.position].value!r}")
     return tree
@@ -80,6 +80,13 @@ class _Parser:
             terms.append(self._signed_term())
         self.depth -= 1
         return terms[0] if len(terms) == 1 else ("add", *terms)
+
+    def group(self) -> Tree:
+        r"""An expression, or the two of `n \choose k` and `a \over b`."""
+        tree = self.expression()
+        if self.accept("choose"):
+            return ("call", "binom", tree, self.expression())
+        return ("div", tree, self.expression()) if self.accept("over") else tree
 
     def _signed_term(self) -> Tree:
         plus_minus = negative = False
@@ -285,7 +292,9 @@ class _Parser:
 
     def _letter(self, name: str) -> Tree:
         if self.value() == "(":
-            start = self.position
+            start, inside, behind = self.position, self.peek(1), self.value(2)
+            if inside is not None and inside.kind == "num" and behind == ")":  # I(0): a value of I, not I times 0
+                return ("call", "unknown " + name, *self._arguments())
             if name == "C":
                 arguments = self._arguments()
                 if len(arguments) == 2:
@@ -297,11 +306,7 @@ class _Parser:
 
     def _enclosed(self, opening: str) -> Tree:
         bars, self.bars = self.bars, 0
-        tree = self.expression()
-        if opening == "{" and self.accept("choose"):
-            tree = ("call", "binom", tree, self.expression())
-        elif opening == "{" and self.accept("over"):
-            tree = ("div", tree, self.expression())
+        tree = self.group() if opening == "{" else self.expression()
         self.bars = bars
         self.take(OPENING[opening])
         if opening in ("lfloor", "lceil"):

@@ -14,7 +14,8 @@ from deepscaler.rewards.trees import Tree
 MAX_MAGNITUDE = 4_000_000  # |log2| of a value
 MAX_ARGUMENT = 1e6  # of periodic functions and the exponential
 MAX_FACTORIAL = 2000
-MAX_SLOW_CALLS = 400  # powers and functions in one evaluation
+MAX_INFINITE_TERMS = 240
+MAX_SLOW_CALLS = 800  # powers and functions in one evaluation
 
 
 class Precision:
@@ -22,6 +23,7 @@ class Precision:
 
     def __init__(self, context: Any, zero: float, lost: float) -> None:
         self.context, self.zero, self.lost = context, context.mpf(zero), context.mpf(lost)
+        self.step = self.zero * 1000 or 1e-9  # closer than this to a whole number is that number
 
 
 def _digits(digits: int) -> Precision:
@@ -168,14 +170,18 @@ class Evaluation:
         if name.startswith(("arc", "a")) and name not in ("abs", "arg", "arctan", "atan"):
             self.branched |= bool(c.im(x) != 0)
         try:
-            return getattr(c, function)(*arguments)
+            value = getattr(c, function)(*arguments)
         except (ValueError, ZeroDivisionError) as error:
             raise UndefinedError(f"{name}: {error}") from error
+        # The sine of a rounded π is not quite 0.
+        return c.mpf(0) if abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
 
     def _step(self, name: str, x: Any) -> Any:
         """Floor and ceiling; a value next to a whole number is that number."""
-        nearest = self.c.nint(self.c.re(x))
-        if abs(x - nearest) <= self.precision.zero * 1000 * max(1, abs(x)):
+        nearest = self.c.floor(self.c.re(x) + 0.5)
+        if abs(x - nearest) <= self.precision.step * max(1, abs(x)):
+            if self.precision is FLOAT:
+                raise PrecisionLostError
             return nearest
         return self.c.floor(x) if name == "floor" else self.c.ceil(x)
 
@@ -203,6 +209,8 @@ class Evaluation:
         """A finite sum or product; one with an unknown end is told from others by its body at three places."""
         _, name, index, low, high, body = tree
         first, outer = self.value(low), self.point.get(index[1])
+        if high == ("sym", "∞") and self.c.isint(first):
+            return self._limit(name, index[1], int(self.c.re(first)), body)
         last = None if high == ("sym", "∞") else self.value(high)
         whole = last is not None and self.c.isint(first) and self.c.isint(last) and last - first <= MAX_TERMS
         places = range(int(first), int(last) + 1) if whole else [self.c.mpf(p) / 16 for p in (23, 37, 53)]
@@ -221,6 +229,25 @@ class Evaluation:
         for value in values:
             total = self._in_range(total * value)
         return total
+
+    def _limit(self, name: str, index: str, first: int, body: Tree) -> Any:
+        """An infinite sum: its partial sums where they settle, else extrapolated twice to the same value."""
+        if self.precision is not FINEST:
+            raise PrecisionLostError
+        if name != "sum":
+            raise UndefinedError("an infinite product")
+        sums: list[Any] = []
+        for place in range(first, first + MAX_INFINITE_TERMS):
+            self.point[index] = self.c.mpf(place)
+            sums.append((sums[-1] if sums else 0) + self.value(body))
+        del self.point[index]
+        settled = abs(sums[-1] - sums[-20]) <= 1e-30 * abs(sums[-1])
+        if settled:
+            return sums[-1]
+        value, other = self.c.richardson(sums[:120])[0], self.c.richardson(sums[:100])[0]
+        if abs(value - other) > 1e-30 * abs(value):
+            raise UndefinedError("an infinite sum that is not known")
+        return value
 
 
 def _unknown(name: str, arguments: list[Any]) -> Any:

@@ -59,7 +59,7 @@ def _set_sign(tokens: Tokens, depth: int) -> Answer | None:
 def _prose(tokens: Tokens, depth: int) -> Answer | None:
     """Words only, at least one of two letters or more."""
     words = [t for t in tokens if t.kind in ("prose", "letters", "roman")]
-    if not any(len(t.value) > 1 for t in words):
+    if not any(len(t.value) > 1 for t in words) or is_sign(tokens[0], "-", "/"):
         return None
     if len(words) == 1 and (words[0].value in FUNCTIONS or words[0].value in ("pi", "infty", "oo", "inf")):
         return None

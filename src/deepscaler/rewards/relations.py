@@ -11,7 +11,7 @@ from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
 from deepscaler.rewards.scalars import scalar, trimmed
-from deepscaler.rewards.same_value import real_value, same_value, symbols
+from deepscaler.rewards.same_value import decimal_places, ends, real_value, same_value, symbols
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
 
@@ -28,6 +28,8 @@ def read_relation(tokens: Tokens, read: Read) -> Answer | None:
         return None
     parts = split(tokens, lambda t: t.kind in ("sign", "cmd") and t.value in RELATIONS)
     if operators == ["in"]:
+        if not name_of(parts[0]):
+            raise UnreadableError("an element that is no variable")
         value = read(parts[1])
         return (
             Reals(value.spans, name_of(parts[0])) if isinstance(value, Reals) else Named(name_of(parts[0]), value, None)
@@ -73,10 +75,11 @@ def _is_near(decimal: Tree, value: Tree) -> bool:
     if decimal[0] != "num" or decimal[2] == 0 or decimal == value:
         return False
     exact = real_value(value)
-    unit = Fraction(1, decimal[1].denominator)
-    while unit.denominator % 10 and unit.denominator > 1:
-        unit = Fraction(1, unit.denominator * 2 if unit.denominator % 2 else unit.denominator * 5)
-    return exact is not None and 0 < abs(float(exact) - float(decimal[1])) <= float(unit)
+    if exact is None:
+        return False
+    ulp = Fraction(1, 10 ** decimal_places(decimal[1]))
+    most = float(ulp) if not isinstance(exact, Fraction) or not ends(exact) else float(ulp) / 2
+    return 0 < abs(float(exact) - float(decimal[1])) <= most
 
 
 def _tree(tokens: Tokens) -> Tree | None:

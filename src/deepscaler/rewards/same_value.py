@@ -13,6 +13,7 @@ from deepscaler.rewards.trees import Tree
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
 TOLERANCE = 1e-25
+FLOAT_ZERO = 1e-9
 FLOAT_TOLERANCE = 1e-7  # apart by more than this in floats is different without a second look
 ROUNDED_DIGITS = 8  # a decimal this long may stand for the number that it rounds
 INTEGER_NAMES = frozenset("nkmNKMjpqrst")
@@ -48,6 +49,14 @@ def mentions(tree: Tree, name: str) -> bool:
     return tree[:2] == ("sym", name) or any(isinstance(part, tuple) and mentions(part, name) for part in tree[1:])
 
 
+def _is_infinite(tree: Tree) -> bool:
+    """Whether ∞ stands in the tree other than above a sum."""
+    if tree == ("sym", "∞"):
+        return True
+    parts = (*tree[2:4], tree[5]) if tree[:2] == ("call", "sum") else tree[1:]
+    return any(isinstance(part, tuple) and _is_infinite(part) for part in parts)
+
+
 def _points(names: frozenset[str]) -> Iterator[Point]:
     """Whole, broken and signed points; a function of the names alone."""
     ordered = sorted(names)
@@ -69,7 +78,7 @@ def same_value(a: Tree, b: Tree) -> bool:
     if a == b:
         return True
     names = symbols(a)
-    if names != symbols(b) or mentions(a, "∞") or mentions(b, "∞"):
+    if names != symbols(b) or _is_infinite(a) or _is_infinite(b):
         return False
     try:
         return _same_function(a, b, names) if names else _agree_at(a, b, {}) is True
@@ -128,8 +137,10 @@ def _apart_in_floats(a: Tree, b: Tree, point: Point) -> bool | None:
         x, y = first.value(a), second.value(b)
     except (OverflowError, ValueError, ZeroDivisionError):
         return None
-    apart = abs(x - y) > FLOAT_TOLERANCE * max(abs(x), abs(y)) and not (point and (first.branched or second.branched))
-    return False if apart else None
+    if point and (first.branched or second.branched):
+        return None
+    largest = max(abs(x), abs(y))
+    return False if largest > FLOAT_ZERO and abs(x - y) > FLOAT_TOLERANCE * largest else None
 
 
 def close(a: Any, b: Any) -> bool:
@@ -138,7 +149,7 @@ def close(a: Any, b: Any) -> bool:
 
 def real_value(tree: Tree) -> Fraction | Any | None:
     """The value of a constant real expression, exact or to 50 digits; None for anything else."""
-    if symbols(tree) or mentions(tree, "∞"):
+    if symbols(tree) or _is_infinite(tree):
         return None
     try:
         exact = _exactly(tree, {})
@@ -160,7 +171,7 @@ def rounds_to(decimal: Tree, other: Tree) -> bool:
     if decimal[0] != "num" or decimal[2] < ROUNDED_DIGITS:
         return False
     value, exact = real_value(other), decimal[1]
-    if value is None or (isinstance(value, Fraction) and _ends(value)):
+    if value is None or (isinstance(value, Fraction) and ends(value)):
         return False
     if isinstance(value, Fraction):
         return abs(value - exact) * 10 ** (decimal[2] - 1) < abs(value)
@@ -169,7 +180,8 @@ def rounds_to(decimal: Tree, other: Tree) -> bool:
     )
 
 
-def _ends(value: Fraction) -> bool:
+def ends(value: Fraction) -> bool:
+    """Whether the decimal of the value is finite."""
     rest = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
@@ -177,10 +189,18 @@ def _ends(value: Fraction) -> bool:
     return rest == 1
 
 
+def decimal_places(value: Fraction) -> int:
+    """Places behind the point of a finite decimal."""
+    places = 0
+    while value.denominator != 1:
+        value, places = value * 10, places + 1
+    return places
+
+
 def proportional(a: Tree, b: Tree) -> int:
     """1 or -1, the sign of c, when a = c·b for a constant c everywhere; else 0."""
     names = symbols(a)
-    if not names or names != symbols(b) or mentions(a, "∞") or mentions(b, "∞"):
+    if not names or names != symbols(b) or _is_infinite(a) or _is_infinite(b):
         return 0
     ratio: Any = None
     agreed = 0

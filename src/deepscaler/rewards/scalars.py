@@ -13,6 +13,8 @@ from deepscaler.rewards.trees import PLUS_MINUS, Tree
 from deepscaler.rewards.units import without_unit
 from deepscaler.rewards.vocabulary import LEADING
 
+_CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
+
 
 def trimmed(tokens: Tokens) -> Tokens:
     """Without closing marks, words like "the answer is", and one pair of braces or a remark around everything."""
@@ -43,11 +45,12 @@ def _leads(token: Token) -> bool:
 def _qualifies(tokens: Tokens, index: int) -> bool:
     """Whether `for all x …` starts here, behind an equation."""
     word = tokens[index].value.lower()
-    if word not in ("for", "where", "forall") or not any(is_sign(t, "=") for t in tokens[:index]):
+    if word not in ("for", "forall") or not any(is_sign(t, "=") for t in tokens[:index]):
         return False
-    return word != "for" or (
-        index + 1 < len(tokens) and tokens[index + 1].value.lower() in ("all", "any", "every", "each")
-    )
+    rest = tokens[index + 1 :]
+    if any(t.kind == "num" or (t.kind in ("sign", "cmd") and t.value in _CONDITIONS) for t in rest):
+        return False
+    return word == "forall" or (bool(rest) and rest[0].value.lower() in ("all", "any", "every", "each"))
 
 
 def scalar(tokens: Tokens) -> Answer:

@@ -21,6 +21,7 @@ from deepscaler.rewards.vocabulary import (
     UNITS,
 )
 
+_MODIFYING = frozenset(["per", *SQUARE, *RAISED])
 ROMAN_UNITS = frozenset("mshgJNWVAKCFLlTH")
 _SIGNS = frozenset(["^", "{", "}", "-", "/", "cdot", "times", ".", "(", ")", "circ", ",", "*"])
 
@@ -97,8 +98,25 @@ def _belongs(token: Token) -> bool:
     return token.value in _SIGNS
 
 
+COUNT = Unit((("count", 1),), Fraction(1))  # of whatever: apples are not told from pears
+
+
 def _unit(tokens: Sequence[Token]) -> Unit | None:
-    """The powers of known dimensions, or None when a word is unknown."""
+    """The powers of known dimensions; COUNT for other nouns; None for "units" and for a mixture."""
+    known = [_known(t) for t in tokens if t.kind in ("prose", "letters", "roman") and t.value.lower() not in _MODIFYING]
+    if all(unit is None for unit in known):
+        return COUNT if known else None
+    if any(unit is None or unit[0] == "unit" for unit in known):
+        return None
+    return _compound(tokens)
+
+
+def _known(token: Token) -> tuple[str, Fraction] | None:
+    return UNITS.get(token.value.lower())
+
+
+def _compound(tokens: Sequence[Token]) -> Unit:
+    """`km/h`, `square inches`, `m^{-1}`: every word is a known unit or modifies one."""
     powers: dict[str, int] = {}
     size, sign, power = Fraction(1), 1, 1
     last: tuple[str, Fraction] | None = None
@@ -113,18 +131,13 @@ def _unit(tokens: Sequence[Token]) -> Unit | None:
         elif word in RAISED:
             extra = (RAISED[word] - 1) * sign
         elif word:
-            last = UNITS.get(word)
-            if last is None or last[0] == "unit":
-                return None
-            extra, power = sign * power, 1
-        elif token.value == "^":
-            raised = True
-        elif token.value == "-":
-            negative = True
+            last, extra, power = UNITS[word], sign * power, 1
+        elif token.value in ("^", "-"):
+            raised, negative = raised or token.value == "^", token.value == "-"
         elif token.kind == "num" and raised:
             extra = (-int(token.value) if negative else int(token.value)) * sign - sign
             raised = negative = False
         if extra and last is not None:
             powers[last[0]] = powers.get(last[0], 0) + extra
             size *= last[1] ** extra
-    return Unit(tuple(sorted(powers.items())), size) if powers else None
+    return Unit(tuple(sorted(powers.items())), size)

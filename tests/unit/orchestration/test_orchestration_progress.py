@@ -84,3 +84,19 @@ def test_the_first_signal_asks_and_the_second_interrupts(capsys: pytest.CaptureF
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_time_left_counts_steps_only_not_what_ran_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("deepscaler.orchestration.progress.time.monotonic", lambda: now)
+    out = StringIO()
+    progress = Progress(out, terminal=False)
+    now = 1000.0  # a base model was made and evaluated
+    for step in range(1, 31):
+        progress.start_step(step, 60, STAGE)
+        now += 10.0 if step <= 5 else 2.0  # the first steps are long ones
+        progress.end_step(step, METRICS)
+    last = out.getvalue().splitlines()[-1]
+    assert "step 30/60" in last or "step 29/60" in last or "step 28/60" in last
+    seconds = duration(2.0 * (60 - int(last.split("/")[0].split()[-1])))
+    assert last.endswith(f"left {seconds}")
