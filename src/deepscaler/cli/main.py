@@ -153,6 +153,67 @@ def compare(
     _exit(compare_commands.compare(evaluation_a, evaluation_b, published=published, common=common, out=out))
 
 
+@app.command("eval-clean", rich_help_panel="Measure")
+def eval_clean(
+    directory: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory written by eval.")],
+    contamination: Annotated[Path, typer.Argument(metavar="FILE", help="contamination.json of the training data.")],
+) -> None:
+    """Add the scores on the problems that do not stand in the training data."""
+    from deepscaler.cli import compare_commands
+
+    _exit(compare_commands.eval_clean(directory, contamination))
+
+
+@app.command("eval-export", rich_help_panel="Measure")
+def eval_export(
+    directory: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory written by eval.")],
+    kind: Annotated[Literal["lm-eval", "lighteval", "hf"], typer.Option("--as", help="Whose format.")],
+    out: Annotated[Path, typer.Option(help="Directory to write below.")],
+    benchmarks: Annotated[
+        Path | None, typer.Option(help="Directory of the benchmark files: adds the problems' texts.")
+    ] = None,
+) -> None:
+    """Results and completions in the formats of lm-evaluation-harness, lighteval, or the Hugging Face hub."""
+    from deepscaler.cli import compare_commands
+
+    _exit(compare_commands.eval_export(directory, kind=kind, out=out, benchmarks=benchmarks))
+
+
+@app.command("eval-import", rich_help_panel="Measure")
+def eval_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Completions saved by others: .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")],
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="completion, problem (id, row or text); benchmark, sample_index, num_tokens, finish_reason, seed.",
+        ),
+    ],
+    benchmarks: Annotated[Path, typer.Option(help="Directory of the benchmark files.")] = Path("data/benchmarks"),
+    benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="Of every row, else --map benchmark=.")] = None,
+    thinking_prefilled: Annotated[
+        bool, typer.Option("--thinking-prefilled", help="The prompt already opened <think>.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Grading processes.")] = 2,
+) -> None:
+    """Grade completions that others saved, so that they can be compared."""
+    from deepscaler.cli import compare_commands
+
+    _exit(
+        compare_commands.eval_import(
+            file,
+            benchmarks=benchmarks,
+            out=out,
+            benchmark=benchmark,
+            columns=columns,
+            thinking_prefilled=thinking_prefilled,
+            workers=workers,
+        )
+    )
+
+
 @app.command(rich_help_panel="Measure")
 def grade(
     file: Annotated[

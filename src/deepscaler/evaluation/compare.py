@@ -14,7 +14,7 @@ from deepscaler.evaluation.breakdown import source_labels
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, source_clusters
 from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
-from deepscaler.evaluation.samples import read_results, read_samples
+from deepscaler.evaluation.samples import model_name, read_results, read_samples
 
 MAX_NAMED = 3  # ids named in a message
 
@@ -26,10 +26,11 @@ class Side:
     path: Path
     settings: Mapping[str, Any]
     benchmarks: dict[str, BenchmarkSamples]
+    row_hashes: Mapping[str, Any]
 
     @property
     def label(self) -> str:
-        return str(self.settings.get("model") or self.path)
+        return model_name(self.settings) or str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,17 @@ class Comparison:
     skipped: dict[str, str]
     settings_differ: tuple[str, ...]
 
+    @property
+    def se_resampling(self) -> float:
+        """As of a benchmark, for the average."""
+        return math.hypot(self.average_before.se_resampling, self.average_after.se_resampling)
+
 
 def read_side(directory: Path) -> Side:
     """Raises ValueError when the directory holds no finished evaluation."""
-    settings = read_results(directory).get("settings", {})
+    results = read_results(directory)
     samples = split_benchmarks(read_samples(directory, texts=False))
-    return Side(directory, settings, {s.name: s for s in samples})
+    return Side(directory, results.get("settings", {}), {s.name: s for s in samples}, results.get("row_hashes", {}))
 
 
 def compare_directories(before: Path, after: Path, *, common: bool = False) -> Comparison:
@@ -162,19 +168,21 @@ def _identities(side: Side, name: str) -> dict[str, tuple[Any, ...]]:
     samples = side.benchmarks[name]
     references = samples.of_problems(samples.column("references"))
     tolerances = samples.of_problems(samples.column("tolerance"))
-    hashes = row_hashes(side.settings, name)
+    hashes = _hashes(side.row_hashes.get(name), samples)
     return {
         identity: (hashes.get(identity), tuple(refs), tolerance)
         for identity, refs, tolerance in zip(samples.problem_ids, references, tolerances, strict=True)
     }
 
 
-def row_hashes(settings: Mapping[str, Any], name: str) -> Mapping[str, str]:
-    """problem id -> hash of its prompt and references, where the settings recorded them."""
-    benchmarks = settings.get("benchmarks")
-    record = benchmarks.get(name) if isinstance(benchmarks, Mapping) else None
-    hashes = record.get("row_hashes") if isinstance(record, Mapping) else None
-    return hashes if isinstance(hashes, Mapping) else {}
+def _hashes(recorded: Any, samples: BenchmarkSamples) -> dict[str, str]:
+    """problem id -> hash of its question, from a list in the order of the problems.
+
+    Empty where none were recorded, or where a problem without any sample leaves open which hash is whose.
+    """
+    if not isinstance(recorded, list) or len(recorded) != len(samples.problem_ids):
+        return {}
+    return dict(zip(samples.problem_ids, recorded, strict=True))
 
 
 def _compare(name: str, before: Side, after: Side, shared: Sequence[str], unpaired: Unpaired) -> BenchmarkComparison:
@@ -208,8 +216,8 @@ def _places(samples: BenchmarkSamples, ids: Sequence[str]) -> np.ndarray:
     return np.array([numbers[i] for i in ids], dtype=np.int64)
 
 
-# What says which model and where; it differs by intention.
-EXPECTED_TO_DIFFER = ("model", "endpoint", "revision", "seed", "template", "versions", "hardware", "benchmarks", "date")
+# What says which model, where and when; it differs by intention. Questions are compared one by one.
+EXPECTED_TO_DIFFER = ("model", "recipe", "seed", "template", "versions", "endpoint", "datasets")
 
 
 def differing_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
         "sets": {name: _set(c) for name, c in comparison.benchmarks.items()},
         "total": {
             **_difference(comparison.total),
+            "se_resampling": finite(comparison.se_resampling),
             "before": estimate_json(comparison.average_before),
             "after": estimate_json(comparison.average_after),
         },
@@ -113,8 +114,7 @@ def set_rows(comparison: Comparison) -> list[Sequence[Any]]:
     for name, c in comparison.benchmarks.items():
         rows.append(_row(name, c.before, c.after, c.difference, c.se_resampling, c.p_holm, len(c.unpaired)))
     first, second = comparison.average_before, comparison.average_after
-    again = (first.se_resampling**2 + second.se_resampling**2) ** 0.5
-    return [*rows, _row("average", first, second, comparison.total, again, None, None)]
+    return [*rows, _row("average", first, second, comparison.total, comparison.se_resampling, None, None)]
 
 
 def _row(name: str, before: Any, after: Any, d: Difference, again: float, p_holm: Any, unpaired: Any) -> list[Any]:

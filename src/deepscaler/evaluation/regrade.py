@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,7 +47,7 @@ def regrade(directory: Path, grader: ManyGrader, grader_settings: Mapping[str, A
     verdicts: dict[Key, Verdict] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row, verdict in _graded(directory / SAMPLES_FILE, grader, prefilled):
+        for row, verdict in graded(iterate_samples(directory / SAMPLES_FILE), grader, prefilled):
             before, after = row["outcome"], verdict.outcome.value
             transitions[before, after] += 1
             key = Key(row["benchmark"], row["problem_id"], row["sample_index"])
@@ -71,8 +71,11 @@ def regrade(directory: Path, grader: ManyGrader, grader_settings: Mapping[str, A
     return Regraded(results, transitions, changed, kept)
 
 
-def _graded(path: Path, grader: ManyGrader, prefilled: bool) -> Iterator[tuple[dict[str, Any], Verdict]]:
-    stream = iterate_samples(path)
+def graded(
+    rows: Iterable[dict[str, Any]], grader: ManyGrader, prefilled: bool
+) -> Iterator[tuple[dict[str, Any], Verdict]]:
+    """Every row with its verdict, in order, a batch in memory at a time. What was cut at its budget is `truncated`."""
+    stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
         cut = [row["finish_reason"] == FinishReason.LENGTH.value for row in batch]
         items = [

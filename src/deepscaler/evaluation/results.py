@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -23,7 +24,15 @@ from deepscaler.evaluation.estimators import (
     source_clusters,
 )
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
-from deepscaler.evaluation.samples import DIGEST, RESULTS_FILE, UNKNOWN_FINISH, without_texts
+from deepscaler.evaluation.samples import (
+    DIGEST,
+    RESULTS_FILE,
+    UNKNOWN_FINISH,
+    read_results,
+    read_samples,
+    setting,
+    without_texts,
+)
 from deepscaler.evaluation.votes import Equal, answer_classes, majority_at_k
 from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.equivalence import equivalent
@@ -54,7 +63,6 @@ def compute_results(
     table: pa.Table,
     settings: Mapping[str, Any],
     *,
-    contamination: Mapping[str, frozenset[str]] | None = None,
     equal: Equal = same_answer,
     **facts: Any,
 ) -> Results:
@@ -71,7 +79,7 @@ def compute_results(
     for samples in split_benchmarks(table):
         e = estimate(samples.reward_grid, source_clusters(breakdown.source_labels(samples)))
         estimates[samples.name] = e
-        benchmarks[samples.name] = _benchmark(samples, e, settings, contamination, equal)
+        benchmarks[samples.name] = _benchmark(samples, e, settings, equal)
     average = combine_sets(list(estimates.values()))
     content = {"benchmarks": benchmarks, "average": estimate_json(average), "settings": dict(settings), **facts}
     return Results(estimates, average, content)
@@ -100,15 +108,39 @@ def finite(value: Any) -> Any:
 
 def write_results(results: Results, directory: Path) -> None:
     """Written last: where results.json stands, the evaluation is whole."""
-    text = json.dumps(results.content, indent=1, allow_nan=False) + "\n"
+    _write(results.content, directory)
+
+
+def _write(content: Mapping[str, Any], directory: Path) -> None:
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(directory / RESULTS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def add_clean_subset(directory: Path, contamination: Path) -> dict[str, Any]:
+    """Write Pass@1 on the problems that a contamination record does not list into results.json; returns its content.
+
+    Every benchmark that the record names gets `clean`. Raises ValueError when it names none of them.
+    """
+    record = breakdown.read_contamination(contamination)
+    content = read_results(directory)
+    found = [s for s in split_benchmarks(read_samples(directory, texts=False)) if s.name in record]
+    if not found:
+        raise ValueError(
+            f"{contamination} names {', '.join(record) or 'no benchmark'}, the evaluation holds "
+            f"{', '.join(content['benchmarks'])}; give the record that was made for these benchmarks"
+        )
+    for samples in found:
+        content["benchmarks"][samples.name]["clean"] = breakdown.clean_subset(samples, record[samples.name])
+    digest = hashlib.sha256(contamination.read_bytes()).hexdigest()
+    content["contamination"] = {"file": contamination.name, "sha256": digest}
+    _write(content, directory)
+    return content
 
 
 def _benchmark(
     samples: BenchmarkSamples,
     e: Estimate,
     settings: Mapping[str, Any],
-    contamination: Mapping[str, frozenset[str]] | None,
     equal: Equal,
 ) -> dict[str, Any]:
     outcomes = Counter(samples.column("outcome"))
@@ -130,8 +162,6 @@ def _benchmark(
         "by_source": breakdown.by_group(samples, breakdown.source_labels(samples)),
         "identical_frac": float(repeated.mean()),
     }
-    if contamination is not None and samples.name in contamination:
-        record["clean"] = breakdown.clean_subset(samples, contamination[samples.name])
     record["warnings"] = warnings_of(samples, record, repeated, settings)
     return record
 
@@ -176,7 +206,7 @@ def warnings_of(
     found = []
     long = _long(samples)
     share = float(repeated[long].mean()) if long.any() else 0.0
-    if share > SUSPICIOUS_FRAC and settings.get("temperature") != 0:
+    if share > SUSPICIOUS_FRAC and setting(settings, "temperature") != 0:
         found.append(f"{share:.0%} of the long completions repeat another sample of their problem: a sampler fault?")
     if record["truncated_frac"] > SUSPICIOUS_FRAC:
         found.append(f"{record['truncated_frac']:.1%} of the completions were cut at the budget and count as wrong")

@@ -165,6 +165,18 @@ def read_results(directory: Path) -> dict[str, Any]:
     return results
 
 
+def model_name(settings: Mapping[str, Any]) -> str:
+    """The name or path of the model; empty where the settings hold none."""
+    model = settings.get("model")
+    return str((model.get("name") if isinstance(model, Mapping) else model) or "")
+
+
+def setting(settings: Mapping[str, Any], name: str) -> Any:
+    """A sampling setting, wherever it stands; None where it is not recorded."""
+    sampling = settings.get("sampling")
+    return sampling.get(name, settings.get(name)) if isinstance(sampling, Mapping) else settings.get(name)
+
+
 def validate_samples(table: pa.Table, where: str) -> None:
     """Types, nulls, known words, ranges and unique keys. Raises ValueError naming `where`, row and field.
 

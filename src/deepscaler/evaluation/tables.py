@@ -146,8 +146,7 @@ def _differences_sheet(comparison: Comparison) -> Sheet:
         figures = (percent(c.se_resampling), p_text(d.p_value), p_text(c.p_holm), percent(d.smallest_resolvable))
         rows.append((name, with_interval(d.mean, d.low, d.high, signed=True), *figures))
     d = comparison.total
-    again = math.hypot(comparison.average_before.se_resampling, comparison.average_after.se_resampling)
-    figures = (percent(again), p_text(d.p_value), "", percent(d.smallest_resolvable))
+    figures = (percent(comparison.se_resampling), p_text(d.p_value), "", percent(d.smallest_resolvable))
     average = (AVERAGE, with_interval(d.mean, d.low, d.high, signed=True), *figures)
     notes = (
         "± again: standard error had the same problems been sampled again. p: sign flips by problem (average: t test); "

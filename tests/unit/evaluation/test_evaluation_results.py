@@ -11,9 +11,10 @@ import pytest
 
 from deepscaler.evaluation.breakdown import budget_curve, read_contamination
 from deepscaler.evaluation.grid import split_benchmarks
-from deepscaler.evaluation.results import compute_results, write_results
+from deepscaler.evaluation.results import add_clean_subset, compute_results, write_results
 from deepscaler.evaluation.samples import read_digested, read_results, samples_table, write_samples
 from deepscaler.evaluation.tables import print_results
+from made_comparison import write_evaluation_of
 from made_samples import made_rows, row
 
 
@@ -96,15 +97,23 @@ def test_repeated_completions_betray_the_sampler() -> None:
 
 def test_the_clean_subset_leaves_contaminated_problems_out(tmp_path: Path) -> None:
     rows = [row(p, 0, outcome="correct" if p < 2 else "wrong") for p in range(5)]
+    directory = write_evaluation_of(tmp_path / "eval", rows)
+    before = read_results(directory)
+    file = tmp_path / "contamination.json"
     for content in ({"matches": {"made": ["p0", "p4"]}}, {"benchmarks": {"made": {"problems": ["p0", "p4"]}}}):
-        (tmp_path / "contamination.json").write_text(json.dumps(content))
-        contamination = read_contamination(tmp_path / "contamination.json")
-        clean = record(rows, contamination=contamination)["clean"]
+        file.write_text(json.dumps(content))
+        returned = add_clean_subset(directory, file)
+        clean = returned["benchmarks"]["made"]["clean"]
         assert (clean["num_contaminated"], clean["num_problems"]) == (2, 3)
         assert clean["pass@1"] == pytest.approx(1 / 3)
-    assert "clean" not in record(rows, contamination={"other": frozenset(["p0"])})
-    everything = {"made": frozenset(f"p{i}" for i in range(5))}
-    assert "pass@1" not in record(rows, contamination=everything)["clean"]
+        assert read_results(directory) == json.loads(json.dumps(returned))
+    assert returned["contamination"]["file"] == "contamination.json"
+    assert returned["benchmarks"]["made"]["pass@1"] == before["benchmarks"]["made"]["pass@1"]
+    file.write_text(json.dumps({"matches": {"made": [f"p{i}" for i in range(5)]}}))
+    assert "pass@1" not in add_clean_subset(directory, file)["benchmarks"]["made"]["clean"]
+    file.write_text(json.dumps({"matches": {"other": ["p0"]}}))
+    with pytest.raises(ValueError, match="names other, the evaluation holds made"):
+        add_clean_subset(directory, file)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"matches": {"made": "p0"}}', '{"benchmarks": {"made": {}}}'])
@@ -150,10 +159,11 @@ def test_no_rows_are_an_error() -> None:
         compute_results(samples_table([]), {})
 
 
-def test_the_table_names_warnings_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_warnings_and_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row(p, s, outcome="no_answer", answer=None, benchmark="olympiadbench") for p in range(3) for s in range(16)]
-    content = compute_results(samples_table(rows), {}, contamination={"olympiadbench": frozenset(["p0"])}).content
-    print_results(content)
+    (tmp_path / "contamination.json").write_text(json.dumps({"matches": {"olympiadbench": ["p0"]}}))
+    directory = write_evaluation_of(tmp_path / "eval", rows)
+    print_results(add_clean_subset(directory, tmp_path / "contamination.json"))
     out = capsys.readouterr().out
     assert max(map(len, (line.rstrip() for line in out.splitlines()))) <= 80
     assert "maj@16" in out
