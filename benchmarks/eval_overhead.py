@@ -29,7 +29,7 @@ from deepscaler.orchestration.evaluate import Job, evaluate_endpoint
 from deepscaler.orchestration.progress import Progress
 from deepscaler.types import Problem
 
-WARM_FRAC = 0.1  # memory is compared from here on: imports, pools and the grader have then come in
+WARM_FRAC, END_FRAC = 0.1, 0.98  # memory is compared from where imports and the grader have come in to the last sample
 
 
 async def serve(kilobytes: int) -> None:
@@ -93,7 +93,7 @@ class Memory:
 
 
 def measure(problems: int, samples: int, kilobytes: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--serve", "--kilobytes", str(kilobytes)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--serve", "--kilobytes", str(kilobytes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as root:
         assert server.stdout is not None
         address = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
@@ -109,7 +109,7 @@ def measure(problems: int, samples: int, kilobytes: int) -> dict[str, Any]:
         server.kill()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     count = problems * samples
-    warm = [m for share, m in memory.readings if share > WARM_FRAC]
+    warm = [m for share, m in memory.readings if WARM_FRAC < share < END_FRAC]
     return {
         "samples": count,
         "kilobytes_per_sample": kilobytes,
@@ -117,8 +117,8 @@ def measure(problems: int, samples: int, kilobytes: int) -> dict[str, Any]:
         "children_cpu_ms_per_sample": round(1000 * (children.ru_utime + children.ru_stime) / count, 3),
         "wall_s": round(wall, 1),
         "memory_mib_at_a_tenth": round(warm[0], 1),
-        "memory_mib_at_the_end": round(warm[-1], 1),
-        "memory_mib_highest": round(max(warm), 1),
+        "memory_mib_at_the_last_sample": round(warm[-1], 1),
+        "memory_mib_highest_while_writing_tables": round(max(m for _, m in memory.readings), 1),
         "pass@1": results.average.mean,
     }
 
