@@ -81,7 +81,7 @@ def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any
     characters = 0
     for row in rows:
         group.append(row)
-        characters += len(row["completion"]) + 4 * len(row["token_ids"] or ())
+        characters += len(row["completion"]) + 4 * len(row.get("token_ids") or ())
         if len(group) == ROWS_PER_GROUP or characters > GROUP_CHARACTERS:
             yield group
             group, characters = [], 0
