@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def compare(evaluation_a: Path, evaluation_b: Path, *, published: bool, common: bool, out: Path | None) -> int:
+def compare(evaluation_a: Path, evaluation_b: Path, *, published: bool, common: bool, out: Path | None) -> None:
     from deepscaler.evaluation.compare import compare_directories
     from deepscaler.evaluation.comparison_files import write_comparison_files
     from deepscaler.evaluation.samples import samples_file
@@ -22,18 +22,16 @@ def compare(evaluation_a: Path, evaluation_b: Path, *, published: bool, common: 
         files.append(write_comparison_page(files[0], first, second, out / "comparison.html"))
         for file in files:
             print(file)
-    return 0
 
 
-def eval_clean(directory: Path, contamination: Path) -> int:
+def eval_clean(directory: Path, contamination: Path) -> None:
     from deepscaler.evaluation.results import add_clean_subset
     from deepscaler.evaluation.tables import print_results
 
     print_results(add_clean_subset(directory, contamination))
-    return 0
 
 
-def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | None) -> int:
+def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | None) -> None:
     from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
     from deepscaler.evaluation.exports import export
     from deepscaler.evaluation.samples import read_results
@@ -45,7 +43,6 @@ def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | Non
     date = time.strftime("%Y-%m-%dT%H:%M:%S")
     for file in export(kind, directory, out, prompts=prompts, date=date):
         print(file)
-    return 0
 
 
 def eval_import(
@@ -57,7 +54,7 @@ def eval_import(
     columns: Sequence[str],
     thinking_prefilled: bool,
     workers: int,
-) -> int:
+) -> None:
     from deepscaler.config.models import GraderSection
     from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
     from deepscaler.evaluation.imports import ImportedFile, import_completions
@@ -69,12 +66,9 @@ def eval_import(
     section = GraderSection(workers=workers)
     imported = ImportedFile(file, _mapping(columns), sets, benchmark, thinking_prefilled)
     with text_grader(section) as grader:
-        results, missing = import_completions(imported, out, grader, {"grader": grader_settings(section)})
+        results, _ = import_completions(imported, out, grader, {"grader": grader_settings(section)})
     print_results(results.content)
-    if missing:
-        print(f"warning: {missing} problems have no completion and are left out")
     print(f"written to {out / 'results.json'}")
-    return 0
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str]:

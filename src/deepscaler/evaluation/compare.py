@@ -30,7 +30,8 @@ class Side:
 
     @property
     def label(self) -> str:
-        return model_name(self.settings) or str(self.path)
+        name = model_name(self.settings)
+        return f"{name} ({self.path})" if name and name != str(self.path) else str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ def _places(samples: BenchmarkSamples, ids: Sequence[str]) -> np.ndarray:
 
 
 # What says which model, where and when; it differs by intention. Questions are compared one by one.
-EXPECTED_TO_DIFFER = ("model", "recipe", "seed", "template", "versions", "endpoint", "datasets")
+EXPECTED_TO_DIFFER = ("model", "recipe", "seed", "template", "versions", "endpoint", "datasets", "imported")
 
 
 def differing_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -218,14 +218,18 @@ def warnings_of(
         (Outcome.BAD_REFERENCE, "have a reference that cannot be used"),
     ):
         if outcomes[outcome.value]:
-            found.append(f"{outcomes[outcome.value]} of {total} completions {words} and count as wrong")
+            found.append(f"{_of(outcomes[outcome.value], total)} completions {words} and count as wrong")
     unknown = samples.column("finish_reason").count(UNKNOWN_FINISH)
     if unknown:
-        found.append(f"{unknown} of {total} completions have no finish reason: some may have been cut unseen")
+        found.append(f"{_of(unknown, total)} completions have no finish reason: some may have been cut unseen")
     counts = samples.sample_counts
     if counts.min() != counts.max():
         found.append(f"problems have {counts.min()} to {counts.max()} samples: some completions are missing")
     return found
+
+
+def _of(count: int, total: int) -> str:
+    return "all" if count == total else f"{count} of {total}"
 
 
 def _long(samples: BenchmarkSamples) -> np.ndarray:

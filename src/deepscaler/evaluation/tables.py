@@ -82,7 +82,7 @@ def results_sheet(results: Mapping[str, Any]) -> Sheet:
     """The table of one evaluation, from the content of results.json."""
     benchmarks = results["benchmarks"]
     most = min(record["num_samples"] for record in benchmarks.values())
-    rows, notes = [], []
+    rows, notes, warnings = [], [], {}
     for name, record in benchmarks.items():
         shares = [record.get("maj@k", {}).get(str(most)), record["pass@k"].get(str(most))]
         shares += [record["truncated_frac"], record["no_answer_frac"]]
@@ -91,7 +91,10 @@ def results_sheet(results: Mapping[str, Any]) -> Sheet:
         if clean and "pass@1" in clean:
             text = with_interval(clean["pass@1"], clean["low"], clean["high"])
             notes.append(f"{name}: {text} on the {clean['num_problems']} problems that are not in the training data")
-        notes += [f"{name}: {warning}" for warning in record.get("warnings", [])]
+        for warning in record.get("warnings", []):
+            warnings.setdefault(warning, []).append(name)
+    notes += [f"WARNING {', '.join(names)}: {warning}" for warning, names in warnings.items()]
+    notes += [f"WARNING {warning}" for warning in results.get("warnings", [])]
     columns = ("benchmark", "Pass@1", "± again", f"maj@{most}", f"pass@{most}", "cut", "no answer")
     average = (*_score(AVERAGE, results["average"]), "", "", "", "")
     explanation = (
