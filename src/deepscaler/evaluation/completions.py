@@ -17,6 +17,9 @@ class Key(NamedTuple):
     problem_id: str
     sample_index: int
 
+    def __str__(self) -> str:
+        return f"{self.benchmark}, problem {self.problem_id}, sample {self.sample_index}"
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

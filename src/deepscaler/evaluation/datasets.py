@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepscaler.config.evaluation import SuiteSection
 from deepscaler.data.benchmarks import load_benchmark, row_hash
+from deepscaler.randomness import generator
 from deepscaler.types import Problem
 
 
@@ -55,3 +57,26 @@ def describe(
         for name, problems in sets.items()
     }
     return Datasets(sets, identity, row_hashes, warnings)
+
+
+def validation_subset(
+    names: Sequence[str], directory: Path, count: int, training: Iterable[Problem]
+) -> tuple[dict[str, list[Problem]], int]:
+    """(`count` problems of each benchmark, or all of a shorter one; problems left out because training holds them).
+
+    The choice is a function of the benchmark. Texts are compared by their letters and digits alone. Raises DataError.
+    """
+    trained = {_letters(problem.prompt) for problem in training}
+    sets: dict[str, list[Problem]] = {}
+    left_out = 0
+    for name in names:
+        problems = load_benchmark(name, directory).problems
+        held_out = [p for p in problems if _letters(p.prompt) not in trained]
+        left_out += len(problems) - len(held_out)
+        order = generator("validation subset", name).permutation(len(held_out))[:count]
+        sets[name] = [held_out[i] for i in sorted(order.tolist())]
+    return sets, left_out
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())

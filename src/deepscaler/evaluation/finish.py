@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from deepscaler.evaluation.samples import (
 from deepscaler.evaluation.session import Tally
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.observability.files import write_atomically
-from deepscaler.types import Problem, Verdict
+from deepscaler.types import Problem, RunError, Verdict
 
 PARTIAL_FILE = "results.partial.json"
+GROUP_CHARACTERS = 2**23
 
 
 def sample_row(completion: Completion, verdict: Verdict, problem: Problem) -> dict[str, Any]:
@@ -55,16 +55,38 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """samples.parquet, written in groups of rows as they come, whole or not at all."""
+    """samples.parquet, written in groups of rows as they come, whole or not at all.
+
+    Raises RunError where the file cannot be written.
+    """
     import pyarrow.parquet as pq
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            stream = iter(rows)
-            while group := list(islice(stream, ROWS_PER_GROUP)):
+            for group in _groups(rows):
                 writer.write_table(samples_table(group, str(path)))
 
-    write_atomically(path, write)
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written ({error.strerror or error}). Every sample is kept in {path.parent}; make "
+            "room and run the same command again"
+        ) from error
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Rows in groups that memory holds several times over, however long the completions are."""
+    group: list[Mapping[str, Any]] = []
+    characters = 0
+    for row in rows:
+        group.append(row)
+        characters += len(row["completion"]) + 4 * len(row.get("token_ids") or ())
+        if len(group) == ROWS_PER_GROUP or characters > GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -54,6 +55,19 @@ class GradingLine:
         """All verdicts still to come. Raises RunError when the grader is silent past the limit."""
         while self._under_way:
             yield self._next(WAIT_S)
+
+    def finish_some(self, limit_s: float) -> Iterator[tuple[Key, Verdict]]:
+        """Verdicts that come within so many seconds: what an interrupted evaluation still wants to know."""
+        deadline = time.monotonic() + limit_s
+        while self._under_way:
+            try:
+                item = self._verdicts.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+            if isinstance(item, Exception):
+                return
+            self._under_way -= 1
+            yield item
 
     def close(self) -> None:
         """End the thread; a batch under way is waited for."""

@@ -15,7 +15,7 @@ from deepscaler.evaluation.finish import iterate_samples, verdict_fields, write_
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_digested, read_results
-from deepscaler.evaluation.store import JOURNAL, replace_verdicts
+from deepscaler.evaluation.store import SETTINGS_FILE, lock, replace_verdicts
 from deepscaler.rewards.pool import TRUNCATED
 from deepscaler.rewards.process import Item
 from deepscaler.types import FinishReason, Outcome, Verdict
@@ -40,6 +40,13 @@ def regrade(directory: Path, grader: ManyGrader, grader_settings: Mapping[str, A
     The old results.json stays as results.N.json, and changes.N.jsonl names every completion whose verdict changed.
     """
     old = read_results(directory)
+    with lock(directory):
+        return _regrade(directory, old, grader, grader_settings)
+
+
+def _regrade(
+    directory: Path, old: Mapping[str, Any], grader: ManyGrader, grader_settings: Mapping[str, Any]
+) -> Regraded:
     settings = {**old.get("settings", {}), "grader": dict(grader_settings)}
     prefilled = bool(settings.get("template", {}).get("thinking_prefilled", False))
     transitions: Counter[tuple[str, str]] = Counter()
@@ -66,7 +73,7 @@ def regrade(directory: Path, grader: ManyGrader, grader_settings: Mapping[str, A
     regraded = {"before": kept.name, "changes": {f"{a} -> {b}": n for (a, b), n in transitions.items() if a != b}}
     results = compute_results(read_digested(directory), **{**facts, "settings": settings, "regraded": regraded})
     write_results(results, directory)
-    if (directory / JOURNAL).is_dir():
+    if (directory / SETTINGS_FILE).is_file():  # made by `eval`, not imported
         replace_verdicts(directory, verdicts, grader_settings)
     return Regraded(results, transitions, changed, kept)
 

@@ -14,8 +14,9 @@ from deepscaler.evaluation.completions import Completion, Key, Plan, Source
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate
 from deepscaler.evaluation.grading import GradingLine, ManyGrader
 from deepscaler.evaluation.store import SampleStore
-from deepscaler.types import Verdict
+from deepscaler.types import RunError, Verdict
 
+GRADE_ON_S = 10.0  # after an error or Ctrl-C, for what has arrived: the partial result is then more than nothing
 UPDATES = 50  # the running estimate is computed so often at most: its interval costs milliseconds
 
 
@@ -116,8 +117,10 @@ def run_session(
                     arrived(completion)
                     show(state)
         take(line.finish())
+    except (KeyboardInterrupt, RunError):
+        take(line.finish_some(GRADE_ON_S))
+        raise
     finally:
-        take(line.ready())
         line.close()
         store.sync()
     return state

@@ -100,8 +100,8 @@ class ServerSource:
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(
-                f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. All others "
-                "are kept; the same command asks for the missing ones again"
+                f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. "
+                "All others are kept; the same command asks for the missing ones again"
             )
 
     def warnings(self) -> list[str]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.evaluation.journal import Journal
@@ -30,21 +30,27 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def lock(directory: Path) -> TextIO:
+    """Make the directory this process's own until the result is closed. Raises ValueError when another works in it."""
+    (directory / JOURNAL).mkdir(parents=True, exist_ok=True)
+    file = (directory / JOURNAL / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(
+            f"another process is evaluating into {directory}; wait for it, or give another --out"
+        ) from error
+    return file
+
+
 class SampleStore:
     """Completions and verdicts of one evaluation directory. One process at a time; memory holds no texts."""
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         """Raises ValueError when the directory holds samples made with other settings, or another process writes."""
-        (directory / JOURNAL).mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self._lock = (directory / JOURNAL / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise ValueError(
-                f"another process is evaluating into {directory}; wait for it, or give another --out"
-            ) from error
+        self._lock = lock(directory)
         try:
             _check_settings(directory, settings)
         except ValueError:
@@ -163,7 +169,10 @@ def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
         _write_settings(directory, settings)
         return
     changes = differing(stored.get("settings", {}), settings)
-    if changes:
+    journal = directory / JOURNAL / "completions.jsonl"
+    if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
+        _write_settings(directory, settings)  # an evaluation that never got a sample binds nobody
+    elif changes:
         shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
         regrade = (
             f", or `deepscaler regrade {directory}` to grade the stored completions anew"

@@ -85,5 +85,5 @@ def error_message(body: bytes) -> str:
         error = document.get("error", document)
         words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
         if words:
-            return str(words)[:500]
-    return body[:200].decode("utf-8", "replace").strip() or "an empty body"
+            return " ".join(str(words).split())[:500]
+    return " ".join(body[:200].decode("utf-8", "replace").split()) or "an empty body"

@@ -69,7 +69,10 @@ def test_a_flipped_bit_costs_its_own_line_only(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    SampleStore(tmp_path, SETTINGS).close()
+    with SampleStore(tmp_path, {"seed": 0}):
+        pass  # never got a sample: binds nobody
+    with SampleStore(tmp_path, SETTINGS) as store:
+        store.add(completion(0))
     other = {**SETTINGS, "sampling": {"temperature": 0.7, "top_p": 0.95}}
     with pytest.raises(ValueError, match=r"sampling.temperature: 0.6 -> 0.7\).*another --out") as caught:
         SampleStore(tmp_path, other)
