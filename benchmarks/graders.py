@@ -39,7 +39,7 @@ def math_verify() -> Judge:
 
 
 def trl() -> Judge:
-    from trl.rewards import accuracy_reward
+    from trl.rewards.accuracy_rewards import accuracy_reward
 
     def judge(response: str, golds: list[str]) -> bool:
         message = [{"role": "assistant", "content": response.rpartition("</think>")[2]}]

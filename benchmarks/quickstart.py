@@ -14,7 +14,7 @@ from typing import Any
 
 from markers import replace_between_markers
 
-from deepscaler.evaluation.tables import COLUMNS, markdown, percent, summary_rows, with_interval
+from deepscaler.evaluation.tables import SUMMARY_COLUMNS, markdown, percent, summary_rows, with_interval
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.report.figure import write_figure
 
@@ -30,13 +30,13 @@ def main(directories: list[Path]) -> None:
             machine(directories[0]),
             "## Three seeds\n" + seeds_table(summaries),
             "## Dynamics\n" + dynamics_table(directories, summaries),
-            *(f"## Seed {s['seed']}, per set\n" + markdown(COLUMNS, summary_rows(s)) for s in summaries),
+            *(f"## Seed {s['seed']}, per set\n" + markdown(SUMMARY_COLUMNS, summary_rows(s)) for s in summaries),
         ]
     )
     replace_between_markers(ROOT / "docs" / "quickstart.md", SCRIPT, text)
     first = summaries[0]
     replace_between_markers(
-        ROOT / "README.md", SCRIPT, markdown(COLUMNS[:-1], [row[:-1] for row in summary_rows(first)])
+        ROOT / "README.md", SCRIPT, markdown(SUMMARY_COLUMNS[:-1], [row[:-1] for row in summary_rows(first)])
     )
     print(write_figure(directories[0], ROOT / "docs" / "images" / "quickstart.svg"))
 

@@ -243,6 +243,10 @@ class EvaluationSection(Section):
         32, unit="problems", doc="problems per set for evaluations inside training; never test problems", gt=0
     )
     during_training_samples: int = setting(4, unit="completions", doc="samples per problem inside training", gt=0)
+    benchmarks: tuple[str, ...] = setting(
+        (), doc="benchmarks evaluated inside training, a subset of each; no checkpoint is chosen by them"
+    )
+    benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files")
 
 
 class CheckpointSection(Section):

@@ -16,6 +16,7 @@ from functools import lru_cache
 from deepscaler.rewards.answers import Answer, Prose
 from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.reading import read_answer
+from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
 from deepscaler.rewards.work import begin
 
@@ -129,8 +130,3 @@ def explain(answer: str, reference: str, *, tolerance: float | None = None) -> l
     equality = equivalent(answer, reference, tolerance=tolerance)
     lines.append(f"{'equal' if equality.equal else 'not equal'}: {equality.how}")
     return lines
-
-
-def shown(answer: Answer) -> str:
-    """A parsed answer in short form, for people."""
-    return str(answer)

@@ -140,9 +140,11 @@ class _Exact:
 
 def _combinatorial(name: str, numbers: list[int]) -> Fraction | None:
     first = numbers[0]
-    if name in ("factorial", "factorial2", "binom") and first > MAX_FACTORIAL:
+    if name not in ("factorial", "factorial2", "binom"):
+        return None
+    if first > MAX_FACTORIAL:
         raise TooBigError(f"a {name} with too many digits")
-    spend(first * first // 10_000 if first > 0 else 0)
+    spend(first * first // 10_000)
     if name == "factorial" and first >= 0:
         return Fraction(factorial(first))
     if name == "factorial2" and first >= 0:
@@ -156,9 +158,12 @@ def _combinatorial(name: str, numbers: list[int]) -> Fraction | None:
 
 
 def exact_root(value: Fraction, degree: int) -> Fraction | None:
-    """The rational `degree`-th root of a non-negative fraction, if it has one."""
-    if value < 0 or not 0 < degree <= 64:
+    """The rational real `degree`-th root of a fraction, if it has one."""
+    if not 0 < degree <= 64 or (value < 0 and degree % 2 == 0):
         return None
+    if value < 0:
+        root = exact_root(-value, degree)
+        return None if root is None else -root
     top, bottom = _whole_root(value.numerator, degree), _whole_root(value.denominator, degree)
     return None if top is None or bottom is None else Fraction(top, bottom)
 

@@ -92,6 +92,7 @@ def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
     requests, answers = os.fdopen(line, "rb"), os.fdopen(os.dup(line), "wb", buffering=0)
     remembering = VerdictCache(grade, identity).grade
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})  # the owner's mask was inherited
     sys.addaudithook(refuse)
     for request in requests:
         size, *item = json.loads(request)

@@ -15,6 +15,12 @@ from torch import Tensor
 from deepscaler.attention import causal
 
 
+def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """What one token of one sequence takes in the cache: keys and values of every layer."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+
+
 class SlotCache:
     """keys, values: [L, S, K, capacity, D], allocated once and enlarged only when a longer budget is asked for."""
 
