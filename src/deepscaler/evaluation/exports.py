@@ -68,7 +68,7 @@ def lm_eval(evaluated: Evaluated, out: Path) -> list[Path]:
     """
     settings = evaluated.settings
     model = model_name(settings) or str(evaluated.directory)
-    folder = out / re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model)
+    folder = out / _file_name(model)
     content: dict[str, Any] = {"results": {}, "configs": {}, "versions": {}, "n-shot": {}, "higher_is_better": {}}
     content |= {"n-samples": {}, "config": {"model": "deepscaler", "model_args": f"model={model}"}, "task_hashes": {}}
     files = []
@@ -94,7 +94,7 @@ def lm_eval(evaluated: Evaluated, out: Path) -> list[Path]:
         lines = [*_lm_eval_lines(samples, evaluated.prompts, settings)]
         hashes = "".join(line["doc_hash"] + line["prompt_hash"] + line["target_hash"] for line in lines)
         content["task_hashes"][name] = _sha256(hashes)
-        files.append(folder / f"samples_{name}_{evaluated.stamp}.jsonl")
+        files.append(folder / f"samples_{_file_name(name)}_{evaluated.stamp}.jsonl")
         _write(files[-1], "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     content |= {"model_source": "deepscaler", "model_name": model, "model_name_sanitized": folder.name}
     content["date"] = evaluated.date
@@ -169,7 +169,7 @@ def lighteval(evaluated: Evaluated, out: Path) -> list[Path]:
     `score` are ours.
     """
     model = model_name(evaluated.settings) or evaluated.directory.name
-    folder = out / "details" / re.sub(r"[^\w.\-/]+", "_", model).strip("/") / evaluated.stamp
+    folder = out / "details" / _file_name(model) / evaluated.stamp
     files = []
     for samples in evaluated.benchmarks():
         rows = []
@@ -196,7 +196,7 @@ def lighteval(evaluated: Evaluated, out: Path) -> list[Path]:
                     },
                 }
             )
-        files.append(folder / f"details_{samples.name}_{evaluated.stamp}.parquet")
+        files.append(folder / f"details_{_file_name(samples.name)}_{evaluated.stamp}.parquet")
         folder.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist(rows, schema=LIGHTEVAL_SCHEMA)
         write_atomically(files[-1], lambda part, table=table: pq.write_table(table, part, compression="zstd"))
@@ -245,6 +245,11 @@ def _by_problem(samples: BenchmarkSamples) -> Iterator[tuple[str, list[dict[str,
     for identity, count in zip(samples.problem_ids, samples.sample_counts.tolist(), strict=True):
         yield identity, rows[start : start + count]
         start += count
+
+
+def _file_name(name: str) -> str:
+    """As the harness names files; nothing in it leads out of the folder."""
+    return re.sub(r"[\"<>:/|\\?*\[\]\0]+", "__", name).lstrip(".") or "unnamed"
 
 
 def _sha256(text: str) -> str:

@@ -107,9 +107,9 @@ def _ungraded_rows(file: ImportedFile) -> Iterator[dict[str, Any]]:
                 "problem_id": problem.id,
                 "sample_index": _whole(index, f"{where}, field sample_index"),
                 "completion": text,
-                "num_tokens": _each(values, "num_tokens", offset, len(texts), where),
+                "num_tokens": _count(_each(values, "num_tokens", offset, len(texts), where), f"{where}, num_tokens"),
                 "finish_reason": _finish(_each(values, "finish_reason", offset, len(texts), where), where),
-                "seed": _each(values, "seed", offset, len(texts), where),
+                "seed": _count(_each(values, "seed", offset, len(texts), where), f"{where}, seed"),
                 "references": list(problem.references),
                 "source": problem.source or None,
                 "difficulty": problem.difficulty,
@@ -146,7 +146,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         try:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
         return
     if path.suffix not in (".jsonl", ".ndjson"):
@@ -211,6 +211,10 @@ def _finish(value: Any, where: str) -> str:
     if value not in FINISH_REASONS:
         raise ValueError(f"{where}: finish_reason {_short(value)}; known are {', '.join(FINISH_REASONS)}")
     return value
+
+
+def _count(value: Any, where: str) -> int | None:
+    return None if value is None else _whole(value, where)
 
 
 def _whole(value: Any, where: str) -> int:

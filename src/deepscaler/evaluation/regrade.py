@@ -21,7 +21,7 @@ from deepscaler.rewards.process import Item
 from deepscaler.types import FinishReason, Outcome, Verdict
 
 BATCH = 512
-FIGURES = frozenset({"benchmarks", "average"})
+FIGURES = frozenset({"benchmarks", "average", "contamination"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def read_samples(path: Path, *, texts: bool = True) -> pa.Table:
     columns = [name for name in SCHEMA.names if texts or name not in TEXT_COLUMNS]
     try:
         table = open_samples(file).read(columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
     validate_samples(table, str(file))
     return table.select(columns)
@@ -107,7 +107,7 @@ def read_digested(path: Path) -> pa.Table:
     try:
         batches = open_samples(file).iter_batches(batch_size=ROWS_PER_GROUP, columns=["completion"])
         digests = [digest for batch in batches for digest in _digests(batch.column(0))]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
     return table.append_column(DIGEST, pa.array(digests, pa.binary()))
 
@@ -136,7 +136,7 @@ def open_samples(file: Path) -> pq.ParquetFile:
     """For reading piece by piece. Raises ValueError when it is no Parquet file or lacks a column."""
     try:
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
     missing = [name for name in SCHEMA.names if name not in parquet.schema_arrow.names]
     if missing:

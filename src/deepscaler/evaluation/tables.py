@@ -11,6 +11,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deepscaler.evaluation.compare import Comparison
 from deepscaler.evaluation.estimators import Estimate
@@ -208,18 +209,18 @@ def print_sheets(sheets: Sequence[Sheet]) -> None:
         for number, section in enumerate(sheet.sections):
             for row in section:
                 style = "bold" if row[0] == AVERAGE else None
-                table.add_row(*(_plain(cell) for cell in row), style=style)
+                table.add_row(*(Text(_printable(cell)) for cell in row), style=style)
             if number + 1 < len(sheet.sections):
                 table.add_section()
         console.print(table)
         for note in sheet.notes:
-            console.print(note, markup=False, highlight=False)
+            console.print(_printable(note), markup=False, highlight=False)
         console.print()
 
 
-def _plain(text: str) -> str:
-    """Names may hold what rich takes for markup."""
-    return text.replace("[", r"\[")
+def _printable(text: str) -> str:
+    """Names come from files of others: no escape sequence reaches the terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def comparison_markdown(comparison: Comparison, *, with_published: bool = False) -> str:

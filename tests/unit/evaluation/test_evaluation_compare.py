@@ -138,6 +138,15 @@ def test_files_hold_every_set_and_problem(tmp_path: Path) -> None:
     assert "| made |" in files[1].read_text()
 
 
+def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(p, 0, benchmark="[red]\x1b[31mred") for p in range(2)]
+    directory = write(tmp_path / "a", rows, model={"name": "\x1b]0;title\x07"})
+    print_comparison(compare_directories(directory, directory))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\x07" not in out
+    assert "[red]" in out
+
+
 def test_both_uncertainties_are_in_the_comparison(tmp_path: Path) -> None:
     a = write(tmp_path / "a", made_rows(30, 8, rate=0.3, seed=1))
     b = write(tmp_path / "b", made_rows(30, 8, rate=0.5, seed=2))

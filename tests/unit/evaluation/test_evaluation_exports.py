@@ -81,6 +81,15 @@ def test_hub_results_are_what_the_hubs_own_library_reads(evaluation: Path, tmp_p
     assert "T=0.6" in entry.notes
 
 
+@pytest.mark.parametrize("kind", ["lm-eval", "lighteval"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, kind: str) -> None:
+    rows = [row(0, 0, benchmark="../../up"), row(1, 0, benchmark="../../up")]
+    directory = write_evaluation_of(tmp_path / "eval", rows, model={"name": "../../../elsewhere"})
+    for file in export(kind, directory, tmp_path / "out", prompts={}, date=DATE):
+        assert file.resolve().is_relative_to(tmp_path / "out")
+        assert file.is_file()
+
+
 def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     directory = write_evaluation_of(tmp_path / "eval", [row(0, 0), row(1, 0)])
     with pytest.raises(ValueError, match="made is no registered benchmark"):
