@@ -34,10 +34,11 @@ def load_training_data(recipe: Recipe) -> TrainingData:
     """Raises ValueError when a problem stands in two sources, or in training and a held-out set."""
     data = recipe.data
     if data.source == "mix":
-        problems, source_of = load_mixture(data.sources)
+        problems, source_of = load_mixture(data.sources, instruction=data.instruction)
         return TrainingData(problems, source_of, *_benchmark_subset(recipe, problems))
     if data.source != "synthetic":
-        problems = load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field)
+        fields = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
+        problems = load_problems(data.source, **fields, instruction=data.instruction)
         return TrainingData(problems, [0] * len(problems), *_benchmark_subset(recipe, problems))
     problems, validation = training_problems(recipe), validation_sets(recipe)
     assert_disjoint(problems, validation, evaluation_sets(recipe))
