@@ -8,6 +8,7 @@ at several points (`same_value`). What the grammar does not know is compared as 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,8 +22,10 @@ from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, token
 from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
-MAX_SHORT_CHARACTERS = 400
-SHORT_ANSWERS, LONG_ANSWERS = 4096, 16  # remembered
+MAX_SHORT_CHARACTERS = 200
+SHORT_ANSWERS, LONG_ANSWERS = 2048, 16  # remembered
+# Contexts of mpmath change their precision for a moment in some functions, so threads take turns.
+_ONE_AT_A_TIME = threading.Lock()
 _LEADING_ZERO = re.compile(r",0\d")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -61,12 +64,13 @@ def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -
 
 
 def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:
-    begin()
     comparison = Comparison(None if tolerance is None else Fraction(repr(float(tolerance))))
-    for a in left.answers:
-        for b in right.answers:
-            if comparison.same(a, b):
-                return Equality(True, comparison.how)
+    with _ONE_AT_A_TIME:
+        begin()
+        for a in left.answers:
+            for b in right.answers:
+                if comparison.same(a, b):
+                    return Equality(True, comparison.how)
     if left.tokens == right.tokens:
         return Equality(True, "same tokens")
     if not left.answers or not right.answers:
@@ -80,7 +84,6 @@ def read(text: str) -> Reading:
 
 
 def _read(text: str) -> Reading:
-    begin()
     answers: list[Answer] = []
     tokens: list[Token] = []
     why = ""
@@ -89,7 +92,9 @@ def _read(text: str) -> Reading:
     for version in dict.fromkeys((joined, joined if _LEADING_ZERO.search(text) else text)):
         try:
             tokens = tokenize(version)
-            answers.append(read_answer(tokens))
+            with _ONE_AT_A_TIME:
+                begin()
+                answers.append(read_answer(tokens))
         except UnreadableError as error:
             why = str(error)
     return Reading(tuple(answers), tuple(_opaque(tokens)), why)

@@ -105,7 +105,7 @@ class _Exact:
             return Fraction(-(-first.numerator // first.denominator))
         if name in ("max", "min"):
             return max(numbers) if name == "max" else min(numbers)
-        if name == "root" and whole and 0 < numbers[1] <= 64:
+        if name == "root" and numbers[1].denominator == 1:
             return exact_root(first, numbers[1].numerator)
         if name == "mod" and numbers[1] != 0:
             return first % numbers[1]

@@ -23,7 +23,7 @@ def trimmed(tokens: Tokens) -> Tokens:
     for _ in range(MAX_BRACES):
         tokens = _without_ends(tokens)
         end = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
-        whole = _whole_number_condition(tokens)
+        whole = _number_condition(tokens)
         if end is not None:
             tokens = tokens[:end]
         elif whole:
@@ -50,10 +50,10 @@ def _without_ends(tokens: Tokens) -> Tokens:
     return tokens
 
 
-def _whole_number_condition(tokens: Tokens) -> int:
-    r"""Where `, k \in \mathbb{Z}` or `(k \in \mathbb{Z})` starts at the end; 0 where there is none."""
+def _number_condition(tokens: Tokens) -> int:
+    r"""Where `, k \in \mathbb{Z}` or `(c \in \mathbb{R})` starts at the end; 0 where there is none."""
     end = len(tokens) - 1 if tokens and is_sign(tokens[-1], ")") else len(tokens)
-    if end < 5 or tokens[end - 1].value not in ("ℤ", "ℕ") or tokens[end - 2].value != "in":
+    if end < 5 or tokens[end - 1].value not in ("ℤ", "ℕ", "ℝ", "ℚ", "ℂ") or tokens[end - 2].value != "in":
         return 0
     start = end - 3
     if tokens[start].kind != "letters" or len(tokens[start].value) > 1:

@@ -49,7 +49,7 @@ def without_unit(tokens: Sequence[Token]) -> Measured:
     if len(tokens) > 2 and tokens[-2].value == "circ" and tokens[-1].value in TEMPERATURES:
         return Measured(tokens[:-1])
     start = next((i for i in range(1, len(tokens)) if _begins(tokens, i)), None)
-    if start is None or not all(map(_belongs, tokens[start:])):
+    if start is None or not all(_belongs(token, before) for before, token in pairwise(tokens[start - 1 :])):
         return Measured(tokens)
     words = [t.value.lower() for t in tokens[start:] if t.kind in ("prose", "letters", "roman")]
     number = tokens[:start]
@@ -102,13 +102,13 @@ def _is_unit_fraction(tokens: Sequence[Token]) -> bool:
     return bool(words) and all(t in words or is_sign(t, "{", "}", "^") or t.value in ("2", "3") for t in tokens)
 
 
-def _belongs(token: Token) -> bool:
+def _belongs(token: Token, before: Token) -> bool:
     if token.kind in ("prose", "roman"):
         return True
     if token.kind == "letters":
         return len(token.value) > 1 or token.value in "msh"
     if token.kind == "num":
-        return token.value in ("1", "2", "3")
+        return token.value in ("1", "2", "3") and is_sign(before, "^", "{", "-")
     if token.kind == "cmd" and token.value in ("Omega", "frac"):
         return True
     return token.value in _SIGNS

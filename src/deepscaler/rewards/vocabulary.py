@@ -18,7 +18,8 @@ UNICODE = {
     "⩽": r"\le ", "⩾": r"\ge ", "≈": r"\approx ", "°": r"^\circ ", "º": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ",
     "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\R ", "ℤ": r"\Z ",
     "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "∖": r"\setminus ", "′": "'", "″": "''", "。": ".", "、": ",", "，": ",",
-    "：": ":", "；": ";", "€": r"\text{ euro }", "£": r"\text{ pound }", "¥": r"\text{ yen }", "∠": r"\angle ",
+    "：": ":", "；": ";", "€": r"\text{ euro }", "£": r"\text{ pound }", "¥": r"\text{ yen }",
+    "₹": r"\text{ rupees }", "∠": r"\angle ",
     "△": r"\triangle ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ",
     "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ", "ν": r"\nu ", "π": r"\pi ", "ρ": r"\rho ",
     "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ψ": r"\psi ", "ω": r"\omega ", "Ω": r"\Omega ",
@@ -193,11 +194,15 @@ NO_SOLUTION = frozenset(
         "no real solution",
         "empty set",
         "no such numbers exist",
+        "no real roots",
+        "no roots",
+        "no real root",
         "none",
     ]
 )
 SAME_WORDS = {
     "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",
-    "infinite": "∞", "infinity": "∞", "positive infinity": "∞",
+    "infinite": "∞", "infinitely many solutions": "∞",
+    "there are infinitely many solutions": "∞", "infinity": "∞", "positive infinity": "∞",
 }  # fmt: skip
 MILLIONS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}

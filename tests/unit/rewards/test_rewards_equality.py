@@ -1,15 +1,19 @@
-"""Equality of answers: exact numbers, normalised text, and the verdict built on them."""
+"""Exact numbers, tolerances, explanations, and the verdict built on the equality of answers."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscaler.rewards.equivalence import equivalent
+from deepscaler.rewards.answers import Scalar
+from deepscaler.rewards.equivalence import MAX_PARSED_CHARACTERS, equivalent, explain, is_parsable, read
+from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.work import UndefinedError
 from deepscaler.types import Outcome
 
 
@@ -29,18 +33,76 @@ from deepscaler.types import Outcome
         (r"\frac{6}{4}", Fraction(3, 2)),
         (r"-\dfrac{1}{3}", Fraction(-1, 3)),
         (r"\frac12", Fraction(1, 2)),
+        (r"2^{-3}\cdot5!", Fraction(15)),
+        (r"\sqrt{\frac{4}{9}}", Fraction(2, 3)),
     ],
 )
 def test_numbers_are_read_exactly(text: str, value: Fraction) -> None:
-    assert equivalent(text, str(value)).equal
-    assert not equivalent(text, str(value + Fraction(1, 10**9))).equal
+    answer = read(text).answers[0]
+    assert isinstance(answer, Scalar)
+    assert exact_value(answer.tree) == value
 
 
-@pytest.mark.parametrize("text", ["-", ".", "x", "1/0", "1 2", "12,34", "1,2", "1,2345", r"\frac{1}{0}", "1_000"])
-def test_what_is_no_number_equals_none(text: str) -> None:
-    digits = "".join(c for c in text if c.isdigit())
-    assert not equivalent(text, "0").equal
-    assert not digits or not equivalent(text, digits).equal
+@pytest.mark.parametrize(
+    "text", ["-", ".", "x", "1/0", "1 2", "12,34", "1,2", "1,2345", r"\frac{1}{0}", "1_000", "0^0"]
+)
+def test_what_is_no_number_is_not_read_as_one(text: str) -> None:
+    for answer in read(text).answers:
+        with suppress(UndefinedError):
+            assert not isinstance(answer, Scalar) or exact_value(answer.tree) is None
+
+
+def test_too_many_digits_are_compared_as_text() -> None:
+    long = "9" * (MAX_PARSED_CHARACTERS + 1)
+    assert equivalent(long, f" {long}").equal
+    assert not equivalent(long, f"{long}0").equal
+    assert not equivalent(long, f"0{long}").equal
+
+
+@pytest.mark.parametrize(
+    ("answer", "tolerance", "equal"),
+    [
+        ("0.35", None, False),
+        ("0.35", 0.1, True),
+        ("0.4", 0.1, True),  # the edge belongs to it
+        ("0.41", 0.1, False),
+        (r"\frac{1}{\pi}", 0.1, True),
+        ("x", 0.1, False),
+        ("0.3, 0.31", 0.1, False),
+    ],
+)
+def test_a_declared_tolerance_is_absolute(answer: str, tolerance: float | None, equal: bool) -> None:
+    assert equivalent(answer, "0.3", tolerance=tolerance).equal is equal
+    assert equivalent("0.3", answer, tolerance=tolerance).equal is equal
+
+
+def test_a_tolerance_holds_for_each_number_of_a_list() -> None:
+    assert equivalent("(1.05, 2)", "(1, 2.05)", tolerance=0.1).equal
+    assert not equivalent("(1.05, 2)", "(1, 2.2)", tolerance=0.1).equal
+
+
+def test_an_explanation_shows_both_readings_and_the_verdict() -> None:
+    lines = explain(r"x\in(2,5]", r"2<x\le 5")
+    assert lines == [
+        r"answer: x\in(2,5]",
+        "  read as x in (2, 5]",
+        r"reference: 2<x\le 5",
+        "  read as x in (2, 5]",
+        "equal: same set of real numbers",
+    ]
+    assert explain("1 2", "12")[1].startswith("  not understood: ")
+
+
+@pytest.mark.parametrize("text", ["12", r"\frac12", "(1,2)", "x^2", "A", r"x\ge3", "12 apples", r"\{1,2\}", "y=2x"])
+def test_mathematics_is_parsable(text: str) -> None:
+    assert is_parsable(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["Tuesday", "see the figure", "1 2", r"\frac{1", "", "x" * (MAX_PARSED_CHARACTERS + 1)]
+)
+def test_words_and_opaque_text_are_not_parsable(text: str) -> None:
+    assert not is_parsable(text)
 
 
 @settings(max_examples=200, deadline=None)
@@ -66,6 +128,9 @@ def test_equivalent_rewrites_are_equal_and_mutations_are_not(top: int, bottom: i
         ("9" * 20_000, ["9"], Outcome.WRONG),
         ("7", [], Outcome.BAD_REFERENCE),
         ("7", ["", " "], Outcome.BAD_REFERENCE),
+        ("7", ["$$", "{}"], Outcome.BAD_REFERENCE),
+        ("7", ["", "7"], Outcome.CORRECT),
+        ("7", ["6", "8"], Outcome.WRONG),
     ],
 )
 def test_verdicts(answer: str, references: list[str], outcome: Outcome) -> None:

@@ -18,6 +18,10 @@ from deepscaler.rewards.extract import extract_answer
         (r"a</think>b</think>\boxed{3}", "3"),
         (r"</think>\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"</think>\boxed {7}", "7"),
+        (r"</think>so \boxed 7.", "7"),  # TeX needs no braces
+        (r"</think>\boxed{1} \quad \text{and} \quad \boxed{2}", "1,2"),
+        (r"</think>\(\boxed{1}\) and \(\boxed{2}\)", "1,2"),
+        (r"</think>\boxed{1} for (a) and \boxed{2} for (b)", "2"),  # joined by more than "and"
         (r"</think>\boxed{\boxed{5}}", r"\boxed{5}"),  # outermost
         (r"</think>\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"</think>\boxed{1}, \boxed{2} and \boxed{3}", "1,2,3"),

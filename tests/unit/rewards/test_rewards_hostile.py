@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -126,3 +127,19 @@ def test_hostile_completions_are_no_right_answer(completion: str) -> None:
     start = time.process_time()
     assert grade(completion, ["42"], thinking_prefilled=False).outcome is not Outcome.CORRECT
     assert time.process_time() - start < MAX_SECONDS
+
+
+def test_threads_get_the_same_verdicts_and_deep_stacks_are_no_failure() -> None:
+    pairs = [
+        (rf"\sqrt{{{k}}}+\cot {k}^\circ+\Gamma_{{{k}}}", rf"\cot({k}^\circ)+{k}^{{1/2}}+\Gamma_{k}")
+        for k in range(2, 10)
+    ]
+    with ThreadPoolExecutor(4) as threads:
+        said = list(threads.map(lambda pair: equivalent(*pair).equal, pairs * 10))
+    assert said == [True] * len(said)
+    deep = "2^{" * 55 + "2" + "}" * 55
+
+    def below(frames: int) -> bool:
+        return below(frames - 1) if frames else equivalent(deep, "2").equal
+
+    assert below(200) is False
