@@ -39,6 +39,7 @@ class Script:
 
     reply: Reply
     model: str = "scripted"
+    owned_by: str = "script"
     faults: Faults = field(default_factory=Faults)
     key: str = ""
     max_model_len: int | None = None
@@ -100,7 +101,7 @@ class ScriptedServer:
     async def _models(self, request: web.Request) -> web.StreamResponse:
         if refused := self._refuse(request):
             return refused
-        facts: dict[str, Any] = {"id": self.script.model, "object": "model", "owned_by": "script"}
+        facts: dict[str, Any] = {"id": self.script.model, "object": "model", "owned_by": self.script.owned_by}
         if self.script.max_model_len:
             facts["max_model_len"] = self.script.max_model_len
         return web.json_response({"object": "list", "data": [facts]})

@@ -26,6 +26,8 @@ from deepscaler.types import SamplingParams
 
 BYTES_PER_TOKEN = 64  # JSON of a token, generously: the longest of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
+# What servers other than OpenAI's take from the model's generation_config, or have defaults of their own for.
+OFF = {"min_p": 0.0, "repetition_penalty": 1.0}
 MAX_DUPLICATES = 3  # a server that answers everything from one cache must not be asked for ever
 _POLL_S = 0.1
 _END = object()
@@ -60,14 +62,17 @@ def request_seed(seed: int, *key: int | str) -> int:
 
 
 class OpenAIClient:
-    """faults: failed attempts by kind. unfinished: (key, why) of what failed although it was tried often enough."""
+    """faults: failed attempts by kind. unfinished: (key, why) of what failed although it was tried often enough.
+
+    spell_out: send settings that are off as well. OpenAI's own servers refuse the keys; others have defaults for them.
+    """
 
     def __init__(self, address: str, model: str, params: SamplingParams, section: ClientSection) -> None:
         """Raises ValueError for an address that is none."""
         self.model, self.params = model, params
         self.faults: Counter[str] = Counter()
         self.unfinished: list[tuple[Hashable, str]] = []
-        self.send_top_k = params.top_k > 0  # OpenAI's own servers refuse the key
+        self.spell_out = False
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
         self.endpoint = Endpoint(address, model, section, most_bytes)
         self.max_tokens_field = section.max_tokens_field
@@ -216,4 +221,6 @@ class OpenAIClient:
             "seed": ask.seed,
             "n": 1,
         }
-        return body | {"top_k": self.params.top_k or -1} if self.send_top_k else body
+        if self.spell_out:
+            return body | OFF | {"top_k": self.params.top_k or -1}
+        return body | {"top_k": self.params.top_k} if self.params.top_k else body

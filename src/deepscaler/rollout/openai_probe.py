@@ -16,7 +16,7 @@ from deepscaler.types import FinishReason
 
 PROBE_TOKENS = 24
 PROBE_TEMPERATURE = 1.5
-TAKES_TOP_K = frozenset({"vllm", "sglang", "deepscaler"})
+HAS_DEFAULTS = frozenset({"vllm", "sglang", "llamacpp", "deepscaler"})
 
 
 def check_server(client: OpenAIClient) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def check_server(client: OpenAIClient) -> dict[str, Any]:
             f"a budget of {budget} tokens above the model's context: {client.endpoint.address} serves {client.model!r} "
             f"with {context} tokens for prompt and completion together; lower --max-tokens, or serve it with more"
         )
-    client.send_top_k = client.send_top_k or facts.get("owned_by") in TAKES_TOP_K
+    client.spell_out = facts.get("owned_by") in HAS_DEFAULTS
     return {name: facts[name] for name in ("id", "owned_by", "max_model_len", "root") if name in facts}
 
 

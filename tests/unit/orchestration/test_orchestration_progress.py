@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import time
 from io import StringIO
 
 import numpy as np
 import pytest
 
 from deepscaler.config.models import StageSection
+from deepscaler.evaluation.estimators import estimate
+from deepscaler.evaluation.session import State
 from deepscaler.orchestration.progress import Progress, duration
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.types import FinishReason, Rollout
@@ -100,3 +103,15 @@ def test_time_left_counts_steps_only_not_what_ran_before_the_first(monkeypatch: 
     assert "step 30/60" in last or "step 29/60" in last or "step 28/60" in last
     seconds = duration(2.0 * (60 - int(last.split("/")[0].split()[-1])))
     assert last.endswith(f"left {seconds}")
+
+
+def test_an_evaluation_shows_samples_rate_running_score_and_time_left() -> None:
+    out = StringIO()
+    state = State(24960, num_before=0, num_done=24960, num_graded=24960, num_tokens=10**9)
+    state.started = time.monotonic() - 99_999
+    state.running = estimate(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]))
+    Progress(out, terminal=False).session(state)
+    (line,) = out.getvalue().splitlines()
+    for part in ("eval 24960/24960", "/s", "50.0% [", "tok/s", "left 0:00"):
+        assert part in line
+    assert len(line) <= 79

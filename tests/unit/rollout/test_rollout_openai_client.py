@@ -45,8 +45,17 @@ def test_every_ask_is_answered_once_with_its_own_seed() -> None:
         assert len(server.bodies) == 200
     assert len({a.ask.seed for a in answers}) == 200
     assert (body["temperature"], body["top_p"], body["max_tokens"], body["n"]) == (0.6, 0.95, 100, 1)
-    assert "top_k" not in body  # OpenAI's own servers refuse it; it is sent when set
+    assert "top_k" not in body and "min_p" not in body  # OpenAI's own servers refuse them
     assert body["messages"][0]["role"] == "user" and len(body["messages"]) == 1
+
+
+def test_servers_with_defaults_of_their_own_are_told_what_is_off() -> None:
+    with ScriptedServer(Script(echo, owned_by="vllm")) as server:
+        c = client(server)
+        check_server(c)
+        list(c.ask(asks(1)))
+        body = server.bodies[-1]
+    assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.0, 1.0)
 
 
 def test_faults_are_repeated_and_counted_and_cost_no_answer() -> None:
