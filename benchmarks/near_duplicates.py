@@ -2,7 +2,7 @@
 
     python benchmarks/near_duplicates.py --train DIR [--rows N] [--out FILE]     (needs: pip install datasketch)
 
-Both get the same tokens, the same 192 hash functions' worth of signature and bands of three; each runs in a process of
+Both get the same tokens, signatures of the same length and bands of three; each runs in a process of
 its own.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from data_prepare import noisy_rows
+from data_prepare import noisy_rows, peak_mib
 
 from deepscaler.data.shingles import BANDS, ROWS, candidate_pairs, overlap, signatures, word_shingles
 from deepscaler.data.wording import Vocabulary, Wordings
@@ -55,11 +54,11 @@ def measure(way: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """CPU seconds from tokens to pairs, peak resident MiB, pairs, and pairs of similarity CLOSE or more."""
     wordings = Wordings([row["problem"] for row in rows], Vocabulary())
     shingles = word_shingles(wordings)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    before = peak_mib()
     started = time.process_time()
     pairs = WAYS[way](wordings)
     cpu_s = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = peak_mib()
     close = sum(overlap(shingles.of(i), shingles.of(j))[0] >= CLOSE for i, j in pairs)
     return {
         "way": way,

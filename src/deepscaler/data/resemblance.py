@@ -65,52 +65,50 @@ class Side:
 
 def compare(a: Side, b: Side, *, jaccard: float, containment: float, same_answer: SameAnswer) -> Match | None:
     """How `a` and `b` relate, given the overlap of their word pairs; None for problems that only share phrases."""
-    extra_a, extra_b = _difference(a.tokens, b.tokens)
-    same_numbers = not (_numbers(extra_a) and _numbers(extra_b))
-    other_figure = bool(a.figure and b.figure and a.figure != b.figure)
-    if same_numbers and _close(jaccard, containment):
+    pair = _Pair(a, b, jaccard, containment)
+    if pair.same_numbers and (jaccard >= REWRITTEN_JACCARD or containment >= MIN_CONTAINMENT):
         if any(same_answer(x, y) for x in a.answers for y in b.answers):
-            if list(a.tokens) == list(b.tokens) and not other_figure:
+            if list(a.tokens) == list(b.tokens) and not pair.other_figure:
                 return Match.VERBATIM
-            if _same_question(a, b, extra_a, extra_b, jaccard, containment, other_figure):
+            if _same_question(pair):
                 return Match.REWORDED
-        elif _encodes(a, b, extra_a, extra_b, jaccard, containment, other_figure):
+        elif _encodes(pair):
             return Match.ENCODED
-        elif not other_figure and a.letters == b.letters:
+        elif not pair.other_figure and a.letters == b.letters:
             return Match.CONFLICT
-    alike = jaccard >= LISTED_JACCARD or (containment >= MIN_CONTAINMENT and min(len(a.tokens), len(b.tokens)) >= 15)
-    return Match.SIMILAR if alike else None
+    return Match.SIMILAR if jaccard >= LISTED_JACCARD or pair.contained else None
 
 
-def _close(jaccard: float, containment: float) -> bool:
-    return jaccard >= REWRITTEN_JACCARD or containment >= MIN_CONTAINMENT
+class _Pair:
+    """What the rule asks of two problems, worked out once.
+
+    extra_a, extra_b: tokens that one has more often than the other. length: tokens of the shorter one.
+    """
+
+    def __init__(self, a: Side, b: Side, jaccard: float, containment: float) -> None:
+        self.a, self.b, self.jaccard, self.containment = a, b, jaccard, containment
+        self.extra_a, self.extra_b = _difference(a.tokens, b.tokens)
+        self.length = min(len(a.tokens), len(b.tokens))
+        self.same_numbers = not (_numbers(self.extra_a) and _numbers(self.extra_b))
+        self.other_figure = bool(a.figure and b.figure and a.figure != b.figure)
+        self.contained = containment >= MIN_CONTAINMENT and self.length >= 15
 
 
-def _same_question(
-    a: Side,
-    b: Side,
-    extra_a: Counter[str],
-    extra_b: Counter[str],
-    jaccard: float,
-    containment: float,
-    other_figure: bool,
-) -> bool:
+def _same_question(pair: _Pair) -> bool:
     """For problems with equal answers and numbers: whether their wording is close enough for what the answer proves.
 
     A long number as the answer proves much; "2", "(C)" or "odd" little, so there the texts may differ in phrasing only.
     """
-    length = min(len(a.tokens), len(b.tokens))
-    digits = max(_digits(answer) for answer in (*a.answers, *b.answers))
-    if other_figure:
-        return digits >= 2 and length >= 20 and jaccard >= MIN_JACCARD
-    telling = digits >= 3 or (digits == 2 and length >= 40) or (digits == 1 and length >= 80)
+    digits = max(_digits(answer) for answer in (*pair.a.answers, *pair.b.answers))
+    close = pair.jaccard >= MIN_JACCARD
+    if pair.other_figure:
+        return close and digits >= 2 and pair.length >= 20
+    telling = digits >= 3 or (digits == 2 and pair.length >= 40) or (digits == 1 and pair.length >= 80)
     if not telling:
-        rest_a, rest_b = set(extra_a) - SYNONYMS, set(extra_b) - SYNONYMS
-        same = not any(map(_is_mathematics, rest_a | rest_b)) and not (rest_a and rest_b)
-        return jaccard >= MIN_JACCARD and same
-    if jaccard >= MIN_JACCARD or (containment >= MIN_CONTAINMENT and length >= 15):
-        return True
-    return digits >= 3 and length >= 20 and jaccard >= REWRITTEN_JACCARD and containment >= MIN_JACCARD
+        rest_a, rest_b = set(pair.extra_a) - SYNONYMS, set(pair.extra_b) - SYNONYMS
+        return close and not any(map(_is_mathematics, rest_a | rest_b)) and not (rest_a and rest_b)
+    rewritten = pair.jaccard >= REWRITTEN_JACCARD and pair.containment >= MIN_JACCARD
+    return close or pair.contained or (rewritten and digits >= 3 and pair.length >= 20)
 
 
 # Words by which a contest asks for a whole number instead of the answer itself.
@@ -121,33 +119,23 @@ _ROUNDING_WORDS = frozenset(("remainder", "nearest", r"\lfloor"))
 _IRRATIONAL = re.compile(r"\\(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])")
 
 
-def _encodes(
-    a: Side,
-    b: Side,
-    extra_a: Counter[str],
-    extra_b: Counter[str],
-    jaccard: float,
-    containment: float,
-    other_figure: bool,
-) -> bool:
+def _encodes(pair: _Pair) -> bool:
     r"""Whether one asks in a contest's form for what the other asks plainly: `\frac{7}{18}` as m + n = 25.
 
     The integer's side must carry words of that form which the other lacks, and the rest must agree closely.
     """
-    contained = containment >= MIN_CONTAINMENT and min(len(a.tokens), len(b.tokens)) >= 15
-    if not (contained or (jaccard >= 0.4 and containment >= 0.75 and not other_figure)):
+    if not (pair.contained or (pair.jaccard >= 0.4 and pair.containment >= 0.75 and not pair.other_figure)):
         return False
+    a, b, extra_a, extra_b = pair.a, pair.b, pair.extra_a, pair.extra_b
     for whole, form, plain, rest in ((a, extra_a, b, extra_b), (b, extra_b, a, extra_a)):
-        if not form.keys() & _CONTEST_WORDS:
+        wholes = [int(answer) for answer in whole.answers if re.fullmatch(r"\d{1,3}", answer)]
+        if not wholes or not form.keys() & _CONTEST_WORDS:
             continue
         least = 100 if any(map(_is_mathematics, rest.keys() - SYNONYMS)) else 0  # small numbers agree by accident
         numbers = {number for answer in plain.answers for number in contest_numbers(answer) if number >= least}
-        wholes = [int(answer) for answer in whole.answers if re.fullmatch(r"\d{1,3}", answer)]
-        if numbers.intersection(wholes):
-            return True
         # Rounding an irrational answer is not checked; that the plain text stands whole in the other is enough.
-        rounds = form.keys() & _ROUNDING_WORDS
-        if wholes and rounds and contained and any(map(_IRRATIONAL.search, plain.answers)) and rest.keys() <= FILLERS:
+        rounds = form.keys() & _ROUNDING_WORDS and any(map(_IRRATIONAL.search, plain.answers))
+        if numbers.intersection(wholes) or (rounds and pair.contained and rest.keys() <= FILLERS):
             return True
     return False
 
@@ -170,9 +158,10 @@ def contest_numbers(plain: str) -> set[int]:
         found = {sum(map(int, re.findall(r"\d{1,18}", form))) for form in (plain, drawn_in)}
         if fraction := re.fullmatch(r"\\[dt]?frac\{?(\d{1,9})\}?\{?(\d{1,9})\}?", plain):
             top, bottom = int(fraction[1]), int(fraction[2])
-            found |= {bottom, top // max(bottom, 1), 1000 * top // max(bottom, 1)} | (
-                {10 * top // bottom} if bottom and not 10 * top % bottom else set()
-            )
+            found.add(bottom)
+            if bottom:
+                found |= {top // bottom, 1000 * top // bottom}
+                found |= set() if 10 * top % bottom else {10 * top // bottom}
     return {number for number in found if 0 <= number <= 999}
 
 

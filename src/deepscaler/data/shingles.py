@@ -22,7 +22,7 @@ BANDS, ROWS = 128, 3
 WINDOW = 32
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_CHUNK = 200_000  # pairs compared at once
+_CHUNK = 20_000  # pairs compared at once
 _BANDS_AT_ONCE = 16
 
 

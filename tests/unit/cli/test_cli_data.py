@@ -12,7 +12,10 @@ import pytest
 from deepscaler.cli import main as cli
 from deepscaler.cli.data_commands import readable, same_answer
 from deepscaler.config import load_recipe
+from deepscaler.data.benchmarks import BENCHMARKS
 from deepscaler.data.sources import load_problems
+from deepscaler.evaluation.breakdown import read_contamination
+from deepscaler.training.tokenizer import build_tokenizer
 from shared_data import shared
 
 ROWS = [
@@ -95,6 +98,29 @@ def test_mistakes_become_one_message_and_leave_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
+def test_prompts_are_measured_in_the_chat_template(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_tokenizer([]).save_pretrained(tmp_path / "tokenizer")  # one token per character, and three of the template
+    limit = len(str(ROWS[0]["problem"])) + 3
+    arguments = ("--input", str(rows), "--without-benchmarks", "--tokenizer", str(tmp_path / "tokenizer"))
+    for tokens, kept in ((limit, 1), (limit - 1, 0)):
+        out = ("--out", str(tmp_path / f"out{tokens}"), "--max-prompt-tokens", str(tokens))
+        assert call(monkeypatch, *arguments, *out) == (0 if kept else 1)
+    printed = capsys.readouterr()
+    assert "prompt length           2        1  overlong_prompt 1" in printed.out
+    assert "'overlong_prompt': 2" in printed.err
+
+
+def test_a_missing_tokenizer_is_named(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ("--input", str(rows), "--without-benchmarks", "--tokenizer", str(tmp_path / "empty"))
+    assert call(monkeypatch, *arguments, "--max-prompt-tokens", "9", "--out", str(tmp_path / "out")) == 1
+    assert f"no tokenizer at {tmp_path / 'empty'} (" in capsys.readouterr().err
+
+
 def test_an_unknown_layout_is_wrong_usage(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(monkeypatch, "--input", str(rows), "--without-benchmarks", "--as", "alpaca") == 2
 
@@ -134,6 +160,7 @@ max_completion_tokens = 8
     data = load_recipe(recipe).data
     first, second = load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field)
     assert (first.references, second.references) == (("6",), ("\\sqrt{53}",))
+    assert read_contamination(tmp_path / "out" / "contamination.json") == dict.fromkeys(BENCHMARKS, frozenset())
     assert call(monkeypatch, str(recipe), "--out", str(tmp_path / "out"), "--as", "verl", "--overwrite") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [b["problems"] for b in manifest["benchmarks"]] == [30, 83, 500, 272, 675]
