@@ -1,10 +1,11 @@
 """What preparing 10K to 80K problems against all benchmarks costs: CPU seconds and peak memory, each size on its own.
 
-    python benchmarks/data_prepare.py --train DIR --benchmarks DIR [--out FILE]
+    python benchmarks/data_prepare.py --train DIR --benchmarks DIR
 
-The rows are the problems of DIR/*.json, then noisy copies of them, seeded: half are paraphrases (other phrasing and
-typesetting, same numbers and answer), half have other numbers and another answer. Every size runs in a process of its
-own on one core, with the same command a user calls.
+Writes benchmarks/data_prepare.json and the two tables of docs/data.md: what became of the rows of DIR/*.json as they
+are, and the cost by size. For the latter the rows are those problems, then noisy copies of them, seeded: half are
+paraphrases (other phrasing and typesetting, same numbers and answer), half have other numbers and another answer. Every
+size runs in a process of its own, with the same command a user calls.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from markers import replace_between_markers
+
+DOCS = Path("docs/data.md")
 SIZES = (10_000, 20_000, 40_000, 80_000)
 LIMIT_S = 1800
 _PHRASES = (
@@ -79,12 +84,73 @@ def measure(size: int, rows: list[dict[str, Any]], benchmarks: Path) -> dict[str
     return {"rows": size, "wall_s": round(wall_s, 1), **used, "kept": manifest["rows"]["train"], "steps": steps}
 
 
-def child(source: Path, benchmarks: Path, out: Path) -> None:
-    """Run the command in this process and print what it used."""
+def prepare(sources: list[Path], benchmarks: Path, out: Path) -> None:
+    """The command itself, in this process."""
     from deepscaler.cli.main import app
 
-    arguments = ["data", "prepare", "--input", str(source), "--benchmarks", str(benchmarks), "--out", str(out)]
-    app(arguments, standalone_mode=False)
+    inputs = [argument for source in sources for argument in ("--input", str(source))]
+    app(["data", "prepare", *inputs, "--benchmarks", str(benchmarks), "--out", str(out)], standalone_mode=False)
+
+
+def real_files(files: list[Path], benchmarks: Path) -> dict[str, Any]:
+    """What became of the given files: the manifest's counts, benchmark problems found, duplicates across files."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        prepare(files, benchmarks, out)
+        manifest = json.loads((out / "manifest.json").read_text())
+        found = json.loads((out / "contamination.json").read_text())["benchmarks"]
+        dropped = pq.read_table(out / "dropped.parquet", columns=["source", "reason", "detail"]).to_pylist()
+    repeats = [row for row in dropped if row["reason"].startswith("duplicate")]
+    across = sum(Path(row["source"]).name not in row["detail"].split(" row ")[0] for row in repeats)
+    return {
+        "files": [{"name": Path(i["name"]).name, "rows": i["rows"], "sha256": i["sha256"]} for i in manifest["inputs"]],
+        "steps": manifest["steps"],
+        "conflicts": len(manifest["conflicts"]),
+        "duplicates": len(repeats),
+        "duplicates_across_files": across,
+        "benchmarks": {
+            name: {
+                "problems": entry["num_problems"],
+                "found": entry["problems"],
+                "verbatim": len({m["id"] for m in entry["matches"] if m["match"] == "verbatim"}),
+                "similar": len({m["id"] for m in entry["similar"]}),
+            }
+            for name, entry in found.items()
+        },
+    }
+
+
+def real_table(real: dict[str, Any]) -> str:
+    """Markdown: rows in and out of every step, then what was found of each benchmark."""
+    lines = ["| step | rows in | rows out | dropped |", "|---|---:|---:|---|"]
+    for step in real["steps"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in step["dropped"].items())
+        lines.append(f"| {step['step']} | {step['in']:,} | {step['out']:,} | {reasons} |")
+    lines.append(
+        f"\n{real['duplicates']} duplicates, {real['duplicates_across_files']} of them of a row of another file; "
+        f"{real['conflicts']} clusters with conflicting answers.\n"
+    )
+    lines += ["| benchmark | problems | found in training rows | of them verbatim | alike, kept | which |"]
+    lines += ["|---|---:|---:|---:|---:|---|"]
+    for name, entry in real["benchmarks"].items():
+        which = ", ".join(identity.split("/")[1] for identity in entry["found"])
+        counts = (entry["problems"], len(entry["found"]), entry["verbatim"], entry["similar"])
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} | {which} |")
+    return "\n".join(lines)
+
+
+def size_table(sizes: list[dict[str, Any]]) -> str:
+    """Markdown: cost by number of rows."""
+    lines = ["| rows | CPU s | CPU ms per row | peak MiB | rows kept |", "|---:|---:|---:|---:|---:|"]
+    for size in sizes:
+        per_row = 1000 * size["cpu_s"] / size["rows"]
+        lines.append(f"| {size['rows']:,} | {size['cpu_s']} | {per_row:.2f} | {size['peak_mib']} | {size['kept']:,} |")
+    return "\n".join(lines)
+
+
+def child(source: Path, benchmarks: Path, out: Path) -> None:
+    """Prepare in this process and print what it used."""
+    prepare([source], benchmarks, out)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"cpu_s": round(usage.ru_utime + usage.ru_stime, 1), "peak_mib": usage.ru_maxrss // 1024}))
 
@@ -101,14 +167,16 @@ def main() -> None:
         return
     if options.train is None:
         parser.error("--train is needed")
-    rows = [
-        row for file in sorted(options.train.glob("*.json")) for row in json.loads(file.read_text()) if row["answer"]
-    ]
+    files = sorted(options.train.glob("*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text()) if row["answer"]]
+    real = real_files(files, options.benchmarks)
     results = []
     for size in SIZES:
         results.append(measure(size, rows, options.benchmarks))
         print(json.dumps(results[-1]), flush=True)
-    options.out.write_text(json.dumps({"base_problems": len(rows), "sizes": results}, indent=1) + "\n")
+    options.out.write_text(json.dumps({"real": real, "base_problems": len(rows), "sizes": results}, indent=1) + "\n")
+    replace_between_markers(DOCS, "data_prepare.py (rows)", real_table(real))
+    replace_between_markers(DOCS, "data_prepare.py (cost)", size_table(results))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Item, Limits
-from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, RunError, Verdict
+from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, RunError, ScoredGroup
 
 HERE = Path(__file__).parent
 PLACES = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -224,21 +224,33 @@ def _running(pid: int) -> bool:
         return False
 
 
-def test_a_truncated_rollout_earns_nothing_and_is_not_graded() -> None:
-    def rollout(index: int, reason: FinishReason) -> Rollout:
-        ids = np.array([7], np.int32)
-        return Rollout("p", index, ids, ids, np.zeros(1, np.float32), reason, 0)
+def scored_groups(profile: str, text: str, *problems: Problem) -> list[ScoredGroup]:
+    """Two completions of each problem, the first cut at its budget, graded by a pool as a run makes it."""
+    ids = np.array([7], np.int32)
+    reasons = (FinishReason.LENGTH, FinishReason.STOP)
+    rollouts = tuple(Rollout("p", i, ids, ids, np.zeros(1, np.float32), reason, 0) for i, reason in enumerate(reasons))
+    limits = Limits(wall_s=60, cpu_s=1, memory_mib=1024)
+    with GraderPool(
+        num_workers=1, limits=limits, profile=profile, decode=lambda ids: text, thinking_prefilled=True
+    ) as pool:
+        return pool.score([Group(problem, rollouts) for problem in problems])
 
-    group = Group(Problem("p", "?", ("7",)), (rollout(0, FinishReason.LENGTH), rollout(1, FinishReason.STOP)))
-    pool = GraderPool(
-        num_workers=1,
-        limits=Limits(wall_s=5, cpu_s=1, memory_mib=1024),
-        decode=lambda ids: "</think>\\boxed{7}",
-        thinking_prefilled=True,
-    )
-    with pool:
-        (scored,) = pool.score([group])
+
+def test_a_truncated_rollout_earns_nothing_and_is_not_graded() -> None:
+    (scored,) = scored_groups("deepscaler", "</think>\\boxed{7}", Problem("p", "?", ("7",)))
     assert [v.outcome for v in scored.verdicts] == [Outcome.TRUNCATED, Outcome.CORRECT]
     assert scored.rewards.tolist() == [0.0, 1.0]
     assert scored.texts == ("</think>\\boxed{7}",) * 2
-    assert isinstance(scored.verdicts[0], Verdict)
+
+
+def test_a_problem_brings_its_tolerance_and_no_other_has_one() -> None:
+    exact, near = Problem("a", "?", ("0.5",)), Problem("b", "?", ("0.5",), tolerance=0.1)
+    scored = scored_groups("deepscaler", "</think>\\boxed{0.51}", exact, near, exact)
+    assert [s.verdicts[1].outcome for s in scored] == [Outcome.WRONG, Outcome.CORRECT, Outcome.WRONG]
+
+
+def test_the_profile_decides_what_equal_means() -> None:
+    problem = Problem("p", "?", ("0.5",))
+    for profile, outcome in (("deepscaler", Outcome.CORRECT), ("string", Outcome.WRONG)):
+        (scored,) = scored_groups(profile, "</think>\\boxed{1/2}", problem)
+        assert scored.verdicts[1].outcome is outcome

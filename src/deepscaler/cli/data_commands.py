@@ -185,9 +185,7 @@ def _show(done: Preparation, manifest: dict[str, Any], out: Path) -> None:
     if len(done.warnings) > 5:
         print(f"{len(done.warnings) - 5} more warnings in manifest.json")
     rows = manifest["rows"]
-    print(
-        f"{rows['train']:,} rows to train on" + (f", {rows['validation']:,} to validate on" * bool(rows["validation"]))
-    )
+    print(f"rows to train on {rows['train']:,}, to validate on {rows['validation']:,}")
     print(f"written to {out}; matched pairs side by side in {out / 'contamination.html'}")
 
 

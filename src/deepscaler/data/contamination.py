@@ -56,8 +56,8 @@ def find_contamination(
         containment = common / min(row_size, test_size)
         name, problem = tests[test]
         match = compare(
-            Side(rows[row], rows.figures[row], tuple(answers[row])),
-            Side(asked[test], asked.figures[test], problem.references),
+            Side.of(rows, row, answers[row]),
+            Side.of(asked, test, problem.references),
             jaccard=jaccard,
             containment=containment,
             same_answer=same_answer,

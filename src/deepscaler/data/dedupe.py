@@ -51,12 +51,12 @@ def find_duplicates(
     wordings: Wordings, answers: Sequence[Sequence[str]], same_answer: SameAnswer, *, seed: int, progress: Progress
 ) -> list[Duplicate]:
     """Links between problems that are the same; enough of them to connect each cluster, not every pair."""
-    sides = _Sides(wordings, answers)
     clusters = Clusters(len(wordings))
     found = []
 
     def look(i: int, j: int, jaccard: float, containment: float) -> None:
-        match = compare(sides[i], sides[j], jaccard=jaccard, containment=containment, same_answer=same_answer)
+        a, b = Side.of(wordings, i, answers[i]), Side.of(wordings, j, answers[j])
+        match = compare(a, b, jaccard=jaccard, containment=containment, same_answer=same_answer)
         if match not in (None, Match.SIMILAR):
             clusters.join(i, j)
             found.append(Duplicate(i, j, match, jaccard, containment))
@@ -78,16 +78,6 @@ def find_duplicates(
             look(i, j, *overlap(shingles.of(i), shingles.of(j)))
     progress(len(pairs), len(pairs))
     return found
-
-
-class _Sides:
-    """What `compare` wants of a row, made when it is asked for."""
-
-    def __init__(self, wordings: Wordings, answers: Sequence[Sequence[str]]) -> None:
-        self._wordings, self._answers = wordings, answers
-
-    def __getitem__(self, index: int) -> Side:
-        return Side(self._wordings[index], self._wordings.figures[index], tuple(self._answers[index]))
 
 
 def _candidates(wordings: Wordings, shingles: Shingles, rows: np.ndarray, seed: int) -> np.ndarray:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from deepscaler.data.readers import FORMATS, DataError
 
@@ -12,6 +15,9 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _NO_DATA = re.compile(
     r"(^|/)\.|(^|/)(dataset_infos|dataset_info|state|README)\b|(^|[/_.-])(test|valid|validation|dev)\b"
 )
+
+
+CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +71,54 @@ def fetch(source: str) -> tuple[list[Path], str, str]:
             f"{source} is no local file and no registered dataset ({', '.join(DATASETS)}); name another hub dataset "
             f"with the commit to read, {name}@COMMIT, so that the same command reads the same rows next year"
         )
-    directory = Path(_snapshot(name, revision, known))
-    return data_files(directory), revision, known.licence if known else "see the dataset's card"
+    return _download(name, revision, known), revision, known.licence if known else "see the dataset's card"
 
 
-def _snapshot(name: str, revision: str, known: HubDataset | None) -> str:
-    patterns = list(known.files) if known else [f"*{suffix}" for suffix in FORMATS]
+def _download(name: str, revision: str, known: HubDataset | None) -> list[Path]:
     wanted = ", ".join(known.files) if known else "its data files"
     instead = (
         f"on a machine with a network run `hf download {name} --repo-type dataset --revision {revision} "
         f"--local-dir DIR`, bring DIR here and give DIR (or {wanted} in it) in the dataset's place"
     )
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, hf_hub_download, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ModuleNotFoundError as error:
         raise DataError(
             f"reading {name} from the hub needs the `hub` extra: pip install 'deepscaler[hub]'. Or {instead}"
         ) from error
+    offline = not reachable(constants.ENDPOINT)
     try:
-        return snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns, etag_timeout=10)
+        if known:  # a file of a pinned commit comes from the cache without asking, if it is there
+            return [
+                Path(hf_hub_download(name, file, repo_type="dataset", revision=revision, local_files_only=offline))
+                for file in known.files
+            ]
+        if offline:
+            raise OSError
+        patterns = [f"*{suffix}" for suffix in FORMATS]
+        return data_files(
+            Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = f"no connection to {constants.ENDPOINT}" if offline else " ".join(str(error).split())
         raise DataError(f"dataset {name} could not be had from the hub ({reason}); {instead}") from error
+
+
+def reachable(endpoint: str) -> bool:
+    """Whether the hub answers at all: its own client retries for half a minute before it says no.
+
+    Behind a proxy, which may know the way where this machine does not, the answer is yes.
+    """
+    address = urlsplit(endpoint)
+    if getproxies().get(address.scheme):
+        return True
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def data_files(directory: Path) -> list[Path]:

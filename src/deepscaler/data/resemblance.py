@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deepscaler.data.wording import is_number
+from deepscaler.data.wording import Wordings, is_number
 
 SameAnswer = Callable[[str, str], bool]
 
@@ -45,17 +45,22 @@ class Match(StrEnum):
     REWORDED = "reworded"  # answers agree, numbers agree, wording close
     ENCODED = "encoded"  # the answer of one is that of the other in the contest's form: 7/18 asked as m + n = 25
     CONTAINED = "contained"  # one problem's text stands whole inside the other's
-    CONFLICT = "conflict"  # the same question with answers that differ
+    CONFLICT = "conflict"  # the same text, letter by letter, with answers that differ
     SIMILAR = "similar"  # the same words, another question: other numbers, another quantity asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One problem of a pair: tokens, digest of its figures (empty without), reference answers."""
+    """One problem of a pair: tokens, digests of figures (empty without) and letters, reference answers."""
 
     tokens: Sequence[str]
     figure: str
+    letters: str
     answers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, wordings: Wordings, index: int, answers: Sequence[str]) -> Side:
+        return cls(wordings[index], wordings.figures[index], wordings.letters[index], tuple(answers))
 
 
 def compare(a: Side, b: Side, *, jaccard: float, containment: float, same_answer: SameAnswer) -> Match | None:
@@ -71,7 +76,7 @@ def compare(a: Side, b: Side, *, jaccard: float, containment: float, same_answer
                 return Match.REWORDED
         elif _encodes(a, b, extra_a, extra_b, jaccard, containment, other_figure):
             return Match.ENCODED
-        elif not other_figure and jaccard >= LISTED_JACCARD and _asks(a.tokens) == _asks(b.tokens):
+        elif not other_figure and a.letters == b.letters:
             return Match.CONFLICT
     alike = jaccard >= LISTED_JACCARD or (containment >= MIN_CONTAINMENT and min(len(a.tokens), len(b.tokens)) >= 15)
     return Match.SIMILAR if alike else None
@@ -169,11 +174,6 @@ def contest_numbers(plain: str) -> set[int]:
                 {10 * top // bottom} if bottom and not 10 * top % bottom else set()
             )
     return {number for number in found if 0 <= number <= 999}
-
-
-def _asks(tokens: Sequence[str]) -> list[str]:
-    """What is asked, in order: the tokens without those that only phrase it."""
-    return [token for token in tokens if token not in FILLERS]
 
 
 def _difference(a: Sequence[str], b: Sequence[str]) -> tuple[Counter[str], Counter[str]]:

@@ -43,6 +43,7 @@ _SILENT_COMMANDS = (
 )
 _SILENT = frozenset(rf"\{name}" for name in _SILENT_COMMANDS.split())
 _NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve"
+_UNSEEN = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:!> \[\]()]|[$\s.,~]")
 _SAME = {
     **{rf"\{letter}frac": "/" for letter in ("", "d", "t", "c")},
     **{rf"\{name}": r"\ldots" for name in ("dots", "cdots", "dotsm", "dotsb", "dotsc")},
@@ -87,6 +88,15 @@ def figure_digest(text: str) -> str:
     return hashlib.blake2b(code.encode(), digest_size=8).hexdigest() if code else ""
 
 
+def letter_digest(text: str) -> str:
+    r"""A hash of the text letter by letter, without white space, `$`, sizing commands, points and commas, and braces
+    around one character. Unlike `words` it tells `88 / (4 / 2)` from `88 / 4 / 2`."""
+    text = unicodedata.normalize("NFKC", text).translate(_DASHES).lower()
+    text = _UNSEEN.sub("", text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac"))
+    text = re.sub(r"\{(\w)\}", r"\1", text)
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
 class Vocabulary:
     """Token <-> id, growing. `is_number` and the words are looked up by id."""
 
@@ -112,7 +122,8 @@ class Vocabulary:
 class Wordings:
     """The wordings of many problems, in one vocabulary.
 
-    tokens: int32, all problems after each other; offsets: int64 [num_problems + 1]; figures: str per problem.
+    tokens: int32, all problems after each other; offsets: int64 [num_problems + 1]; figures, letters: per problem the
+    digest of its figures (empty without) and of its text letter by letter.
     """
 
     def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
@@ -121,6 +132,7 @@ class Wordings:
         self.offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(np.int64)
         self.tokens = np.concatenate([*encoded, np.empty(0, np.int32)])
         self.figures = [figure_digest(text) for text in texts]
+        self.letters = [letter_digest(text) for text in texts]
 
     def __len__(self) -> int:
         return len(self.figures)

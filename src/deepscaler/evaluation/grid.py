@@ -59,10 +59,6 @@ class BenchmarkSamples:
         firsts = np.searchsorted(self.problem_of_row, np.arange(len(self.problem_ids)))
         return [values[i] for i in firsts]
 
-    def only(self, problems: NDArray[np.bool_]) -> BenchmarkSamples:
-        """The chosen problems alone; problems is a mask [P]."""
-        return split_benchmarks(self.table.filter(pa.array(problems[self.problem_of_row])))[0]
-
 
 def split_benchmarks(table: pa.Table) -> list[BenchmarkSamples]:
     """One value per benchmark of a samples table, in the order in which they appear."""

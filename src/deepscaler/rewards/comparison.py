@@ -86,6 +86,8 @@ class Comparison:
                 return self.same(a.value, alike.value)
             equal = a.equation is not None and b.equation is not None and _same_relation(a.equation, b.equation)
             return self._because(equal, "same equation")
+        if isinstance(b, Record):
+            return b.numbered and b.names[0] == f"{a.name}_1" and self.same(a.value, b)
         if isinstance(b, Relation):
             return self._because(a.equation is not None and _same_relation(a.equation, b), "same equation")
         if isinstance(b, Reals) and b.name and a.name and a.name != b.name:

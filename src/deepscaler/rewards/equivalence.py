@@ -21,8 +21,9 @@ from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, token
 from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
-CACHED_ANSWERS = 4096
-MAX_CACHED_CHARACTERS = 400
+MAX_SHORT_CHARACTERS = 400
+SHORT_ANSWERS, LONG_ANSWERS = 4096, 16  # remembered
+_LEADING_ZERO = re.compile(r",0\d")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -74,8 +75,8 @@ def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equalit
 
 
 def read(text: str) -> Reading:
-    """The text parsed; remembered for short ones, since references and common answers come back."""
-    return _read_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else _read(text)
+    """The text parsed; remembered, since references and common answers come back."""
+    return _read_short(text) if len(text) <= MAX_SHORT_CHARACTERS else _read_long(text)
 
 
 def _read(text: str) -> Reading:
@@ -83,7 +84,9 @@ def _read(text: str) -> Reading:
     answers: list[Answer] = []
     tokens: list[Token] = []
     why = ""
-    for version in dict.fromkeys((join_commas(text), text)):
+    joined = join_commas(text)
+    # 1,001 is one number; 1,234 may be a list as well.
+    for version in dict.fromkeys((joined, joined if _LEADING_ZERO.search(text) else text)):
         try:
             tokens = tokenize(version)
             answers.append(read_answer(tokens))
@@ -92,7 +95,7 @@ def _read(text: str) -> Reading:
     return Reading(tuple(answers), tuple(_opaque(tokens)), why)
 
 
-_read_cached = lru_cache(CACHED_ANSWERS)(_read)
+_read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWERS)(_read)
 
 
 def _opaque(tokens: Sequence[Token]) -> list[str]:

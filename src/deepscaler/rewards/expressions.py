@@ -24,6 +24,7 @@ from deepscaler.rewards.trees import (
     number,
     product,
     subscripted,
+    with_bound_scripts,
 )
 
 MAX_POSTFIX = 8  # of one atom: x'''!^2…
@@ -316,7 +317,7 @@ class _Parser(Cursor):
         self.take("}")
         self.take("^")
         high = self._exponent()
-        body = self._term()
+        body = with_bound_scripts(self._term(), index.value)
         self.depth -= 1
         return ("call", name, ("sym", index.value), low, high, body)
 

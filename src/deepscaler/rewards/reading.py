@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
@@ -97,7 +98,7 @@ def _choice(tokens: Tokens, depth: int) -> Answer | None:
         return None
     if rest and not rest[0].spaced and rest[0].kind not in ("prose", "num"):
         return None
-    if rest and (_joins(rest[0], AND) or _joins(rest[0], OR)):
+    if rest and (_joins(rest[0], AND) or _joins(rest[0], OR) or _has_choice(rest)):
         return None
     return Choice(letter, read_answer(rest, depth + 1) if rest else None)
 
@@ -137,6 +138,14 @@ def _based(tokens: Tokens, depth: int) -> Answer | None:
     if base is None or base < 2 or (base <= 10 and not digits.isdigit()):
         return None
     return Based("-" * negative + (digits.lstrip("0") or "0"), base)
+
+
+def _has_choice(tokens: Tokens) -> bool:
+    """Whether another choice stands in the tokens: `A: 3, B: 4`."""
+    return any(
+        t.kind in ("letters", "roman") and "A" <= t.value <= "J" and len(t.value) == 1 and is_sign(mark, ":", ")")
+        for t, mark in pairwise(tokens)
+    )
 
 
 def _with_base_below(tokens: Tokens) -> Tokens:
@@ -195,7 +204,7 @@ def _assembled(items: list[Answer], *, meet: bool) -> Answer:
     if len(items) == 1:
         return items[0]
     reals = [item for item in items if isinstance(item, Reals)]
-    if items and len(reals) == len(items):
+    if items and len(reals) == len(items) and len({item.name for item in reals if item.name}) < 2:
         common = intersection(reals[0].spans, reals[1].spans) if meet and len(reals) == 2 else None
         spans = common or union([span for item in reals for span in item.spans])
         return Reals(spans, reals[0].name)
@@ -254,6 +263,8 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
         return Items("set", tuple(read_answer(part, depth + 1) for part in parts))
     if len(parts) > MAX_ITEMS:
         raise UnreadableError("too many items")
+    if len(parts) > 2 and (first, last) not in (("(", ")"), ("[", "]")):
+        raise UnreadableError("brackets that do not match")
     if len(parts) == 2 and (first, last) != ("(", ")"):
         low, high = (parse_expression(trimmed(part)) for part in parts)
         return Reals((Span(low, first == "[", high, last == "]"),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deepscaler.rewards.answers import Answer, Items, Named, Prose, Reals, Scalar, Span
-from deepscaler.rewards.brackets import Tokens, is_sign, split
+from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
 from deepscaler.rewards.intervals import EVERYTHING, intersection, union, without_points
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.vocabulary import EVERY_REAL
@@ -25,6 +25,8 @@ def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
     place = next((i for i, t in enumerate(tokens) if t.value.lower() in _EXCEPT), 0)
     if place and " ".join(t.value.lower() for t in tokens[:place]) in EVERY_REAL:
         return _all_but(read([t for t in tokens[place + 1 :] if t.value.lower() not in ("for", "x")]))
+    if any(is_sign(t, "in") for _, t in top_level(tokens)):
+        return None
     for sign in ("cup", "cap", "setminus"):
         parts = split(tokens, lambda t, sign=sign: is_sign(t, sign))
         if len(parts) > 1:

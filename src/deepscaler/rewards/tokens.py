@@ -22,6 +22,7 @@ from deepscaler.rewards.vocabulary import (
     UPRIGHT,
 )
 
+MAX_CHARACTERS = 4000  # after signs have become commands
 MAX_NESTING = 40
 MAX_BRACKETS = 60
 _OPENING, _CLOSING = frozenset(["(", "[", "{", "\\{"]), frozenset([")", "]", "}", "\\}"])
@@ -83,6 +84,8 @@ def tokenize(text: str) -> list[Token]:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
         text = text.replace("\\&", "&")
         text = _REPEATING.sub(_as_fraction, text)
+    if len(text) > MAX_CHARACTERS:
+        raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
     if text[:1] == text[-1:] == "`":
         text = text.strip("`")

@@ -126,3 +126,11 @@ def subscripted(tree: Tree, script: str) -> Tree:
     if tree[0] == "num" and script.strip("'") == "":
         return tree  # feet, inches, minutes and seconds of arc
     raise UnreadableError("a subscript below something that is no variable")
+
+
+def with_bound_scripts(tree: Tree, index: str) -> Tree:
+    """The body of a sum with its index in subscripts replaced, so that F_k under one over k is F_j under one over j."""
+    if tree[0] == "sym":
+        name, _, script = tree[1].partition("_")
+        return ("sym", f"{name}_{script.replace(index, '•')}") if script else tree
+    return tuple(with_bound_scripts(part, index) if isinstance(part, tuple) else part for part in tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepscaler.data.hub import DATASETS, data_files, is_hub_name
+from deepscaler.data.hub import DATASETS, data_files, is_hub_name, reachable
 from deepscaler.data.layouts import Columns, Layout, read_fields, unboxed, without_instruction, write_layout
 from deepscaler.data.readers import DataError
 from deepscaler.data.sources import load_problems, locate
@@ -125,7 +126,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("deepscaler.data.hub.reachable", lambda endpoint: False)
 
 
 @pytest.mark.usefixtures("offline")
@@ -138,6 +139,22 @@ def test_without_a_network_the_message_says_which_file_to_put_where(name: str) -
     assert "could not be had from the hub" in message
     assert f"hf download {name} --repo-type dataset --revision {known.revision} --local-dir DIR" in message
     assert known.files[0] in message
+
+
+@pytest.mark.usefixtures("offline")
+def test_another_dataset_without_a_network_is_refused_at_once() -> None:
+    with pytest.raises(DataError, match=r"someone/numbers could not be had from the hub \(no connection to http"):
+        locate("someone/numbers@0123abc")
+
+
+def test_an_address_nobody_listens_at_is_not_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setattr("deepscaler.data.hub.getproxies", dict)
+        assert reachable(address)
+    assert not reachable(address)
 
 
 def test_an_unregistered_dataset_needs_a_commit() -> None:
