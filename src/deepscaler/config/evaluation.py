@@ -85,7 +85,7 @@ def load_evaluation(path: Path | None, overrides: Sequence[str] = (), *, suite: 
     for file, table in read_chain(path) if path is not None else ():
         layers.merge(table, f"file:{file}")
     if suite is not None and suite != "competition":
-        layers.merge({"name": suite, "suite": {"benchmarks": suite.split(",")}}, "--suite")
+        layers.merge({"name": suite, "suite": {"benchmarks": [name.strip() for name in suite.split(",")]}}, "--suite")
     elif suite is not None and path is not None:
         raise RecipeError("--suite and --recipe both say what to evaluate; give one of them")
     for override in overrides:

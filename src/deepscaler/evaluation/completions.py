@@ -27,7 +27,7 @@ class Completion:
 
     text: what is graded; reasoning that came apart from the answer stands in `<think>` tags before it.
     token_ids: None where the engine speaks text only. num_tokens: None where it does not say.
-    seed: what the draws were keyed with. latency_s: from sending the request to the whole answer; 0 in an engine
+    seed: what the draws were keyed with. latency_s: from sending the request to the whole answer; None in an engine
         that decodes many at once, where it means nothing.
     """
 
@@ -37,7 +37,7 @@ class Completion:
     num_tokens: int | None
     finish_reason: FinishReason
     seed: int
-    latency_s: float
+    latency_s: float | None
 
 
 @dataclass(frozen=True)

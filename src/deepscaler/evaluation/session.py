@@ -41,8 +41,9 @@ class State:
         return (self.num_done - self.num_before) / max(self.seconds, 1e-9)
 
     @property
-    def seconds_left(self) -> float:
-        return (self.num_completions - self.num_done) / max(self.per_second, 1e-9)
+    def seconds_left(self) -> float | None:
+        """None before the first new sample."""
+        return (self.num_completions - self.num_done) / self.per_second if self.num_done > self.num_before else None
 
 
 class Tally:

@@ -54,7 +54,7 @@ class EngineSource:
             num_tokens=rollout.num_tokens,
             finish_reason=rollout.finish_reason,
             seed=self._params.seed,
-            latency_s=0.0,
+            latency_s=None,
         )
 
     def warnings(self) -> list[str]:

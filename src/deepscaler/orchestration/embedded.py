@@ -23,6 +23,17 @@ from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import ModelError, load_model, load_tokenizer, resolve_model, stop_token_ids
 from deepscaler.types import IntArray, Problem, SamplingParams
 
+MODEL_FILES = (
+    "*.safetensors",
+    "*config.json",
+    "tokenizer.*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "*.jinja",
+)
+TRAINING_FILES = frozenset({"optimizer.safetensors", "reference.safetensors"})  # beside the weights in a checkpoint
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -47,10 +58,10 @@ def open_model(path: str | Path, engine: EngineSection) -> ModelFiles:
 
 
 def files_sha256(directory: Path) -> str:
-    """SHA-256 over names and contents of weights, configuration and tokenizer."""
+    """SHA-256 over names and contents of weights, configuration and tokenizer: what shapes a completion."""
     digest = hashlib.sha256()
-    names = {p for pattern in ("*.safetensors", "*.json", "*.jinja") for p in directory.glob(pattern)}
-    for path in sorted(names):
+    names = {p for pattern in MODEL_FILES for p in directory.glob(pattern)}
+    for path in sorted(p for p in names if p.name not in TRAINING_FILES):
         with path.open("rb") as file:
             digest.update(f"{path.name}|{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -88,10 +88,10 @@ class Progress:
             return
         e = state.running
         running = f"  {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e is not None else ""
+        left = "-" if state.seconds_left is None else duration(state.seconds_left)
         tokens = f"  {state.num_tokens / max(state.seconds, 1e-9) / 1000:.1f}k tok/s" if state.num_tokens else ""
         self.update(
-            f"eval {state.num_done}/{state.num_completions}  {state.per_second:.1f}/s{running}{tokens}"
-            f"  left {duration(state.seconds_left)}",
+            f"eval {state.num_done}/{state.num_completions}  {state.per_second:.1f}/s{running}{tokens}  left {left}",
             force=True,
         )
 

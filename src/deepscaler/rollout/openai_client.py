@@ -78,7 +78,7 @@ class OpenAIClient:
         self.max_tokens_field = section.max_tokens_field
         self._section = section
         self._jitter = random.Random(params.seed)
-        self._ids: set[str] = set()
+        self._texts: dict[str, int] = {}  # id of a reply -> hash of its text
         self._last_success = 0.0
 
     def ask(self, asks: Iterable[Ask]) -> Iterator[Answer]:
@@ -198,11 +198,15 @@ class OpenAIClient:
         raise _GaveUpError(f"{fault} ({self._section.max_attempts} attempts)")
 
     def _is_new(self, reply: Reply) -> bool:
-        """Whether this is no copy of an earlier reply. Servers that number nothing cannot be told apart."""
-        if not reply.id or self._ids == {reply.id}:
+        """Whether this is no copy of an earlier reply, which has its id and its text.
+
+        From a server that gives every reply the same id, or none, copies cannot be told apart.
+        """
+        if not reply.id or self._texts.keys() == {reply.id}:
             return True
-        known = reply.id in self._ids
-        self._ids.add(reply.id)
+        text = hash(reply.text)
+        known = self._texts.get(reply.id) == text
+        self._texts[reply.id] = text
         return not known
 
     def _backoff(self, failures: int) -> float:
