@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers import (
 from deepscaler.attention import NAME
 from deepscaler.types import TrainSample
 
+# A shell that starts the tests in the background has Ctrl-C ignored, and every process below inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # such small products only wait for each other on several threads
 
 VOCABULARY = 40
