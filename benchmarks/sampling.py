@@ -1,6 +1,6 @@
 """Sampling side by side: this engine, transformers' `generate`, its continuous batching; one core, float32.
 
-    python benchmarks/sampling.py [--cases tiny tiny-skewed small small-skewed] [--rounds 3] [--json FILE]
+    python benchmarks/sampling.py [--cases tiny tiny-skewed small small-skewed] [--rounds 3] [--json FILE] [--write]
 
 Every contender gets the same random weights, prompts and lengths, in turn in every round; the clock is the CPU time of
 the process. Lengths are forced the same way for all: nobody stops by itself, each completion ends at its own limit.
@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from model_sizes import build
 from numpy.typing import NDArray
+from records import machine, middle, with_range, write_table
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -157,40 +159,59 @@ CONTENDERS: dict[str, Callable[[Case], Callable[[], int]]] = {
 
 
 def measure(case: Case, contenders: list[str], rounds: int) -> dict[str, list[float]]:
-    """Useful tokens per CPU second of each contender in every round; the first, not counted, warms up."""
+    """Useful tokens per CPU second of each contender in every round."""
     runs = {name: CONTENDERS[name](case) for name in contenders}
     rates: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
+    runs["deepscaler"]()  # the first call compiles kernels for new shapes; the others have no such cost
+    for _ in range(rounds):
         for name, run in runs.items():
-            if number == 0 and name != "deepscaler":
-                continue  # minutes of warming up for a first call that is a few milliseconds slower
             start = time.process_time()
             produced = run()
-            if number:
-                rates[name].append(produced / (time.process_time() - start))
+            rates[name].append(produced / (time.process_time() - start))
     return rates
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Rates and, for every peer, the ratio of paired rounds."""
+    ours = rates["deepscaler"]
+    ratios = {
+        peer: middle([a / b for a, b in zip(ours, theirs, strict=True)])
+        for peer, theirs in rates.items()
+        if peer != "deepscaler"
+    }
+    return {"tokens_per_cpu_s": {name: middle(values) for name, values in rates.items()}, "ratios": ratios}
+
+
+def table_row(name: str, result: dict[str, Any]) -> list[str]:
+    case, rates, ratios = CASES[name], result["tokens_per_cpu_s"], result["ratios"]
+    longest = f"{int(case.lengths.max())} tokens" if case.lengths.min() == case.lengths.max() else "skewed"
+    cells = [f"{case.size}, {len(case.lengths)} × {longest}", with_range(rates["deepscaler"], 0)]
+    for peer in ("generate", "continuous batching"):
+        cells += [with_range(rates[peer], 0), f"**{with_range(ratios[peer], 1)}**"] if peer in rates else ["–", "–"]
+    return cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["tiny", "tiny-skewed", "small"])
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write the record there as well")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     arguments = parser.parse_args()
     cpu.prepare(threads=1)
-    results = {}
+    info, results = machine(), {}
     for name in arguments.cases:
-        rates = measure(CASES[name], arguments.contenders, arguments.rounds)
-        results[name] = {"rates": rates}
-        for peer in rates:
-            ratios = [a / b for a, b in zip(rates["deepscaler"], rates[peer], strict=True)]
-            results[name][f"ratio to {peer}"] = statistics.median(ratios)
-        print(name, {k: [round(x) for x in v] for k, v in rates.items()}, flush=True)
-    text = json.dumps(results, indent=1)
-    print(text)
+        results[name] = summary(measure(CASES[name], arguments.contenders, arguments.rounds))
+        print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
+    record = json.dumps({"machine": info, "rounds": arguments.rounds, "cases": results}, indent=1)
+    print(record)
     if arguments.json:
-        arguments.json.write_text(text)
+        arguments.json.write_text(record)
+    if arguments.write:
+        columns = ["completions", "deepscaler", "generate", "ratio", "continuous batching", "ratio"]
+        note = f"Useful tokens per CPU second, median (range) of {arguments.rounds} rounds; prompts of {PROMPT_TOKENS}."
+        write_table("sampling.py", columns, [table_row(n, r) for n, r in results.items()], note, info)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One decoding step of a Qwen2, Qwen3 or Llama model: the arithmetic of transformers' modules in a third of the calls.
 
-At small sizes the modules cost more than the arithmetic (docs/decisions/0006). Query, key and value weights are joined
-into one product and rotated together. Weights are taken over from the model by `refresh`, before every generation.
+At small sizes the modules cost more than the arithmetic (docs/decisions/0006-decoder-and-blocks.md). Query, key and
+value weights are joined into one product and rotated together. Weights are taken over from the model by `refresh`,
+before every generation.
 
 N sequences, H query heads, K key-value heads, D head width.
 """

@@ -1,7 +1,7 @@
 """The matrix products of decoding, by torch's own or by oneDNN with weights packed once per generation.
 
 On AMD processors torch's products go to MKL, which leaves AVX-512 unused there: oneDNN was measured at twice its rate,
-1.3 times more with packed weights, and it takes over the activation and the residual (docs/decisions/0006). The choice
+1.3 times more with packed weights, and it takes over the activation and the residual (docs/decisions/0006-decoder-and-blocks.md). The choice
 depends on nothing but the machine, so that a resumed run repeats itself.
 
 N rows, I inputs, O outputs; weights [O,I].
@@ -9,12 +9,13 @@ N rows, I inputs, O outputs; weights [O,I].
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from deepscaler.cpu import prefers_onednn
 
 
 class Products(Protocol):
@@ -87,19 +88,12 @@ class OneDnnProducts:
 
 def products_for(device: torch.device, dtype: torch.dtype) -> Products:
     """The faster of the two on this machine."""
-    suits = device.type == "cpu" and dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return OneDnnProducts() if suits and _is_amd() and _has_onednn() else TorchProducts()
+    suits = device.type == "cpu" and dtype == torch.float32 and prefers_onednn()
+    return OneDnnProducts() if suits and has_packing() else TorchProducts()
 
 
-def _is_amd() -> bool:
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-def _has_onednn() -> bool:
-    """The operators are not part of torch's public interface: look for them before use."""
+def has_packing() -> bool:
+    """oneDNN's operators are not part of torch's public interface: look for them before use."""
     if not torch.backends.mkldnn.is_available():
         return False
     return all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))

@@ -14,7 +14,7 @@ from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
 from deepscaler.rollout.blocks import BlockAllocator
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, _has_onednn
+from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Request, Rollout, RunError, SamplingParams
 
@@ -170,7 +170,7 @@ class _Count(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if _has_onednn() else [])
+PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if has_packing() else [])
 
 
 @pytest.mark.parametrize("products", PRODUCTS, ids=lambda p: type(p).__name__)
@@ -189,7 +189,7 @@ def test_a_decoding_step_calls_few_kernels(tiny_model: Callable[..., Any], produ
     assert len(count.kernels) <= (68 if products.copies else 86), sorted(count.kernels)
 
 
-@pytest.mark.skipif(not _has_onednn(), reason="this build of torch has no oneDNN products")
+@pytest.mark.skipif(not has_packing(), reason="this build of torch has no oneDNN products")
 def test_both_kinds_of_products_give_the_same_completions(tiny_model: Callable[..., Any]) -> None:
     found = []
     for products in PRODUCTS:
