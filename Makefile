@@ -9,7 +9,7 @@ BIN := .venv/bin
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: setup quickstart test check
+.PHONY: setup quickstart test check bench-vllm
 
 setup: .venv/.installed
 
@@ -31,3 +31,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# vLLM's CPU build beside benchmarks/sampling.py, from an environment that has it: make bench-vllm VLLM_PYTHON=...
+VLLM_PYTHON ?= $(BIN)/python
+bench-vllm:
+	PYTHONPATH=src $(VLLM_PYTHON) benchmarks/vllm_sampling.py
