@@ -9,7 +9,7 @@ BIN := .venv/bin
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: setup quickstart test check bench-vllm
+.PHONY: setup quickstart test test-lm-eval check bench-vllm
 
 setup: .venv/.installed
 
@@ -31,6 +31,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# lm-evaluation-harness on our server: an environment of its own that sees the packages of .venv.
+LM_EVAL := $(CURDIR)/.venv-lm-eval
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+test-lm-eval: setup
+	test -x $(LM_EVAL)/bin/python || $(PYTHON) -m venv $(LM_EVAL)
+	$(BIN)/python $(PURELIB) > "$$($(LM_EVAL)/bin/python $(PURELIB))/main-environment.pth"
+	$(LM_EVAL)/bin/python -m pip install --quiet -c constraints.txt 'lm-eval[api]>=0.4.13,<0.5'
+	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/python -m pytest tests/integration/test_lm_eval_agreement.py
 
 # vLLM's CPU build beside benchmarks/sampling.py, from an environment that has it: make bench-vllm VLLM_PYTHON=...
 VLLM_PYTHON ?= $(BIN)/python

@@ -26,11 +26,10 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from deepscaler.attention import NAME, PackedAttention, forward_hidden
-from deepscaler.rollout.cache import default_cache_bytes
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.pool import PoolCache, PoolStep
 from deepscaler.rollout.rows import Rows, Sequence
-from deepscaler.rollout.sampling import KeyedUniforms
+from deepscaler.rollout.sizing import cache_bytes
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Request, Rollout, SamplingParams
 
@@ -81,7 +80,7 @@ def copy_rate(device: torch.device) -> float:
 def decode(model: Any, batch: int, context: int) -> dict[str, Any]:
     """Steps of `batch` rows at `context` tokens; says so where their cache does not fit."""
     device = next(model.parameters()).device
-    cache = PoolCache(model.config, model.dtype, device, default_cache_bytes(device) * 17 // 10, 256)
+    cache = PoolCache(model.config, model.dtype, device, cache_bytes(device, 1) * 14 // 10, 256)
     per_row = -(-(context + STEPS + 2) // cache.block_tokens)
     if batch * per_row > cache.allocator.num_free:
         return {"batch": batch, "context": context, "fits": False}
@@ -91,7 +90,7 @@ def decode(model: Any, batch: int, context: int) -> dict[str, Any]:
     prompt = np.full(context, 5, np.int32)
     for index in range(batch):
         request = Request(str(index), prompt, 1)
-        rows.add(Sequence(request, 0, KeyedUniforms(PARAMS, str(index), 0), 2**30), cache.take(per_row))
+        rows.add(Sequence(request, 0, PARAMS), cache.take(per_row))
     rows.append(np.full(batch, 7), np.zeros(batch, np.float32))
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
@@ -99,7 +98,7 @@ def decode(model: Any, batch: int, context: int) -> dict[str, Any]:
     changed = [True]
 
     def run() -> None:
-        rows.append(*step.run(rows, PARAMS, changed[0]))
+        rows.append(*step.run(rows, changed[0]))
         changed[0] = False
 
     taken = seconds(run, device, STEPS)

@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deepscaler.evaluation.tables import COLUMNS, markdown, percent, summary_rows, with_interval
+from markers import replace_between_markers
+
+from deepscaler.evaluation.tables import SUMMARY_COLUMNS, markdown, percent, summary_rows, with_interval
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.report.figure import write_figure
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- begin: written by benchmarks/quickstart.py -->", "<!-- end -->"
+SCRIPT = "quickstart.py"
 Summary = dict[str, Any]
 
 
@@ -28,12 +30,14 @@ def main(directories: list[Path]) -> None:
             machine(directories[0]),
             "## Three seeds\n" + seeds_table(summaries),
             "## Dynamics\n" + dynamics_table(directories, summaries),
-            *(f"## Seed {s['seed']}, per set\n" + markdown(COLUMNS, summary_rows(s)) for s in summaries),
+            *(f"## Seed {s['seed']}, per set\n" + markdown(SUMMARY_COLUMNS, summary_rows(s)) for s in summaries),
         ]
     )
-    replace_between_markers(ROOT / "docs" / "quickstart.md", text)
+    replace_between_markers(ROOT / "docs" / "quickstart.md", SCRIPT, text)
     first = summaries[0]
-    replace_between_markers(ROOT / "README.md", markdown(COLUMNS[:-1], [row[:-1] for row in summary_rows(first)]))
+    replace_between_markers(
+        ROOT / "README.md", SCRIPT, markdown(SUMMARY_COLUMNS[:-1], [row[:-1] for row in summary_rows(first)])
+    )
     print(write_figure(directories[0], ROOT / "docs" / "images" / "quickstart.svg"))
 
 
@@ -90,15 +94,6 @@ def dynamics_table(directories: list[Path], summaries: list[Summary]) -> str:
 def validation(directory: Path) -> list[float]:
     rows = read_metrics(directory / "metrics.jsonl")
     return [row["pass@1"] for row in rows if row["kind"] == "evaluation"]
-
-
-def replace_between_markers(path: Path, text: str) -> None:
-    before, found, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (found and end):
-        raise ValueError(f"{path} lacks the markers {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-    print(path)
 
 
 def _side(side: Summary) -> str:

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ class LengthsGiven(TorchEngine):
 
     lengths: NDArray[np.int64]
 
-    def _budget(self, request: Request, sample_index: int, params: SamplingParams) -> int:
-        return int(self.lengths[int(request.problem_id) * GROUP + sample_index])
+    def _params_of(self, request: Request, sample_index: int, params: SamplingParams) -> SamplingParams:
+        return replace(params, max_completion_tokens=int(self.lengths[int(request.problem_id) * GROUP + sample_index]))
 
 
 def run_ours(case: Case) -> Callable[[], int]:

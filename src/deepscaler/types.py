@@ -31,11 +31,15 @@ class Outcome(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why an engine ended a completion: `STOP` = the model emitted a stop token, `LENGTH` = budget used up."""
+    """Why an engine ended a completion: `STOP` = the model emitted a stop token, `LENGTH` = budget used up.
+
+    `UNKNOWN`: a server did not say.
+    """
 
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index)."""
+    """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index).
+
+    `temperature` 0 is greedy.
+    """
 
     max_completion_tokens: int
     temperature: float = 1.0

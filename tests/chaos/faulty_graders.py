@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome, Verdict
 
 CORRECT = Verdict(Outcome.CORRECT, 1.0, "7", "fine")
@@ -29,6 +30,14 @@ def misbehave(
         return CORRECT
     told = act(argument)
     return CORRECT if told is None else Verdict(Outcome.CORRECT, 1.0, str(told))
+
+
+def grade_or_misbehave(
+    completion: str, references: list[str], *, thinking_prefilled: bool, tolerance: float | None = None
+) -> Verdict:
+    """The real grader, except where the completion is a command; for benchmarks/grading_isolation.py."""
+    chosen = misbehave if completion.partition(":")[0] in _ACTS else grade
+    return chosen(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
 
 
 def _spin(_: str) -> None:

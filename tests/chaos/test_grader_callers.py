@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import warnings
@@ -84,6 +85,18 @@ def test_from_a_daemonic_process_which_may_have_no_children_of_multiprocessing(m
     assert ours.recv() == ["correct", "wrong"]
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_limits_hold_for_a_caller_that_blocks_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", PLACES)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF, signal.SIGTERM})
+    try:
+        limits = Limits(wall_s=60, cpu_s=0.2, memory_mib=1024)
+        with GraderPool(num_workers=1, limits=limits, grader="faulty_graders:misbehave") as pool:
+            verdict = pool.grade("spin", ["7"], thinking_prefilled=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert "of processor time" in verdict.detail
 
 
 def test_a_pool_that_came_along_in_a_fork_is_refused_and_the_parents_goes_on(pool: GraderPool) -> None:

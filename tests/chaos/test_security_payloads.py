@@ -103,7 +103,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_no_payload_writes_runs_loads_or_dials_from_any_position(watched: Path) -> None:
     cases = _cases()
-    assert len(cases) >= 1300
+    assert len(cases) >= 1400
     for item, verdict in zip(cases, _grade("grade", cases), strict=True):
         assert verdict.outcome not in (Outcome.GRADER_FAILED, Outcome.TIMEOUT), (item, verdict)
         assert json.loads(verdict.detail) == [], item

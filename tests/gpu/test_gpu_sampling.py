@@ -31,7 +31,7 @@ def run(engine: TorchEngine, count: int) -> dict[tuple[str, int], Rollout]:
 
 class _WithoutGraphs(PoolStep):
     def _captured(self, sizes: Any, inputs: Any, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._step(inputs, params)
+        return self._step(sizes, inputs, params)
 
 
 @pytest.mark.parametrize("max_active", [3, 64])

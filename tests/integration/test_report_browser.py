@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chromium import open_page, start_chromium
 from deepscaler.report import write_report
 from synthetic_run import write_synthetic_run
 
 pytestmark = pytest.mark.browser
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -25,30 +24,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # The sandbox needs privileges a container often lacks; the page is our own file.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=60_000)
-        yield started
-        started.close()
+    yield from start_chromium()
 
 
 @pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
 def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": request.param, "height": 844}, offline=True)
-    opened = context.new_page()
-    opened.set_default_timeout(20_000)
-    opened.problems = []
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    opened.on("console", lambda m: opened.problems.append(m.text) if m.type in ("error", "warning") else None)
-    opened.on("request", lambda r: opened.problems.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-    opened.goto(report.as_uri())
-    yield opened
-    assert opened.problems == []
-    context.close()
+    yield from open_page(browser, report, request.param)
 
 
 def shown_verdicts(page: Any) -> set[str]:

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from deepscaler.cli.stored import add_commands as add_stored_commands
+
 app = typer.Typer(
     name="deepscaler",
     help="Turn a base language model into a better reasoner, and know that it got better.",
@@ -74,39 +76,72 @@ def train(
 
 @app.command("eval", rich_help_panel="Measure")
 def evaluate(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A Hugging Face directory.")],
-    recipe: Annotated[Path, typer.Option(help="Says which problems and how to sample.")],
-    out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")],
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A Hugging Face directory or hub id.")] = None,
+    suite: Annotated[str | None, typer.Option(help="competition, or benchmarks by name: aime24,math500.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Instead of --suite: an evaluation or a training recipe.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")] = Path("runs/eval"),
+    benchmarks: Annotated[Path, typer.Option(help="Directory of the benchmark files.")] = Path("data/benchmarks"),
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server's /v1.")] = None,
+    served_model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Its name at --endpoint.")] = None,
     overrides: Overrides = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Completions per problem.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion budget in tokens.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each set.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each benchmark.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests under way at once at --endpoint.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(metavar="NAME", help="Environment variable with the key.")] = None,
 ) -> None:
-    """Pass@1 and pass@k of a model on held-out problems, with 95% intervals."""
-    from deepscaler.cli import run_commands
+    """Pass@1, pass@k and more, with two kinds of uncertainty. Interrupted, the same command goes on."""
+    from deepscaler.cli import eval_commands
 
-    _exit(
-        run_commands.evaluate(
-            model_dir,
-            recipe=recipe,
-            out=out,
-            overrides=overrides or [],
-            samples=samples,
-            max_tokens=max_tokens,
-            limit=limit,
-        )
+    arguments = eval_commands.EvalArguments(
+        model=model,
+        endpoint=endpoint,
+        served_model=served_model,
+        suite=suite,
+        recipe=recipe,
+        benchmarks=benchmarks,
+        out=out,
+        overrides=overrides or [],
+        samples=samples,
+        max_tokens=max_tokens,
+        limit=limit,
+        concurrency=concurrency,
+        api_key_env=api_key_env,
     )
+    _exit(eval_commands.evaluate(arguments))
 
 
 @app.command(rich_help_panel="Measure")
-def compare(
-    evaluation_a: Annotated[Path, typer.Argument(metavar="EVAL_A", help="Directory written by eval.")],
-    evaluation_b: Annotated[Path, typer.Argument(metavar="EVAL_B", help="Directory written by eval.")],
+def regrade(
+    directory: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory written by eval.")],
+    workers: Annotated[int, typer.Option(min=1, help="Grading processes.")] = 2,
 ) -> None:
-    """Difference B - A, paired by problem, per set and in total."""
-    from deepscaler.cli import run_commands
+    """Grade the stored completions again, without generating; says which outcomes changed."""
+    from deepscaler.cli import eval_commands
 
-    _exit(run_commands.compare(evaluation_a, evaluation_b))
+    _exit(eval_commands.regrade(directory, workers))
+
+
+@app.command(rich_help_panel="Run")
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or hub id.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Any but loopback needs a key in the environment.")] = "127.0.0.1",
+    name: Annotated[str, typer.Option(help="What clients call the model; else the directory's name.")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
+    max_active: Annotated[int, typer.Option(min=1, help="Completions decoded at once.")] = 64,
+    max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
+    context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
+    token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
+) -> None:
+    """Serve a model through an OpenAI-compatible API."""
+    from deepscaler.cli import eval_commands
+
+    settings = {"host": host, "port": port, "name": name, "dtype": dtype, "context": context, "token_env": token_env}
+    _exit(eval_commands.serve(model, max_active=max_active, max_queued=max_queued, **settings))
+
+
+add_stored_commands(app)
 
 
 @app.command(rich_help_panel="Measure")
@@ -215,6 +250,52 @@ def doctor(as_json: AsJson = False) -> None:
     from deepscaler.cli.doctor import show
 
     show(as_json=as_json)
+
+
+@data_app.command("prepare")
+def prepare_data(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Its data section says what to read.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="FILE", help="File, directory or hub dataset (NAME@COMMIT). Repeatable."),
+    ] = None,
+    benchmarks: Annotated[Path | None, typer.Option(help="Directory of the benchmark files to keep out.")] = None,
+    without_benchmarks: Annotated[bool, typer.Option("--without-benchmarks", help="Do not look for any.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory to write.")] = Path("data/prepared"),
+    problem_column: Annotated[str | None, typer.Option(help="Column of the problem.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the answer or answers.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Directory of the tokenizer that measures prompts.")] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are dropped.")] = None,
+    validation_frac: Annotated[float | None, typer.Option(min=0, max=0.99, help="Share kept out of training.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the split and of MinHash.")] = None,
+    layout: Annotated[str, typer.Option("--as", metavar="plain|verl|trl", help="Layout of train.parquet.")] = "plain",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier preparation.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Clean, deduplicate and decontaminate problems; says where every row went."""
+    from deepscaler.cli.data_commands import prepare_command
+
+    if layout not in ("plain", "verl", "trl"):
+        raise typer.BadParameter(f"{layout!r} is not plain, verl or trl", param_hint="--as")
+    _exit(
+        prepare_command(
+            recipe,
+            inputs=inputs or [],
+            benchmarks=benchmarks,
+            without_benchmarks=without_benchmarks,
+            out=out,
+            columns=(problem_column, answer_column),
+            tokenizer=tokenizer,
+            max_prompt_tokens=max_prompt_tokens,
+            validation_frac=validation_frac,
+            seed=seed,
+            layout=layout,
+            overwrite=overwrite,
+            overrides=overrides or [],
+        )
+    )
 
 
 @data_app.command("lint-benchmarks")

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from deepscaler import cpu
-from deepscaler.config import Recipe, load_recipe
+from deepscaler.config import load_recipe
 from deepscaler.orchestration.progress import Progress
 
 
@@ -15,7 +15,7 @@ def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list
     from deepscaler.report import write_report
 
     chosen = load_recipe(recipe, overrides if seed is None else [*overrides, f"seed={seed}"])
-    progress = _prepare(chosen)
+    progress = prepare()
     summary = run_quickstart(chosen, run_dir, progress)
     report_file = Path(summary["report"])
     write_report([report_file.parent], report_file)
@@ -33,7 +33,7 @@ def sft(recipe: Path, *, out: Path | None, overrides: list[str]) -> int:
         raise ValueError(f"{recipe} has no [sft] section, so there is no base model to make")
     if out is not None and out.exists():
         raise ValueError(f"{out} exists; give a directory that does not, or remove it")
-    print(ensure_base(chosen, _prepare(chosen), out)[0])
+    print(ensure_base(chosen, prepare(), out)[0])
     return 0
 
 
@@ -44,7 +44,7 @@ def train(recipe: Path, *, run_dir: Path, overrides: list[str]) -> int:
 
     chosen = load_recipe(recipe, overrides)
     check_same_recipe(chosen, run_dir)
-    progress = _prepare(chosen)
+    progress = prepare()
     base, _, _ = ensure_base(chosen, progress)
     with open_run(chosen, base, run_dir, progress) as run:
         step = run_loop(run)
@@ -56,37 +56,6 @@ def train(recipe: Path, *, run_dir: Path, overrides: list[str]) -> int:
     return 0
 
 
-def evaluate(
-    model_dir: Path,
-    *,
-    recipe: Path,
-    out: Path,
-    overrides: list[str],
-    samples: int | None,
-    max_tokens: int | None,
-    limit: int | None,
-) -> int:
-    from deepscaler.evaluation.tables import print_evaluation
-    from deepscaler.orchestration.quickstart import evaluate_directory
-
-    extra = [] if samples is None else [f"evaluation.num_samples={samples}"]
-    extra += [] if max_tokens is None else [f"evaluation.max_completion_tokens={max_tokens}"]
-    chosen = load_recipe(recipe, [*overrides, *extra])
-    progress = _prepare(chosen)
-    result = evaluate_directory(model_dir, chosen, out, progress, limit=limit)
-    print_evaluation({name: r.estimate for name, r in result.sets.items()}, result.average)
-    print(f"written to {out / 'results.json'}")
-    return 0
-
-
-def compare(evaluation_a: Path, evaluation_b: Path) -> int:
-    from deepscaler.evaluation.compare import compare_directories
-    from deepscaler.evaluation.tables import print_comparison
-
-    print_comparison(*compare_directories(evaluation_a, evaluation_b))
-    return 0
-
-
 def report(runs: list[Path], *, out: Path | None) -> int:
     from deepscaler.report import write_report
 
@@ -94,7 +63,7 @@ def report(runs: list[Path], *, out: Path | None) -> int:
     return 0
 
 
-def _prepare(recipe: Recipe) -> Progress:
+def prepare() -> Progress:
     """Threads, allocator and progress for a computing command."""
     cpu.prepare(threads=1 if not _cuda() else cpu.available_cores())
     # SIGTERM behaves like Ctrl-C where the training loop does not take over (evaluation, sft).

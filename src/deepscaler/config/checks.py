@@ -54,6 +54,20 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
+def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
+    section = recipe.evaluation
+    if bool(section.benchmarks) != (section.benchmarks_dir is not None):
+        yield (
+            "evaluation.benchmarks and evaluation.benchmarks_dir need each other: which benchmarks, and where their "
+            "files are; set both or neither"
+        )
+    if section.benchmarks and recipe.data.source == "synthetic":
+        yield (
+            "evaluation.benchmarks with data.source = 'synthetic': synthetic problems have validation sets of their "
+            "own; remove evaluation.benchmarks, or train on real problems"
+        )
+
+
 def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:
     data = recipe.data
     if data.min_operations > data.max_operations:
@@ -290,6 +304,7 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _problems,
+    _benchmarks,
     _sources,
     _bands,
     _mini_batch,

@@ -39,6 +39,8 @@ FREE_ON_RESUME = (
     "grader.workers",
     "evaluation.every_steps",
     "evaluation.during_training_samples",
+    "evaluation.benchmarks",
+    "evaluation.benchmarks_dir",
 )
 
 

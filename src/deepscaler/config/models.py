@@ -80,6 +80,11 @@ class DataSection(Section):
         doc="appended to every problem after a space (RECIPE §5)",
     )
     max_prompt_tokens: int = setting(1024, unit="tokens", doc="longer prompts are dropped at load and counted", gt=0)
+    raw_sources: tuple[str, ...] = setting(
+        (), doc="`data prepare` only: files and hub datasets to make the training set of; empty = source"
+    )
+    benchmarks: str | None = setting(None, doc="`data prepare` only: directory of the benchmarks to keep out")
+    validation_frac: float = setting(0.0, doc="`data prepare` only: share of rows kept out of training", ge=0, lt=1)
     num_problems: int = setting(20000, unit="problems", doc="synthetic only: size of the training set", gt=0)
     min_operations: int = setting(2, doc="synthetic only: shortest chain", ge=1)
     max_operations: int = setting(9, doc="synthetic only: longest chain", ge=1)
@@ -238,6 +243,10 @@ class EvaluationSection(Section):
         32, unit="problems", doc="problems per set for evaluations inside training; never test problems", gt=0
     )
     during_training_samples: int = setting(4, unit="completions", doc="samples per problem inside training", gt=0)
+    benchmarks: tuple[str, ...] = setting(
+        (), doc="benchmarks evaluated inside training, a subset of each; no checkpoint is chosen by them"
+    )
+    benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files")
 
 
 class CheckpointSection(Section):

@@ -34,9 +34,9 @@ def unit_of(field: FieldInfo) -> str:
     return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
 
 
-def known_keys(parent: str) -> list[str]:
+def known_keys(parent: str, root: type[BaseModel] = Recipe) -> list[str]:
     """Names allowed directly under a dotted key; indices are skipped. Empty when it is no section."""
-    model: type[BaseModel] | None = Recipe
+    model: type[BaseModel] | None = root
     for part in parent.split(".") if parent else ():
         if part.isdecimal():
             continue
@@ -62,25 +62,25 @@ def all_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]
             yield prefix + name
 
 
-def nearest_key(key: str) -> str | None:
+def nearest_key(key: str, root: type[BaseModel] = Recipe) -> str | None:
     """The known key most like an unknown one: a misspelt sibling, or the same name in another section."""
     parent, _, name = key.rpartition(".")
-    near = get_close_matches(name, known_keys(parent), n=1, cutoff=0.6)
+    near = get_close_matches(name, known_keys(parent, root), n=1, cutoff=0.6)
     if near:
         return f"{parent}.{near[0]}" if parent else near[0]
-    elsewhere = {known.rpartition(".")[2]: known for known in all_keys()}
+    elsewhere = {known.rpartition(".")[2]: known for known in all_keys(root)}
     near = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
     return elsewhere[near[0]] if near else None
 
 
-def explain_error(error: Mapping[str, Any]) -> str:
+def explain_error(error: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     """One line for one pydantic error: key, what was expected, what was given."""
     key = ".".join(str(part) for part in error["loc"])
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        near = nearest_key(key)
+        near = nearest_key(key, root)
         parent = key.rpartition(".")[0]
-        hint = f"did you mean {near}?" if near else f"known here: {', '.join(known_keys(parent)) or 'nothing'}"
+        hint = f"did you mean {near}?" if near else f"known here: {', '.join(known_keys(parent, root)) or 'nothing'}"
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
         return f"{key}: missing; it has no default, so the recipe must set it"

@@ -55,8 +55,13 @@ def _overview(linted: Sequence[LintedBenchmark]) -> str:
 
 
 def _review(benchmark: LintedBenchmark) -> str:
-    name = benchmark.loaded.name
-    reviews = reviewed_rows(name)
+    name, problems = benchmark.loaded.name, benchmark.loaded.problems
+    # Of a changed file only the rows that are still the ones somebody read.
+    reviews = {
+        row: review
+        for row, review in reviewed_rows(name).items()
+        if row < len(problems) and problems[row].references == review.original
+    }
     found = {finding.row: finding for finding in benchmark.findings if finding.kind == "contradiction"}
     other = sorted(set(found) - set(reviews))
     missed = sorted(set(reviews) - set(found))
@@ -65,7 +70,7 @@ def _review(benchmark: LintedBenchmark) -> str:
     text = [
         f"## {BENCHMARKS[name].title}: references against their own solutions\n",
         f"The lint compares every reference with the boxed value of the row's own solution, by the grader: "
-        f"{len(found)} of {len(benchmark.loaded.problems)} rows differ. {len(reviews)} rows were read one by one; "
+        f"{len(found)} of {len(problems)} rows differ. {len(reviews)} rows were read one by one; "
         f"{_readings(reviews.values())}. In {repeated} of them the lint itself finds the reference equal to the answer "
         "of an earlier sub-question that stands in the prompt.\n",
         f"`load_benchmark(..., corrected=True)` replaces {changed} references; the file's own stay the default, for "

@@ -56,6 +56,8 @@ def load_benchmark(
     if not registered:
         known = " or ".join(spec.sha256)
         message = f"{path} has SHA-256 {digest}, the registered {spec.title} file has {known}"
+        if _digest(path.read_bytes().replace(b"\r\n", b"\n")) in spec.sha256:
+            message += "; only the line endings differ (CRLF instead of LF)"
         if not allow_changed:
             raise DataError(
                 f"{message}: scores on it cannot be compared with those of others. Put the registered file there, "
@@ -102,7 +104,11 @@ def read_rows(path: Path) -> tuple[list[Any], str]:
         raise DataError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__} {rows!r:.40}")
-    return rows, hashlib.sha256(raw).hexdigest()
+    return rows, _digest(raw)
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _spec(name: str) -> BenchmarkSpec:
@@ -155,7 +161,7 @@ def _number(where: str, spec: BenchmarkSpec, row: Mapping[str, Any], role: str) 
     if not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number) and number >= 0:
             return number
@@ -188,9 +194,11 @@ def clean_answer(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> tup
 
 
 def _integer_of_float(where: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         raise DataError(f"{where}: expected a number, found {value!r:.80}")
-    return str(int(value)) if float(value).is_integer() else repr(value)
+    return str(value)
 
 
 _WRAPPING = re.compile(r"^(?:\\quad|\\,|\\;|\s)+")

@@ -68,9 +68,14 @@ def render_prompt(tokenizer: Any, question: str) -> tuple[IntArray, bool]:
 
 def render_text(tokenizer: Any, question: str) -> str:
     """The prompt as text, special tokens written out. Raises ValueError as `render_prompt` does."""
+    return render_messages(tokenizer, [{"role": "user", "content": question}])
+
+
+def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+    """As `render_text`, for a conversation of `role` and `content` whose last message is the question."""
     template = template_text(tokenizer)
     _refuse_bombs(template)
-    messages = [{"role": "user", "content": question}]
+    question = messages[-1]["content"]
     try:
         text = _within(
             RENDER_LIMIT_S,
@@ -92,7 +97,7 @@ def render_text(tokenizer: Any, question: str) -> str:
             f"the tokenizer's chat template fails ({type(error).__name__}: {error}); repair the model's "
             "chat_template.jinja, or take the one of the model it was made from"
         ) from error
-    if not isinstance(text, str) or len(text) > len(question) + MAX_ADDED_CHARACTERS:
+    if not isinstance(text, str) or len(text) > sum(len(m["content"]) for m in messages) + MAX_ADDED_CHARACTERS:
         raise ValueError(f"the chat template adds more than {MAX_ADDED_CHARACTERS} characters to a prompt; repair it")
     if question.strip() not in text:
         raise ValueError("the chat template leaves the question out or changes it; repair the model's template")

@@ -2,68 +2,245 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepscaler.evaluation.estimators import Difference, combine_differences, paired_difference
-from deepscaler.observability.files import write_atomically
+from deepscaler.evaluation.breakdown import source_labels
+from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, source_clusters
+from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
+from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
+from deepscaler.evaluation.samples import model_name, read_results, read_samples
 
-Rewards = dict[str, dict[str, list[float]]]  # set -> problem id -> rewards by sample index
-
-
-def read_rewards(directory: Path) -> Rewards:
-    """Rewards of a written evaluation. Raises ValueError when the directory holds none."""
-    import pyarrow.parquet as pq
-
-    file = directory / "samples.parquet"
-    if not (directory / "results.json").is_file() or not file.is_file():
-        raise ValueError(f"{directory} holds no finished evaluation; make one with `deepscaler eval`")
-    table = pq.read_table(file, columns=["set", "problem_id", "sample_index", "reward"])
-    rewards: Rewards = {}
-    for row in sorted(table.to_pylist(), key=lambda r: r["sample_index"]):
-        rewards.setdefault(row["set"], {}).setdefault(row["problem_id"], []).append(row["reward"])
-    return rewards
+MAX_NAMED = 3  # ids named in a message
 
 
-def compare_rewards(before: Rewards, after: Rewards) -> tuple[dict[str, Difference], Difference]:
-    """after - before, per set and as the equally weighted average of the sets.
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One evaluation as read from its directory."""
 
-    Raises ValueError when the two do not hold the same sets of the same problems.
+    path: Path
+    settings: Mapping[str, Any]
+    benchmarks: dict[str, BenchmarkSamples]
+    row_hashes: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        name = model_name(self.settings)
+        return f"{name} ({self.path})" if name and name != str(self.path) else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """Problems of a benchmark that could not be paired: in one evaluation only, or not the same question."""
+
+    only_before: tuple[str, ...] = ()
+    only_after: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.only_before) + len(self.only_after) + len(self.changed)
+
+    def words(self) -> str:
+        parts = {
+            "only in the first": self.only_before,
+            "only in the second": self.only_after,
+            "with other references or content": self.changed,
+        }
+        return "; ".join(f"{len(ids)} {where} ({_some(ids)})" for where, ids in parts.items() if ids)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkComparison:
+    """One benchmark on its paired problems. before_means, after_means: float64 [P]; p_holm over all benchmarks."""
+
+    name: str
+    problem_ids: tuple[str, ...]
+    before_means: Floats
+    after_means: Floats
+    before: Estimate
+    after: Estimate
+    difference: Difference
+    p_holm: float
+    unpaired: Unpaired
+
+    @property
+    def se_resampling(self) -> float:
+        """Standard error of the difference over new samples of these problems; NaN with one sample per problem."""
+        return math.hypot(self.before.se_resampling, self.after.se_resampling)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """after - before. skipped: benchmarks without paired problems, and why."""
+
+    before: Side
+    after: Side
+    benchmarks: dict[str, BenchmarkComparison]
+    average_before: Estimate
+    average_after: Estimate
+    total: Difference
+    skipped: dict[str, str]
+    settings_differ: tuple[str, ...]
+
+    @property
+    def se_resampling(self) -> float:
+        """As of a benchmark, for the average."""
+        return math.hypot(self.average_before.se_resampling, self.average_after.se_resampling)
+
+
+def read_side(directory: Path) -> Side:
+    """Raises ValueError when the directory holds no finished evaluation."""
+    results = read_results(directory)
+    samples = split_benchmarks(read_samples(directory, texts=False))
+    return Side(directory, results.get("settings", {}), {s.name: s for s in samples}, results.get("row_hashes", {}))
+
+
+def compare_directories(before: Path, after: Path, *, common: bool = False) -> Comparison:
+    """Compare what `deepscaler eval` wrote.
+
+    Raises ValueError when the two hold different benchmarks or problems, unless `common`: then only what both hold is
+    compared, and the result says what was left out.
     """
-    if before.keys() != after.keys():
-        raise ValueError(f"the evaluations hold different sets: {sorted(before)} and {sorted(after)}")
-    differences: dict[str, Difference] = {}
-    for name in before:
-        first, second = before[name], after[name]
-        if first.keys() != second.keys():
-            missing = len(first.keys() ^ second.keys())
+    return compare_sides(read_side(before), read_side(after), common=common)
+
+
+def compare_sides(before: Side, after: Side, *, common: bool = False) -> Comparison:
+    names = list(dict.fromkeys([*before.benchmarks, *after.benchmarks]))
+    single = {n: "the second" if n in before.benchmarks else "the first" for n in names if _lacks(n, before, after)}
+    if single and not common:
+        where = ", ".join(f"{name} is missing from {side}" for name, side in single.items())
+        raise ValueError(
+            f"the evaluations hold different sets: {where}. Evaluate both on the same benchmarks, or compare what both "
+            "hold with --common"
+        )
+    skipped = {name: f"missing from {side}" for name, side in single.items()}
+    paired: dict[str, BenchmarkComparison] = {}
+    for name in names:
+        if name in single:
+            continue
+        unpaired, shared = _match(name, before, after)
+        if len(unpaired) and not common:
             raise ValueError(
-                f"set {name}: {missing} problems stand in only one of the evaluations, so they cannot be paired; "
-                "evaluate both with the same recipe and limit"
+                f"set {name}: {len(unpaired)} problems cannot be paired: {unpaired.words()}. Evaluate both on the same "
+                "problems, or compare the shared ones with --common"
             )
-        ids = sorted(first)
-        differences[name] = paired_difference(_means(first, ids), _means(second, ids))
-    return differences, combine_differences(list(differences.values()))
+        if shared:
+            paired[name] = _compare(name, before, after, shared, unpaired)
+        else:
+            skipped[name] = f"no problem can be paired: {unpaired.words()}"
+    if not paired:
+        raise ValueError(f"{before.path} and {after.path} have no problem in common")
+    _adjust(paired)
+    return Comparison(
+        before=before,
+        after=after,
+        benchmarks=paired,
+        average_before=combine_sets([c.before for c in paired.values()]),
+        average_after=combine_sets([c.after for c in paired.values()]),
+        total=combine_differences([c.difference for c in paired.values()]),
+        skipped=skipped,
+        settings_differ=tuple(differing_settings(before.settings, after.settings)),
+    )
 
 
-def _means(rewards: Mapping[str, list[float]], ids: Sequence[str]) -> NDArray[np.float64]:
-    return np.array([sum(rewards[i]) / len(rewards[i]) for i in ids], dtype=np.float64)
+def _lacks(name: str, before: Side, after: Side) -> bool:
+    return name not in before.benchmarks or name not in after.benchmarks
 
 
-def compare_directories(before: Path, after: Path) -> tuple[dict[str, Difference], Difference]:
-    return compare_rewards(read_rewards(before), read_rewards(after))
+def _match(name: str, before: Side, after: Side) -> tuple[Unpaired, list[str]]:
+    """What cannot be paired, and the ids of what can: same id, references, tolerance and, where known, content."""
+    first, second = _identities(before, name), _identities(after, name)
+    shared = [identity for identity in first if identity in second]
+    changed = tuple(identity for identity in shared if first[identity] != second[identity])
+    unpaired = Unpaired(
+        only_before=tuple(i for i in first if i not in second),
+        only_after=tuple(i for i in second if i not in first),
+        changed=changed,
+    )
+    return unpaired, [identity for identity in shared if identity not in set(changed)]
 
 
-def comparison_json(differences: Mapping[str, Difference], total: Difference) -> dict[str, Any]:
-    return {"sets": {name: asdict(d) for name, d in differences.items()}, "total": asdict(total)}
+def _identities(side: Side, name: str) -> dict[str, tuple[Any, ...]]:
+    samples = side.benchmarks[name]
+    references = samples.of_problems(samples.column("references"))
+    tolerances = samples.of_problems(samples.column("tolerance"))
+    hashes = _hashes(side.row_hashes.get(name), samples)
+    return {
+        identity: (hashes.get(identity), tuple(refs), tolerance)
+        for identity, refs, tolerance in zip(samples.problem_ids, references, tolerances, strict=True)
+    }
 
 
-def write_comparison(path: Path, differences: Mapping[str, Difference], total: Difference) -> None:
-    text = json.dumps(comparison_json(differences, total), indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+def _hashes(recorded: Any, samples: BenchmarkSamples) -> dict[str, str]:
+    """problem id -> hash of its question, from a list in the order of the problems.
+
+    Empty where none were recorded, or where a problem without any sample leaves open which hash is whose.
+    """
+    if not isinstance(recorded, list) or len(recorded) != len(samples.problem_ids):
+        return {}
+    return dict(zip(samples.problem_ids, recorded, strict=True))
+
+
+def _compare(name: str, before: Side, after: Side, shared: Sequence[str], unpaired: Unpaired) -> BenchmarkComparison:
+    first, second = (side.benchmarks[name] for side in (before, after))
+    order_first, order_second = _places(first, shared), _places(second, shared)
+    sources = source_labels(first)
+    clusters = source_clusters([sources[i] for i in order_first])
+    before_means, after_means = first.means[order_first], second.means[order_second]
+    return BenchmarkComparison(
+        name=name,
+        problem_ids=tuple(shared),
+        before_means=before_means,
+        after_means=after_means,
+        before=estimate(first.reward_grid[order_first], clusters),
+        after=estimate(second.reward_grid[order_second], clusters),
+        difference=paired_difference(before_means, after_means, clusters_P=clusters),
+        p_holm=math.nan,
+        unpaired=unpaired,
+    )
+
+
+def _adjust(paired: dict[str, BenchmarkComparison]) -> None:
+    adjusted = holm([c.difference.p_value for c in paired.values()])
+    for (name, c), p in zip(list(paired.items()), adjusted, strict=True):
+        fields = {field: getattr(c, field) for field in BenchmarkComparison.__slots__}
+        paired[name] = BenchmarkComparison(**{**fields, "p_holm": p})
+
+
+def _places(samples: BenchmarkSamples, ids: Sequence[str]) -> np.ndarray:
+    numbers = {identity: number for number, identity in enumerate(samples.problem_ids)}
+    return np.array([numbers[i] for i in ids], dtype=np.int64)
+
+
+# What says which model, where and when; it differs by intention. Questions are compared one by one.
+EXPECTED_TO_DIFFER = ("model", "recipe", "seed", "template", "versions", "endpoint", "datasets", "imported")
+
+
+def differing_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`temperature: 0.6 and 1.0` for every setting that should be the same and is not."""
+    first, second = _flat(before), _flat(after)
+    found = []
+    for key in sorted(first.keys() | second.keys()):
+        known = any(part in EXPECTED_TO_DIFFER for part in key.split("."))
+        if not known and first.get(key) != second.get(key):
+            found.append(f"{key}: {first.get(key, 'absent')} and {second.get(key, 'absent')}")
+    return found
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            values |= _flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:MAX_NAMED]) + (", …" if len(ids) > MAX_NAMED else "")

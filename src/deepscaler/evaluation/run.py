@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, pass_at_k
-from deepscaler.observability.files import write_atomically
+from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate
+from deepscaler.evaluation.results import Results, compute_results, write_results
+from deepscaler.evaluation.samples import SAMPLES_FILE, samples_table, write_samples
 from deepscaler.protocols import Fleet, Grader
-from deepscaler.types import Outcome, Problem, SamplingParams, ScoredGroup
+from deepscaler.types import Problem, SamplingParams, ScoredGroup
 
 EVALUATION_STEP = -1  # keeps evaluation's draws apart from those of training steps
 
@@ -28,10 +28,6 @@ class SetResult:
     groups: tuple[ScoredGroup, ...]
     rewards: np.ndarray
     estimate: Estimate
-
-    def share(self, outcome: Outcome) -> float:
-        verdicts = [v for g in self.groups for v in g.verdicts]
-        return sum(v.outcome is outcome for v in verdicts) / len(verdicts)
 
     @property
     def lengths(self) -> list[int]:
@@ -52,6 +48,7 @@ class Evaluation:
     settings: dict[str, Any]
     seconds: float
     num_tokens: int
+    seed: int
 
 
 def evaluate(
@@ -86,77 +83,42 @@ def evaluate(
         settings=settings,
         seconds=time.perf_counter() - start,
         num_tokens=sum(sum(r.lengths) for r in results.values()),
+        seed=params.seed,
     )
 
 
-def results_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The content of results.json; shares and estimates are fractions of 1, lengths tokens."""
-    benchmarks = {}
-    for name, result in evaluation.sets.items():
-        e = result.estimate
-        benchmarks[name] = {
-            "pass@1": e.mean,
-            "pass@k": {str(k): v for k, v in pass_at_powers_of_two(result.rewards).items()},
-            "se_problems": _finite(e.se_problems),
-            "se_resampling": e.se_resampling,
-            "low": e.low,
-            "high": e.high,
-            "num_problems": e.num_problems,
-            "num_samples": e.num_samples,
-            "truncated_frac": result.truncated_frac,
-            "no_answer_frac": result.share(Outcome.NO_ANSWER),
-            "length_mean": float(np.mean(result.lengths)),
-        }
-    average = {name: _finite(value) for name, value in asdict(evaluation.average).items()}
-    average["pass@1"] = average.pop("mean")
-    return {
-        "benchmarks": benchmarks,
-        "average": average,
-        "settings": evaluation.settings,
-        "seconds": evaluation.seconds,
-        "num_tokens": evaluation.num_tokens,
-    }
-
-
-def pass_at_powers_of_two(rewards: np.ndarray) -> dict[int, float]:
-    """Unbiased pass@k for k = 1, 2, 4, … up to the number of samples, mean over problems. rewards [P, S] of 0 and 1."""
-    num_samples = rewards.shape[1]
-    correct = np.rint(rewards.sum(axis=1)).astype(np.int64)
-    ks = [2**i for i in range(num_samples.bit_length())]
-    return {k: float(pass_at_k(num_samples, correct, k).mean()) for k in ks}
-
-
-def _finite(value: float) -> float | None:
-    """None where a single problem leaves the error unknown: JSON has no infinity."""
-    return value if math.isfinite(value) else None
-
-
-def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
-    """`samples.parquet` first, `results.json` last: where the latter stands, the evaluation is whole."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = [
+def samples_of(evaluation: Evaluation) -> pa.Table:
+    """One row per completion."""
+    return samples_table(
         {
-            "set": result.name,
+            "benchmark": result.name,
             "problem_id": scored.group.problem.id,
-            "prompt": scored.group.problem.prompt,
-            "references": list(scored.group.problem.references),
-            "difficulty": scored.group.problem.difficulty,
             "sample_index": rollout.sample_index,
             "completion": text,
+            "token_ids": rollout.completion_ids.tolist(),
             "num_tokens": rollout.num_tokens,
             "finish_reason": rollout.finish_reason.value,
             "outcome": verdict.outcome.value,
             "reward": verdict.reward,
             "answer": verdict.answer,
             "detail": verdict.detail,
+            "seed": evaluation.seed,
+            "references": list(scored.group.problem.references),
+            "source": scored.group.problem.source or None,
+            "difficulty": scored.group.problem.difficulty,
+            "tolerance": scored.group.problem.tolerance,
         }
         for result in evaluation.sets.values()
         for scored in result.groups
         for rollout, text, verdict in zip(scored.group.rollouts, scored.texts, scored.verdicts, strict=True)
-    ]
-    write_atomically(directory / "samples.parquet", lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
-    text = json.dumps(results_json(evaluation), indent=1) + "\n"
-    write_atomically(directory / "results.json", lambda path: path.write_text(text))
+    )
+
+
+def write_evaluation(evaluation: Evaluation, directory: Path) -> Results:
+    """`samples.parquet` first, `results.json` last: where the latter stands, the evaluation is whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    table = samples_of(evaluation)
+    results = compute_results(table, evaluation.settings, seconds=evaluation.seconds, num_tokens=evaluation.num_tokens)
+    write_samples(table, directory / SAMPLES_FILE)
+    write_results(results, directory)
+    return results

@@ -1,23 +1,44 @@
-"""Results as tables of at most 80 columns, and as Markdown."""
+"""Results as tables of at most 80 columns, and the same tables as Markdown."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from deepscaler.evaluation.estimators import Difference, Estimate
+from deepscaler.evaluation.compare import Comparison
+from deepscaler.evaluation.estimators import Estimate
+from deepscaler.evaluation.published import COLUMNS as PUBLISHED_COLUMNS
+from deepscaler.evaluation.published import published
 
 AVERAGE = "average"
+MISSING = "–"
+WIDTH = 80
+NAME_WIDTH = 30
 Row = tuple[str, ...]
-COLUMNS = ("set", "base", "trained", "difference", "p")
+SUMMARY_COLUMNS = ("set", "base", "trained", "difference", "p")
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A titled table with notes below. sections: groups of rows, set apart by a line; the first column names a row."""
+
+    title: str
+    columns: Row
+    sections: tuple[tuple[Row, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def percent(value: float | None) -> str:
+    """`43.1`; a dash for what is unknown."""
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
 def with_interval(mean: float, low: float, high: float, *, signed: bool = False) -> str:
@@ -35,11 +56,13 @@ def summary_rows(summary: Mapping[str, Any]) -> list[Row]:
     rows = []
     for name, base in summary["base"]["sets"].items():
         trained, difference = summary["trained"]["sets"][name], summary["set_differences"][name]
-        rows.append(_row(name, base, trained, difference))
-    return [*rows, _row(AVERAGE, summary["base"], summary["trained"], summary["difference"])]
+        rows.append(_summary_row(name, base, trained, difference))
+    return [*rows, _summary_row(AVERAGE, summary["base"], summary["trained"], summary["difference"])]
 
 
-def _row(name: str, base: Mapping[str, Any], trained: Mapping[str, Any], difference: Mapping[str, float]) -> Row:
+def _summary_row(
+    name: str, base: Mapping[str, Any], trained: Mapping[str, Any], difference: Mapping[str, float]
+) -> Row:
     return (
         name,
         with_interval(base["pass@1"], base["low"], base["high"]),
@@ -49,55 +72,173 @@ def _row(name: str, base: Mapping[str, Any], trained: Mapping[str, Any], differe
     )
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def print_summary(summary: Mapping[str, Any]) -> None:
     samples = next(iter(summary["base"]["sets"].values()))["num_samples"]
     title = f"Pass@1 in percent, mean of {samples} samples [95% interval over problems]"
-    _print(title, COLUMNS, summary_rows(summary))
+    rows = summary_rows(summary)
+    print_sheets([Sheet(title, SUMMARY_COLUMNS, (tuple(rows[:-1]), (rows[-1],)))])
 
 
-def print_evaluation(estimates: Mapping[str, Estimate], average: Estimate) -> None:
-    columns = ("set", "Pass@1", "se problems", "se resampling", "problems")
-    rows = [
-        (
-            name,
-            with_interval(e.mean, e.low, e.high),
-            percent(e.se_problems),
-            percent(e.se_resampling),
-            str(e.num_problems),
-        )
-        for name, e in [*estimates.items(), (AVERAGE, average)]
-    ]
-    _print("Pass@1 in percent [95% interval over problems]", columns, rows)
-
-
-def print_comparison(differences: Mapping[str, Difference], total: Difference) -> None:
-    rows = [
-        (name, with_interval(d.mean, d.low, d.high, signed=True), p_text(d.p_value), str(d.num_problems))
-        for name, d in [*differences.items(), (AVERAGE, total)]
-    ]
-    _print(
-        "Difference of Pass@1 in points, paired by problem [95% interval]",
-        ("set", "difference", "p", "problems"),
-        rows,
+def results_sheet(results: Mapping[str, Any]) -> Sheet:
+    """The table of one evaluation, from the content of results.json."""
+    benchmarks = results["benchmarks"]
+    most = min(record["num_samples"] for record in benchmarks.values())
+    rows, notes, warnings = [], [], {}
+    for name, record in benchmarks.items():
+        shares = [record.get("maj@k", {}).get(str(most)), record["pass@k"].get(str(most))]
+        shares += [record["truncated_frac"], record["no_answer_frac"]]
+        rows.append((*_score(name, record), *map(percent, shares)))
+        clean = record.get("clean")
+        if clean and "pass@1" in clean:
+            text = with_interval(clean["pass@1"], clean["low"], clean["high"])
+            notes.append(f"{name}: {text} on the {clean['num_problems']} problems that are not in the training data")
+        for warning in record.get("warnings", []):
+            warnings.setdefault(warning, []).append(name)
+    notes += [f"WARNING {', '.join(names)}: {warning}" for warning, names in warnings.items()]
+    notes += [f"WARNING {warning}" for warning in results.get("warnings", [])]
+    columns = ("benchmark", "Pass@1", "± again", f"maj@{most}", f"pass@{most}", "cut", "no answer")
+    average = (*_score(AVERAGE, results["average"]), "", "", "", "")
+    explanation = (
+        "[ ]: 95% interval over problems, for other problems like these. ± again: standard error for these problems "
+        "sampled again."
+    )
+    return Sheet(
+        f"Pass@1 in percent, mean of {most} samples", columns, (tuple(rows), (average,)), (explanation, *notes)
     )
 
 
-def _print(title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """The last row is the average and stands apart."""
+def _score(name: str, record: Mapping[str, Any]) -> Row:
+    return (name, with_interval(record["pass@1"], record["low"], record["high"]), percent(record["se_resampling"]))
+
+
+def comparison_sheets(comparison: Comparison, *, with_published: bool = False) -> list[Sheet]:
+    sheets = [_sides_sheet(comparison), _differences_sheet(comparison)]
+    return [*sheets, _published_sheet(comparison)] if with_published else sheets
+
+
+def _sides_sheet(comparison: Comparison) -> Sheet:
+    def row(name: str, before: Estimate, after: Estimate) -> Row:
+        sides = [with_interval(e.mean, e.low, e.high) for e in (before, after)]
+        samples = dict.fromkeys(str(e.num_samples) for e in (before, after))
+        return (name, *sides, str(before.num_problems), "/".join(samples))
+
+    rows = tuple(row(name, c.before, c.after) for name, c in comparison.benchmarks.items())
+    average = row(AVERAGE, comparison.average_before, comparison.average_after)
+    return Sheet(
+        "Pass@1 in percent [95% interval over problems]",
+        ("benchmark", "A", "B", "problems", "samples"),
+        (rows, (average,)),
+        (f"A  {comparison.before.label}", f"B  {comparison.after.label}", *_left_out(comparison)),
+    )
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """Everything that makes the pairing less than whole."""
+    notes = [f"NOT PAIRED, left out: {name}, {reason}" for name, reason in comparison.skipped.items()]
+    for name, c in comparison.benchmarks.items():
+        if len(c.unpaired):
+            notes.append(f"NOT PAIRED, left out: {len(c.unpaired)} problems of {name}: {c.unpaired.words()}")
+    if comparison.settings_differ:
+        notes.append(f"SETTINGS DIFFER: {'; '.join(comparison.settings_differ)}")
+    return notes
+
+
+def _differences_sheet(comparison: Comparison) -> Sheet:
+    rows = []
+    for name, c in comparison.benchmarks.items():
+        d = c.difference
+        figures = (percent(c.se_resampling), p_text(d.p_value), p_text(c.p_holm), percent(d.smallest_resolvable))
+        rows.append((name, with_interval(d.mean, d.low, d.high, signed=True), *figures))
+    d = comparison.total
+    figures = (percent(comparison.se_resampling), p_text(d.p_value), "", percent(d.smallest_resolvable))
+    average = (AVERAGE, with_interval(d.mean, d.low, d.high, signed=True), *figures)
+    notes = (
+        "± again: standard error had the same problems been sampled again. p: sign flips by problem (average: t test); "
+        "Holm: adjusted for all benchmarks. resolves: the smallest true difference that this design finds in 80% of "
+        "cases.",
+    )
+    columns = ("benchmark", "B - A", "± again", "p", "Holm", "resolves")
+    title = "Difference in points, paired by problem [95% interval over problems]"
+    return Sheet(title, columns, (tuple(rows), (average,)), notes)
+
+
+def _published_sheet(comparison: Comparison) -> Sheet:
+    table = published()
+    columns = ("model", *PUBLISHED_COLUMNS.values(), "avg")
+    blank = ("",) * (len(columns) - 1)
+
+    def measured(side: str) -> Row:
+        estimates = {name: getattr(c, side) for name, c in comparison.benchmarks.items()}
+        whole = estimates.keys() == PUBLISHED_COLUMNS.keys()
+        average = percent(getattr(comparison, f"average_{side}").mean) if whole else MISSING
+        scores = [percent(estimates[n].mean) if n in estimates else MISSING for n in PUBLISHED_COLUMNS]
+        return ("A" if side == "before" else "B", *scores, average)
+
+    rows = tuple(
+        (row.model, *(percent(row.scores.get(name)) for name in PUBLISHED_COLUMNS), percent(row.average))
+        for row in table.rows
+    )
+    here = (("MEASURED HERE", *blank), measured("before"), measured("after"))
+    others = (("PUBLISHED, not measured here", *blank), *rows)
+    notes = (
+        f"Published: {table.source}, {table.url}. {table.note}",
+        "Published rows are not paired with A or B: no difference, interval or p-value can be given against them.",
+    )
+    return Sheet("Beside published scores: Pass@1 in percent", columns, (here, others), notes)
+
+
+def print_results(results: Mapping[str, Any]) -> None:
+    """The table of an evaluation, from the content of results.json."""
+    print_sheets([results_sheet(results)])
+
+
+def print_comparison(comparison: Comparison, *, with_published: bool = False) -> None:
+    print_sheets(comparison_sheets(comparison, with_published=with_published))
+
+
+def print_sheets(sheets: Sequence[Sheet]) -> None:
     console = Console()
     if not console.is_terminal:
-        console = Console(width=100, no_color=True)
-    console.print(title, markup=False, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows[:-1]:
-        table.add_row(*row)
-    table.add_section()
-    table.add_row(*rows[-1], style="bold")
-    console.print(table)
+        console = Console(width=WIDTH, no_color=True)
+    for sheet in sheets:
+        console.print(sheet.title, markup=False, highlight=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for index, column in enumerate(sheet.columns):
+            options: dict[str, Any] = {"overflow": "fold", "max_width": NAME_WIDTH} if index == 0 else {"no_wrap": True}
+            table.add_column(column, justify="left" if index == 0 else "right", **options)
+        for number, section in enumerate(sheet.sections):
+            for row in section:
+                style = "bold" if row[0] == AVERAGE else None
+                table.add_row(*(Text(_printable(cell)) for cell in row), style=style)
+            if number + 1 < len(sheet.sections):
+                table.add_section()
+        console.print(table)
+        for note in sheet.notes:
+            console.print(_printable(note), markup=False, highlight=False)
+        console.print()
+
+
+def _printable(text: str) -> str:
+    """Names come from files of others: no escape sequence reaches the terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def comparison_markdown(comparison: Comparison, *, with_published: bool = False) -> str:
+    sheets = comparison_sheets(comparison, with_published=with_published)
+    return "# Comparison\n\n" + "\n".join(sheet_markdown(sheet) for sheet in sheets)
+
+
+def sheet_markdown(sheet: Sheet) -> str:
+    rows = [row for section in sheet.sections for row in section]
+    notes = "".join(f"- {_markdown_text(note)}\n" for note in sheet.notes)
+    return f"## {sheet.title}\n\n{markdown(sheet.columns, rows)}\n\n{notes}"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_markdown_text(cell) for cell in line) + " |" for line in lines)
+
+
+def _markdown_text(text: str) -> str:
+    """One line that is text in every renderer: no cell ends early, no tag begins."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split()).replace("|", r"\|"))

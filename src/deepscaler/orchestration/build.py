@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,29 +26,31 @@ from deepscaler.orchestration.team import make_team
 from deepscaler.orchestration.training_data import load_training_data, make_stream
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
+from deepscaler.rollout.sizing import pick_device
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 
 
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
-    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
+def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
+    """Completion ids -> text, without the stop token at the end."""
 
     def decode(ids: Any) -> str:
         kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
         return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
+    return decode
+
+
+def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
+    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
     _, prefilled = render_prompt(tokenizer, "x")
     section = recipe.grader
     return GraderPool(
         num_workers=section.workers,
         limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
         profile=section.profile,
-        decode=decode,
+        decode=decoder(tokenizer, stop_ids),
         thinking_prefilled=prefilled,
     )
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -40,8 +41,9 @@ class Worker:
                 model.share_memory()
         self._gradient = torch.zeros(sum(p.numel() for p in computer.model.parameters())).share_memory_()
         self._connection: Connection = near
+        self._cancelled = context.Event()
         self._process = context.Process(
-            target=_serve, args=(far, computer, stop_ids, max_active, self._gradient), daemon=True
+            target=_serve, args=(far, computer, stop_ids, max_active, self._gradient, self._cancelled), daemon=True
         )
         self._process.start()
         far.close()
@@ -51,6 +53,15 @@ class Worker:
             self._connection.send((name, arguments))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._died() from error
+
+    def generate(self, share: Sequence[Request], params: SamplingParams, version: int) -> None:
+        """Rollouts follow as answers, then None."""
+        self._cancelled.clear()
+        self.send("generate", share, params, version)
+
+    def cancel(self) -> None:
+        """Abandon the generation under way; None then comes soon."""
+        self._cancelled.set()
 
     def has_answer(self) -> bool:
         return self._connection.poll(0)
@@ -107,29 +118,19 @@ class Team:
         """Every process takes its share of each group; rollouts come as they finish, in any order."""
         shares = split_requests(requests, 1 + len(self._workers))
         self._engine.version = self.version
-        left = [sum(r.num_samples for r in share) for share in shares[1:]]
         for worker, share in zip(self._workers, shares[1:], strict=True):
-            worker.send("generate", share, params, self.version)
+            worker.generate(share, params, self.version)
+        busy = list(self._workers)
         try:
             for rollout in self._engine.generate(shares[0], params):
                 yield rollout
-                yield from self._answers(left, wait=False)
-            yield from self._answers(left, wait=True)
+                yield from _answers(busy, wait=False)
+            yield from _answers(busy, wait=True)
         finally:  # an abandoned generation: what the workers still send must not be taken for the next answer
-            for _ in self._answers(left, wait=True):
+            for worker in busy:
+                worker.cancel()
+            for _ in _answers(busy, wait=True):
                 pass
-
-    def _answers(self, left: list[int], *, wait: bool) -> Iterator[Rollout]:
-        """Rollouts of the workers, counting down `left`."""
-        for index, worker in enumerate(self._workers):
-            while left[index] and (wait or worker.has_answer()):
-                left[index] -= 1
-                try:
-                    rollout = worker.receive()
-                except RunError:
-                    left[:] = [0] * len(left)
-                    raise
-                yield rollout
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """The weights are shared already; every process confirms that it sees the same ones."""
@@ -167,6 +168,21 @@ class Team:
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
+
+
+def _answers(busy: list[Worker], *, wait: bool) -> Iterator[Rollout]:
+    """Rollouts of the workers; who has no more to send leaves `busy`."""
+    for worker in list(busy):
+        while worker in busy and (wait or worker.has_answer()):
+            try:
+                rollout = worker.receive()
+            except RunError:
+                busy.clear()
+                raise
+            if rollout is None:
+                busy.remove(worker)
+            else:
+                yield rollout
 
 
 def split_requests(requests: Sequence[Request], count: int) -> list[list[Request]]:
@@ -207,13 +223,14 @@ def _serve(
     stop_ids: frozenset[int],
     max_active: int,
     gradient: Tensor,
+    cancelled: Event,
 ) -> None:
     """The worker process: answer until the connection closes."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cpu.prepare(threads=1)
-    engine = TorchEngine(computer.model, stop_ids=stop_ids, max_active=max_active)
+    engine = TorchEngine(computer.model, stop_ids=stop_ids, max_active=max_active, is_cancelled=cancelled.is_set)
     while True:
         try:
             name, arguments = connection.recv()
@@ -232,6 +249,7 @@ def _answer(
     if name == "generate":
         requests, params, engine.version = arguments
         yield from engine.generate(requests, params)
+        yield None
     elif name == "digest":
         yield weights_digest(computer.model.named_parameters())
     elif name == "logprobs":

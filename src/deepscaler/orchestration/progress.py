@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from deepscaler.config.models import StageSection
+from deepscaler.evaluation.session import State
 from deepscaler.types import Rollout
 
 PLAIN_INTERVAL_S = 5.0
@@ -42,8 +43,7 @@ class Progress:
 
     def update(self, text: str, *, force: bool = False) -> None:
         """The current state; written only so often, so that logs stay readable."""
-        interval = TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S
-        if not force and time.monotonic() - self._last_write < interval:
+        if not force and not self.due():
             return
         self._last_write = time.monotonic()
         if self._terminal:
@@ -80,6 +80,23 @@ class Progress:
         if self._evaluating:
             self._finished += 1
             self.update(f"evaluating  {self._finished}/{self._evaluating} completions")
+
+    def session(self, state: State) -> None:
+        """Where an evaluation with a store stands: samples, rate, tokens, running Pass@1 with interval, time left."""
+        last = state.num_graded == state.num_completions
+        if not last and not self.due():
+            return
+        e = state.running
+        running = f"  {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e is not None else ""
+        tokens = f"  {state.num_tokens / max(state.seconds, 1e-9) / 1000:.1f}k tok/s" if state.num_tokens else ""
+        self.update(
+            f"eval {state.num_done}/{state.num_completions}  {state.per_second:.1f}/s{running}{tokens}"
+            f"  left {duration(state.seconds_left)}",
+            force=True,
+        )
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last_write >= (TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S)
 
     def end_evaluation(self, mean: float, low: float, high: float) -> None:
         self._evaluating = 0

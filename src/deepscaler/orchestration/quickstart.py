@@ -9,64 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.data.synthetic import evaluation_sets
-from deepscaler.evaluation.compare import compare_rewards, read_rewards, write_comparison
-from deepscaler.evaluation.estimators import Difference
-from deepscaler.evaluation.run import Evaluation, evaluate, results_json, write_evaluation
+from deepscaler.evaluation.compare import compare_directories
+from deepscaler.evaluation.comparison_files import write_comparison
+from deepscaler.evaluation.paired import Difference
+from deepscaler.evaluation.results import Results
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.base_model import ensure_base
-from deepscaler.orchestration.build import make_grader, open_run, pick_device
-from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.build import open_run
+from deepscaler.orchestration.evaluate import evaluate_directory
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.run import evaluation_params
-from deepscaler.orchestration.team import make_team
 from deepscaler.training.checkpoint import newest_checkpoint
-from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 
+SUMMARY_FIELDS = (
+    "pass@1",
+    "pass@k",
+    "se_problems",
+    "se_resampling",
+    "low",
+    "high",
+    "num_problems",
+    "num_samples",
+    "truncated_frac",
+    "no_answer_frac",
+    "length_mean",
+)
 END_WINDOW = 5  # steps averaged for the figures at the end of a stage
-
-
-def evaluate_directory(
-    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
-) -> Evaluation:
-    """Evaluate a model directory on the recipe's held-out sets and write the result to `out`."""
-    tokenizer = load_tokenizer(model_path)
-    model = load_model(model_path, device=pick_device())
-    stop_ids = stop_token_ids(model, tokenizer)
-    computer = GradientComputer(
-        model, None, recipe.algorithm, recipe.training, temperature=recipe.evaluation.temperature
-    )
-    sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
-    section = recipe.evaluation
-    progress.start_evaluation(sum(map(len, sets.values())) * section.num_samples)
-    settings = {
-        "model": str(model_path),
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "limit": limit,
-        **section.model_dump(mode="json", include={"num_samples", "temperature", "top_p", "top_k"}),
-        "max_completion_tokens": section.max_completion_tokens,
-    }
-    with (
-        make_team(recipe, computer, model, stop_ids) as team,
-        make_grader(recipe, tokenizer, stop_ids) as grader,
-    ):
-        fleet = LocalFleet(team, tokenizer, recipe.data.instruction)
-        fleet.on_rollout = progress.on_rollout
-        result = evaluate(
-            fleet,
-            grader,
-            sets,
-            num_samples=section.num_samples,
-            params=evaluation_params(recipe),
-            settings=settings,
-        )
-    write_evaluation(result, out)
-    progress.end_evaluation(result.average.mean, result.average.low, result.average.high)
-    return result
 
 
 def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]:
@@ -85,10 +54,8 @@ def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]
     assert newest is not None
     progress.message("evaluating the trained model on the held-out sets")
     after = evaluate_directory(newest[0], recipe, directory / "evaluations" / "trained", progress)
-    differences, total = compare_rewards(
-        read_rewards(directory / "evaluations" / "base"), read_rewards(directory / "evaluations" / "trained")
-    )
-    write_comparison(directory / "evaluations" / "comparison.json", differences, total)
+    comparison = compare_directories(directory / "evaluations" / "base", directory / "evaluations" / "trained")
+    write_comparison(directory / "evaluations" / "comparison.json", comparison)
     wall = time.monotonic() - start + (base_record["seconds"] if reused else 0.0)
     summary = {
         "seed": recipe.seed,
@@ -97,8 +64,8 @@ def quickstart(recipe: Recipe, root: Path, progress: Progress) -> dict[str, Any]
         "sft_s": base_record["seconds"],
         "base": _side(before),
         "trained": _side(after),
-        "difference": _difference(total),
-        "set_differences": {name: _difference(d) for name, d in differences.items()},
+        "difference": _difference(comparison.total),
+        "set_differences": {name: _difference(c.difference) for name, c in comparison.benchmarks.items()},
         **speeds(directory),
         "stages": stage_summaries(directory),
         "model": str(newest[0]),
@@ -121,14 +88,13 @@ def _directory_for(root: Path, seed: int) -> Path:
     return directory
 
 
-def _side(evaluation: Evaluation) -> dict[str, Any]:
-    average = evaluation.average
-    return {
-        "pass@1": average.mean,
-        "low": average.low,
-        "high": average.high,
-        "sets": results_json(evaluation)["benchmarks"],
+def _side(results: Results) -> dict[str, Any]:
+    average = results.average
+    sets = {
+        name: {field: record[field] for field in SUMMARY_FIELDS}
+        for name, record in results.content["benchmarks"].items()
     }
+    return {"pass@1": average.mean, "low": average.low, "high": average.high, "sets": sets}
 
 
 def _difference(difference: Difference) -> dict[str, float]:

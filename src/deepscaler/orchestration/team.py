@@ -28,7 +28,16 @@ def make_team(
 ) -> Iterator[Team]:
     """This process and as many workers as the recipe asks for; the workers end with the context."""
     count = num_processes(recipe, next(engine_model.parameters()).device)
-    share = -(-recipe.rollout.max_active // count)
+    with start_team(computer, engine_model, stop_ids, count=count, max_active=recipe.rollout.max_active) as team:
+        yield team
+
+
+@contextmanager
+def start_team(
+    computer: GradientComputer, engine_model: Any, stop_ids: frozenset[int], *, count: int, max_active: int
+) -> Iterator[Team]:
+    """`count` processes, this one among them, that together decode `max_active` sequences at once."""
+    share = -(-max_active // count)
     shares_weights = engine_model is computer.model
     workers = [Worker(computer, stop_ids, share) for _ in range(count - 1)] if shares_weights else []
     team = Team(computer, TorchEngine(engine_model, stop_ids=stop_ids, max_active=share), workers)

@@ -1,6 +1,7 @@
-"""Reads run directories, writes a self-contained HTML report and a static figure."""
+"""Reads run directories and comparisons, writes self-contained HTML pages and a static figure."""
 
+from deepscaler.report.comparison_page import write_comparison_page
 from deepscaler.report.figure import write_figure
 from deepscaler.report.page import write_report
 
-__all__ = ["write_figure", "write_report"]
+__all__ = ["write_comparison_page", "write_figure", "write_report"]

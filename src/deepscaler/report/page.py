@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from deepscaler.observability.files import write_atomically
 from deepscaler.report import facts, wording
 from deepscaler.report.chart import Chart, draw, plot_scales
-from deepscaler.report.palette import NUM_RUN_COLOURS, chart_css, page_variables
+from deepscaler.report.palette import NUM_RUN_COLOURS
 from deepscaler.report.panels import OUTCOMES, all_panels
 from deepscaler.report.results import Interval, results_of
 from deepscaler.report.rollout_sample import RolloutSample, sample_rollouts
 from deepscaler.report.runs import RunRecord, read_runs
+from deepscaler.report.style import asset, render_page, write_page
 
 CHART_WIDTH, CHART_HEIGHT = 376.0, 214.0
 RESULT_WIDTH = 200.0
@@ -32,28 +27,22 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
 
     Raises ValueError when a path is no run directory or one of its files is damaged.
     """
-    html = render(read_runs(run_dirs))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Text from elsewhere may hold lone surrogates, which UTF-8 cannot; they become question marks.
-    write_atomically(out, lambda path: path.write_bytes(html.encode("utf-8", errors="replace")))
-    return out
+    return write_page(render(read_runs(run_dirs)), out)
 
 
 def render(runs: Sequence[RunRecord]) -> str:
     groups = all_panels(runs)
     charts = [chart for group in groups for chart in group.charts]
     sample = sample_rollouts(runs)
-    script = _asset("report.js")
-    template = _environment().from_string(_asset("report.html"))
-    return template.render(
+    return render_page(
+        "report.html",
+        script=asset("report.js"),
+        functions={"chart_svg": chart_svg, "result_svg": result_svg},
         title=" · ".join(run.label for run in runs),
         sections=[_section(run) for run in runs],
         groups=groups,
         sample=sample,
         num_run_colours=NUM_RUN_COLOURS,
-        css=Markup(f"{page_variables()}\n{_swatches()}\n{chart_css()}\n{_asset('report.css')}"),
-        script=Markup(script),
-        script_hash=script_hash(script),
         data=embed(_page_data(charts, runs, sample)),
     )
 
@@ -79,11 +68,6 @@ def embed(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
-
-
-def script_hash(script: str) -> str:
-    """The hash by which the page's policy knows its own script and refuses every other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _page_data(charts: Sequence[Chart], runs: Sequence[RunRecord], sample: RolloutSample) -> dict[str, Any]:
@@ -144,21 +128,3 @@ def result_svg(base: Interval | None, trained: Interval | None) -> Markup:
     return Markup('<svg viewBox="-5 0 {w:g} 22" aria-hidden="true">{body}</svg>').format(
         w=RESULT_WIDTH + 10, body=Markup("").join(parts)
     )
-
-
-def _swatches() -> str:
-    names = [*OUTCOMES, "accent", "second", "muted", *(f"run-{i}" for i in range(NUM_RUN_COLOURS))]
-    return "".join(f".c-{name}{{--swatch:var(--{name})}}" for name in names)
-
-
-@lru_cache
-def _asset(name: str) -> str:
-    return resources.files("deepscaler.report").joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache
-def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(chart_svg=chart_svg, result_svg=result_svg)
-    environment.filters.update(percent=wording.percent, p_value=wording.p_value)
-    return environment

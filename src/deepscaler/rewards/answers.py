@@ -18,7 +18,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number or expression, with the signs that stood behind it taken off. `unit` is None for none or a strange one."""
+    """A number or expression; what stood behind it is taken off. `unit` is None for none and for a strange one."""
 
     tree: Tree
     unit: Unit | None = None
@@ -82,7 +82,6 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Matrix:
     rows: tuple[tuple[Tree, ...], ...]
-    determinant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

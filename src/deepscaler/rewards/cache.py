@@ -13,6 +13,7 @@ from deepscaler.types import Outcome, Verdict
 
 Grade = Callable[..., Verdict]
 MAX_VERDICTS = 8192  # under 1 KiB each
+MAX_CHARACTERS = 50_000  # finding the answer of a longer final part twice would cost more than is gained
 _NOT_DECIDED = (Outcome.TIMEOUT, Outcome.GRADER_FAILED)
 
 
@@ -37,8 +38,9 @@ class VerdictCache:
         self, completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None = None
     ) -> Verdict:
         """As the wrapped function, with `cached` set where the verdict was known."""
-        answer = extract_answer(completion, thinking_prefilled=thinking_prefilled).answer
-        if answer is None:  # decided by the extraction alone
+        short = len(completion) <= MAX_CHARACTERS
+        answer = extract_answer(completion, thinking_prefilled=thinking_prefilled).answer if short else None
+        if answer is None:  # decided by the extraction alone, or too long
             return self._grade(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
         key = self._key(answer, references, tolerance)
         known = self._verdicts.get(key)

@@ -20,14 +20,18 @@ from deepscaler.rewards.answers import (
     Residue,
     Scalar,
 )
-from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
-from deepscaler.rewards.intervals import same_spans
-from deepscaler.rewards.reading import spans_of
+from deepscaler.rewards.exact import exact_value
+from deepscaler.rewards.intervals import as_relation, same_spans
+from deepscaler.rewards.names import under_one_name
 from deepscaler.rewards.same_value import mentions, proportional, real_value, rounds_to, same_value
+from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.units import COUNT, MIXED
+from deepscaler.rewards.work import TooBigError, UndefinedError
 
 # Earlier kinds know how to be compared with later ones.
+MAX_DIGITS_BITS = 3000
 _ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
@@ -77,6 +81,9 @@ class Comparison:
         if isinstance(b, Named):
             if a.name == b.name or not a.name or not b.name:
                 return self.same(a.value, b.value)
+            alike = under_one_name(a, b)
+            if alike is not None:
+                return self.same(a.value, alike.value)
             equal = a.equation is not None and b.equation is not None and _same_relation(a.equation, b.equation)
             return self._because(equal, "same equation")
         if isinstance(b, Relation):
@@ -114,7 +121,7 @@ class Comparison:
             pair = [item.tree for item in a.items if isinstance(item, Scalar)]
             quotient = len(a.items) == 2 and len(pair) == 2 and isinstance(b, Scalar)
             return quotient and self.same(Scalar(("div", pair[0], pair[1])), b)
-        return a.kind in ("list", "set") and bool(a.items) and all(self.same(item, b) for item in a.items)
+        return a.kind in ("list", "set") and len(a.items) == 1 and self.same(a.items[0], b)
 
     def _distinct(self, items: Items) -> list[Answer]:
         kept: list[Answer] = []
@@ -139,6 +146,9 @@ class Comparison:
 
     def _others(self, a: Answer, b: Answer) -> bool:
         if isinstance(a, Reals):
+            if isinstance(b, Relation):
+                line = as_relation(a)
+                return line is not None and _same_relation(line, b)
             agree = isinstance(b, Reals) and (a.name == b.name or not a.name or not b.name)
             return agree and isinstance(b, Reals) and same_spans(a.spans, b.spans)
         if isinstance(a, Relation):
@@ -151,16 +161,23 @@ class Comparison:
         if isinstance(a, Residue):
             return _same_residue(a, b)
         if isinstance(a, Based):
-            return isinstance(b, Scalar) and b.tree[0] == "num" and b.tree[2] == 0 and str(b.tree[1]) == a.digits
+            bare = isinstance(b, Scalar) and b.unit is None and not b.percent and not b.degree
+            return (
+                bare
+                and isinstance(b, Scalar)
+                and b.tree[0] == "num"
+                and b.tree[2] == 0
+                and _digits(b.tree[1]) == a.digits
+            )
         if isinstance(a, Prose):
             return _same_prose(a, b)
         return False
 
     def _scalars(self, a: Scalar, b: Scalar) -> bool:
         x, y = a.tree, b.tree
-        if a.unit is not None and b.unit is not None and a.unit != b.unit:
-            if a.unit.dimensions != b.unit.dimensions:
-                return False
+        if not _same_measure(a, b):
+            return False
+        if a.unit is not None and b.unit is not None and a.unit.size != b.unit.size:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
         if self._values(x, y):
             return True
@@ -199,6 +216,23 @@ _KIND: dict[type, str] = {
 }
 
 
+def _same_measure(a: Scalar, b: Scalar) -> bool:
+    """Whether the units, where both have one, measure the same; degrees and percent measure nothing else."""
+    if a.unit is None or b.unit is None:
+        bare = a.unit is None and b.unit is None
+        marked = a.percent or a.degree or b.percent or b.degree
+        return bare or not marked
+    first, second = a.unit.dimensions, b.unit.dimensions
+    if COUNT in (a.unit, b.unit):
+        return first == second
+    mixed = [dimensions[0][0].startswith(MIXED) for dimensions in (first, second)]
+    return first == second or mixed[0] != mixed[1]
+
+
+def _digits(value: Fraction) -> str:
+    return str(value) if value.numerator.bit_length() < MAX_DIGITS_BITS else ""
+
+
 def _goes_on(items: Items) -> bool:
     return any(isinstance(item, Scalar) and mentions(item.tree, "ldots") for item in items.items)
 
@@ -231,7 +265,7 @@ def _same_relation(a: Relation, b: Relation) -> bool:
 
 
 def _same_matrix(a: Matrix, b: Matrix) -> bool:
-    if a.determinant != b.determinant or len(a.rows) != len(b.rows) or len(a.rows[0]) != len(b.rows[0]):
+    if len(a.rows) != len(b.rows) or len(a.rows[0]) != len(b.rows[0]):
         return False
     return all(same_value(x, y) for r, s in zip(a.rows, b.rows, strict=True) for x, y in zip(r, s, strict=True))
 

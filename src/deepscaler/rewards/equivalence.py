@@ -16,7 +16,9 @@ from functools import lru_cache
 from deepscaler.rewards.answers import Answer, Prose
 from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.reading import read_answer
+from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
+from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
 CACHED_ANSWERS = 4096
@@ -58,6 +60,7 @@ def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -
 
 
 def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:
+    begin()
     comparison = Comparison(None if tolerance is None else Fraction(repr(float(tolerance))))
     for a in left.answers:
         for b in right.answers:
@@ -76,6 +79,7 @@ def read(text: str) -> Reading:
 
 
 def _read(text: str) -> Reading:
+    begin()
     answers: list[Answer] = []
     tokens: list[Token] = []
     why = ""
@@ -126,8 +130,3 @@ def explain(answer: str, reference: str, *, tolerance: float | None = None) -> l
     equality = equivalent(answer, reference, tolerance=tolerance)
     lines.append(f"{'equal' if equality.equal else 'not equal'}: {equality.how}")
     return lines
-
-
-def shown(answer: Answer) -> str:
-    """A parsed answer in short form, for people."""
-    return str(answer)

@@ -7,21 +7,13 @@ from fractions import Fraction
 from math import comb, factorial, gcd, isqrt, lcm
 
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
 MAX_BITS = 60_000  # of a numerator or denominator
-MAX_WORK = 4_000_000  # bits handled in one evaluation, all operations together
 MAX_FACTORIAL = 4000
 MAX_TERMS = 2000
 Point = Mapping[str, Fraction]
 _NOWHERE: Point = {}
-
-
-class UndefinedError(ValueError):
-    """The expression has no value: division by zero, an unknown function, infinity inside."""
-
-
-class TooBigError(ValueError):
-    """The value, or the work to find it, is out of the range that is computed."""
 
 
 def exact_value(tree: Tree, point: Point = _NOWHERE) -> Fraction | None:
@@ -32,10 +24,10 @@ def exact_value(tree: Tree, point: Point = _NOWHERE) -> Fraction | None:
 class _Exact:
     def __init__(self, point: Point) -> None:
         self.point = dict(point)
-        self.work = 0
 
     def value(self, tree: Tree) -> Fraction | None:
         kind = tree[0]
+        spend(1)
         if kind == "num":
             return tree[1]
         if kind == "sym":
@@ -69,8 +61,8 @@ class _Exact:
     def _checked(self, value: Fraction | None) -> Fraction | None:
         if value is not None:
             bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-            self.work += bits
-            if bits > MAX_BITS or self.work > MAX_WORK:
+            spend(2 + value.numerator.bit_length() * value.denominator.bit_length() // 500_000)
+            if bits > MAX_BITS:
                 raise TooBigError("too many digits")
         return value
 
@@ -137,7 +129,6 @@ class _Exact:
             value = self.value(body)
             if value is None:
                 return None
-            self.work += 50
             total = total + value if name == "sum" else total * value
             self._checked(total)
         if outer is None:
@@ -149,8 +140,11 @@ class _Exact:
 
 def _combinatorial(name: str, numbers: list[int]) -> Fraction | None:
     first = numbers[0]
-    if name in ("factorial", "factorial2", "binom") and first > MAX_FACTORIAL:
+    if name not in ("factorial", "factorial2", "binom"):
+        return None
+    if first > MAX_FACTORIAL:
         raise TooBigError(f"a {name} with too many digits")
+    spend(first * first // 10_000)
     if name == "factorial" and first >= 0:
         return Fraction(factorial(first))
     if name == "factorial2" and first >= 0:
@@ -164,9 +158,12 @@ def _combinatorial(name: str, numbers: list[int]) -> Fraction | None:
 
 
 def exact_root(value: Fraction, degree: int) -> Fraction | None:
-    """The rational `degree`-th root of a non-negative fraction, if it has one."""
-    if value < 0 or not 0 < degree <= 64:
+    """The rational real `degree`-th root of a fraction, if it has one."""
+    if not 0 < degree <= 64 or (value < 0 and degree % 2 == 0):
         return None
+    if value < 0:
+        root = exact_root(-value, degree)
+        return None if root is None else -root
     top, bottom = _whole_root(value.numerator, degree), _whole_root(value.denominator, degree)
     return None if top is None or bottom is None else Fraction(top, bottom)
 

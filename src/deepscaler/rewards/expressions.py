@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepscaler.rewards.cursor import Cursor
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import (
     CONSTANTS,
@@ -22,11 +23,9 @@ from deepscaler.rewards.trees import (
     is_whole,
     number,
     product,
-    split_letters,
     subscripted,
 )
 
-MAX_DEPTH = 120
 MAX_POSTFIX = 8  # of one atom: x'''!^2…
 MAX_QUOTIENTS = 30  # of one term: a/b/c…
 
@@ -40,37 +39,7 @@ def parse_expression(tokens: Sequence[Token]) -> Tree:
     return tree
 
 
-class _Parser:
-    def __init__(self, tokens: Sequence[Token]) -> None:
-        self.tokens = split_letters(tokens)
-        self.position = 0
-        self.depth = 0
-        self.bars = 0
-
-    def peek(self, ahead: int = 0) -> Token | None:
-        index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else None
-
-    def value(self, ahead: int = 0) -> str:
-        """The sign or command there; "" for anything else."""
-        token = self.peek(ahead)
-        return token.value if token is not None and token.kind in ("sign", "cmd") else ""
-
-    def accept(self, value: str) -> bool:
-        found = self.value() == value
-        self.position += found
-        return found
-
-    def take(self, value: str) -> None:
-        if not self.accept(value):
-            found = self.peek()
-            raise UnreadableError(f"expected {value!r}, found {found.value if found else 'the end'!r}")
-
-    def deeper(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise UnreadableError("nested too deeply")
-
+class _Parser(Cursor):
     # Sums and products -------------------------------------------------------------------------------------------
 
     def expression(self) -> Tree:
@@ -176,7 +145,6 @@ class _Parser:
     # Powers and what else is written behind an atom ----------------------------------------------------------------
 
     def _power(self) -> Tree:
-        self.deeper()
         tree = self._atom()
         for _ in range(MAX_POSTFIX):
             sign = self.value()
@@ -197,7 +165,6 @@ class _Parser:
                 tree = subscripted(tree, "'")
             else:
                 break
-        self.depth -= 1
         return tree
 
     def _raised(self, base: Tree) -> Tree:
@@ -257,6 +224,12 @@ class _Parser:
     # Atoms ---------------------------------------------------------------------------------------------------------
 
     def _atom(self) -> Tree:
+        self.deeper()
+        tree = self._undivided()
+        self.depth -= 1
+        return tree
+
+    def _undivided(self) -> Tree:
         token = self.peek()
         if token is None:
             raise UnreadableError("an operand is missing")

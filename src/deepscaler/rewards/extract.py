@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
-# Space between `\boxed` and its brace is legal TeX.
-_BOX = re.compile(r"\\boxed\s{0,8}\{")
+# Space between `\boxed` and its brace is legal TeX, and so is no brace around one word.
+_BOX = re.compile(r"\\boxed(?:\s{0,8}\{|\s{1,8}([+-]?[0-9A-Za-z][0-9A-Za-z.,/]*)|(\d))")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
-_JOINT = r",|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
-_JOINED = re.compile(rf"(?:[\s$]|\\(?:[,;!]|q?quad(?![a-zA-Z]))|{_JOINT})*")
+_JOINT = r",|\\(?:text|mathrm|textbf)\s*\{\s*(?:,\s*)?(?:and|or)\s*\}|\b(?:and|or)\b"
+_JOINED = re.compile(rf"(?:[\s$]|\\(?:[,;!()]|q?quad(?![a-zA-Z]))|{_JOINT})*")
 _HAS_JOINT = re.compile(_JOINT)
 
 
@@ -71,6 +71,10 @@ def _outer_boxes(text: str) -> Iterator[tuple[int, int, str]]:
     """(start, end, content) of every box that stands in no other; end is -1 for one that is never closed."""
     position = 0
     while (match := _BOX.search(text, position)) is not None:
+        if not match.group().endswith("{"):
+            yield match.start(), match.end(), (match[1] or match[2]).rstrip(".,")
+            position = match.end()
+            continue
         end = _closing_brace(text, match.end())
         if end < 0:
             yield match.start(), -1, ""

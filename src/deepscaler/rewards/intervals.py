@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from deepscaler.rewards.answers import Span
+from deepscaler.rewards.answers import Reals, Relation, Span
 from deepscaler.rewards.same_value import FINE, real_value, same_value
 from deepscaler.rewards.trees import INFINITY, Tree
 
@@ -58,7 +59,7 @@ def without_points(points: Sequence[Tree]) -> tuple[Span, ...]:
     if all(value is not None for value in values):
         points = [p for _, p in sorted(zip(values, points, strict=True), key=lambda pair: _fine(pair[0]))]
     edges = [MINUS_INFINITY, *points, INFINITY]
-    return tuple(Span(a, False, b, False) for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(Span(a, False, b, False) for a, b in pairwise(edges))
 
 
 def same_spans(a: Sequence[Span], b: Sequence[Span]) -> bool:
@@ -72,6 +73,18 @@ def same_spans(a: Sequence[Span], b: Sequence[Span]) -> bool:
             return False
         unused.remove(match)
     return True
+
+
+def as_relation(reals: Reals) -> Relation | None:
+    """`y < 5 - x` again from the half-line of the y; None for what is no half-line of a variable."""
+    if len(reals.spans) != 1 or not reals.name:
+        return None
+    span, variable = reals.spans[0], ("sym", reals.name)
+    if span.low == MINUS_INFINITY and span.high != INFINITY:
+        return Relation("<=" if span.high_closed else "<", variable, span.high)
+    if span.high == INFINITY and span.low != MINUS_INFINITY:
+        return Relation("<=" if span.low_closed else "<", span.low, variable)
+    return None
 
 
 def _same_span(a: Span, b: Span) -> bool:

@@ -1,4 +1,5 @@
 r"""The reward: 1 for an answer equal to any reference, else 0. Model text is read by our own grammar, never evaluated.
+
 What equal means is decided in `equivalence`.
 """
 
@@ -10,8 +11,9 @@ from deepscaler.rewards.equivalence import Equality, equivalent
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import Outcome, Verdict
 
-GRADER_VERSION = "2"  # goes up whenever a verdict may change
+GRADER_VERSION = "3"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
+_EMPTY = " \t\r\n$.,{}"  # a reference of these alone says nothing
 
 
 def grade(
@@ -28,7 +30,7 @@ def grade(
     """
     if isinstance(references, str):
         raise TypeError("references is a sequence of strings, not one string")
-    usable = [text for text in map(_text, references) if text]
+    usable = [text for text in map(_text, references) if text.strip(_EMPTY)]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
     extraction = extract_answer(completion, thinking_prefilled=thinking_prefilled)

@@ -11,6 +11,8 @@ from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import Tree
 
 MAX_CELLS = 100
+MAX_DETERMINANT = 4
+MAX_FACTORS = 3  # matrices in a product
 _ONE: Tree = ("num", Fraction(1), 0)
 Rows = tuple[tuple[Tree, ...], ...]
 
@@ -41,20 +43,52 @@ def read_matrix(tokens: Tokens) -> Matrix | None:
 def _single(tokens: Tokens) -> Matrix | None:
     if len(tokens) > 2 and is_sign(tokens[0], "(", "[") and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
-    end = _environment(tokens, 0)
-    if end != len(tokens):
+    if _environment(tokens, 0) != len(tokens):
         return None
-    name = tokens[2].value
-    body = list(tokens[4:-4])
-    if name == "array" and body and is_sign(body[0], "{"):
-        body = body[closing(body, 0) + 1 :]
-    if not (name.rstrip("*").endswith("matrix") or name == "array"):
+    name = tokens[2].value.rstrip("*")
+    if not (name.endswith("matrix") or name == "array") or name == "vmatrix":
         raise UnreadableError(f"an environment {name!r}")
-    rows = [row for row in split(body, lambda t: is_sign(t, "\\\\")) if row]
-    cells = tuple(tuple(parse_expression(cell) for cell in split(row, lambda t: is_sign(t, "&"))) for row in rows)
+    return Matrix(_cells(tokens))
+
+
+def read_determinant(tokens: Tokens) -> Tree | None:
+    """The value of a `vmatrix`; None for anything else."""
+    if len(tokens) < 9 or not is_sign(tokens[0], "begin") or tokens[2].value != "vmatrix":
+        return None
+    if _environment(tokens, 0) != len(tokens):
+        return None
+    cells = _cells(tokens)
+    if len(cells) != len(cells[0]) or len(cells) > MAX_DETERMINANT:
+        raise UnreadableError("a determinant of no square, or of a large one")
+    return _determinant(cells)
+
+
+def _determinant(cells: Rows) -> Tree:
+    if len(cells) == 1:
+        return cells[0][0]
+    terms: list[Tree] = []
+    for column, cell in enumerate(cells[0]):
+        minor = tuple(row[:column] + row[column + 1 :] for row in cells[1:])
+        term: Tree = ("mul", cell, _determinant(minor))
+        terms.append(("neg", term) if column % 2 else term)
+    return ("add", *terms)
+
+
+def _cells(tokens: Tokens) -> Rows:
+    rows = environment_rows(tokens)
+    cells = tuple(tuple(parse_expression(cell) for cell in row) for row in rows)
     if not cells or any(len(row) != len(cells[0]) for row in cells) or len(cells) * len(cells[0]) > MAX_CELLS:
         raise UnreadableError("rows of different lengths, or too many")
-    return Matrix(cells, determinant=name == "vmatrix")
+    return cells
+
+
+def environment_rows(tokens: Tokens) -> list[list[Tokens]]:
+    """The cells of the one environment that the tokens are, row by row."""
+    body = list(tokens[4:-4])
+    if tokens[2].value in ("array", "tabular") and body and is_sign(body[0], "{"):
+        body = body[closing(body, 0) + 1 :]
+    rows = [row for row in split(body, lambda t: is_sign(t, "\\\\")) if row]
+    return [split(row, lambda t: is_sign(t, "&")) for row in rows]
 
 
 def _environment(tokens: Tokens, start: int) -> int:
@@ -70,6 +104,8 @@ def _environment(tokens: Tokens, start: int) -> int:
 def _term(tokens: Tokens) -> Rows:
     """A product of numbers and matrices."""
     product: Rows | None = None
+    if sum(is_sign(t, "begin") for t in tokens) > MAX_FACTORS:
+        raise UnreadableError("a product of too many matrices")
     factor: Tree = _ONE
     position = 0
     while position < len(tokens):
@@ -83,7 +119,7 @@ def _term(tokens: Tokens) -> Rows:
             continue
         while position < len(tokens) and not is_sign(tokens[position], "begin"):
             position += 1
-        scale = [t for t in tokens[start:position]]
+        scale = list(tokens[start:position])
         while scale and is_sign(scale[-1], "cdot", "times", "*"):
             scale.pop()
         while scale and is_sign(scale[0], "cdot", "times", "*"):

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import mpmath
 
-from deepscaler.rewards.exact import MAX_TERMS, TooBigError, UndefinedError
+from deepscaler.rewards.exact import MAX_TERMS
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
 MAX_MAGNITUDE = 4_000_000  # |log2| of a value
 MAX_ARGUMENT = 1e6  # of periodic functions and the exponential
 MAX_FACTORIAL = 2000
-MAX_INFINITE_TERMS = 240
-MAX_SLOW_CALLS = 800  # powers and functions in one evaluation
+MAX_INFINITE_TERMS = 300
+_PERIODIC = ("exp", "cis", "sin", "cos", "tan", "cot", "sec", "csc")
+_VERY_SLOW = frozenset(["factorial", "factorial2", "binom"])
 
 
 class Precision:
-    """A context to calculate in. A sum under `zero` of its terms is 0, one under `lost` has lost too many digits."""
+    """A context to calculate in, and what its digits are good for.
 
-    def __init__(self, context: Any, zero: float, lost: float) -> None:
-        self.context, self.zero, self.lost = context, context.mpf(zero), context.mpf(lost)
+    A sum under `zero` of its terms is 0; one under `lost`, or with a term under `range` of another, is not known to
+    `tolerance`, within which values count as equal.
+    """
+
+    def __init__(self, context: Any, cost: int, *, zero: str, lost: str, range_: str, tolerance: str) -> None:
+        self.context, self.cost = context, cost
+        self.zero, self.lost = context.mpf(zero), context.mpf(lost)
+        self.range, self.tolerance = context.mpf(range_), context.mpf(tolerance)
         self.step = self.zero * 1000 or 1e-9  # closer than this to a whole number is that number
 
 
-def _digits(digits: int) -> Precision:
+def _digits(digits: int) -> Any:
     context = mpmath.MPContext()
     context.dps = digits
-    return Precision(context, float(f"1e-{digits - 5}"), 1e-15)
+    return context
 
 
-FLOAT = Precision(mpmath.fp, 0.0, 1e-4)
-FINE = _digits(50)
-FINEST = _digits(150)
+FLOAT = Precision(mpmath.fp, 1, zero="0", lost="1e-4", range_="0", tolerance="1e-7")
+FINE = Precision(_digits(50), 4, zero="1e-45", lost="1e-12", range_="1e-20", tolerance="1e-25")
+FINEST = Precision(_digits(150), 8, zero="1e-145", lost="1e-60", range_="1e-75", tolerance="1e-80")
 
 
 class PrecisionLostError(ValueError):
@@ -49,11 +58,11 @@ class Evaluation:
         self.c = precision.context
         self.point: dict[str, Any] = {name: self.c.mpf(v.numerator) / v.denominator for name, v in point.items()}
         self.branched = False
-        self.slow_calls = 0
 
     def value(self, tree: Tree) -> Any:
         """Raises UndefinedError, TooBigError, PrecisionLostError; a float context raises OverflowError too."""
         kind = tree[0]
+        spend(self.precision.cost)
         if kind == "num":
             return self.c.mpf(tree[1].numerator) / tree[1].denominator
         if kind == "sym":
@@ -79,15 +88,15 @@ class Evaluation:
         return self.power(self.value(tree[1]), self.value(tree[2]))
 
     def _symbol(self, name: str) -> Any:
+        if name in self.point:  # a bound i is no imaginary unit
+            return self.point[name]
         if name == "π":
             return +self.c.pi
         if name == "e":
             return +self.c.e
         if name == "i":
             return self.c.mpc(0, 1)
-        if name not in self.point:
-            raise UndefinedError(f"{name} has no value")
-        return self.point[name]
+        raise UndefinedError(f"{name} has no value")
 
     def _sum(self, terms: list[Any]) -> Any:
         total = terms[0]
@@ -101,11 +110,7 @@ class Evaluation:
         size = abs(total)
         if size <= self.precision.zero * largest:
             return self.c.mpf(0)
-        if size < self.precision.lost * largest and self.precision is not FINEST:
-            raise PrecisionLostError
-        if smallest != 0 and smallest < self.precision.zero * largest:
-            if self.precision is FINEST:
-                raise TooBigError("terms too far apart")
+        if size < self.precision.lost * largest or smallest < self.precision.range * largest:
             raise PrecisionLostError
         return total
 
@@ -117,7 +122,7 @@ class Evaluation:
         return value
 
     def power(self, base: Any, exponent: Any) -> Any:
-        self._slow()
+        spend(10 * self.precision.cost)
         c = self.c
         if base == 0:
             if c.re(exponent) <= 0:
@@ -132,16 +137,11 @@ class Evaluation:
     def _is_cut(self, value: Any) -> bool:
         return bool(self.c.im(value) != 0 or self.c.re(value) < 0)
 
-    def _slow(self) -> None:
-        self.slow_calls += 1
-        if self.slow_calls > MAX_SLOW_CALLS:
-            raise TooBigError("too many powers and functions")
-
     def _call(self, tree: Tree) -> Any:
         name = tree[1]
         if name in ("sum", "prod"):
             return self._series(tree)
-        self._slow()
+        spend((150 if name in _VERY_SLOW else 10) * self.precision.cost)
         arguments = [self.value(a) for a in tree[2:]]
         x, c = arguments[0], self.c
         if name.startswith("unknown "):
@@ -152,21 +152,18 @@ class Evaluation:
             return self._logarithm(arguments)
         if name in ("percent", "degree"):
             return x / 100 if name == "percent" else x * c.pi / 180
-        if name in ("factorial", "binom") and any(abs(a) > MAX_FACTORIAL for a in arguments):
-            raise TooBigError(f"a {name} out of range")
-        if name in ("max", "min", "floor", "ceil", "mod", "sgn") and any(c.im(a) != 0 for a in arguments):
-            raise UndefinedError("complex numbers have no order")
+        self._refuse(name, arguments)
         if name in ("max", "min"):
             return max(arguments) if name == "max" else min(arguments)
         if name == "mod":
             return x - arguments[1] * c.floor(x / arguments[1])
         if name in ("floor", "ceil"):
             return self._step(name, x)
+        if name == "cis":
+            return c.exp(c.mpc(0, 1) * x)
         function = _FUNCTIONS.get(name)
         if function is None:
             raise UndefinedError(f"{name} is not computed")
-        if name.startswith(("exp", "sin", "cos", "tan", "cot", "sec", "csc")) and abs(x) > MAX_ARGUMENT:
-            raise TooBigError("an argument out of range")
         if name.startswith(("arc", "a")) and name not in ("abs", "arg", "arctan", "atan"):
             self.branched |= bool(c.im(x) != 0)
         try:
@@ -175,6 +172,15 @@ class Evaluation:
             raise UndefinedError(f"{name}: {error}") from error
         # The sine of a rounded π is not quite 0.
         return c.mpf(0) if abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
+
+    def _refuse(self, name: str, arguments: list[Any]) -> None:
+        """Raises for arguments that are out of range, or that have no order where one is needed."""
+        if name in ("factorial", "binom") and any(abs(a) > MAX_FACTORIAL for a in arguments):
+            raise TooBigError(f"a {name} out of range")
+        if name in ("max", "min", "floor", "ceil", "mod", "sgn") and any(self.c.im(a) != 0 for a in arguments):
+            raise UndefinedError("complex numbers have no order")
+        if name.startswith(_PERIODIC) and abs(arguments[0]) > MAX_ARGUMENT:
+            raise TooBigError("an argument out of range")
 
     def _step(self, name: str, x: Any) -> Any:
         """Floor and ceiling; a value next to a whole number is that number."""
@@ -193,7 +199,6 @@ class Evaluation:
         if self.c.im(x) == 0 and self.c.re(x) < 0 and self.c.isint(degree) and int(self.c.re(degree)) % 2 == 1:
             return -self.power(-x, 1 / degree)
         if degree == 2:
-            self._slow()
             self.branched |= self._is_cut(x)
             return self.c.sqrt(x)
         return self.power(x, 1 / degree)
@@ -208,21 +213,16 @@ class Evaluation:
     def _series(self, tree: Tree) -> Any:
         """A finite sum or product; one with an unknown end is told from others by its body at three places."""
         _, name, index, low, high, body = tree
-        first, outer = self.value(low), self.point.get(index[1])
-        if high == ("sym", "∞") and self.c.isint(first):
+        first = self.value(low)
+        if high == ("sym", "∞"):
+            if not self.c.isint(first):
+                raise UndefinedError("an infinite sum from nowhere")
             return self._limit(name, index[1], int(self.c.re(first)), body)
-        last = None if high == ("sym", "∞") else self.value(high)
-        whole = last is not None and self.c.isint(first) and self.c.isint(last) and last - first <= MAX_TERMS
-        places = range(int(first), int(last) + 1) if whole else [self.c.mpf(p) / 16 for p in (23, 37, 53)]
-        values = []
-        for place in places:
-            self.point[index[1]] = self.c.mpf(place)
-            values.append(self.value(body))
-        self.point.pop(index[1], None)
-        if outer is not None:
-            self.point[index[1]] = outer
-        if not whole:
-            return _unknown(name, [first, last if last is not None else self.c.mpf(77), *values])
+        last = self.value(high)
+        if not (self.c.isint(first) and self.c.isint(last) and last - first <= MAX_TERMS):
+            places = [self.c.mpf(place) / 16 for place in (23, 37, 53)]
+            return _unknown(name, [first, last, *self._values(index[1], places, body)])
+        values = self._values(index[1], range(int(self.c.re(first)), int(self.c.re(last)) + 1), body)
         if name == "sum":
             return self._sum(values) if values else self.c.mpf(0)
         total = self.c.mpf(1)
@@ -230,19 +230,26 @@ class Evaluation:
             total = self._in_range(total * value)
         return total
 
+    def _values(self, index: str, places: Iterable[Any], body: Tree) -> list[Any]:
+        """The body at each place of the bound variable, which hides one of the same name outside."""
+        outer = self.point.get(index)
+        values: list[Any] = []
+        for place in places:
+            self.point[index] = self.c.mpf(place)
+            values.append(self.value(body))
+        del self.point[index]
+        if outer is not None:
+            self.point[index] = outer
+        return values
+
     def _limit(self, name: str, index: str, first: int, body: Tree) -> Any:
         """An infinite sum: its partial sums where they settle, else extrapolated twice to the same value."""
         if self.precision is not FINEST:
             raise PrecisionLostError
         if name != "sum":
             raise UndefinedError("an infinite product")
-        sums: list[Any] = []
-        for place in range(first, first + MAX_INFINITE_TERMS):
-            self.point[index] = self.c.mpf(place)
-            sums.append((sums[-1] if sums else 0) + self.value(body))
-        del self.point[index]
-        settled = abs(sums[-1] - sums[-20]) <= 1e-30 * abs(sums[-1])
-        if settled:
+        sums = list(accumulate(self._values(index, range(first, first + MAX_INFINITE_TERMS), body)))
+        if abs(sums[-1] - sums[-20]) <= self.precision.tolerance * abs(sums[-1]):
             return sums[-1]
         value, other = self.c.richardson(sums[:120])[0], self.c.richardson(sums[:100])[0]
         if abs(value - other) > 1e-30 * abs(value):
@@ -257,9 +264,9 @@ def _unknown(name: str, arguments: list[Any]) -> Any:
 
 
 _FUNCTIONS: dict[str, str] = {
-    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth exp arg".split()},
-    **{"arc" + n: "a" + n for n in "sin cos tan cot sec csc sinh cosh tanh".split()},
-    **{"a" + n: "a" + n for n in "sin cos tan".split()},
+    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "arg"]},
+    **{"arc" + n: "a" + n for n in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"]},
+    **{"a" + n: "a" + n for n in ["sin", "cos", "tan"]},
     "abs": "absmin",
     "factorial": "factorial",
     "factorial2": "fac2",

@@ -236,12 +236,14 @@ class GradingProcess:
 
 
 def _frames(items: Sequence[Item]) -> list[bytes]:
-    """One line of JSON per item, the first always, then as many as fit AHEAD_BYTES. Any text can be sent as ASCII."""
+    """Per item a line of JSON and the completion; the first item always, then as many as fit AHEAD_BYTES."""
     frames, size = [], 0
     for item in items:
         if frames and size + len(item.completion) > AHEAD_BYTES:
             break
-        frames.append(json.dumps(item).encode("ascii") + b"\n")
+        completion = item.completion.encode("utf-8", "surrogatepass")
+        head = json.dumps([len(completion), *item[1:]])
+        frames.append(b"%s\n%s" % (head.encode("ascii"), completion))
         size += len(frames[-1])
     return frames
 

@@ -8,10 +8,12 @@ from fractions import Fraction
 from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.rewards.expressions import parse_expression
-from deepscaler.rewards.intervals import EVERYTHING, intersection, union, without_points
-from deepscaler.rewards.matrices import read_matrix
+from deepscaler.rewards.intervals import intersection, union
+from deepscaler.rewards.matrices import environment_rows, read_determinant, read_matrix
 from deepscaler.rewards.relations import read_relation
+from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.scalars import scalar, trimmed
+from deepscaler.rewards.sets import ALL_REALS, EMPTY, read_set
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import FUNCTIONS, INFINITY, Tree
 from deepscaler.rewards.vocabulary import (
@@ -27,8 +29,7 @@ from deepscaler.rewards.vocabulary import (
 MAX_DEPTH = 8
 _DIGITS = re.compile(r"(?=.*[0-9])[0-9A-Z]+")
 MAX_ITEMS = 60
-ALL_REALS = Reals((EVERYTHING,))
-EMPTY = Items("set", ())
+MAX_BRACKETS = 60  # around everything, one in another
 
 
 def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
@@ -36,21 +37,15 @@ def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
     tokens = trimmed(tokens)
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
-    for rule in (_set_sign, _choice, _listed, _prose, _based, _enclosed, _set_algebra, _related, _residue, _ratio):
+    for rule in (_choice, _listed, _system, _prose, _based, _enclosed, _real_set, _related, _residue, _ratio):
         answer = rule(tokens, depth)
         if answer is not None:
             return answer
+    determinant = read_determinant(tokens)
+    if determinant is not None:
+        return Scalar(determinant)
     matrix = read_matrix(tokens)
     return scalar(tokens) if matrix is None else matrix
-
-
-def _set_sign(tokens: Tokens, depth: int) -> Answer | None:
-    if len(tokens) != 1 or tokens[0].kind != "cmd":
-        return None
-    name = tokens[0].value
-    if name in ("ℤ", "ℕ", "ℚ", "ℂ"):
-        return Prose(name)
-    return {"ℝ": ALL_REALS, "emptyset": EMPTY}.get(name)
 
 
 # Words -------------------------------------------------------------------------------------------------------------
@@ -98,7 +93,7 @@ def _choice(tokens: Tokens, depth: int) -> Answer | None:
     if len(letter) != 1 or not "A" <= letter <= "J" or not is_sign(mark, ")", *(() if opened else (".", ":"))):
         return None
     rest = tokens[place + 2 :]
-    if not opened and (not rest or mark.value == ":" and not rest[0].spaced):
+    if not opened and (not rest or (mark.value == ":" and not rest[0].spaced)):
         return None
     if rest and not rest[0].spaced and rest[0].kind not in ("prose", "num"):
         return None
@@ -107,12 +102,34 @@ def _choice(tokens: Tokens, depth: int) -> Answer | None:
     return Choice(letter, read_answer(rest, depth + 1) if rest else None)
 
 
+def _system(tokens: Tokens, depth: int) -> Answer | None:
+    """Rows behind a brace: equations that hold together, or the pieces of a function with their conditions."""
+    if len(tokens) > 9 and is_sign(tokens[0], "\\{") and is_sign(tokens[1], "begin"):
+        tokens = tokens[1:]
+    elif not (len(tokens) > 9 and tokens[2].value in ("cases", "aligned", "gathered")):
+        return None
+    if not is_sign(tokens[0], "begin") or not is_sign(tokens[-4], "end"):
+        return None
+    rows = environment_rows(tokens)
+    if all(len(row) == 1 for row in rows):
+        return _assembled([read_answer(row[0], depth + 1) for row in rows], meet=True)
+    pieces = [tuple(_piece(cell, depth) for cell in row) for row in rows]
+    return Items("list", tuple(Items("tuple", piece) for piece in pieces))
+
+
+def _piece(cell: Tokens, depth: int) -> Answer:
+    while cell and (cell[0].value in ("if", "for", "when") or is_sign(cell[0], ",")):
+        cell = cell[1:]
+    return read_answer(cell, depth + 1)
+
+
 def _based(tokens: Tokens, depth: int) -> Answer | None:
     """Digits below which a base stands: `1010_2`, `(2BF)_{16}`, `1010_{two}`."""
+    tokens = _with_base_below(tokens)
     place = next((i for i, t in enumerate(tokens) if t.value == "_"), 0)
     script = [t for t in tokens[place + 1 :] if t.value not in ("{", "}", "(", ")")]
     negative = bool(tokens) and is_sign(tokens[0], "-")
-    digits = "".join(t.value for t in tokens[negative:place] if t.value not in ("(", ")"))
+    digits = "".join(t.value for t in tokens[negative:place] if t.value not in ("(", ")")).upper()
     if place == 0 or len(script) != 1 or not _DIGITS.fullmatch(digits):
         return None
     word = script[0].value.lower()
@@ -120,6 +137,16 @@ def _based(tokens: Tokens, depth: int) -> Answer | None:
     if base is None or base < 2 or (base <= 10 and not digits.isdigit()):
         return None
     return Based("-" * negative + (digits.lstrip("0") or "0"), base)
+
+
+def _with_base_below(tokens: Tokens) -> Tokens:
+    """`1010 (base 2)` and `1010_{base 2}` as `1010_2`."""
+    place = next((i for i, t in enumerate(tokens) if t.value == "base"), 0)
+    if place == 0:
+        return tokens
+    before = [t for t in tokens[:place] if t.value not in ("_", "{", "(")]
+    behind = [t for t in tokens[place + 1 :] if t.value not in ("}", ")")]
+    return [*before, Token("sign", "_"), *behind]
 
 
 # Lists, sets, tuples -----------------------------------------------------------------------------------------------
@@ -144,7 +171,24 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
         answer = read_answer(part, depth + 1)
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
     meet = any(_joins(t, AND) for _, t in top_level(tokens))
+    if any(_joins(t, OR) for _, t in top_level(tokens)):
+        items = _distinct(items)
     return _assembled(items, meet=meet)
+
+
+def _distinct(items: list[Answer]) -> list[Answer]:
+    """`1/2 or 0.5` is one answer."""
+    kept: list[Answer] = []
+    for item in items:
+        if not any(item == other or _is_same_number(item, other) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _is_same_number(a: Answer, b: Answer) -> bool:
+    if not isinstance(a, Scalar) or not isinstance(b, Scalar):
+        return False
+    return (a.unit, a.percent, a.degree) == (b.unit, b.percent, b.degree) and same_value(a.tree, b.tree)
 
 
 def _assembled(items: list[Answer], *, meet: bool) -> Answer:
@@ -190,11 +234,16 @@ def _record(group: list[Named]) -> Record:
 
 def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
     """Brackets around everything, with commas inside: set, interval or tuple."""
+    if len(tokens) > 5 and tokens[0].value.isupper() and tokens[0].value != "C" and is_sign(tokens[1], "("):
+        point = _enclosed(tokens[1:], depth)  # P(2, 3)
+        return Named(tokens[0].value, point, None) if isinstance(point, Items) else None
     first, last = tokens[0].value, tokens[-1].value
     if not is_sign(tokens[0], "(", "[", "{", "\\{") or closing(tokens, 0) != len(tokens) - 1:
         return None
     inner = tokens[1:-1]
-    while first == "(" and len(inner) > 2 and is_sign(inner[0], "(") and closing(inner, 0) == len(inner) - 1:
+    for _ in range(MAX_BRACKETS):
+        if not (first == "(" and len(inner) > 2 and is_sign(inner[0], "(") and closing(inner, 0) == len(inner) - 1):
+            break
         inner = inner[1:-1]
     if first == "\\{" and last == "\\}":
         return _set(inner, depth)
@@ -221,48 +270,11 @@ def _set(inner: Tokens, depth: int) -> Answer:
     return Items("set", answer.items if isinstance(answer, Items) and answer.kind == "list" else (answer,))
 
 
-# Sets of real numbers ----------------------------------------------------------------------------------------------
+# Relations ---------------------------------------------------------------------------------------------------------
 
 
-def _set_algebra(tokens: Tokens, depth: int) -> Answer | None:
-    for sign in ("cup", "cap", "setminus"):
-        parts = split(tokens, lambda t, sign=sign: is_sign(t, sign))
-        if len(parts) > 1:
-            answers = [read_answer(part, depth + 1) for part in parts]
-            spans = [spans_of(answer) for answer in answers]
-            if sign == "cup":
-                return Reals(union([span for group in spans for span in group]))
-            if sign == "cap":
-                common = intersection(spans[0], spans[1]) if len(spans) == 2 else None
-                return Reals(_known(common))
-            if len(spans) == 2 and isinstance(answers[1], Items):
-                holes = without_points([span.low for span in spans[1]])
-                return Reals(holes if answers[0] == ALL_REALS else _known(intersection(spans[0], holes)))
-            raise UnreadableError("a difference of sets that is not worked out")
-    return None
-
-
-def _known(spans: tuple[Span, ...] | None) -> tuple[Span, ...]:
-    if spans is None:
-        raise UnreadableError("sets whose endpoints are no constants")
-    return spans
-
-
-def spans_of(answer: Answer) -> tuple[Span, ...]:
-    """An interval, a pair read as an open interval, or a set of points. Raises UnreadableError."""
-    if isinstance(answer, Reals):
-        return answer.spans
-    if isinstance(answer, Named):
-        return spans_of(answer.value)
-    if isinstance(answer, Items) and answer.kind == "tuple" and len(answer.items) == 2:
-        low, high = answer.items
-        if isinstance(low, Scalar) and isinstance(high, Scalar):
-            return (Span(low.tree, False, high.tree, False),)
-    if isinstance(answer, Items) and answer.kind == "set":
-        trees = [item.tree for item in answer.items if isinstance(item, Scalar)]
-        if len(trees) == len(answer.items):
-            return tuple(Span(tree, True, tree, True) for tree in trees)
-    raise UnreadableError("no set of real numbers")
+def _real_set(tokens: Tokens, depth: int) -> Answer | None:
+    return read_set(tokens, lambda part: read_answer(part, depth + 1))
 
 
 def _related(tokens: Tokens, depth: int) -> Answer | None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
-from deepscaler.rewards.answers import Answer, Approximated, Named, Reals, Relation, Scalar, Span
+from deepscaler.rewards.answers import Answer, Approximated, Items, Named, Reals, Record, Relation, Scalar, Span
 from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
-from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
-from deepscaler.rewards.expressions import parse_expression
+from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
-from deepscaler.rewards.scalars import scalar, trimmed
+from deepscaler.rewards.names import name_of, tuple_names
 from deepscaler.rewards.same_value import decimal_places, ends, real_value, same_value, symbols
+from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError
 
 RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "≈", "equiv": "≡"}
-MAX_NAME_TOKENS = 24
+MAX_LINKS = 12  # of a chain
 Read = Callable[[Tokens], Answer]
-_VALUE_SIGNS = frozenset(["+", "-", "*", "^", "sqrt", "cdot", "times", "!", "sum", "prod"])
 
 
 def read_relation(tokens: Tokens, read: Read) -> Answer | None:
@@ -26,14 +27,15 @@ def read_relation(tokens: Tokens, read: Read) -> Answer | None:
     operators = [RELATIONS[t.value] for _, t in top_level(tokens) if t.kind in ("sign", "cmd") and t.value in RELATIONS]
     if not operators:
         return None
+    if len(operators) > MAX_LINKS:
+        raise UnreadableError("a chain of too many relations")
     parts = split(tokens, lambda t: t.kind in ("sign", "cmd") and t.value in RELATIONS)
     if operators == ["in"]:
         if not name_of(parts[0]):
             raise UnreadableError("an element that is no variable")
         value = read(parts[1])
-        return (
-            Reals(value.spans, name_of(parts[0])) if isinstance(value, Reals) else Named(name_of(parts[0]), value, None)
-        )
+        name = name_of(parts[0])
+        return Reals(value.spans, name) if isinstance(value, Reals) else Named(name, value, None)
     if operators == ["≡"]:
         return Named(name_of(parts[0]), read(parts[1]), None)
     if set(operators) <= {"=", "≈"}:
@@ -49,14 +51,14 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
         for name, value in ((0, 1), (1, 0)):
             text = name_of(parts[name])
             if text:
-                return Named(text, read(parts[value]), _equation(parts))
+                return _named(text, tuple_names(parts[name]), read(parts[value]), _equation(parts))
     name = name_of(parts[0])
     exact = 1 + next((i for i, op in enumerate(operators) if op == "≈" and not (i == 0 and name)), len(operators))
     links = [_tree(part) for part in parts[bool(name) :]]
     values = [tree for tree in links[: exact - bool(name)] if tree is not None and not symbols(tree)]
     rounded = [tree for tree in links if tree is not None and any(_is_near(tree, value) for value in values)]
     values = [tree for tree in values if tree not in rounded]
-    if any(not same_value(a, b) for a, b in zip(values, values[1:], strict=False)):
+    if any(not same_value(a, b) for a, b in pairwise(values)):
         raise UnreadableError("a chain of equal signs between different values")
     if values and (name or all(link is not None and not symbols(link) for link in links)):
         answer = Approximated(Scalar(values[-1]), Scalar(rounded[-1])) if rounded else read(parts[exact - 1])
@@ -68,6 +70,13 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
     if equation is None:
         raise UnreadableError("an equation of what are no expressions")
     return equation
+
+
+def _named(name: str, names: list[str], value: Answer, equation: Relation | None) -> Answer:
+    """A named value; `(x, y) = (1, 2)` as the record `x = 1, y = 2`."""
+    if isinstance(value, Items) and value.kind == "tuple" and 1 < len(names) == len(value.items):
+        return Record(tuple(names), value.items)
+    return Named(name, value, equation)
 
 
 def _is_near(decimal: Tree, value: Tree) -> bool:
@@ -95,64 +104,6 @@ def _tree(tokens: Tokens) -> Tree | None:
 def _equation(parts: list[Tokens]) -> Relation | None:
     left, right = _tree(parts[0]), _tree(parts[1])
     return None if left is None or right is None else Relation("=", left, right)
-
-
-def name_of(tokens: Tokens) -> str:
-    r"""The text of what has a value: `x`, `f(x)`, `(x, y)`, `AB`, `m\angle A`, `\frac{NO}{BO}`, "area"; "" for others."""
-    tokens = trimmed(tokens)
-    if not 0 < len(tokens) <= MAX_NAME_TOKENS:
-        return ""
-    values = [t.value for t in tokens if t.value not in ("{", "}")]
-    text = "".join(values)
-    if any(t.kind == "prose" for t in tokens):
-        return " ".join(values) if all(t.kind in ("prose", "letters", "roman") for t in tokens) else ""
-    letters = [t for t in tokens if t.kind in ("letters", "roman") or (t.kind == "cmd" and len(t.value) > 2)]
-    if not letters or tokens[0].kind == "num":
-        return ""
-    if values[0] == "(" and values[-1] == ")" and "," in values:
-        return text if all(t.kind != "num" or tokens[i - 1].value == "_" for i, t in enumerate(tokens)) else ""
-    inside = _outside_arguments(values)
-    if any(v in _VALUE_SIGNS for v in inside):
-        return ""
-    return text if _is_single(tokens) or any(_is_quantity(v) for v in values) else ""
-
-
-def _outside_arguments(values: list[str]) -> list[str]:
-    """Values outside parentheses and subscripts: in `f(x+1)` and `a_{n+1}` the sign is part of the name."""
-    kept, depth = [], 0
-    for index, value in enumerate(values):
-        depth += value == "("
-        if depth == 0 and not (index and values[index - 1] == "_") and not (value.isdigit() and index):
-            kept.append(value)
-        depth -= value == ")"
-    return kept if "_" not in values else [v for v in kept if v not in ("+", "-")]
-
-
-def _is_quantity(value: str) -> bool:
-    return value in ("angle", "triangle", ":", "measuredangle") or (
-        len(value) > 1 and value.isalpha() and value.isupper()
-    )
-
-
-def _is_single(tokens: Tokens) -> bool:
-    """One variable with scripts, or a letter applied to something."""
-    try:
-        tree = parse_expression(tokens)
-    except UnreadableError:
-        return False
-    if tree[0] == "mul" and tree[1] in (("sym", "Delta"), ("sym", "partial")):
-        tree = tree[2]
-    if tree[0] == "sym":
-        return tree[1] not in ("π", "e", "i", "∞")
-    if tree[0] == "call":
-        return tree[1].startswith("unknown ")
-    values = [t.value for t in tokens]
-    return (
-        (tree[0] == "mul" and tokens[0].kind in ("letters", "cmd") and len(values[0]) == 1 or values[0].islower())
-        and "(" in values[1:2]
-        and values[-1] == ")"
-        or (tree[0] == "pow" and tree[1][0] == "sym" and "(" in values)
-    )
 
 
 def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from enum import Enum
 from fractions import Fraction
 from typing import Any
 
-from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
-from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, PrecisionLostError
+from deepscaler.rewards.exact import exact_value
+from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, Precision, PrecisionLostError
 from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
-TOLERANCE = 1e-25
 FLOAT_ZERO = 1e-9
-FLOAT_TOLERANCE = 1e-7  # apart by more than this in floats is different without a second look
 ROUNDED_DIGITS = 8  # a decimal this long may stand for the number that it rounds
 INTEGER_NAMES = frozenset("nkmNKMjpqrst")
-_STEPS = frozenset(["floor", "ceil", "mod", "factorial", "factorial2", "binom", "gcd", "lcm"])
-_MANY_NODES = 300
+_STEPS = frozenset(["sign^", "sum", "prod", "floor", "ceil", "mod", "factorial", "factorial2", "binom", "gcd", "lcm"])
+WHOLE_POINTS = 4
 Point = dict[str, Fraction]
 
 
@@ -64,7 +64,7 @@ def _points(names: frozenset[str]) -> Iterator[Point]:
         point: Point = {}
         for name in ordered:
             draw = zlib.crc32(f"{index}:{name}".encode())
-            if index < 4:
+            if index < WHOLE_POINTS:
                 value = Fraction((2 + draw % 995) if index < 2 else 2 + (draw % 9) * 2 + index % 2)
             else:
                 value = Fraction(300 + draw % 2200, 1009)
@@ -81,46 +81,62 @@ def same_value(a: Tree, b: Tree) -> bool:
     if names != symbols(b) or _is_infinite(a) or _is_infinite(b):
         return False
     try:
-        return _same_function(a, b, names) if names else _agree_at(a, b, {}) is True
-    except (TooBigError, UndefinedError):
+        return _same_function(a, b, names) if names else _agree_at(a, b, {}) in (Agreement.EXACT, Agreement.CLOSE)
+    except (TooBigError, UndefinedError, PrecisionLostError):
         return False
 
 
 def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
     functions = calls(a) | calls(b)
-    whole_only = bool(functions & _STEPS or "sign^" in functions) and all(n[0] in INTEGER_NAMES for n in names)
-    agreed = 0
+    whole_only = bool(functions & _STEPS) and all(n[0] in INTEGER_NAMES for n in names)
+    seen: list[tuple[bool, Agreement]] = []
     for index, point in enumerate(_points(names)):
-        if index >= 4 and ((not functions and agreed >= 3) or (whole_only and agreed >= 2)):
-            break
+        exact = sum(verdict is Agreement.EXACT for _, verdict in seen)
+        if index >= WHOLE_POINTS and ((not functions and exact == WHOLE_POINTS) or (whole_only and exact >= 2)):
+            return True
         try:
             verdict = _agree_at(a, b, point)
-        except (UndefinedError, TooBigError):
+        except (UndefinedError, TooBigError, PrecisionLostError):
             continue
-        if verdict is False:
+        if verdict is Agreement.APART:
             return False
-        agreed += verdict is True
-    return agreed >= 2
+        seen.append((all(value > 0 for value in point.values()), verdict))
+    agreed = [positive for positive, verdict in seen if verdict in (Agreement.EXACT, Agreement.CLOSE)]
+    half_seen = any(positive and verdict is Agreement.ONE_BRANCHED for positive, verdict in seen)
+    return len(agreed) >= 2 and (any(agreed) or not half_seen)
 
 
-def _agree_at(a: Tree, b: Tree, point: Point) -> bool | None:
-    """None where a branch of a root or logarithm was taken that says nothing about real numbers."""
+class Agreement(Enum):
+    """BRANCHED: both values took a branch of a root or logarithm, which says nothing about real numbers."""
+
+    EXACT = 0
+    CLOSE = 1
+    APART = 2
+    BRANCHED = 3
+    ONE_BRANCHED = 4
+
+
+def _agree_at(a: Tree, b: Tree, point: Point) -> Agreement:
+    """Raises UndefinedError, TooBigError, and PrecisionLostError where 150 digits are not enough."""
     left, right = _exactly(a, point), _exactly(b, point)
     if left is not None and right is not None:
-        return left == right
-    apart = _apart_in_floats(a, b, point)
-    if apart is not None:
-        return apart
-    for precision in (FINE, FINEST):
-        first, second = Evaluation(precision, point), Evaluation(precision, point)
-        try:
-            x, y = first.value(a), second.value(b)
-        except PrecisionLostError:
-            continue
-        if close(x, y):
-            return True
-        return None if point and (first.branched or second.branched) else False
-    raise TooBigError("more digits are lost than are computed")
+        return Agreement.EXACT if left == right else Agreement.APART
+    if _apart_in_floats(a, b, point):
+        return Agreement.APART
+    try:
+        return _agree_numerically(a, b, point, FINE)
+    except PrecisionLostError:
+        return _agree_numerically(a, b, point, FINEST)
+
+
+def _agree_numerically(a: Tree, b: Tree, point: Point, precision: Precision) -> Agreement:
+    first, second = Evaluation(precision, point), Evaluation(precision, point)
+    x, y = first.value(a), second.value(b)
+    if close(x, y, precision):
+        return Agreement.CLOSE
+    if not point or not (first.branched or second.branched):
+        return Agreement.APART
+    return Agreement.BRANCHED if first.branched and second.branched else Agreement.ONE_BRANCHED
 
 
 def _exactly(tree: Tree, point: Point) -> Fraction | None:
@@ -130,21 +146,21 @@ def _exactly(tree: Tree, point: Point) -> Fraction | None:
         return None
 
 
-def _apart_in_floats(a: Tree, b: Tree, point: Point) -> bool | None:
-    """False where floats are enough to tell the values apart; None where the slow way decides."""
+def _apart_in_floats(a: Tree, b: Tree, point: Point) -> bool:
+    """Whether floats are enough to tell the values apart; if not, the slow way decides."""
     first, second = Evaluation(FLOAT, point), Evaluation(FLOAT, point)
     try:
         x, y = first.value(a), second.value(b)
     except (OverflowError, ValueError, ZeroDivisionError):
-        return None
+        return False
     if point and (first.branched or second.branched):
-        return None
+        return False
     largest = max(abs(x), abs(y))
-    return False if largest > FLOAT_ZERO and abs(x - y) > FLOAT_TOLERANCE * largest else None
+    return bool(largest > FLOAT_ZERO and abs(x - y) > FLOAT.tolerance * largest)
 
 
-def close(a: Any, b: Any) -> bool:
-    return bool(abs(a - b) <= TOLERANCE * max(abs(a), abs(b)))
+def close(a: Any, b: Any, precision: Precision = FINE) -> bool:
+    return bool(abs(a - b) <= precision.tolerance * max(abs(a), abs(b)))
 
 
 def real_value(tree: Tree) -> Fraction | Any | None:
@@ -158,7 +174,7 @@ def real_value(tree: Tree) -> Fraction | Any | None:
         value = Evaluation(FINE, {}).value(tree)
     except (TooBigError, UndefinedError, PrecisionLostError):
         return None
-    return FINE.context.re(value) if abs(FINE.context.im(value)) <= TOLERANCE * abs(value) else None
+    return FINE.context.re(value) if abs(FINE.context.im(value)) <= FINE.tolerance * abs(value) else None
 
 
 def rounds_to(decimal: Tree, other: Tree) -> bool:

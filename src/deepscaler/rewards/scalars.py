@@ -8,34 +8,66 @@ from fractions import Fraction
 from deepscaler.rewards.answers import Answer, Items, Scalar
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, top_level
 from deepscaler.rewards.expressions import parse_expression
+from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import PLUS_MINUS, Tree
 from deepscaler.rewards.units import without_unit
 from deepscaler.rewards.vocabulary import LEADING
 
+MAX_BRACES = 20
 _CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
 
 
 def trimmed(tokens: Tokens) -> Tokens:
-    """Without closing marks, words like "the answer is", and one pair of braces or a remark around everything."""
-    while tokens and tokens[-1].kind == "sign" and tokens[-1].value in (".", ",", ";", ":", "\\\\"):
-        tokens = tokens[:-1]
+    """Without closing marks, words like "the answer is", braces around everything and `for all x` at the end."""
+    for _ in range(MAX_BRACES):
+        tokens = _without_ends(tokens)
+        end = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
+        whole = _whole_number_condition(tokens)
+        if end is not None:
+            tokens = tokens[:end]
+        elif whole:
+            tokens = tokens[:whole]
+        elif _is_braced(tokens):
+            tokens = tokens[1:-1]
+        else:
+            break
+    return tokens
+
+
+def _without_ends(tokens: Tokens) -> Tokens:
+    end, start = len(tokens), 0
+    while end and is_sign(tokens[end - 1], ".", ",", ";", ":", "\\\\"):
+        end -= 1
+    while start < end and is_sign(tokens[start], "approx", "="):
+        start += 1
+    words = start
+    while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ","))):
+        words += 1
+    tokens = tokens[words if words < end else start : end]
     if tokens and tokens[-1].kind == "num" and tokens[-1].value.endswith("."):
         tokens = [*tokens[:-1], replace(tokens[-1], value=tokens[-1].value[:-1])]
-    start = 0
-    while tokens and is_sign(tokens[0], "approx", "="):
-        tokens = tokens[1:]
-    while start < len(tokens) and (_leads(tokens[start]) or (start and tokens[start].value in (":", ","))):
-        start += 1
-    if 0 < start < len(tokens):
-        tokens = tokens[start:]
-    cut = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
-    if cut is not None:
-        return trimmed(tokens[:cut])
-    if len(tokens) > 2 and is_sign(tokens[0], "{") and closing(tokens, 0) == len(tokens) - 1:
-        if not any(is_sign(t, ",", ";") for t in tokens):
-            return trimmed(tokens[1:-1])
     return tokens
+
+
+def _whole_number_condition(tokens: Tokens) -> int:
+    r"""Where `, k \in \mathbb{Z}` or `(k \in \mathbb{Z})` starts at the end; 0 where there is none."""
+    end = len(tokens) - 1 if tokens and is_sign(tokens[-1], ")") else len(tokens)
+    if end < 5 or tokens[end - 1].value not in ("ℤ", "ℕ") or tokens[end - 2].value != "in":
+        return 0
+    start = end - 3
+    if tokens[start].kind != "letters" or len(tokens[start].value) > 1:
+        return 0
+    while start and (is_sign(tokens[start - 1], ",", "(", ";") or tokens[start - 1].value in ("where", "with", "for")):
+        start -= 1
+    return start if start < end - 3 else 0
+
+
+def _is_braced(tokens: Tokens) -> bool:
+    """One pair of braces around everything, and no list in them."""
+    if len(tokens) < 3 or not is_sign(tokens[0], "{") or closing(tokens, 0) != len(tokens) - 1:
+        return False
+    return not any(is_sign(t, ",", ";") for t in tokens)
 
 
 def _leads(token: Token) -> bool:
@@ -67,7 +99,9 @@ def scalar(tokens: Tokens) -> Answer:
     if measured.factor != 1:
         tree = ("mul", tree, ("num", Fraction(measured.factor), 0))
     if _has_sign(tree):
-        both = (_with_sign(tree, sign) for sign in (1, -1))
+        both = [_with_sign(tree, sign) for sign in (1, -1)]
+        if same_value(*both):  # 7 ± 0
+            return Scalar(both[0], measured.unit, percent, degree)
         return Items("list", tuple(Scalar(t, measured.unit, percent, degree) for t in both))
     return Scalar(tree, measured.unit, percent, degree)
 

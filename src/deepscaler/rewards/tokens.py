@@ -23,10 +23,13 @@ from deepscaler.rewards.vocabulary import (
 )
 
 MAX_NESTING = 40
+MAX_BRACKETS = 60
+_OPENING, _CLOSING = frozenset(["(", "[", "{", "\\{"]), frozenset([")", "]", "}", "\\}"])
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
 _CHINESE = re.compile("[零一二三四五六七八九十]{1,3}")
 _UNIT_SQUARE = re.compile("(?<=\\d)\\s*([mc]?m|in|ft|km)([²³])")
 _TRANSLATION = str.maketrans(UNICODE)
@@ -52,6 +55,7 @@ _TOKEN = re.compile(
     r"|(?P<power>\*\*)|(?P<rel><=|>=|=<|=>|!=|==|:=|<>)|(?P<sign>.)",
     re.DOTALL,
 )
+_WITH_GROUP = UPRIGHT | TRANSPARENT | DROPPED | DOTTED.keys() | {"mathbb"}
 _RELATIONS = {"<=": "le", "=<": "le", ">=": "ge", "=>": "ge", "!=": "ne", "<>": "ne", "==": "=", ":=": "="}
 
 
@@ -80,12 +84,21 @@ def tokenize(text: str) -> list[Token]:
         text = text.replace("\\&", "&")
         text = _REPEATING.sub(_as_fraction, text)
     text = _HALF_DAY.sub(r"\1m", text)
+    if text[:1] == text[-1:] == "`":
+        text = text.strip("`")
     text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _LOOSE_COMMA.sub("", text)
     text = _REPEATED.sub(_as_fraction, text)
     text = _NOTHING.sub("", text)
     text = _SPACES.sub(" ", text)
-    return _scan(text, upright=False, nesting=0)
+    tokens = _scan(text, upright=False, nesting=0)
+    depth = deepest = 0
+    for token in tokens:
+        depth += (token.value in _OPENING) - (token.value in _CLOSING)
+        deepest = max(deepest, depth)
+    if deepest > MAX_BRACKETS:
+        raise UnreadableError("brackets nested too deeply")
+    return tokens
 
 
 def join_commas(text: str) -> str:
@@ -102,6 +115,7 @@ def join_commas(text: str) -> str:
 def _ascii_mathematics(text: str) -> str:
     text = _UNIT_SQUARE.sub(lambda m: rf"\text{{ {m[1]}}}^{'2' if m[2] == '²' else '3'}", text)
     text = _CHINESE.sub(_chinese_number, text) if _CHINESE.fullmatch(text.strip()) else text
+    text = _SMALL_FRACTION.sub(lambda m: f"{m[1].translate(_SUPERSCRIPTS)}/{m[2].translate(_SUBSCRIPTS)}", text)
     text = _RAISED.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
     text = _LOWERED.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
     return unicodedata.normalize("NFKC", text.translate(_TRANSLATION)).translate(_TRANSLATION)
@@ -131,47 +145,44 @@ def _scan(text: str, *, upright: bool, nesting: int) -> list[Token]:
         match = _TOKEN.match(text, position)
         assert match is not None  # `sign` matches anything
         position, kind, value = match.end(), match.lastgroup, match[0]
+        name = SAME_COMMAND.get(value[1:], value[1:]) if kind == "cmd" else ""
         if kind == "space":
             spaced = True
-            continue
-        if kind == "cmd":
-            name = SAME_COMMAND.get(value[1:], value[1:])
-            if name in UPRIGHT or name in TRANSPARENT:
-                inner, position = _group(text, position)
-                part = _scan(inner, upright=name in UPRIGHT or upright, nesting=nesting + 1)
-                if part and (spaced or inner[:1].isspace()):
-                    part[0] = Token(part[0].kind, part[0].value, True)
-                tokens += part
-                spaced = inner[-1:].isspace() or (spaced and not part)
-                continue
-            if name in DROPPED or name == "textcolor":
-                position = _group(text, position)[1]
-                continue
-            if name in DOTTED:
-                inner, position = _group(text, position)
-                tokens += _scan(inner, upright=upright, nesting=nesting + 1)
-                tokens += [Token("sign", "'")] * DOTTED[name]
-                continue
-            if name == "mathbb":
-                inner, position = _group(text, position)
-                name = NUMBER_SETS.get(inner.strip(), "mathbb")
-            tokens.append(_command(name, spaced))
-        elif kind == "word":
-            tokens.append(_word(value, upright, spaced))
-        elif kind == "dots":
-            tokens.append(Token("cmd", "ldots", spaced))
-        elif kind == "power":
-            tokens.append(Token("sign", "^", spaced))
-        elif kind == "rel":
-            tokens.append(Token("sign" if _RELATIONS[value] == "=" else "cmd", _RELATIONS[value], spaced))
-        elif kind == "brace":
-            tokens.append(Token("sign", "|" if value == "\\|" else value, spaced))
-        elif kind == "num":
-            tokens.append(Token("num", value, spaced))
+        elif name in _WITH_GROUP:
+            inner, position = _group(text, position)
+            part = _wrapped(name, inner, spaced=spaced, upright=upright, nesting=nesting)
+            tokens += part
+            spaced = inner[-1:].isspace() or (spaced and not part)
         elif kind != "esc":
-            tokens.append(Token("sign", "\\\\" if kind == "row" else value, spaced))
-        spaced = False
+            tokens.append(_token(kind or "sign", name or value, upright=upright, spaced=spaced))
+            spaced = False
     return tokens
+
+
+def _wrapped(name: str, inner: str, *, spaced: bool, upright: bool, nesting: int) -> list[Token]:
+    """The tokens of a command's group: its text, its text with primes for dots, a letter for a number set, or none."""
+    if name in DROPPED:
+        return []
+    if name == "mathbb":
+        return [Token("cmd", NUMBER_SETS.get(inner.strip(), "mathbb"), spaced)]
+    part = _scan(inner, upright=name in UPRIGHT or (upright and name not in DOTTED), nesting=nesting + 1)
+    if part and (spaced or inner[:1].isspace()):
+        part[0] = Token(part[0].kind, part[0].value, True)
+    return part + [Token("sign", "'")] * DOTTED.get(name, 0)
+
+
+def _token(kind: str, value: str, *, upright: bool, spaced: bool) -> Token:
+    if kind == "cmd":
+        return _command(value, spaced)
+    if kind == "word":
+        return _word(value, upright, spaced)
+    if kind == "rel":
+        return Token("sign" if _RELATIONS[value] == "=" else "cmd", _RELATIONS[value], spaced)
+    if kind == "dots":
+        return Token("cmd", "ldots", spaced)
+    if kind == "num":
+        return Token("num", value, spaced)
+    return Token("sign", {"power": "^", "row": "\\\\"}.get(kind, "|" if value == "\\|" else value), spaced)
 
 
 def _command(name: str, spaced: bool) -> Token:

@@ -27,7 +27,7 @@ MAX_DIGITS = 4000
 MAX_EXPONENT = 5000
 FUNCTIONS = _words(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc asin acos atan arcsinh "
-    "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det"
+    "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor ceil cis"
 )
 GREEK = _words(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from deepscaler.rewards.answers import Unit
+from deepscaler.rewards.brackets import is_sign
 from deepscaler.rewards.tokens import Token
+from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS
 from deepscaler.rewards.vocabulary import (
     CONNECTING,
     COUNTED,
@@ -21,6 +24,7 @@ from deepscaler.rewards.vocabulary import (
     UNITS,
 )
 
+MIXED = "mixed"  # kcal/m^2: known and other words, of which only the numbers are compared
 _MODIFYING = frozenset(["per", *SQUARE, *RAISED])
 ROMAN_UNITS = frozenset("mshgJNWVAKCFLlTH")
 _SIGNS = frozenset(["^", "{", "}", "-", "/", "cdot", "times", ".", "(", ")", "circ", ",", "*"])
@@ -74,7 +78,11 @@ def _begins(tokens: Sequence[Token], index: int) -> bool:
     if before.kind == "sign" and before.value in ("_", "^", "(", "+", "-", "=", "/", "*") and token.value != "(":
         return False
     if token.kind == "prose":
-        return True
+        return token.value == "min" or token.value not in (FUNCTIONS | CONSTANTS.keys())
+    if token.kind == "cmd" and token.value == "frac":  # \\frac{\\text{m}}{\\text{s}}
+        return _is_unit_fraction(tokens[index + 1 :])
+    if token.kind == "cmd" and token.value == "Omega":
+        return before.kind == "num" and index == len(tokens) - 1
     if token.kind == "sign" and token.value == "(":  # a remark: 42 (as required)
         return all(t.kind in ("prose", "sign") for t in tokens[index:]) and any(
             t.kind == "prose" for t in tokens[index:]
@@ -83,9 +91,15 @@ def _begins(tokens: Sequence[Token], index: int) -> bool:
         return token.value in ROMAN_UNITS and (before.kind == "num" or before.value in (")", "}"))
     if token.kind == "letters" and (before.kind == "num" or before.value in (")", "}") or token.spaced):
         word = token.value.lower()
-        last = index == len(tokens) - 1 and before.kind == "num" and token.spaced
+        ends = index == len(tokens) - 1 or is_sign(tokens[index + 1], "^")
+        last = ends and before.kind == "num" and token.spaced
         return word in ITALIC_UNITS or word in COUNTED or word in MILLIONS or (last and word in ("min", "in"))
     return False
+
+
+def _is_unit_fraction(tokens: Sequence[Token]) -> bool:
+    words = [t for t in tokens if t.kind in ("prose", "roman")]
+    return bool(words) and all(t in words or is_sign(t, "{", "}", "^") or t.value in ("2", "3") for t in tokens)
 
 
 def _belongs(token: Token) -> bool:
@@ -95,19 +109,32 @@ def _belongs(token: Token) -> bool:
         return len(token.value) > 1 or token.value in "msh"
     if token.kind == "num":
         return token.value in ("1", "2", "3")
+    if token.kind == "cmd" and token.value in ("Omega", "frac"):
+        return True
     return token.value in _SIGNS
 
 
+_SPEEDS = {
+    word: [Token("prose", length), Token("sign", "/"), Token("prose", "hour")]
+    for word, length in (("mph", "mile"), ("kph", "km"), ("kmh", "km"))
+}
+LENGTHS = Unit(((MIXED, 1),), Fraction(1))  # "units" of whatever the problem measures in
 COUNT = Unit((("count", 1),), Fraction(1))  # of whatever: apples are not told from pears
 
 
 def _unit(tokens: Sequence[Token]) -> Unit | None:
-    """The powers of known dimensions; COUNT for other nouns; None for "units" and for a mixture."""
+    """The powers of known dimensions; COUNT for other nouns; MIXED for both; None for radians."""
+    tokens = [part for token in tokens for part in _SPEEDS.get(token.value.lower(), [token])]
     known = [_known(t) for t in tokens if t.kind in ("prose", "letters", "roman") and t.value.lower() not in _MODIFYING]
     if all(unit is None for unit in known):
         return COUNT if known else None
-    if any(unit is None or unit[0] == "unit" for unit in known):
+    if any(unit is not None and unit[0] == "unit" for unit in known):
+        return LENGTHS
+    if all(unit is not None and unit[0] == "rad" for unit in known) and known:
         return None
+    if any(unit is None for unit in known):
+        numbers = " ".join(t.value for t in tokens if t.kind == "num" or t.value == "-")
+        return Unit(((f"{MIXED} {numbers}", 1),), Fraction(1))
     return _compound(tokens)
 
 
@@ -121,10 +148,10 @@ def _compound(tokens: Sequence[Token]) -> Unit:
     size, sign, power = Fraction(1), 1, 1
     last: tuple[str, Fraction] | None = None
     raised = negative = False
-    for token in tokens:
+    for before, token in pairwise([Token("sign", ""), *tokens]):
         word = token.value.lower() if token.kind in ("prose", "letters", "roman") else ""
         extra = 0
-        if token.value in ("/", "per"):
+        if token.value in ("/", "per") or (before.value, token.value) == ("}", "{"):
             sign = -1
         elif word in SQUARE:
             power = SQUARE[word]

@@ -53,12 +53,13 @@ NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
 UPRIGHT = _words("text textbf textit textrm textup textnormal textsf texttt textsc mathrm mbox hbox mathsf mathtt "
                     "operatorname emph")  # fmt: skip
 # What stands in the group is meant as it is.
-TRANSPARENT = _words("boxed fbox underline overline bar boldsymbol bm mathbf mathit mathcal mathfrak vec overrightarrow "
-                        "hat widehat tilde ensuremath displaylines overset underbrace overbrace mathop phantomsection "
-                        "smash mathrel mathbin mathord pmb bold")  # fmt: skip
+TRANSPARENT = _words(
+    "boxed fbox underline overline bar boldsymbol bm mathbf mathit mathcal mathfrak vec overrightarrow hat widehat "
+    "tilde ensuremath displaylines overset underbrace overbrace mathop smash mathrel mathbin mathord pmb bold"
+)
 DOTTED = {"dot": 1, "ddot": 2}
 # The group that follows is no part of the answer.
-DROPPED = _words("color hspace vspace phantom hphantom vphantom label tag cssId class style")
+DROPPED = _words("color textcolor hspace vspace phantom hphantom vphantom label tag cssId class style")
 
 _LENGTHS = """
 mm millimeter millimeters millimetre millimetres = 1/1000
@@ -110,7 +111,6 @@ yuan
 gal gallon gallons
 ton tons
 tonne tonnes
-mph
 hz hertz
 rad radian radians
 j joule joules
@@ -149,24 +149,24 @@ COUNTED = _words(
     "marbles cards coins stamps cars pages words steps times points point games teams solutions values pairs triangles "
     "squares edges vertices faces sides digits tickets pounds pound euro euros percent percents percentage degree "
     "degrees square cubic sq cu per squared cubed pm am total each items integers numbers sq kmh kph eggs houses "
-    "flowers trees candies players cookies chairs tables boxes bottles pencils dozen more km"
+    "deg pct flowers trees candies players mph cookies chairs tables boxes bottles pencils dozen more km"
 )
 DEGREES = frozenset(["degree", "degrees", "deg"])
-PERCENT = frozenset(["percent", "percents", "percentage"])
+PERCENT = frozenset(["percent", "percents", "percentage", "pct"])
 SQUARE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 RAISED = {"squared": 2, "cubed": 3}
 TEMPERATURES = frozenset(["C", "F", "K"])
 
 # Words that tie parts of an answer together; behind a number they are not its unit.
 CONNECTING = _words(
-    "and or not if then else when where with without but for every is are was be in on of at to from by than "
+    "and or not if then else when where with without but for every is are was be in on at to from by than "
     "less greater even odd positive negative prime wrong correct such that so because except only either neither nor "
     "between some each real complex point plus minus times divided"
 )
 AND, OR = frozenset(["and", "und", "et"]), frozenset(["or", "oder", "ou"])
 LEADING = _words(
     "answer the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
-    "it's there are answers solution get we have only roughly just rs usd eur us"
+    "it's there are answers solution get we have only roughly just option choice rs usd eur us"
 )
 ARTICLES = frozenset(["the", "a", "an"])
 NUMBER_WORDS = {
@@ -186,7 +186,15 @@ EVERY_REAL = frozenset(
     ]
 )
 NO_SOLUTION = frozenset(
-    ["no solution", "no solutions", "no real solutions", "no real solution", "empty set", "no such numbers exist"]
+    [
+        "no solution",
+        "no solutions",
+        "no real solutions",
+        "no real solution",
+        "empty set",
+        "no such numbers exist",
+        "none",
+    ]
 )
 SAME_WORDS = {
     "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",

@@ -2,9 +2,9 @@
 that reads model text; when that one is over a limit or dies, the next is there in milliseconds.
 
 The foreman never sees a completion: over its standard input it gets one socket per grading process, ends the process
-before, and answers how that one ended. The grading process reads one JSON line per completion from its socket and
-answers one line each. It holds no secrets, has limits of processor time and address space, may open no file for
-writing, start no process and open no connection, and dies with the foreman, which dies with its owner.
+before, and answers how that one ended. The grading process reads from its socket, per completion, one line of JSON and
+the text itself, and answers one line. It holds no secrets, has limits of processor time and address space, may open no
+file for writing, start no process and open no connection, and dies with the foreman, which dies with its owner.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from deepscaler.rewards.cache import VerdictCache
 from deepscaler.types import Outcome, Verdict
 
 READY = b"ready\n"
+WARM_UP = "\\boxed{\\frac{1}{2} + \\sqrt{2} \\cdot \\pi - \\sin(1)}"
 MAX_TEXT_CHARACTERS = 500  # of what a verdict quotes
 Grade = Callable[..., Verdict]
 _ALLOWED = ("os.listdir", "os.scandir")  # the import system's
@@ -42,6 +43,9 @@ def main(arguments: list[str]) -> None:
     version = getattr(module, "GRADER_VERSION", "")
     control = socket.socket(fileno=os.dup(0))
     control.setblocking(True)
+    grade: Grade = getattr(module, function)
+    # Caches of the interpreter and of number libraries are filled once here instead of in every new process.
+    _grade_one(grade, WARM_UP, ["\\cos{2}"], False, None)
     _limit(memory_mib)
     control.sendall(READY)
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -49,7 +53,7 @@ def main(arguments: list[str]) -> None:
         os.dup2(nowhere, standard)
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages that are shared after a fork
-    _oversee(control, lambda line: _serve(line, getattr(module, function), f"{path} {version}", cpu_s))
+    _oversee(control, lambda line: _serve(line, grade, f"{path} {version}", cpu_s))
 
 
 def _oversee(control: socket.socket, serve: Callable[[int], None]) -> None:
@@ -88,12 +92,14 @@ def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
     requests, answers = os.fdopen(line, "rb"), os.fdopen(os.dup(line), "wb", buffering=0)
     remembering = VerdictCache(grade, identity).grade
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})  # the owner's mask was inherited
     sys.addaudithook(refuse)
     for request in requests:
-        item = json.loads(request)
+        size, *item = json.loads(request)
+        completion = requests.read(size).decode("utf-8", "surrogatepass")
         # Counts this process's own processor time, however busy the machine is, and kills it in the midst of C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        answer, exhausted = _grade_one(remembering, *item)
+        answer, exhausted = _grade_one(remembering, completion, *item)
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps([*answer, exhausted]).encode("ascii") + b"\n")
         if exhausted:  # what is left of the memory may not do for the next one

@@ -20,9 +20,7 @@ from torch import Tensor
 
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.rows import Rows
-from deepscaler.rollout.sampling import sample_tokens
-from deepscaler.types import SamplingParams
+from deepscaler.rollout.rows import Rows, draw_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +158,8 @@ class BlockStep:
         self._decoder, self._cache = decoder, cache
         self._layout: BlockLayout | None = None
 
-    def run(self, rows: Rows, params: SamplingParams, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Tokens and logprobs [N]. `changed`: the blocks of the rows are others than in the last step."""
+    def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token and its logprob for each row. `changed`: their blocks are others than in the last step."""
         count = len(rows)
         padding = -count % self._decoder.products.row_multiple
         if changed or self._layout is None:
@@ -171,5 +169,4 @@ class BlockStep:
         token_N, position_N = torch.from_numpy(fed)
         attention = BlockAttention(self._cache, self._layout, position_N[:count])
         logits = self._decoder.logits(token_N, position_N, attention)[:count]
-        tokens_N, logprobs_N = sample_tokens(logits, torch.from_numpy(rows.uniforms()), params)
-        return tokens_N.numpy(), logprobs_N.numpy()
+        return draw_rows(logits, rows, first=0)

@@ -6,7 +6,6 @@ zeros, so that weight 0 times them is 0.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,22 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepscaler.attention import causal
-from deepscaler.cpu import available_cores
 from deepscaler.rollout.blocks import BlockAllocator
 
 _GROWTH = 1.5
-_FREE_SHARE = 0.5
 
 
-def default_cache_bytes(device: torch.device) -> int:
-    """Half of the memory that is free now: of the device, or of this process's share of the machine (one per core)."""
-    if device.type == "cuda":
-        return int(_FREE_SHARE * torch.cuda.mem_get_info(device)[0])
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a system that says: enough for small models
-        return 2**30
-    return int(_FREE_SHARE * free / available_cores())
+def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """What one token of one sequence takes in the cache: keys and values of every layer."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
 
 
 class BlockCache:
@@ -55,6 +47,7 @@ class BlockCache:
         self.kv_heads: int = config.num_key_value_heads
         self.dtype, self._device, self._max_bytes = dtype, device, max_bytes
         self._num_layers: int = config.num_hidden_layers
+        self._token_bytes = bytes_per_token(config, dtype)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.reform(block_tokens)
@@ -62,7 +55,7 @@ class BlockCache:
     def reform(self, block_tokens: int) -> None:
         """Give all memory back and go on with blocks of this size. No block may be in use."""
         self.block_tokens = block_tokens
-        self.block_bytes = self._num_layers * 2 * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize
+        self.block_bytes = self._token_bytes * block_tokens
         self.allocator = BlockAllocator(self._max_bytes // self.block_bytes)
         self.keys[:] = [self._empty(0, *self._key_shape()) for _ in range(self._num_layers)]
         self.values[:] = [self._empty(0, block_tokens, self.head_dim) for _ in range(self._num_layers)]
@@ -102,6 +95,14 @@ class BlockCache:
             for layer, old in enumerate(tensors):
                 tensors[layer] = self._empty(blocks, *old.shape[2:])
                 tensors[layer][: len(old)] = old
+
+    def room(self, prompt_tokens: int) -> int:
+        """The most tokens a sequence with such a prompt may grow to.
+
+        A prompt is there a second time when it is copied: its last block, or all of it. One more block to grow.
+        """
+        copied = 1 if self.shares_blocks else -(-prompt_tokens // self.block_tokens)
+        return max(0, self.allocator.limit - self.num_idle - copied - 1) * self.block_tokens
 
     def put(self, tables: Sequence[Sequence[int]], layer: int, keys: Tensor, values: Tensor) -> None:
         """Write one layer's keys and values [P,K,tokens,D] of P right-padded prompts into their blocks."""

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.rows import Rows
+from deepscaler.rollout.rows import Rows, draw_rows
 from deepscaler.rollout.sampling import check_finite, draw
 from deepscaler.types import SamplingParams
+
+Sizes = tuple[int, int, int]  # rows, blocks, most blocks of a row
 
 
 class PoolCache(BlockCache):
@@ -117,34 +119,37 @@ class PoolStep:
     def __init__(self, decoder: Decoder, cache: BlockCache) -> None:
         assert isinstance(cache, PoolCache)
         self._decoder, self._cache = decoder, cache
-        self._inputs: dict[tuple[int, int, int], _Inputs] = {}
+        self._inputs: dict[Sizes, _Inputs] = {}
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        self._last: tuple[int, int, int] | None = None
+        self._last: Sizes | None = None
         self._addresses: tuple[int, ...] = ()
 
-    def run(self, rows: Rows, params: SamplingParams, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Tokens and logprobs [N]. `changed`: the blocks of the rows are others than in the last step."""
-        most = int(rows.tables[1].max())
+    def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token and its logprob for each row. `changed`: their blocks are others than in the last step."""
+        count, most = len(rows), int(rows.tables[1].max())
         blocks = min(padded(self._cache.allocator.highest, steps=8), len(self._cache.keys[0]))
-        sizes = (padded(len(rows)), blocks, padded(most))
+        sizes = (padded(count), blocks, padded(most))
         device = self._cache.keys[0].device
         if sizes not in self._inputs:
             self._inputs[sizes] = _Inputs(*sizes, device)
         inputs = self._inputs[sizes]
         inputs.fill(rows, self._cache, changed or sizes != self._last)
         self._last = sizes
-        if device.type == "cuda":
-            tokens_N, logprobs_N = self._captured(sizes, inputs, params)
-        else:
-            tokens_N, logprobs_N = self._step(inputs, params)
-        check_finite(logprobs_N[: len(rows)])
-        return tokens_N[: len(rows)].cpu().numpy(), logprobs_N[: len(rows)].cpu().numpy()
+        alike = rows.alike()
+        if len(alike) > 1:  # a mixture, as only a server has it, is drawn group by group
+            return draw_rows(self._logits(inputs)[:count], rows, first=0)
+        step = self._captured if device.type == "cuda" else self._step
+        tokens_N, logprobs_N = step(sizes, inputs, alike[0][0])
+        check_finite(logprobs_N[:count])
+        return tokens_N[:count].cpu().numpy(), logprobs_N[:count].cpu().numpy()
 
-    def _step(self, inputs: _Inputs, params: SamplingParams) -> tuple[Tensor, Tensor]:
-        logits = self._decoder.logits(inputs.token_N, inputs.position_N, PoolAttention(self._cache, inputs))
-        return draw(logits, inputs.uniform_N, params)
+    def _logits(self, inputs: _Inputs) -> Tensor:
+        return self._decoder.logits(inputs.token_N, inputs.position_N, PoolAttention(self._cache, inputs))
 
-    def _captured(self, sizes: tuple[int, int, int], inputs: _Inputs, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    def _step(self, sizes: Sizes, inputs: _Inputs, params: SamplingParams) -> tuple[Tensor, Tensor]:
+        return draw(self._logits(inputs), inputs.uniform_N, params)
+
+    def _captured(self, sizes: Sizes, inputs: _Inputs, params: SamplingParams) -> tuple[Tensor, Tensor]:
         """Replay the graph of these sizes, captured at first use and whenever cache or weights have moved."""
         addresses = (*(t.data_ptr() for t in (*self._cache.keys, *self._cache.values)), *self._decoder.addresses)
         if addresses != self._addresses:
@@ -155,11 +160,11 @@ class PoolStep:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # libraries set themselves up in the first call, which a graph cannot hold
-                self._step(inputs, params)
+                self._step(sizes, inputs, params)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                tokens_N, logprobs_N = self._step(inputs, params)
+                tokens_N, logprobs_N = self._step(sizes, inputs, params)
             self._graphs[key] = graph, tokens_N, logprobs_N
         graph, tokens_N, logprobs_N = self._graphs[key]
         graph.replay()

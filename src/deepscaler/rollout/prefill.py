@@ -122,4 +122,4 @@ class Prefixes:
 
 
 def _key(sequence: rows.Sequence) -> int:
-    return id(sequence) if len(sequence.tokens) else id(sequence.request)
+    return id(sequence) if len(sequence.token_array) else id(sequence.request)

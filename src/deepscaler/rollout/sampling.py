@@ -33,7 +33,8 @@ def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) 
     """Inverse-CDF sampling: (tokens int64 [N], logprobs float32 [N]).
 
     The log-probability is that of the untruncated, temperature-scaled distribution, which is what the loss uses,
-    also when top-k or top-p narrowed the draw. `uniform_N` is in [0, 1). Raises RunError for non-finite logits.
+    also when top-k or top-p narrowed the draw. `uniform_N` is in [0, 1). Temperature 0 takes the likeliest token; its
+    log-probability is that at temperature 1. Raises RunError for non-finite logits.
     """
     tokens_N, logprobs_N = draw(logits_NV, uniform_N, params)
     check_finite(logprobs_N)
@@ -52,9 +53,12 @@ def check_finite(logprobs_N: Tensor) -> None:
 def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """`sample_tokens` without looking at the result, so that it can run inside a CUDA graph."""
     scaled_NV = logits_NV.float()
-    if params.temperature != 1.0:
+    if params.temperature not in (0.0, 1.0):
         scaled_NV = scaled_NV / params.temperature
     probs_NV = scaled_NV.softmax(dim=-1)
+    if params.temperature == 0:
+        best = probs_NV.max(dim=-1)
+        return best.indices, best.values.log()
     weights_NV = probs_NV
     if params.top_k and params.top_k < weights_NV.shape[1]:
         least = weights_NV.topk(params.top_k, dim=-1).values[:, -1:]

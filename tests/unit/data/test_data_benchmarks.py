@@ -129,6 +129,19 @@ def test_a_changed_file_is_refused_with_both_hashes_unless_allowed(tmp_path: Pat
     assert loaded.sha256 in str(refused.value) and "allow_changed" in str(refused.value)
 
 
+def test_converted_line_endings_are_named_as_the_difference(tmp_path: Path) -> None:
+    raw = shared("data", "benchmarks", "minerva.json").read_bytes()
+    (tmp_path / "minerva.json").write_bytes(raw.replace(b"\n", b"\r\n"))
+    with pytest.raises(ValueError, match="only the line endings differ"):
+        load_benchmark("minerva", tmp_path)
+    assert load_benchmark("minerva", tmp_path, allow_changed=True).problems[0].references == ("9.6",)
+
+
+def test_huge_rows_and_integers_load(tmp_path: Path) -> None:
+    (problem,) = load(tmp_path, "amc23", {**ROWS["amc23"], "problem": "x" * 10_000_000, "answer": 10**400}).problems
+    assert len(problem.prompt) == 10_000_000 and problem.references == (str(10**400),)
+
+
 def test_the_row_hash_follows_what_is_asked_and_what_counts(tmp_path: Path) -> None:
     row = ROWS["olympiadbench"]
     (base,) = load(tmp_path, "olympiadbench", row).row_hashes
@@ -147,6 +160,8 @@ def test_the_row_hash_follows_what_is_asked_and_what_counts(tmp_path: Path) -> N
         ("amc23", {"answer": "142"}, "expected a number"),
         ("amc23", {"answer": True}, "expected a number"),
         ("amc23", {"answer": float("nan")}, "expected a number"),
+        ("amc23", {"answer": float("inf")}, "expected a number"),
+        ("amc23", {"difficulty": 10**400}, "field 'difficulty'"),
         ("amc23", {"difficulty": "hard"}, "field 'difficulty'"),
         ("math500", {"problem": ""}, "field 'problem'"),
         ("math500", {"problem": ["a"]}, "field 'problem'"),

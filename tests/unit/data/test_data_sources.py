@@ -85,7 +85,8 @@ def test_broken_utf8_is_named_by_line_and_byte(tmp_path: Path) -> None:
         ("a.json", "{}", "expected a list of objects"),
         ("a.json", "[]", "holds no rows"),
         ("a.parquet", "PAR1", "not a readable Parquet file"),
-        ("a.csv", "a,b", "unknown format"),
+        ("a.csv", "a,b", "holds no rows"),
+        ("a.txt", "a,b", "unknown format"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:

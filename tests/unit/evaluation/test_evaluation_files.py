@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepscaler.evaluation.compare import compare_directories, write_comparison
-from deepscaler.evaluation.run import evaluate, write_evaluation
-from deepscaler.evaluation.tables import markdown, print_comparison, print_evaluation, print_summary, summary_rows
+from deepscaler.evaluation.compare import compare_directories
+from deepscaler.evaluation.comparison_files import write_comparison
+from deepscaler.evaluation.results import compute_results
+from deepscaler.evaluation.run import evaluate, samples_of, write_evaluation
+from deepscaler.evaluation.tables import markdown, print_comparison, print_results, print_summary, summary_rows
 from deepscaler.types import (
     FinishReason,
     Group,
@@ -77,7 +79,8 @@ def test_results_say_what_was_sampled(tmp_path: Path) -> None:
     assert results["average"]["pass@1"] == pytest.approx(1.5 / 4)
     assert results["settings"]["model"] == "m"
     # Even problems: 1 of 4 right, odd ones 2 of 4.
-    assert easy["pass@k"] == {"1": pytest.approx(0.375), "2": pytest.approx((1 / 2 + 5 / 6) / 2), "4": 1.0}
+    two, three = (1 / 2 + 5 / 6) / 2, (3 / 4 + 1) / 2
+    assert easy["pass@k"] == {"1": pytest.approx(0.375), "2": pytest.approx(two), "3": pytest.approx(three), "4": 1.0}
 
 
 def test_one_problem_leaves_the_error_unknown_not_infinite(tmp_path: Path) -> None:
@@ -90,10 +93,12 @@ def test_one_problem_leaves_the_error_unknown_not_infinite(tmp_path: Path) -> No
 
 
 def test_comparison_is_paired_by_problem(tmp_path: Path) -> None:
-    differences, total = compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2))
-    assert differences["easy"].mean == total.mean == pytest.approx(0.5)
-    assert differences["easy"].se == 0.0  # every problem gained exactly the same
-    write_comparison(tmp_path / "c.json", differences, total)
+    comparison = compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2))
+    easy = comparison.benchmarks["easy"].difference
+    assert easy.mean == comparison.total.mean == pytest.approx(0.5)
+    assert easy.se == 0.0  # every problem gained exactly the same
+    assert easy.low < 0.5 < easy.high  # but six problems do not say that all problems do
+    write_comparison(tmp_path / "c.json", comparison)
     assert json.loads((tmp_path / "c.json").read_text())["total"]["mean"] == pytest.approx(0.5)
 
 
@@ -104,7 +109,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
     workers = Scripted(1)
     fewer = {"easy": SETS["easy"][:3], "hard": SETS["hard"]}
     write_evaluation(evaluate(workers, workers, fewer, num_samples=4, params=PARAMS, settings={}), tmp_path / "b")
-    with pytest.raises(ValueError, match="set easy: 3 problems stand in only one"):
+    with pytest.raises(ValueError, match="set easy: 3 problems cannot be paired: 3 only in the first"):
         compare_directories(a, tmp_path / "b")
     write_evaluation(
         evaluate(workers, workers, {"easy": SETS["easy"]}, num_samples=4, params=PARAMS, settings={}), tmp_path / "c"
@@ -131,11 +136,11 @@ def test_tables_fit_80_columns_and_end_with_the_average(
     workers = Scripted(1)
     result = evaluate(workers, workers, SETS, num_samples=4, params=PARAMS, settings={})
     print_summary(summary())
-    print_evaluation({n: r.estimate for n, r in result.sets.items()}, result.average)
-    print_comparison(*compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2)))
+    print_results(compute_results(samples_of(result), {}).content)
+    print_comparison(compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2)), with_published=True)
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
-    assert sum(line.strip().startswith("average") for line in lines) == 3
+    assert sum(line.strip().startswith("average") for line in lines) == 4
     assert "+14.3 [-10.0, 25.0]" in "\n".join(lines)
 
 

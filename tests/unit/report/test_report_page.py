@@ -13,10 +13,11 @@ import pytest
 
 from deepscaler.report import write_report
 from deepscaler.report.figure import write_figure
-from deepscaler.report.page import embed, script_hash
+from deepscaler.report.page import embed
 from deepscaler.report.rollout_sample import MAX_ROLLOUTS, choose_groups, sample_rollouts, shorten
 from deepscaler.report.runs import read_runs
 from deepscaler.report.scale import Scale, decades, ticks_between, value_range
+from deepscaler.report.style import script_hash
 from synthetic_run import HOSTILE_TEXTS, write_synthetic_run
 
 

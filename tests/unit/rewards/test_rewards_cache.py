@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,8 @@ from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.cache import VerdictCache
 from deepscaler.rewards.pool import without_thoughts
 from deepscaler.types import Outcome, Verdict
+
+DEV = Path(__file__).parents[4] / "shared" / "grading" / "dev.jsonl"
 
 
 @dataclass
@@ -110,3 +114,21 @@ def test_neither_the_cache_nor_dropping_the_thoughts_changes_a_verdict(grade, pr
                 plain = grade(completion, references, thinking_prefilled=prefilled)
                 assert cache.grade(completion, references, thinking_prefilled=prefilled) == plain
                 assert grade(without_thoughts(completion), references, thinking_prefilled=prefilled) == plain
+
+
+@pytest.mark.skipif(not DEV.is_file(), reason=f"{DEV} is not there; it comes with the project's data, not the package")
+def test_a_verdict_does_not_depend_on_what_was_graded_before() -> None:
+    """The labelled cases forwards, backwards and in a cache that forgets: caches at every level change nothing."""
+    cases = [json.loads(line) for line in DEV.read_text().splitlines()]
+    items = [
+        (c["response"], [str(g) for g in (c["gold"] if isinstance(c["gold"], list) else [c["gold"]])]) for c in cases
+    ]
+
+    def verdicts(order: Sequence[int], size: int) -> list[Verdict]:
+        cache = VerdictCache(math_reward.grade, "v", max_verdicts=size)
+        found = {i: cache.grade(*items[i], thinking_prefilled=False) for i in order}
+        return [found[i] for i in range(len(items))]
+
+    forwards = verdicts(range(len(items)), 10_000)
+    assert verdicts(range(len(items) - 1, -1, -1), 10_000) == forwards
+    assert verdicts([*range(0, len(items), 2), *range(1, len(items), 2)], 7) == forwards

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+from deepscaler.rewards.numbers import MAX_DIGITS, exact_number
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepscaler.rewards.math_reward import grade
-from deepscaler.rewards.numbers import MAX_DIGITS, exact_number
 from deepscaler.types import Outcome
 
 

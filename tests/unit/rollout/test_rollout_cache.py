@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.pool import PoolCache, PoolStep, padded
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
+from deepscaler.rollout.rows import Sequence
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Request, Rollout, RunError, SamplingParams
 
@@ -68,15 +70,31 @@ def test_what_can_never_fit_is_refused_with_a_remedy(tiny_model: Callable[..., A
         run(engine, requests(1))
 
 
-def test_an_unfinished_generation_is_not_overwritten(tiny_model: Callable[..., Any]) -> None:
+def test_a_new_generation_ends_an_unfinished_one(tiny_model: Callable[..., Any]) -> None:
     engine = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=3)
     expected = run(engine, requests(2))
     started = engine.generate(requests(2), PARAMS)
     next(started)
-    with pytest.raises(RunError, match="exhaust or close"):
-        next(engine.generate(requests(1), PARAMS))
-    started.close()
     assert_equal(run(engine, requests(2)), expected)
+    with pytest.raises(RunError, match="ended by a newer one"):
+        list(started)
+    assert engine._cache.allocator.num_used == 0
+
+
+def test_a_mixture_of_parameters_is_what_each_gives_alone(tiny_model: Callable[..., Any]) -> None:
+    kinds = [PARAMS, replace(PARAMS, temperature=0.0), replace(PARAMS, top_k=3, max_completion_tokens=40)]
+    request = requests(1)[0]
+    engine = TorchEngine(tiny_model(), stop_ids=NEVER)
+    alone = [run(engine, [request], params)["p0", 2] for params in kinds]
+    batch = engine.open_batch(capacity=120)
+    sequences = [Sequence(request, 2, params) for params in kinds]
+    for sequence in sequences:
+        batch.add(sequence)
+    while not batch.is_empty:
+        batch.step()
+    for sequence, rollout in zip(sequences, alone, strict=True):
+        np.testing.assert_array_equal(sequence.tokens, rollout.completion_ids)
+        np.testing.assert_allclose(sequence.logprobs, rollout.rollout_logprobs, atol=2e-5)
 
 
 def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any]) -> None:

@@ -1,0 +1,82 @@
+"""What the commands do that work on stored completions: compare, eval-export, eval-import."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def compare(evaluation_a: Path, evaluation_b: Path, *, published: bool, common: bool, out: Path | None) -> None:
+    from deepscaler.evaluation.compare import compare_directories
+    from deepscaler.evaluation.comparison_files import write_comparison_files
+    from deepscaler.evaluation.samples import samples_file
+    from deepscaler.evaluation.tables import print_comparison
+    from deepscaler.report import write_comparison_page
+
+    comparison = compare_directories(evaluation_a, evaluation_b, common=common)
+    print_comparison(comparison, with_published=published)
+    if out is not None:
+        files = write_comparison_files(out, comparison, with_published=published)
+        first, second = samples_file(evaluation_a), samples_file(evaluation_b)
+        files.append(write_comparison_page(files[0], first, second, out / "comparison.html"))
+        for file in files:
+            print(file)
+
+
+def eval_clean(directory: Path, contamination: Path) -> None:
+    from deepscaler.evaluation.results import add_clean_subset
+    from deepscaler.evaluation.tables import print_results
+
+    print_results(add_clean_subset(directory, contamination))
+
+
+def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | None) -> None:
+    from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
+    from deepscaler.evaluation.exports import export
+    from deepscaler.evaluation.samples import read_results
+
+    prompts: dict[str, str] = {}
+    if benchmarks is not None:
+        for name in read_results(directory)["benchmarks"].keys() & BENCHMARKS.keys():
+            prompts |= {p.id: p.prompt for p in load_benchmark(name, benchmarks).problems}
+    date = time.strftime("%Y-%m-%dT%H:%M:%S")
+    for file in export(kind, directory, out, prompts=prompts, date=date):
+        print(file)
+
+
+def eval_import(
+    file: Path,
+    *,
+    benchmarks: Path,
+    out: Path,
+    benchmark: str | None,
+    columns: Sequence[str],
+    thinking_prefilled: bool,
+    workers: int,
+) -> None:
+    from deepscaler.config.models import GraderSection
+    from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
+    from deepscaler.evaluation.imports import ImportedFile, import_completions
+    from deepscaler.evaluation.tables import print_results
+    from deepscaler.orchestration.evaluate import grader_settings, text_grader
+
+    names = [benchmark] if benchmark is not None else list(BENCHMARKS)
+    sets = {name: load_benchmark(name, benchmarks).problems for name in names}
+    section = GraderSection(workers=workers)
+    imported = ImportedFile(file, _mapping(columns), sets, benchmark, thinking_prefilled)
+    with text_grader(section) as grader:
+        results, _ = import_completions(imported, out, grader, {"grader": grader_settings(section)})
+    print_results(results.content)
+    print(f"written to {out / 'results.json'}")
+
+
+def _mapping(columns: Sequence[str]) -> dict[str, str]:
+    """`completion=response` -> {"completion": "response"}."""
+    pairs: dict[str, str] = {}
+    for text in columns:
+        name, equals, column = text.partition("=")
+        if not equals or not name or not column:
+            raise ValueError(f"--map {text}: expected FIELD=COLUMN, such as completion=response")
+        pairs[name] = column
+    return pairs

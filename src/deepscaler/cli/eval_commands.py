@@ -1,0 +1,130 @@
+"""What `eval`, `regrade` and `serve` do. Imported by cli.main when one of them is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.cli.run_commands import prepare
+from deepscaler.config import load_recipe
+from deepscaler.config.evaluation import EvalRecipe, is_evaluation_recipe, load_evaluation
+from deepscaler.config.schema import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class EvalArguments:
+    """The command line of `eval`. Exactly one of `model` (directory or hub id) and `endpoint` says what to ask."""
+
+    model: str | None
+    endpoint: str | None
+    served_model: str | None
+    suite: str | None
+    recipe: Path | None
+    benchmarks: Path
+    out: Path
+    overrides: Sequence[str]
+    samples: int | None
+    max_tokens: int | None
+    limit: int | None
+    concurrency: int | None
+    api_key_env: str | None
+
+
+def evaluate(arguments: EvalArguments) -> int:
+    _check(arguments)
+    if arguments.recipe is not None and not is_evaluation_recipe(arguments.recipe):
+        return _held_out(arguments, arguments.recipe)
+    return _suite(arguments, load_evaluation(arguments.recipe, _overrides(arguments), suite=arguments.suite))
+
+
+def _check(a: EvalArguments) -> None:
+    if a.endpoint is None and a.model is None:
+        raise ValueError("say what to evaluate: a model directory or hub id, or --endpoint with --model")
+    if a.endpoint is not None and a.model is not None:
+        raise ValueError(f"{a.model} is evaluated here or --endpoint {a.endpoint} there; give one of them")
+    if a.endpoint is not None and a.served_model is None:
+        raise ValueError("--endpoint needs --model NAME, the name the server knows the model by")
+    if a.endpoint is None and a.served_model is not None:
+        raise ValueError("--model names a model of --endpoint; a directory or hub id stands without it")
+    if a.suite is None and a.recipe is None:
+        raise ValueError("say which problems: --suite competition, a benchmark's name, or --recipe FILE")
+
+
+def _overrides(a: EvalArguments) -> list[str]:
+    """Flags as settings of an evaluation recipe, after those of --set."""
+    flags = {
+        "sampling.num_samples": a.samples,
+        "sampling.max_completion_tokens": a.max_tokens,
+        "suite.limit": a.limit,
+        "client.concurrency": a.concurrency,
+    }
+    named = [] if a.api_key_env is None else [f'client.api_key_env="{a.api_key_env}"']
+    return [*a.overrides, *(f"{key}={value}" for key, value in flags.items() if value is not None), *named]
+
+
+def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
+    from deepscaler.evaluation.datasets import load_suite
+    from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
+
+    job = Job(recipe, load_suite(recipe.suite, a.benchmarks), a.out, prepare())
+    if a.endpoint is not None:
+        assert a.served_model is not None
+        results = evaluate_endpoint(a.endpoint, a.served_model, job)
+    else:
+        assert a.model is not None
+        results = evaluate_model(a.model, job)
+    return _print(results, a.out)
+
+
+def _held_out(a: EvalArguments, path: Path) -> int:
+    """The synthetic held-out sets of a training recipe."""
+    from deepscaler.orchestration.evaluate import evaluate_directory
+
+    if a.suite is not None or a.endpoint is not None or a.model is None:
+        raise RecipeError(
+            f"{path} is a training recipe: `deepscaler eval MODEL_DIR --recipe {path}` evaluates on its held-out sets, "
+            "without --suite and --endpoint"
+        )
+    extra = [] if a.samples is None else [f"evaluation.num_samples={a.samples}"]
+    extra += [] if a.max_tokens is None else [f"evaluation.max_completion_tokens={a.max_tokens}"]
+    chosen = load_recipe(path, [*a.overrides, *extra])
+    return _print(evaluate_directory(Path(a.model), chosen, a.out, prepare(), limit=a.limit), a.out)
+
+
+def regrade(directory: Path, workers: int) -> int:
+    from deepscaler.config.models import GraderSection
+    from deepscaler.evaluation.regrade import regrade as grade_again
+    from deepscaler.evaluation.regrade import worded
+    from deepscaler.evaluation.samples import read_results
+    from deepscaler.orchestration.evaluate import grader_settings, text_grader
+
+    before = read_results(directory)["settings"].get("grader", {})  # its limits stay; its version does not
+    kept = {name: before[name] for name in GraderSection.model_fields.keys() & before.keys()}
+    section = GraderSection(**{**kept, "workers": workers})
+    with text_grader(section) as grader:
+        regraded = grade_again(directory, grader, grader_settings(section))
+    for line in worded(regraded.transitions):
+        print(line)
+    print(f"the figures before are kept in {regraded.old_results}")
+    return _print(regraded.results, directory)
+
+
+def serve(model: str, **settings: Any) -> int:
+    from deepscaler.serve.server import ServeOptions, open_service, run
+
+    options = ServeOptions(**settings)
+    prepare()
+    with open_service(model, options) as service:
+        print(f"serving {service.model} at http://{options.host}:{options.port}/v1", flush=True)
+        run(service, options)
+    return 0
+
+
+def _print(results: Any, out: Path) -> int:
+    from deepscaler.evaluation.tables import print_results
+
+    print_results(results.content)
+    print(f"written to {out / 'results.json'}")
+    return 0

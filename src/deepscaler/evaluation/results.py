@@ -1,0 +1,237 @@
+"""results.json: every figure of an evaluation, computed from its samples table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from deepscaler.evaluation import breakdown
+from deepscaler.evaluation.estimators import (
+    Estimate,
+    all_correct_at_k,
+    combine_sets,
+    estimate,
+    pass_at_k,
+    source_clusters,
+)
+from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
+from deepscaler.evaluation.samples import (
+    DIGEST,
+    RESULTS_FILE,
+    UNKNOWN_FINISH,
+    read_results,
+    read_samples,
+    setting,
+    without_texts,
+)
+from deepscaler.evaluation.votes import Equal, answer_classes, majority_at_k
+from deepscaler.observability.files import write_atomically
+from deepscaler.rewards.equivalence import equivalent
+from deepscaler.types import FinishReason, Outcome
+
+MAX_COMPARED_CHARACTERS = 200  # longer answers vote together only when their texts are the same
+LONG_TOKENS = 256  # completions of so many tokens do not repeat by chance
+SUSPICIOUS_FRAC = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Estimates by benchmark, their equally weighted average, and the content of results.json."""
+
+    estimates: dict[str, Estimate]
+    average: Estimate
+    content: dict[str, Any]
+
+
+def same_answer(answer: str, other: str) -> bool:
+    """Whether two wrong answers are one vote: the grader's own equality, for answers of ordinary length."""
+    if max(len(answer), len(other)) > MAX_COMPARED_CHARACTERS:
+        return answer == other
+    return equivalent(answer, other).equal
+
+
+def compute_results(
+    table: pa.Table,
+    settings: Mapping[str, Any],
+    *,
+    equal: Equal = same_answer,
+    **facts: Any,
+) -> Results:
+    """All figures of a samples table. Fractions of 1, tokens, seconds; what is unknown is null.
+
+    table: of `read_samples`, or without texts of `read_digested`, which needs a tenth of the memory.
+    facts: further entries at the top of results.json. Raises ValueError for a table without rows.
+    """
+    if not len(table):
+        raise ValueError("there are no samples to compute results from")
+    table = without_texts(table)
+    estimates: dict[str, Estimate] = {}
+    benchmarks: dict[str, Any] = {}
+    for samples in split_benchmarks(table):
+        e = estimate(samples.reward_grid, source_clusters(breakdown.source_labels(samples)))
+        estimates[samples.name] = e
+        benchmarks[samples.name] = _benchmark(samples, e, settings, equal)
+    average = combine_sets(list(estimates.values()))
+    content = {"benchmarks": benchmarks, "average": estimate_json(average), "settings": dict(settings), **facts}
+    return Results(estimates, average, content)
+
+
+def estimate_json(e: Estimate) -> dict[str, Any]:
+    values = {
+        "pass@1": e.mean,
+        "low": e.low,
+        "high": e.high,
+        "se_problems": e.se_problems,
+        "low_resampling": e.low_resampling,
+        "high_resampling": e.high_resampling,
+        "se_resampling": e.se_resampling,
+        "num_problems": e.num_problems,
+        "num_samples": e.num_samples,
+        "num_clusters": e.num_clusters,
+    }
+    return {name: finite(value) for name, value in values.items()}
+
+
+def finite(value: Any) -> Any:
+    """None where a single problem or sample leaves an error unknown: JSON has neither infinity nor NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_results(results: Results, directory: Path) -> None:
+    """Written last: where results.json stands, the evaluation is whole."""
+    _write(results.content, directory)
+
+
+def _write(content: Mapping[str, Any], directory: Path) -> None:
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(directory / RESULTS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def add_clean_subset(directory: Path, contamination: Path) -> dict[str, Any]:
+    """Write Pass@1 on the problems that a contamination record does not list into results.json; returns its content.
+
+    Every benchmark that the record names gets `clean`. Raises ValueError when it names none of them.
+    """
+    record = breakdown.read_contamination(contamination)
+    content = read_results(directory)
+    found = [s for s in split_benchmarks(read_samples(directory, texts=False)) if s.name in record]
+    if not found:
+        raise ValueError(
+            f"{contamination} names {', '.join(record) or 'no benchmark'}, the evaluation holds "
+            f"{', '.join(content['benchmarks'])}; give the record that was made for these benchmarks"
+        )
+    for samples in found:
+        content["benchmarks"][samples.name]["clean"] = breakdown.clean_subset(samples, record[samples.name])
+    digest = hashlib.sha256(contamination.read_bytes()).hexdigest()
+    content["contamination"] = {"file": contamination.name, "sha256": digest}
+    _write(content, directory)
+    return content
+
+
+def _benchmark(
+    samples: BenchmarkSamples,
+    e: Estimate,
+    settings: Mapping[str, Any],
+    equal: Equal,
+) -> dict[str, Any]:
+    outcomes = Counter(samples.column("outcome"))
+    total = len(samples.rewards)
+    tokens = breakdown.token_statistics(samples)
+    repeated = breakdown.identical_rows(samples, samples.column(DIGEST))
+    record = {
+        **estimate_json(e),
+        **rates_by_k(samples, equal),
+        "num_completions": total,
+        "truncated_frac": samples.column("finish_reason").count(FinishReason.LENGTH.value) / total,
+        "no_answer_frac": outcomes[Outcome.NO_ANSWER.value] / total,
+        "timeout_frac": outcomes[Outcome.TIMEOUT.value] / total,
+        "outcomes": {o.value: outcomes[o.value] for o in Outcome},
+        "length_mean": tokens["mean"] if tokens else None,
+        "tokens": tokens,
+        "budgets": breakdown.budget_curve(samples),
+        "by_difficulty": breakdown.by_group(samples, breakdown.difficulty_labels(samples)),
+        "by_source": breakdown.by_group(samples, breakdown.source_labels(samples)),
+        "identical_frac": float(repeated.mean()),
+    }
+    record["warnings"] = warnings_of(samples, record, repeated, settings)
+    return record
+
+
+def rates_by_k(samples: BenchmarkSamples, equal: Equal) -> dict[str, dict[str, float]]:
+    """pass@k, all_correct@k and maj@k, means over problems, for every k up to the fewest samples of a problem.
+
+    Where problems have unequal numbers of samples, each is estimated from all it has.
+    """
+    counts = samples.sample_counts
+    most = int(counts.min())
+    right = np.rint(np.bincount(samples.problem_of_row, weights=samples.rewards > 0, minlength=len(counts)))
+    groups = [(int(n), right[counts == n].astype(np.int64)) for n in np.unique(counts)]
+
+    def mean(rate: Any, k: int) -> float:
+        return sum(float(rate(n, correct, k).sum()) for n, correct in groups) / len(counts)
+
+    votes = _votes(samples, equal)
+    shared = sorted(set.intersection(*(set(v) for v in votes)))
+    return {
+        "pass@k": {str(k): mean(pass_at_k, k) for k in range(1, most + 1)},
+        "all_correct@k": {str(k): mean(all_correct_at_k, k) for k in range(1, most + 1)},
+        "maj@k": {str(k): float(np.mean([v[k] for v in votes])) for k in shared if k <= most},
+    }
+
+
+def _votes(samples: BenchmarkSamples, equal: Equal) -> list[dict[int, float]]:
+    answers, outcomes = samples.column("answer"), samples.column("outcome")
+    votes, start = [], 0
+    for count in samples.sample_counts.tolist():
+        end = start + count
+        votes.append(majority_at_k(answer_classes(answers[start:end], outcomes[start:end], equal)))
+        start = end
+    return votes
+
+
+def warnings_of(
+    samples: BenchmarkSamples, record: Mapping[str, Any], repeated: np.ndarray, settings: Mapping[str, Any]
+) -> list[str]:
+    """What a reader of the score must know, in words."""
+    total, outcomes = record["num_completions"], record["outcomes"]
+    found = []
+    long = _long(samples)
+    share = float(repeated[long].mean()) if long.any() else 0.0
+    if share > SUSPICIOUS_FRAC and setting(settings, "temperature") != 0:
+        found.append(f"{share:.0%} of the long completions repeat another sample of their problem: a sampler fault?")
+    if record["truncated_frac"] > SUSPICIOUS_FRAC:
+        found.append(f"{record['truncated_frac']:.1%} of the completions were cut at the budget and count as wrong")
+    if record["no_answer_frac"] > 0.5:
+        found.append(f"{record['no_answer_frac']:.0%} have no answer: check chat template, prompt and answer format")
+    for outcome, words in (
+        (Outcome.TIMEOUT, "were not graded in time"),
+        (Outcome.GRADER_FAILED, "made the grader fail"),
+        (Outcome.BAD_REFERENCE, "have a reference that cannot be used"),
+    ):
+        if outcomes[outcome.value]:
+            found.append(f"{_of(outcomes[outcome.value], total)} completions {words} and count as wrong")
+    unknown = samples.column("finish_reason").count(UNKNOWN_FINISH)
+    if unknown:
+        found.append(f"{_of(unknown, total)} completions have no finish reason: some may have been cut unseen")
+    counts = samples.sample_counts
+    if counts.min() != counts.max():
+        found.append(f"problems have {counts.min()} to {counts.max()} samples: some completions are missing")
+    return found
+
+
+def _of(count: int, total: int) -> str:
+    return "all" if count == total else f"{count} of {total}"
+
+
+def _long(samples: BenchmarkSamples) -> np.ndarray:
+    tokens: Sequence[int | None] = samples.column("num_tokens")
+    return np.array([n is not None and n >= LONG_TOKENS for n in tokens])

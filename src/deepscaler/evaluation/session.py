@@ -1,0 +1,126 @@
+"""One evaluation from missing samples to stored, graded ones; what was stored before is not generated again."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deepscaler.evaluation.completions import Completion, Key, Plan, Source
+from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate
+from deepscaler.evaluation.grading import GradingLine, ManyGrader
+from deepscaler.evaluation.store import SampleStore
+from deepscaler.types import RunError, Verdict
+
+GRADE_ON_S = 10.0  # after an error or Ctrl-C, for what has arrived: the partial result is then more than nothing
+UPDATES = 50  # the running estimate is computed so often at most: its interval costs milliseconds
+
+
+@dataclass(slots=True)
+class State:
+    """Where an evaluation stands, for whoever shows it. `num_before`: samples found at the start."""
+
+    num_completions: int
+    num_before: int
+    num_done: int = 0
+    num_graded: int = 0
+    num_tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+    running: Estimate | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def per_second(self) -> float:
+        return (self.num_done - self.num_before) / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.num_completions - self.num_done) / max(self.per_second, 1e-9)
+
+
+class Tally:
+    """Rewards so far, per problem: enough for the running Pass@1."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], list[float]] = {}
+
+    def add(self, key: Key, verdict: Verdict) -> None:
+        pair = self._sums.setdefault((key.benchmark, key.problem_id), [0.0, 0.0])
+        pair[0] += verdict.reward
+        pair[1] += 1
+
+    def by_benchmark(self) -> dict[str, tuple[Estimate, int]]:
+        """(Pass@1 over the problems that have a sample, number of samples) of each benchmark that has one."""
+        means: dict[str, list[list[float]]] = {}
+        counts: Counter[str] = Counter()
+        for (name, _), (total, count) in self._sums.items():
+            means.setdefault(name, []).append([total / count])
+            counts[name] += int(count)
+        return {name: (estimate(np.array(rows)), counts[name]) for name, rows in means.items()}
+
+    def running(self) -> Estimate | None:
+        """Each benchmark with the same weight; None before the first verdict."""
+        parts = [e for e, _ in self.by_benchmark().values()]
+        return combine_sets(parts) if parts else None
+
+
+def run_session(
+    plan: Plan,
+    source: Source | None,
+    grader: ManyGrader,
+    store: SampleStore,
+    *,
+    thinking_prefilled: bool,
+    show: Callable[[State], None],
+) -> State:
+    """Generate what is missing, store every sample as it arrives, grade beside it; without source, only grade.
+
+    An error or Ctrl-C leaves everything that arrived in the store, graded as far as the grader had come.
+    """
+    missing = [key for key in plan.samples() if key not in store]
+    tally = Tally()
+    for key, verdict in store.verdicts():
+        tally.add(key, verdict)
+    state = State(plan.num_completions, num_before=len(store), num_done=len(store), num_graded=store.num_graded)
+    every = max(1, plan.num_completions // UPDATES)
+    line = GradingLine(grader, thinking_prefilled=thinking_prefilled)
+
+    def take(verdicts: Iterable[tuple[Key, Verdict]]) -> None:
+        for key, verdict in verdicts:
+            store.add_verdict(key, verdict)
+            tally.add(key, verdict)
+            state.num_graded += 1
+            if state.num_graded % every == 0:
+                state.running = tally.running()
+            show(state)
+
+    def arrived(completion: Completion) -> None:
+        line.submit(completion, plan.problem(completion.key))
+        take(line.ready())
+
+    try:
+        for completion in store.ungraded():
+            arrived(completion)
+        if source is not None and missing:
+            with closing(source.complete(plan, missing)) as completions:
+                for completion in completions:
+                    store.add(completion)
+                    state.num_done += 1
+                    state.num_tokens += completion.num_tokens or 0
+                    arrived(completion)
+                    show(state)
+        take(line.finish())
+    except (KeyboardInterrupt, RunError):
+        take(line.finish_some(GRADE_ON_S))
+        raise
+    finally:
+        line.close()
+        store.sync()
+    return state

@@ -1,0 +1,115 @@
+"""Where completions come from: an engine in this process, or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from deepscaler.data.templates import format_question
+from deepscaler.evaluation.completions import Completion, Key, Plan
+from deepscaler.protocols import Sampler
+from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
+from deepscaler.rollout.openai_probe import ReplyWatch
+from deepscaler.types import IntArray, Problem, Request, Rollout, RunError, SamplingParams
+
+
+class EngineSource:
+    """Completions of a sampler. `encode`: a problem's prompt ids; `decode`: completion ids -> the text to grade."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        params: SamplingParams,
+        *,
+        encode: Callable[[Problem], IntArray],
+        decode: Callable[[Any], str],
+    ) -> None:
+        self._sampler, self._params = sampler, params
+        self._encode, self._decode = encode, decode
+
+    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
+        """Hardest problems first, so that the engine stays full and the tail short."""
+        # Draws are keyed by the problem's id; two benchmarks that hold the same problem must not share a key.
+        unique = len({problem_id for _, problem_id in plan.problems}) == len(plan.problems)
+        names = {(place[1] if unique else "/".join(place)): place for place in plan.problems}
+        ids = {place: name for name, place in names.items()}
+        indices: dict[tuple[str, str], list[int]] = {}
+        for key in wanted:
+            indices.setdefault((key.benchmark, key.problem_id), []).append(key.sample_index)
+        requests = [
+            Request(ids[place], self._encode(plan.problems[place]), count, first)
+            for place in sorted(indices, key=lambda place: -(plan.problems[place].difficulty or 0.0))
+            for first, count in _runs(indices[place])
+        ]
+        for rollout in self._sampler.generate(requests, self._params):
+            yield self._completion(Key(*names[rollout.problem_id], rollout.sample_index), rollout)
+
+    def _completion(self, key: Key, rollout: Rollout) -> Completion:
+        ids = rollout.completion_ids
+        return Completion(
+            key=key,
+            text=self._decode(ids),
+            token_ids=tuple(ids.tolist()),
+            num_tokens=rollout.num_tokens,
+            finish_reason=rollout.finish_reason,
+            seed=self._params.seed,
+            latency_s=0.0,
+        )
+
+    def warnings(self) -> list[str]:
+        return []
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
+class ServerSource:
+    """Completions of an OpenAI-compatible server, which applies the chat template itself.
+
+    found: what probing it showed. facts: what it says about the model.
+    """
+
+    def __init__(
+        self, client: OpenAIClient, instruction: str, found: Sequence[str] = (), facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client, self._found = client, list(found)
+        self.facts: Mapping[str, Any] = facts or {}
+        self._instruction = instruction
+        self._watch = ReplyWatch(client)
+
+    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
+        """First samples of all problems first, so that the running estimate is of the whole suite.
+
+        Raises RunError at the end when some samples could not be had.
+        """
+        seed = self._client.params.seed
+        asks = (
+            Ask(key, format_question(plan.problem(key), self._instruction), request_seed(seed, *key))
+            for key in sorted(wanted, key=lambda k: k.sample_index)
+        )
+        for answer in self._client.ask(asks):
+            self._watch.note(answer)
+            key = answer.ask.key
+            assert isinstance(key, Key)
+            reply = answer.reply
+            yield Completion(
+                key, reply.text, None, reply.num_tokens, reply.finish_reason, answer.ask.seed, answer.latency_s
+            )
+        if self._client.unfinished:
+            key, why = self._client.unfinished[0]
+            raise RunError(
+                f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. "
+                "All others are kept; the same command asks for the missing ones again"
+            )
+
+    def warnings(self) -> list[str]:
+        return [*self._found, *self._watch.warnings()]
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of each run of consecutive indices."""
+    for _, group in groupby(enumerate(sorted(indices)), key=lambda pair: pair[1] - pair[0]):
+        members = [index for _, index in group]
+        yield members[0], len(members)

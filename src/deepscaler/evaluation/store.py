@@ -1,0 +1,230 @@
+"""Samples on disk, one by one as they arrive; an evaluation that is started again finds them.
+
+DIR/settings.json              every setting that shapes a result, and their hash; written before the first sample
+DIR/journal/completions.jsonl  one line per completion, in order of arrival
+DIR/journal/verdicts.jsonl     one line per verdict, in order of arrival
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from deepscaler.evaluation.completions import Completion, Key
+from deepscaler.evaluation.journal import Journal
+from deepscaler.observability.files import write_atomically
+from deepscaler.observability.run_directory import read_json
+from deepscaler.types import FinishReason, Outcome, Verdict
+
+SETTINGS_FILE = "settings.json"
+JOURNAL = "journal"
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def lock(directory: Path) -> TextIO:
+    """Make the directory this process's own until the result is closed. Raises ValueError when another works in it."""
+    (directory / JOURNAL).mkdir(parents=True, exist_ok=True)
+    file = (directory / JOURNAL / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(
+            f"another process is evaluating into {directory}; wait for it, or give another --out"
+        ) from error
+    return file
+
+
+class SampleStore:
+    """Completions and verdicts of one evaluation directory. One process at a time; memory holds no texts."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        """Raises ValueError when the directory holds samples made with other settings, or another process writes."""
+        self.directory = directory
+        self._lock = lock(directory)
+        try:
+            _check_settings(directory, settings)
+        except ValueError:
+            self._lock.close()
+            raise
+        self._completions = Journal(directory / JOURNAL / "completions.jsonl")
+        self._verdicts = Journal(directory / JOURNAL / "verdicts.jsonl")
+        self._places = {_key(row["key"]): place for place, row in self._completions.entries()}
+        self._graded = {
+            key: place for place, row in self._verdicts.entries() if (key := _key(row["key"])) in self._places
+        }
+
+    @property
+    def num_damaged(self) -> int:
+        """Lines dropped at opening because a crash tore them."""
+        return self._completions.num_damaged + self._verdicts.num_damaged
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def num_graded(self) -> int:
+        return len(self._graded)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._places
+
+    def add(self, completion: Completion) -> None:
+        """Store a completion. Raises RunError when the disk is full; a key already stored is a fault of ours."""
+        assert completion.key not in self._places, f"{completion.key} arrived twice"
+        row = asdict(completion)
+        row["key"] = list(completion.key)
+        self._places[completion.key] = self._completions.append(row)
+
+    def add_verdict(self, key: Key, verdict: Verdict) -> None:
+        assert key in self._places and key not in self._graded, f"{key} graded twice, or before it arrived"
+        self._graded[key] = self._verdicts.append(_verdict_row(key, verdict))
+
+    def ungraded(self) -> Iterator[Completion]:
+        """Stored before, but not graded: the process ended in between."""
+        for key in [k for k in self._places if k not in self._graded]:
+            yield self.read(key)
+
+    def verdicts(self) -> Iterator[tuple[Key, Verdict]]:
+        for key in self._graded:
+            yield key, self.verdict(key)
+
+    def verdict(self, key: Key) -> Verdict:
+        return _verdict(self._verdicts.read(self._graded[key]))
+
+    def read(self, key: Key) -> Completion:
+        return _completion(self._completions.read(self._places[key]))
+
+    def rows(self, keys: Iterable[Key]) -> Iterator[tuple[Completion, Verdict]]:
+        """Those of the keys that are stored and graded, in the order asked for, read one at a time."""
+        for key in keys:
+            if key in self._graded:
+                yield self.read(key), self.verdict(key)
+
+    def sync(self) -> None:
+        self._completions.sync()
+        self._verdicts.sync()
+
+    def close(self) -> None:
+        self._completions.close()
+        self._verdicts.close()
+        self._lock.close()
+
+    def __enter__(self) -> SampleStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def replace_verdicts(directory: Path, verdicts: Mapping[Key, Verdict], grader_settings: Mapping[str, Any]) -> None:
+    """Let a store hold these verdicts, made with this grader, so that going on with it mixes nothing."""
+
+    def write(temporary: Path) -> None:
+        journal = Journal(temporary)
+        for key, verdict in verdicts.items():
+            journal.append(_verdict_row(key, verdict))
+        journal.close()
+
+    # Verdicts first: should the process end in between, the settings still name the old grader and `eval` refuses.
+    write_atomically(directory / JOURNAL / "verdicts.jsonl", write)
+    stored = read_json(directory / SETTINGS_FILE) or {}
+    _write_settings(directory, {**stored.get("settings", {}), "grader": dict(grader_settings)})
+
+
+def _write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    text = json.dumps({"sha256": settings_hash(settings), "settings": dict(settings)}, indent=1) + "\n"
+    write_atomically(directory / SETTINGS_FILE, lambda temporary: temporary.write_text(text))
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`key: old value -> new value` for every setting that differs, nested ones under dotted names."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    absent = "absent"
+    return [
+        f"{key}: {_shown(before.get(key, absent))} -> {_shown(after.get(key, absent))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    path = directory / SETTINGS_FILE
+    stored = read_json(path)
+    if stored is None:
+        if (directory / "samples.parquet").exists():
+            raise ValueError(
+                f"{directory} holds samples but no {SETTINGS_FILE}, so nothing says how they were made; give another "
+                "--out, or move them away"
+            )
+        _write_settings(directory, settings)
+        return
+    changes = differing(stored.get("settings", {}), settings)
+    journal = directory / JOURNAL / "completions.jsonl"
+    if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
+        _write_settings(directory, settings)  # an evaluation that never got a sample binds nobody
+    elif changes:
+        shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+        regrade = (
+            f", or `deepscaler regrade {directory}` to grade the stored completions anew"
+            if all(c.startswith("grader.") for c in changes)
+            else ""
+        )
+        raise ValueError(
+            f"{directory} was made with other settings ({shown}), and results of different settings are never mixed. "
+            f"Give another --out, or the settings it was made with{regrade}"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, child in value.items():
+            yield from _flat(child, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _key(parts: list[Any]) -> Key:
+    return Key(parts[0], parts[1], parts[2])
+
+
+def _completion(row: dict[str, Any]) -> Completion:
+    ids = row["token_ids"]
+    return Completion(
+        key=_key(row["key"]),
+        text=row["text"],
+        token_ids=None if ids is None else tuple(ids),
+        num_tokens=row["num_tokens"],
+        finish_reason=FinishReason(row["finish_reason"]),
+        seed=row["seed"],
+        latency_s=row["latency_s"],
+    )
+
+
+def _verdict_row(key: Key, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "key": list(key),
+        "outcome": verdict.outcome.value,
+        "reward": verdict.reward,
+        "answer": verdict.answer,
+        "detail": verdict.detail,
+        "seconds": round(verdict.seconds, 6),
+    }
+
+
+def _verdict(row: dict[str, Any]) -> Verdict:
+    return Verdict(Outcome(row["outcome"]), row["reward"], row["answer"], row["detail"], row["seconds"])

@@ -1,0 +1,90 @@
+"""A model directory as an engine in this process: tokenizer, weights, cache of a size that fits, workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepscaler import cpu
+from deepscaler.config.evaluation import EngineSection
+from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.data.templates import TemplateFacts, format_question, render_prompt, template_facts
+from deepscaler.orchestration.build import decoder
+from deepscaler.orchestration.parallel import Team
+from deepscaler.orchestration.team import start_team
+from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
+from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.model import ModelError, load_model, load_tokenizer, resolve_model, stop_token_ids
+from deepscaler.types import IntArray, Problem, SamplingParams
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model directory before its weights are loaded."""
+
+    directory: Path
+    tokenizer: Any
+    device: torch.device
+    dtype: str
+    template: TemplateFacts
+
+    def prompt_ids(self, problem: Problem, instruction: str) -> IntArray:
+        return render_prompt(self.tokenizer, format_question(problem, instruction))[0]
+
+
+def open_model(path: str | Path, engine: EngineSection) -> ModelFiles:
+    """Raises ModelError for a directory that cannot be used, one without chat template among them."""
+    directory = resolve_model(path)
+    tokenizer = load_tokenizer(directory)
+    device = pick_device()
+    return ModelFiles(directory, tokenizer, device, pick_dtype(engine.dtype, device), template_facts(tokenizer))
+
+
+def files_sha256(directory: Path) -> str:
+    """SHA-256 over names and contents of weights, configuration and tokenizer."""
+    digest = hashlib.sha256()
+    names = {p for pattern in ("*.safetensors", "*.json", "*.jinja") for p in directory.glob(pattern)}
+    for path in sorted(names):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}|{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def check_context(path: Path, prompts: Sequence[IntArray], params: SamplingParams) -> None:
+    """Raises ModelError when the longest prompt and the budget exceed the model's context."""
+    from transformers import AutoConfig
+
+    context = AutoConfig.from_pretrained(path).max_position_embeddings
+    longest, budget = max(map(len, prompts)), params.max_completion_tokens
+    if longest + budget > context:
+        raise ModelError(
+            f"a budget of {budget} tokens above the model's context: {path} takes {context} tokens, the longest prompt "
+            f"has {longest}; give --max-tokens {max(1, context - longest)} or fewer"
+        )
+
+
+@contextmanager
+def embedded_team(
+    files: ModelFiles, engine: EngineSection, *, capacity: int
+) -> Iterator[tuple[Team, Callable[[Any], str]]]:
+    """The engine with its workers, and what turns its ids into text. capacity: tokens of prompt and completion."""
+    device = files.device
+    dtype = DTYPES[files.dtype]
+    model = load_model(files.directory, dtype=dtype, device=device)
+    count = 1 if device.type != "cpu" else engine.processes or cpu.available_cores()
+    slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=engine.max_active)
+    computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
+    stop_ids = stop_token_ids(model, files.tokenizer)
+    with start_team(computer, model, stop_ids, count=count, max_active=slots) as team:
+        yield team, decoder(files.tokenizer, stop_ids)
+
+
+def device_facts() -> dict[str, str]:
+    """The GPU that is used, if there is one."""
+    return {"gpu": torch.cuda.get_device_name()} if pick_device().type == "cuda" else {}

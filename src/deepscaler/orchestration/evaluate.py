@@ -1,0 +1,227 @@
+"""An evaluation from recipe and model to its directory: the embedded engine or a server, one store, one grader."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config import Recipe
+from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSection, SuiteSection, settings_of
+from deepscaler.config.models import GraderSection
+from deepscaler.data.synthetic import evaluation_sets
+from deepscaler.data.templates import format_question
+from deepscaler.evaluation.completions import Plan, Source
+from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.finish import finish, finish_partial
+from deepscaler.evaluation.results import Results
+from deepscaler.evaluation.run import EVALUATION_STEP
+from deepscaler.evaluation.session import run_session
+from deepscaler.evaluation.sources import EngineSource, ServerSource
+from deepscaler.evaluation.store import SampleStore, settings_hash
+from deepscaler.observability.environment import git_commit, hardware, package_versions
+from deepscaler.orchestration.embedded import (
+    ModelFiles,
+    check_context,
+    device_facts,
+    embedded_team,
+    files_sha256,
+    open_model,
+)
+from deepscaler.orchestration.progress import Progress
+from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.process import Limits
+from deepscaler.types import RunError, SamplingParams
+
+Settings = dict[str, Any]
+
+
+def grader_settings(section: GraderSection) -> Settings:
+    """What shapes a verdict."""
+    return {"version": GRADER_VERSION, **section.model_dump(mode="json", exclude={"workers"})}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an evaluation is made of, apart from where its completions come from."""
+
+    recipe: EvalRecipe
+    datasets: Datasets
+    out: Path
+    progress: Progress
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.datasets.sets, self.recipe.sampling.num_samples)
+
+    @property
+    def params(self) -> SamplingParams:
+        s = self.recipe.sampling
+        return SamplingParams(
+            s.max_completion_tokens, s.temperature, s.top_p, s.top_k, seed=self.recipe.seed, step=EVALUATION_STEP
+        )
+
+    def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], template: Mapping[str, Any]) -> Settings:
+        """Everything that shapes a result: what the store compares before it goes on."""
+        return {
+            **settings_of(self.recipe),
+            "datasets": dict(self.datasets.identity),
+            "model": dict(model),
+            "engine": dict(engine),
+            "template": dict(template),
+            "grader": grader_settings(self.recipe.grader),
+        }
+
+
+def evaluate_model(model: str | Path, job: Job) -> Results:
+    """Evaluate a model directory or hub id with the embedded engine.
+
+    Raises ModelError for a model that cannot be used, ValueError for a directory of other settings.
+    """
+    files = open_model(model, job.recipe.engine)
+    settings = job.settings(
+        {"sha256": files_sha256(files.directory)},
+        {
+            "kind": "torch",
+            "versions": package_versions(("deepscaler", "torch", "transformers")),
+            "dtype": files.dtype,
+            "device": files.device.type,
+        },
+        asdict(files.template),
+    )
+    return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
+
+
+def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
+    """Evaluate what an OpenAI-compatible server serves.
+
+    Raises EndpointError when the server cannot be used, ValueError for a directory of other settings.
+    """
+    from deepscaler.rollout.openai_client import OpenAIClient
+
+    client = OpenAIClient(address, model, job.params, job.recipe.client)
+    settings = job.settings(
+        {"name": model},
+        {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
+        {"sha256": None, "thinking_prefilled": False},  # the server applies its own
+    )
+    return _evaluate(job, settings, {}, lambda: _server_source(client, job))
+
+
+def evaluate_directory(
+    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
+) -> Results:
+    """Evaluate a model directory on a training recipe's held-out sets."""
+    sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
+    return evaluate_model(model_path, Job(held_out_recipe(recipe, limit), describe(sets), out, progress))
+
+
+def held_out_recipe(recipe: Recipe, limit: int | None) -> EvalRecipe:
+    """A training recipe's [evaluation] as the recipe of an evaluation."""
+    section = recipe.evaluation
+    shared = ("num_samples", "temperature", "top_p", "top_k", "max_completion_tokens")
+    return EvalRecipe(
+        name=recipe.name,
+        seed=recipe.seed,
+        suite=SuiteSection(benchmarks=tuple(evaluation_sets(recipe)), limit=limit, instruction=recipe.data.instruction),
+        sampling=SamplingSection(**section.model_dump(include=set(shared))),
+        engine=EngineSection(
+            dtype="float32", max_active=recipe.rollout.max_active, processes=recipe.training.processes
+        ),
+        grader=recipe.grader,
+    )
+
+
+def text_grader(section: GraderSection) -> GraderPool:
+    """A grader of completions that come as text."""
+    return GraderPool(
+        num_workers=section.workers,
+        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
+        profile=section.profile,
+    )
+
+
+@contextmanager
+def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
+    instruction = job.recipe.suite.instruction
+    prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
+    check_context(files.directory, list(prompts.values()), job.params)
+    capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
+    with embedded_team(files, job.recipe.engine, capacity=capacity) as (team, decode):
+        yield EngineSource(team, job.params, encode=prompts.__getitem__, decode=decode)
+
+
+@contextmanager
+def _server_source(client: Any, job: Job) -> Iterator[Source]:
+    from deepscaler.rollout.openai_probe import check_server, probe_sampling
+
+    facts = check_server(client)
+    first = next(iter(job.plan.problems.values()))
+    found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
+    for text in found:
+        job.progress.message(f"warning: {text}")
+    yield ServerSource(client, job.recipe.suite.instruction, found, facts)
+
+
+def _evaluate(
+    job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
+) -> Results:
+    """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json."""
+    started, plan = time.time(), job.plan
+    with SampleStore(job.out, settings) as store, text_grader(job.recipe.grader) as grader:
+        before = len(store)
+        _say_what_is_there(job, store)
+        facts: dict[str, Any] = {
+            "settings": {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}},
+            "settings_sha256": settings_hash(settings),
+            "warnings": list(job.datasets.warnings),
+        }
+
+        def session(source: Source | None) -> None:
+            prefilled = settings["template"]["thinking_prefilled"]
+            run_session(plan, source, grader, store, thinking_prefilled=prefilled, show=job.progress.session)
+
+        try:
+            if before == plan.num_completions:  # nothing to generate: no weights to load, no server to ask
+                session(None)
+            else:
+                with open_source() as source:
+                    session(source)
+                    facts["warnings"] += source.warnings()
+                    facts["server"] = source.facts
+        except (KeyboardInterrupt, RunError):
+            path = finish_partial(store, plan, facts)
+            job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
+            raise
+        facts["run"] = _run_facts(started, before, job)
+        facts["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
+        results = finish(store, plan, facts)
+    for text in results.content["warnings"]:
+        job.progress.message(f"warning: {text}")
+    job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
+    return results
+
+
+def _say_what_is_there(job: Job, store: SampleStore) -> None:
+    if store.num_damaged:
+        job.progress.message(f"{store.num_damaged} lines torn by a crash were dropped; their samples are made again")
+    if len(store):
+        job.progress.message(f"{len(store)} of {job.plan.num_completions} samples are there already")
+
+
+def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:
+    """Of the process that finished the evaluation; `resumed_samples` were made by earlier ones."""
+    return {
+        "started": started,
+        "seconds": time.time() - started,
+        "resumed_samples": before,
+        "new_samples": job.plan.num_completions - before,
+        "concurrency": job.recipe.client.concurrency,
+        "hardware": {**hardware(), **device_facts()},
+        "versions": package_versions(),
+        "git_commit": git_commit(),
+    }

@@ -1,0 +1,119 @@
+"""Names of what has a value, left of an equal sign; functions under another letter for their argument."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from deepscaler.rewards.answers import Answer, Items, Named, Scalar
+from deepscaler.rewards.brackets import Tokens, closing, is_sign, split
+from deepscaler.rewards.scalars import trimmed
+from deepscaler.rewards.tokens import Token
+from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree
+
+MAX_NAME_TOKENS = 24
+_VALUE_SIGNS = frozenset(["+", "-", "*", "^", "sqrt", "cdot", "times", "!", "sum", "prod"])
+_QUANTITIES = frozenset(["angle", "triangle", "measuredangle", ":"])
+_APPLIED = re.compile(r"([^()]+)\(([a-zA-Z])\)")
+
+
+def name_of(tokens: Tokens) -> str:
+    r"""The text of what has a value: `x`, `f(x)`, `(x, y)`, `AB`, `m\angle A`, `\frac{NO}{BO}`, "area".
+
+    "" for what is rather a value or an expression.
+    """
+    tokens = trimmed(tokens)
+    if not 0 < len(tokens) <= MAX_NAME_TOKENS:
+        return ""
+    values = [t.value for t in tokens if t.value not in ("{", "}")]
+    text = "".join(values)
+    if any(t.kind == "prose" for t in tokens):
+        return " ".join(values) if all(t.kind in ("prose", "letters", "roman") for t in tokens) else ""
+    if len(tokens) == 1 and _is_word(tokens[0]):
+        return text
+    parts = _variables(tokens)
+    if parts:
+        return f"({','.join(parts)})"
+    if _is_variable(tokens) or (any(map(_is_quantity, tokens)) and not any(v in _VALUE_SIGNS for v in values)):
+        return text if tokens[0].kind != "num" else ""
+    return ""
+
+
+def tuple_names(tokens: Tokens) -> list[str]:
+    """The names in `(x, y)`; empty for anything else."""
+    return _variables(trimmed(tokens))
+
+
+def _variables(tokens: Tokens) -> list[str]:
+    if len(tokens) < 5 or not is_sign(tokens[0], "(") or closing(tokens, 0) != len(tokens) - 1:
+        return []
+    parts = split(tokens[1:-1], lambda t: is_sign(t, ",", ";"))
+    if len(parts) < 2 or not all(map(_is_variable, parts)):
+        return []
+    return ["".join(t.value for t in part if t.value not in ("{", "}")) for part in parts]
+
+
+def _is_word(token: Token) -> bool:
+    return token.kind == "letters" and len(token.value) > 2 and token.value not in FUNCTIONS
+
+
+def _is_quantity(token: Token) -> bool:
+    """An angle, a triangle, a ratio, or a segment like AB."""
+    capitals = token.kind == "letters" and len(token.value) > 1 and token.value.isupper()
+    return capitals or (token.kind in ("sign", "cmd") and token.value in _QUANTITIES)
+
+
+def _is_variable(tokens: Tokens) -> bool:
+    """One letter with scripts and primes, perhaps behind a Delta, perhaps applied to something."""
+    position = 1 if len(tokens) > 1 and tokens[0].value in ("Delta", "partial") else 0
+    if position >= len(tokens) or not _is_letter(tokens[position]):
+        return False
+    position += 1
+    while position < len(tokens) and is_sign(tokens[position], "_", "^", "'"):
+        mark = tokens[position].value
+        position += 1
+        if mark == "'" or position >= len(tokens):
+            continue
+        end = closing(tokens, position) + 1 if is_sign(tokens[position], "{") else position + 1
+        if mark == "^" and not _is_mark(tokens[position:end], applied=end < len(tokens) and is_sign(tokens[end], "(")):
+            return False
+        position = max(end, position + 1)
+    if position < len(tokens) and is_sign(tokens[position], "("):
+        return closing(tokens, position) == len(tokens) - 1
+    return position == len(tokens)
+
+
+def _is_letter(token: Token) -> bool:
+    if token.kind in ("letters", "roman"):
+        return len(token.value) == 1
+    return token.kind == "cmd" and token.value in GREEK and token.value not in CONSTANTS
+
+
+def _is_mark(tokens: Tokens, *, applied: bool) -> bool:
+    """Whether a superscript belongs to the name: primes and stars, or any before an argument: `f^{-1}(x)`."""
+    return applied or all(is_sign(t, "'", "*", "+", "{", "}") for t in tokens)
+
+
+def under_one_name(a: Named, b: Named) -> Named | None:
+    """`b` by the name of `a`: `f(t) = 1/t` as `f(x) = 1/x`, `y = …` as `f(x) = …`; None where the names differ."""
+    first, second = _APPLIED.fullmatch(a.name), _APPLIED.fullmatch(b.name)
+    if first and second and first[1] == second[1]:
+        return replace(b, name=a.name, value=_renamed(b.value, second[2], first[2]))
+    if (first and b.name == "y") or (second and a.name == "y"):
+        applied = first or second
+        return replace(b, name=a.name) if applied and applied[1] in "fgh" and applied[2] == "x" else None
+    return None
+
+
+def _renamed(answer: Answer, old: str, new: str) -> Answer:
+    if isinstance(answer, Scalar):
+        return replace(answer, tree=_with_symbol(answer.tree, old, new))
+    if isinstance(answer, Items):
+        return replace(answer, items=tuple(_renamed(item, old, new) for item in answer.items))
+    return answer
+
+
+def _with_symbol(tree: Tree, old: str, new: str) -> Tree:
+    if tree == ("sym", old):
+        return ("sym", new)
+    return tuple(_with_symbol(part, old, new) if isinstance(part, tuple) else part for part in tree)

@@ -1,0 +1,75 @@
+"""Sets of real numbers as they are written: ℝ, ∅, unions, intersections, differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deepscaler.rewards.answers import Answer, Items, Named, Prose, Reals, Scalar, Span
+from deepscaler.rewards.brackets import Tokens, is_sign, split
+from deepscaler.rewards.intervals import EVERYTHING, intersection, union, without_points
+from deepscaler.rewards.tokens import UnreadableError
+from deepscaler.rewards.vocabulary import EVERY_REAL
+
+ALL_REALS = Reals((EVERYTHING,))
+EMPTY = Items("set", ())
+_EXCEPT = frozenset(["except", "but", "excluding", "without"])
+
+
+def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
+    """None for what is no set of these. Raises UnreadableError."""
+    if len(tokens) == 1 and tokens[0].kind == "cmd":
+        name = tokens[0].value
+        return Prose(name) if name in ("ℤ", "ℕ", "ℚ", "ℂ") else {"ℝ": ALL_REALS, "emptyset": EMPTY}.get(name)
+    if len(tokens) > 3 and tokens[0].value == "ℝ" and is_sign(tokens[1], "-"):
+        return Reals(without_points([span.low for span in spans_of(read(tokens[2:]))]))
+    place = next((i for i, t in enumerate(tokens) if t.value.lower() in _EXCEPT), 0)
+    if place and " ".join(t.value.lower() for t in tokens[:place]) in EVERY_REAL:
+        return _all_but(read([t for t in tokens[place + 1 :] if t.value.lower() not in ("for", "x")]))
+    for sign in ("cup", "cap", "setminus"):
+        parts = split(tokens, lambda t, sign=sign: is_sign(t, sign))
+        if len(parts) > 1:
+            return Reals(_combined(sign, [read(part) for part in parts]))
+    return None
+
+
+def _all_but(answer: Answer) -> Reals:
+    items = answer.items if isinstance(answer, Items) else (answer,)
+    trees = [item.tree for item in items if isinstance(item, Scalar)]
+    if len(trees) < len(items):
+        raise UnreadableError("all real numbers except what are no numbers")
+    return Reals(without_points(trees))
+
+
+def _combined(sign: str, answers: list[Answer]) -> tuple[Span, ...]:
+    spans = [spans_of(answer) for answer in answers]
+    if sign == "cup":
+        return union([span for group in spans for span in group])
+    if len(spans) != 2 or (sign == "setminus" and not isinstance(answers[1], Items)):
+        raise UnreadableError("sets that are not worked out")
+    if sign == "cap":
+        return _known(intersection(spans[0], spans[1]))
+    holes = without_points([span.low for span in spans[1]])
+    return holes if answers[0] == ALL_REALS else _known(intersection(spans[0], holes))
+
+
+def _known(spans: tuple[Span, ...] | None) -> tuple[Span, ...]:
+    if spans is None:
+        raise UnreadableError("sets whose endpoints are no constants")
+    return spans
+
+
+def spans_of(answer: Answer) -> tuple[Span, ...]:
+    """An interval, a pair read as an open interval, or a set of points. Raises UnreadableError."""
+    if isinstance(answer, Reals):
+        return answer.spans
+    if isinstance(answer, Named):
+        return spans_of(answer.value)
+    if isinstance(answer, Items) and answer.kind == "tuple" and len(answer.items) == 2:
+        low, high = answer.items
+        if isinstance(low, Scalar) and isinstance(high, Scalar):
+            return (Span(low.tree, False, high.tree, False),)
+    if isinstance(answer, Items) and answer.kind == "set":
+        trees = [item.tree for item in answer.items if isinstance(item, Scalar)]
+        if len(trees) == len(answer.items):
+            return tuple(Span(tree, True, tree, True) for tree in trees)
+    raise UnreadableError("no set of real numbers")

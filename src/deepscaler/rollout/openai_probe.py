@@ -1,0 +1,111 @@
+"""What a server ignores or changes of what it is asked, as far as that can be seen from outside.
+
+Before the first sample: is the model there, does its context hold the budget, and a few short completions at a high
+temperature whose equality or difference shows whether seed, top_k and n have an effect. Afterwards: what the replies
+themselves give away.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from deepscaler.rollout.openai_client import Answer, OpenAIClient
+from deepscaler.rollout.openai_http import EndpointError
+from deepscaler.types import FinishReason
+
+PROBE_TOKENS = 24
+PROBE_TEMPERATURE = 1.5
+TAKES_TOP_K = frozenset({"vllm", "sglang", "deepscaler"})
+
+
+def check_server(client: OpenAIClient) -> dict[str, Any]:
+    """What the server says about the model. Raises EndpointError when it is not there, or its context is too short."""
+    try:
+        models = client.models()
+    except EndpointError as error:
+        if "HTTP 404" not in str(error):  # some servers have no list; the first completion will tell
+            raise
+        return {}
+    listed = {str(m.get("id")): m for m in models}
+    if listed and client.model not in listed:
+        raise EndpointError(
+            f"{client.endpoint.address} serves no model {client.model!r}; it serves {', '.join(sorted(listed))}. "
+            "Give one of these as --model"
+        )
+    facts = listed.get(client.model, {})
+    context, budget = facts.get("max_model_len"), client.params.max_completion_tokens
+    if isinstance(context, int) and budget >= context:
+        raise EndpointError(
+            f"a budget of {budget} tokens above the model's context: {client.endpoint.address} serves {client.model!r} "
+            f"with {context} tokens for prompt and completion together; lower --max-tokens, or serve it with more"
+        )
+    client.send_top_k = client.send_top_k or facts.get("owned_by") in TAKES_TOP_K
+    return {name: facts[name] for name in ("id", "owned_by", "max_model_len", "root") if name in facts}
+
+
+def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
+    """Sentences about settings without the effect they should have. Raises EndpointError for a server that refuses."""
+    short = {client.max_tokens_field: PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
+    first = client.probe(question, **short, seed=1)
+    again = client.probe(question, **short, seed=1)
+    other = client.probe(question, **short, seed=2)
+    found = []
+    if first.text != again.text:
+        found.append("the same seed gave two different completions: the server ignores seeds, or is not deterministic")
+    elif first.text == other.text:
+        found.append("two seeds gave the same completion at temperature 1.5: the server ignores seed or temperature")
+    if first.num_tokens is not None and first.num_tokens > PROBE_TOKENS:
+        found.append(
+            f"asked for at most {PROBE_TOKENS} tokens, the server made {first.num_tokens}: it ignores the budget"
+        )
+    if client.params.top_k and client.params.temperature > 0:
+        greedy = [client.probe(question, **short, seed=seed, top_k=1).text for seed in (1, 2)]
+        if greedy[0] != greedy[1]:
+            found.append("top_k = 1 gave different completions for two seeds: the server ignores top_k")
+    try:
+        several = client.probe(question, **short, seed=3, n=2)
+    except EndpointError:
+        several = None
+    if several is not None and several.num_choices != 2:
+        found.append("n = 2 gave one completion: the server ignores n (harmless here, one request is made per sample)")
+    return found
+
+
+class ReplyWatch:
+    """Counts in the replies what the server changed, and words it at the end."""
+
+    def __init__(self, client: OpenAIClient) -> None:
+        self._client = client
+        self._seen: Counter[str] = Counter()
+        self._models: set[str] = set()
+
+    def note(self, answer: Answer) -> None:
+        reply, budget = answer.reply, self._client.params.max_completion_tokens
+        self._seen["replies"] += 1
+        self._seen["choices"] += reply.num_choices != 1
+        self._seen["no finish reason"] += reply.finish_reason is FinishReason.UNKNOWN
+        self._models.add(reply.model)
+        if reply.num_tokens is None:
+            self._seen["no usage"] += 1
+        elif reply.num_tokens > budget:
+            self._seen["over budget"] += 1
+        elif reply.finish_reason is FinishReason.LENGTH and reply.num_tokens < budget:
+            self._seen["cut early"] += 1
+
+    def warnings(self) -> list[str]:
+        total, seen = self._seen["replies"], self._seen
+        worded = {
+            "choices": "held several completions though one was asked for; the first was taken",
+            "no finish reason": "had no known finish reason: whether they were cut at the budget is unknown",
+            "no usage": "had no token count; figures of length leave them out",
+            "over budget": "were longer than the budget: the server ignores or changes it",
+            "cut early": "were cut before the budget: the server lowers it, or its context is too short",
+        }
+        found = [f"{seen[kind]} of {total} replies {words}" for kind, words in worded.items() if seen[kind]]
+        others = sorted(self._models - {"", self._client.model})
+        if others:
+            found.append(f"replies name the model {', '.join(others)}, not {self._client.model}")
+        return found + [
+            f"{count} attempts failed and were repeated: {kind}" for kind, count in sorted(self._client.faults.items())
+        ]

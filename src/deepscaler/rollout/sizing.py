@@ -1,0 +1,50 @@
+"""On which device an engine runs, in which number type, and how many sequences its cache holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepscaler.rollout.cache import bytes_per_token
+
+CACHE_SHARE = 0.6  # of the free memory; activations and a copy while the cache grows need the rest
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """The name of a number type; `auto`: bfloat16 on a GPU, float32 on CPU, where bfloat16 is emulated."""
+    return name if name != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+
+
+def slots_that_fit(config: Any, dtype: torch.dtype, device: torch.device, *, capacity: int, most: int) -> int:
+    """Sequences of `capacity` tokens decoded at once, at most `most`. Raises ValueError when not even one fits."""
+    fits = int(_free_bytes(device) * CACHE_SHARE / (bytes_per_token(config, dtype) * capacity))
+    if fits < 1:
+        raise ValueError(
+            f"the cache of one sequence of {capacity} tokens does not fit into the free memory; lower the budget "
+            "(--max-tokens, --context)"
+        )
+    return min(fits, most)
+
+
+def cache_bytes(device: torch.device, processes: int) -> int:
+    """The most that the cache of one of `processes` engines may take, of what is free now."""
+    return int(_free_bytes(device) * CACHE_SHARE / processes)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30  # where the system does not say

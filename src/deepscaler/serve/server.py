@@ -1,0 +1,83 @@
+"""A model directory behind an OpenAI-compatible address, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
+from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.serve.app import LOOPBACK, Service, make_app
+from deepscaler.serve.engine_thread import EngineThread
+from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """context: most tokens of prompt and completion, 0 = the model's own. token_env: variable with the API key."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str = ""
+    dtype: str = "auto"
+    max_active: int = 64
+    max_queued: int = 1024
+    context: int = 0
+    token_env: str = "DEEPSCALER_API_KEY"
+
+
+def read_token(options: ServeOptions) -> str:
+    """The API key from the environment. Raises ValueError for an address others can reach, without a key."""
+    token = os.environ.get(options.token_env, "").strip()
+    if options.host not in LOOPBACK and not token:
+        raise ValueError(
+            f"--host {options.host} can be reached from elsewhere, so requests need a key: set the environment "
+            f"variable {options.token_env}, or name another with --token-env"
+        )
+    return token
+
+
+@contextmanager
+def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Service]:
+    """The model loaded and its engine running. Raises ModelError, ValueError."""
+    token = read_token(options)
+    device = pick_device()
+    dtype = DTYPES[pick_dtype(options.dtype, device)]
+    tokenizer = load_tokenizer(model_dir)
+    model: Any = load_model(model_dir, dtype=dtype, device=device)
+    own = model.config.max_position_embeddings
+    if options.context > own:
+        raise ValueError(f"--context {options.context} is above the model's context of {own} tokens; lower it")
+    capacity = options.context or own
+    slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=options.max_active)
+    stop_ids = stop_token_ids(model, tokenizer)
+    engine = EngineThread(
+        TorchEngine(model, stop_ids=stop_ids, max_active=slots),
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+        stop_ids=stop_ids,
+        capacity=capacity,
+        max_queued=options.max_queued,
+    )
+    try:
+        yield Service(engine, tokenizer, options.name or Path(model_dir).resolve().name, token)
+    finally:
+        engine.close()
+
+
+def run(service: Service, options: ServeOptions) -> None:
+    """Serve until interrupted."""
+    config = uvicorn.Config(
+        make_app(service),
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run()

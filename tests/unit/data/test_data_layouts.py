@@ -1,0 +1,157 @@
+"""Rows in other programs' layouts, local directories laid out like the hub, and the hub without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deepscaler.data.hub import DATASETS, data_files, is_hub_name
+from deepscaler.data.layouts import Columns, Layout, read_fields, unboxed, without_instruction, write_layout
+from deepscaler.data.readers import DataError
+from deepscaler.data.sources import load_problems, locate
+
+INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "problem": "1+1?", "answer": ["2"], "source": "sums", "difficulty": 1.0},
+    {"id": "b", "problem": "A root of $x^2=4$?", "answer": ["2", "-2"], "source": "roots", "difficulty": None},
+]
+DAPO = {
+    "data_source": "math_dapo",
+    "prompt": [
+        {
+            "role": "user",
+            "content": "Solve the following math problem step by step. The last line of your response should be of the "
+            "form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\nWhat is 17+17?\n\n"
+            'Remember to put your answer on its own line after "Answer:".',
+        }
+    ],
+    "ability": "MATH",
+    "reward_model": {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"},
+    "extra_info": {"index": "9a9b6eb4-a1cb-49d1-8c1e-62eaf2f74079"},
+}
+
+
+@pytest.mark.parametrize("layout", ["verl", "trl"])
+@pytest.mark.parametrize("instruction", ["", INSTRUCTION])
+def test_what_is_written_in_a_layout_is_read_back_the_same(tmp_path: Path, layout: Layout, instruction: str) -> None:
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist(list(write_layout(ROWS, layout, instruction, "train"))), path)
+    first, second = load_problems(path, instruction=instruction)
+    assert (first.id, first.prompt, first.references, first.source, first.difficulty) == (
+        "a",
+        "1+1?",
+        ("2",),
+        "sums",
+        1,
+    )
+    assert (second.references, second.difficulty) == (("2", "-2"), None)
+
+
+def test_verl_rows_hold_what_verl_reads() -> None:
+    row = next(write_layout(ROWS, "verl", INSTRUCTION, "train"))
+    assert row["prompt"] == [{"role": "user", "content": f"1+1? {INSTRUCTION}"}]
+    assert row["reward_model"] == {"style": "rule", "ground_truth": "2"}
+    assert (row["data_source"], row["extra_info"]["split"], row["extra_info"]["index"]) == ("sums", "train", 0)
+
+
+def test_the_dapo_schema_gives_the_bare_problem() -> None:
+    fields = read_fields(DAPO, Columns())
+    assert (fields.problem, fields.answer, fields.source) == ("What is 17+17?", "34", "math_dapo")
+
+
+def test_the_last_user_message_is_the_problem() -> None:
+    prompt = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1+1?"},
+    ]
+    fields = read_fields({"prompt": prompt, "solution": "$\\boxed{2}$"}, Columns())
+    assert (fields.problem, fields.answer) == ("1+1?", "2")
+    assert read_fields({"prompt": "1+1?", "answer": 2}, Columns()).answer == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "inner"),
+    [
+        ("\\boxed{2}", "2"),
+        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
+        ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
+        ("2", "2"),
+        ("so \\boxed{2}", "so \\boxed{2}"),
+    ],
+)
+def test_only_a_whole_box_is_opened(text: str, inner: str) -> None:
+    assert unboxed(text) == inner
+
+
+def test_instructions_come_off_and_problems_stay() -> None:
+    assert without_instruction(f"1+1? {INSTRUCTION}") == "1+1?"
+    assert without_instruction("1+1? Be quick.", "Be quick.") == "1+1?"
+    assert without_instruction("Let's think.") == "Let's think."
+
+
+def test_a_directory_laid_out_like_the_hub_is_a_source(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split, answer in (("train", "34"), ("test", "35"), ("validation", "36")):
+        row = DAPO | {"reward_model": {"ground_truth": answer, "style": "rule"}}
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.json").write_text("[]")
+    assert [path.name for path in data_files(tmp_path)] == ["train-00000-of-00001.parquet"]
+    (problem,) = load_problems(tmp_path)
+    assert problem.references == ("34",)
+
+
+def test_the_published_file_is_read_from_a_downloaded_copy(tmp_path: Path) -> None:
+    (tmp_path / "deepscaler.json").write_text(json.dumps([{"problem": "1+1?", "answer": "2", "solution": "Add."}]))
+    (tmp_path / "README.md").write_text("license: mit")
+    (problem,) = load_problems(tmp_path)
+    assert (problem.references, problem.solution, problem.source) == (("2",), "Add.", "deepscaler")
+
+
+def test_an_empty_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no training file"):
+        load_problems(tmp_path)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network and an empty cache."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_without_a_network_the_message_says_which_file_to_put_where(name: str) -> None:
+    known = DATASETS[name]
+    with pytest.raises(DataError) as caught:
+        locate(name)
+    message = str(caught.value)
+    assert "could not be had from the hub" in message
+    assert f"hf download {name} --repo-type dataset --revision {known.revision} --local-dir DIR" in message
+    assert known.files[0] in message
+
+
+def test_an_unregistered_dataset_needs_a_commit() -> None:
+    with pytest.raises(DataError, match="someone/numbers@COMMIT"):
+        locate("someone/numbers")
+
+
+def test_a_missing_file_is_no_dataset() -> None:
+    assert not is_hub_name("data/train.json")
+    assert not is_hub_name("/data/train")
+    assert is_hub_name("someone/numbers@main")
+    with pytest.raises(DataError, match=r"data/train\.json does not exist"):
+        load_problems("data/train.json")
+
+
+def test_pinned_revisions_are_commits() -> None:
+    assert all(len(d.revision) == 40 and int(d.revision, 16) and d.licence and d.files for d in DATASETS.values())
