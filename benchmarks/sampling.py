@@ -42,7 +42,7 @@ class Case:
 
     size: str
     lengths: NDArray[np.int64]
-    generate_batch: int  # `generate` is called on this many at a time; the faster of a few choices
+    generate_batch: int  # `generate` is called on this many at a time
 
 
 def skewed(count: int, cap: int = 512) -> NDArray[np.int64]:
