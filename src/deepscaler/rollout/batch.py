@@ -1,105 +1,91 @@
-"""Continuous batching: sequences that are decoded together in the slots of one cache, joining and leaving at any step.
+"""Continuous batching: sequences that are decoded together over one cache, joining and leaving at any step.
 
-A prompt is prefilled once per request. Finished sequences leave at once and waiting ones take their slots. N: sequences
-of one step, V: vocabulary.
+A prompt is prefilled once per request. Finished sequences leave at once and waiting ones take their place; when the
+cache is full, the newest sequence waits again and is taken up later where it stood.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as Listed
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from deepscaler.attention import forward_hidden
-from deepscaler.rollout.cache import DecodeAttention, PrefillAttention, SlotCache
-from deepscaler.rollout.sampling import KeyedUniforms, sample_tokens
-from deepscaler.types import FinishReason, Request, SamplingParams
+from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.prefill import Prefixes
+from deepscaler.rollout.rows import Rows, Sequence, draw_rows
+from deepscaler.types import FinishReason, RunError
 
-PREFILL_TOKENS = 16384  # padded prompt tokens per prefill forward
-
-
-@dataclass(slots=True)
-class _Prefix:
-    """A prefilled prompt: keys and values [L,K,tokens,D] and the logits [V] of its next token."""
-
-    keys: Tensor
-    values: Tensor
-    logits: Tensor
+__all__ = ["Batch", "Sequence", "Step"]
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One completion in the making. `cancelled` may be set at any time; it then leaves at the next step."""
-
-    request: Request
-    sample_index: int
-    params: SamplingParams
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    cancelled: bool = False
-    _uniforms: KeyedUniforms | None = None
-
-    @property
-    def num_cached(self) -> int:
-        """Tokens in the cache: all but the newest one."""
-        return len(self.request.prompt_ids) + len(self.tokens) - 1
-
-    @property
-    def num_needed(self) -> int:
-        """Tokens it may grow to."""
-        return len(self.request.prompt_ids) + self.params.max_completion_tokens
-
-    def next_uniform(self) -> float:
-        if self._uniforms is None:
-            self._uniforms = KeyedUniforms(self.params, self.request.problem_id, self.sample_index)
-        return self._uniforms.at(len(self.tokens))
+class Step(Protocol):
+    def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token and its logprob for each row. `changed`: their blocks are others than in the last step."""
+        ...
 
 
 class Batch:
-    """`add` sequences at any time, `step` until `is_empty`. The caller checks that each fits into the cache."""
+    """`add` sequences at any time, `step` until `is_empty`, `close`. The caller checks that each fits."""
 
-    def __init__(self, model: Any, cache: SlotCache, stop_ids: frozenset[int]) -> None:
-        self._model, self._cache, self._stop_ids = model, cache, stop_ids
-        self._device = next(model.parameters()).device
+    def __init__(self, model: Any, cache: BlockCache, step: Step, stop_ids: NDArray[np.int64], max_active: int) -> None:
+        self._cache, self._step, self._stop_ids, self._max_active = cache, step, stop_ids, max_active
         self._waiting: deque[Sequence] = deque()
-        self._prefixes: dict[int, _Prefix] = {}
-        self.active: list[Sequence] = []
+        self._rows = Rows(max_active, stop_ids)
+        self._prefixes = Prefixes(model, cache)
+        self._changed = True  # are the blocks in use other ones than in the last step?
+        self._lost = False  # was it closed with work left?
 
     @property
     def is_empty(self) -> bool:
-        return not self._waiting and not self.active
+        return not (self._lost or self._waiting or len(self._rows))
 
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def active(self) -> list[Sequence]:
+        """Those that are decoded now."""
+        return list(self._rows.sequences)
+
     def add(self, sequence: Sequence) -> None:
         """Sequences of one request should be added together: their prompt is then prefilled once."""
-        assert sequence.num_needed <= self._cache.capacity
+        assert sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
         self._waiting.append(sequence)
 
     def step(self) -> list[Sequence]:
-        """One token for every sequence that has a slot; those that are finished now."""
+        """One token for every sequence that finds room; those that are finished now.
+
+        Raises RunError for non-finite logits, and when a newer batch of the engine has taken over.
+        """
+        if self._lost:
+            raise RunError("this generation was ended by a newer one of the same engine; finish one before the next")
         with torch.inference_mode():
             finished = self._drop_cancelled()
-            admitted = self._admit()
-            finished += [s for s in admitted if self.finish_reason(s)]
-            self._place([s for s in admitted if not self.finish_reason(s)])
-            if self.active:
-                self._decode()
+            finished += self._admit()
+            if len(self._rows):
+                self._make_room()
+                self._rows.append(*self._step.run(self._rows, self._changed))
+                self._changed = False
                 finished += self._leave()
-            self._forget()
         return finished
 
+    def close(self) -> None:
+        """Give every block back; what is under way is lost. Closing again does nothing."""
+        self._lost = not self.is_empty
+        while len(self._rows):
+            self._cache.allocator.release(self._rows.remove(len(self._rows) - 1)[1])
+        self._prefixes.clear()
+        self._waiting.clear()
+
     def finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        if sequence.tokens and sequence.tokens[-1] in self._stop_ids:
+        tokens = sequence.token_array
+        if len(tokens) and tokens[-1] in self._stop_ids:
             return FinishReason.STOP
-        if len(sequence.tokens) >= sequence.params.max_completion_tokens:
+        if len(tokens) >= sequence.params.max_completion_tokens:
             return FinishReason.LENGTH
         return FinishReason.CANCELLED if sequence.cancelled else None
 
@@ -107,96 +93,48 @@ class Batch:
         gone = [s for s in self._waiting if s.cancelled]
         if gone:
             self._waiting = deque(s for s in self._waiting if not s.cancelled)
-        if any(s.cancelled for s in self.active):
+        if any(s.cancelled for s in self._rows.sequences):
             gone += self._leave()
         return gone
 
     def _admit(self) -> list[Sequence]:
-        """Take waiting sequences into free slots and draw their first token."""
-        count = min(self._cache.slots - len(self.active), len(self._waiting))
-        if count == 0:
+        """Take waiting sequences up and draw their next token; those that end with it."""
+        first = len(self._rows)
+        admitted = self._prefixes.admissible(self._waiting, self._max_active - first, first)
+        if not admitted:
             return []
-        admitted = [self._waiting.popleft() for _ in range(count)]
-        new = {id(s.request): s.request for s in admitted if id(s.request) not in self._prefixes}
-        self._prefill(list(new.values()))
-        self._draw(admitted, torch.stack([self._prefixes[id(s.request)].logits for s in admitted]))
-        return admitted
+        logits = self._prefixes.fill(admitted)
+        for sequence, blocks in zip(admitted, self._prefixes.tables_for(admitted), strict=True):
+            self._rows.add(sequence, blocks)
+        self._prefixes.forget(self._waiting)
+        self._rows.append(*draw_rows(logits, self._rows, first), first)
+        self._changed = True
+        return self._leave()
 
-    def _prefill(self, requests: Listed[Request]) -> None:
-        start = 0
-        while start < len(requests):
-            end, longest = start, 0
-            while end < len(requests):
-                longest = max(longest, len(requests[end].prompt_ids))
-                if end > start and longest * (end + 1 - start) > PREFILL_TOKENS:
-                    break
-                end += 1
-            self._prefill_together(requests[start:end])
-            start = end
+    def _make_room(self) -> None:
+        """A block for every row whose newest token begins one.
 
-    def _prefill_together(self, requests: Listed[Request]) -> None:
-        lengths = [len(r.prompt_ids) for r in requests]
-        ids = np.zeros((len(requests), max(lengths)), dtype=np.int64)
-        for row, request in enumerate(requests):
-            ids[row, : lengths[row]] = request.prompt_ids
-        attention = PrefillAttention()
-        positions = torch.arange(ids.shape[1], device=self._device).expand(len(requests), -1)
-        hidden = forward_hidden(self._model, torch.from_numpy(ids).to(self._device), positions, attention)
-        last = hidden[torch.arange(len(requests)), torch.tensor(lengths) - 1]
-        logits = self._model.get_output_embeddings()(last)
-        keys, values = torch.stack(attention.keys), torch.stack(attention.values)
-        for row, request in enumerate(requests):
-            cut = slice(0, lengths[row])
-            self._prefixes[id(request)] = _Prefix(keys[:, row, :, cut], values[:, row, :, cut], logits[row])
-
-    def _place(self, admitted: list[Sequence]) -> None:
-        """Give every admitted sequence the next slot, with its prompt's keys and values."""
-        by_request: dict[int, list[int]] = {}
-        for sequence in admitted:
-            by_request.setdefault(id(sequence.request), []).append(len(self.active))
-            self.active.append(sequence)
-        for request, slots in by_request.items():
-            prefix = self._prefixes[request]
-            self._cache.put_prefix(torch.tensor(slots, device=self._device), prefix.keys, prefix.values)
-
-    def _decode(self) -> None:
-        """One token for every active sequence."""
-        lengths = [s.num_cached for s in self.active]
-        newest = torch.tensor([s.tokens[-1] for s in self.active], device=self._device)
-        positions = torch.tensor(lengths, device=self._device)
-        attention = DecodeAttention(self._cache, positions, max(lengths))
-        hidden = forward_hidden(self._model, newest.unsqueeze(1), positions.unsqueeze(1), attention)
-        self._draw(self.active, self._model.get_output_embeddings()(hidden[:, 0]))
-
-    def _draw(self, sequences: Listed[Sequence], logits_NV: Tensor) -> None:
-        """One token each; sequences that sample alike are drawn together."""
-        alike: dict[tuple[float, float, int], list[int]] = {}
-        for row, sequence in enumerate(sequences):
-            p = sequence.params
-            alike.setdefault((p.temperature, p.top_p, p.top_k), []).append(row)
-        for rows in alike.values():
-            uniform_N = torch.tensor([sequences[r].next_uniform() for r in rows], dtype=torch.float32)
-            logits = logits_NV if len(alike) == 1 else logits_NV[rows]
-            drawn = sample_tokens(logits, uniform_N.to(logits.device), sequences[rows[0]].params)
-            for row, token, logprob in zip(rows, drawn[0].tolist(), drawn[1].tolist(), strict=True):
-                sequences[row].tokens.append(token)
-                sequences[row].logprobs.append(logprob)
+        While there are too few, kept prompts are dropped and then the newest rows wait again; one row always fits.
+        """
+        rows, allocator = self._rows, self._cache.allocator
+        full = np.flatnonzero(rows.num_cached == rows.tables[1] * self._cache.block_tokens)
+        if len(full) > allocator.num_free:
+            self._prefixes.clear()
+        while len(full) > allocator.num_free:
+            sequence, blocks = rows.remove(len(rows) - 1)
+            allocator.release(blocks)
+            self._waiting.appendleft(sequence)
+            full, self._changed = full[full < len(rows)], True
+        if len(full):
+            rows.give_blocks(full, self._cache.take(len(full)))
+            self._changed = True
 
     def _leave(self) -> list[Sequence]:
-        """Remove finished sequences, last slot first; the then last active one moves into each gap."""
-        finished: list[Sequence] = []
-        for slot in range(len(self.active) - 1, -1, -1):
-            if not self.finish_reason(self.active[slot]):
-                continue
-            finished.append(self.active[slot])
-            last = self.active.pop()
-            if slot < len(self.active):
-                self._cache.move(len(self.active), slot, last.num_cached)
-                self.active[slot] = last
+        """Remove finished sequences; their blocks are free at once."""
+        finished = []
+        for row in self._rows.finished():
+            sequence, blocks = self._rows.remove(int(row))
+            self._cache.allocator.release(blocks)
+            finished.append(sequence)
+        self._changed |= bool(finished)
         return finished
-
-    def _forget(self) -> None:
-        """Drop prefilled prompts nobody waits for. A request's samples stand together in the queue."""
-        needed = id(self._waiting[0].request) if self._waiting else None
-        for key in [k for k in self._prefixes if k != needed]:
-            del self._prefixes[key]

@@ -33,6 +33,11 @@ def slots_that_fit(config: Any, dtype: torch.dtype, device: torch.device, *, cap
     return min(fits, most)
 
 
+def cache_bytes(device: torch.device, processes: int) -> int:
+    """The most that the cache of one of `processes` engines may take, of what is free now."""
+    return int(_free_bytes(device) * CACHE_SHARE / processes)
+
+
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""The embedded engine: continuous batching over a slotted cache, for any supported transformers causal LM.
+"""The embedded engine: continuous batching over a cache in blocks, for any supported transformers causal LM.
 
 Each draw is keyed by (seed, step, problem id, sample index, position), so a completion depends on neither batch
 composition nor order as far as floating point allows: matrix products of another batch size may differ in the last
@@ -14,8 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepscaler.cpu import available_cores
 from deepscaler.rollout import batch
-from deepscaler.rollout.cache import SlotCache
+from deepscaler.rollout.block_attention import BlockStep
+from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.pool import PoolCache, PoolStep
+from deepscaler.rollout.sizing import cache_bytes
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
@@ -24,6 +29,8 @@ class TorchEngine:
     """Samples from `model`, which it may share with a learner: then publishing weights costs nothing.
 
     is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
+    max_cache_bytes: upper limit of the key-value cache; by default a share of the memory that is free now, on CPU
+        divided by the number of cores, each of which may run an engine.
     """
 
     def __init__(
@@ -33,13 +40,22 @@ class TorchEngine:
         stop_ids: frozenset[int],
         max_active: int = 256,
         is_cancelled: Callable[[], bool] = lambda: False,
+        max_cache_bytes: int | None = None,
     ) -> None:
         parameter = next(model.parameters())
         self._model: Any = model
-        self._stop_ids = stop_ids
+        self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         self._is_cancelled = is_cancelled
         self.dtype = parameter.dtype
-        self._cache = SlotCache(self._model.config, max_active, parameter.dtype, parameter.device)
+        self._max_active = max_active
+        device = parameter.device
+        limit = max_cache_bytes or cache_bytes(device, available_cores() if device.type == "cpu" else 1)
+        cache, step = (PoolCache, PoolStep) if device.type == "cuda" else (BlockCache, BlockStep)
+        self._decoder = Decoder(model)
+        self._cache = cache(self._model.config, parameter.dtype, device, limit)
+        self._step: Any = step(self._decoder, self._cache)
+        self._batch: batch.Batch | None = None
+        self._capacity = 0
         self.context_limit: int = self._model.config.max_position_embeddings
         self.version = 0
 
@@ -53,33 +69,65 @@ class TorchEngine:
         for name, weight in weights:
             if weight is not own[name]:
                 own[name].copy_(weight)
+        if self._batch is not None:
+            self._decoder.refresh(self._capacity)  # it goes on with the new ones
         self.version = version
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
-        """Yield rollouts as they finish. Raises ValueError when a prompt and the budget exceed the model's context."""
-        self._check(requests, params)
-        longest = max((len(r.prompt_ids) for r in requests), default=0)
-        decoding = self.open_batch(longest + params.max_completion_tokens)
+        """Yield rollouts as they finish.
+
+        Raises ValueError when a prompt and the budget exceed the model's context or the memory for the cache.
+        """
+        longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_completion_tokens
+        self._check_context(requests, params)
+        decoding = self.open_batch(longest)
+        self._check_memory(requests, params)
         for request in requests:
             for index in range(request.first_sample_index, request.first_sample_index + request.num_samples):
-                decoding.add(batch.Sequence(request, index, params))
-        while not decoding.is_empty and not self._is_cancelled():
-            for sequence in decoding.step():
-                yield self._rollout(decoding, sequence)
+                decoding.add(batch.Sequence(request, index, self._params_of(request, index, params)))
+        try:
+            while not decoding.is_empty and not self._is_cancelled():
+                for sequence in decoding.step():
+                    yield self._rollout(decoding, sequence)
+        finally:
+            decoding.close()
 
     def open_batch(self, capacity: int) -> batch.Batch:
-        """A new batch of sequences of at most `capacity` tokens each. One at a time: they share the cache."""
-        self._cache.reserve(capacity)
-        return batch.Batch(self._model, self._cache, self._stop_ids)
+        """A new batch of sequences of at most `capacity` tokens each, with the weights as they are now.
 
-    def _check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        One at a time: an earlier batch that is still open ends.
+        """
+        if self._batch is not None:
+            self._batch.close()
+        suitable = self._cache.suitable_block_tokens(capacity)
+        if self._cache.block_tokens != suitable:
+            self._cache.reform(suitable)
+        self._capacity = capacity
+        self._decoder.refresh(capacity)
+        self._batch = batch.Batch(self._model, self._cache, self._step, self._stop_ids, self._max_active)
+        return self._batch
+
+    def _params_of(self, request: Request, sample_index: int, params: SamplingParams) -> SamplingParams:
+        """How one completion is sampled: like all others."""
+        return params
+
+    def _check_context(self, requests: Sequence[Request], params: SamplingParams) -> None:
         for request in requests:
-            needed = len(request.prompt_ids) + params.max_completion_tokens
-            if needed > self.context_limit:
+            if len(request.prompt_ids) + params.max_completion_tokens > self.context_limit:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
                     f"{params.max_completion_tokens} exceeds the model's context of {self.context_limit}; lower "
                     "max_completion_tokens or choose a model with a longer context"
+                )
+
+    def _check_memory(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        for request in requests:
+            room = self._cache.room(len(request.prompt_ids))
+            if len(request.prompt_ids) + params.max_completion_tokens > room:
+                raise ValueError(
+                    f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
+                    f"{params.max_completion_tokens} does not fit into the cache, which has room for {room} tokens; "
+                    "lower max_completion_tokens or give the cache more memory"
                 )
 
     def _rollout(self, decoding: batch.Batch, sequence: batch.Sequence) -> Rollout:
@@ -89,8 +137,8 @@ class TorchEngine:
             problem_id=sequence.request.problem_id,
             sample_index=sequence.sample_index,
             prompt_ids=sequence.request.prompt_ids,
-            completion_ids=np.array(sequence.tokens, dtype=np.int32),
-            rollout_logprobs=np.array(sequence.logprobs, dtype=np.float32),
+            completion_ids=sequence.token_array,
+            rollout_logprobs=sequence.logprob_array,
             finish_reason=reason,
             policy_version=self.version,
         )
