@@ -67,14 +67,13 @@ def _of_run(recipe: Recipe) -> Iterator[Size]:
         yield Size("run", "steps per epoch", problems // prompts, "steps", "problems // prompts_per_step")
     else:
         yield Size("run", "steps per epoch", None, "steps", "known once data.source is read")
-    chunk = min(recipe.training.logprob_chunk_tokens, recipe.training.tokens_per_micro_batch)
-    chunks = ceil(recipe.training.tokens_per_micro_batch / chunk)
+    chunk, batch = recipe.training.logprob_chunk_tokens, recipe.training.tokens_per_micro_batch
     yield Size(
         "run",
         "log-prob chunks",
-        chunks,
+        None if chunk is None else ceil(batch / min(chunk, batch)),
         "chunks",
-        "per micro-batch: tokens_per_micro_batch / logprob_chunk_tokens",
+        "chosen from the vocabulary" if chunk is None else "tokens_per_micro_batch / logprob_chunk_tokens",
     )
     if recipe.sft is not None:
         tokens = recipe.sft.steps * recipe.sft.tokens_per_step

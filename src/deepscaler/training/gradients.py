@@ -126,13 +126,14 @@ class GradientComputer:
         """Log-probability and entropy of every completion token: float32 [C] each."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention)[0]
-            return token_logprobs(
-                hidden[batch.predictor_index],
-                model.get_output_embeddings().weight,
-                batch.targets,
-                temperature=self._temperature,
-                chunk_tokens=self._training.logprob_chunk_tokens,
-            )
+        predictors = hidden[batch.predictor_index]
+        return token_logprobs(
+            predictors.to(torch.bfloat16) if self._autocast else predictors,
+            model.get_output_embeddings().weight,
+            batch.targets,
+            temperature=self._temperature,
+            chunk_tokens=self._training.logprob_chunk_tokens,
+        )
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         return plan_micro_batches([s.num_tokens for s in samples], self._training.tokens_per_micro_batch)
