@@ -179,7 +179,7 @@ class OptimizerSection(Section):
 
 class TrainingSection(Section):
     tokens_per_micro_batch: int = setting(
-        32768, unit="tokens", doc="packed tokens per forward and backward on one device", gt=0
+        32768, unit="tokens", doc="most packed tokens per forward and backward; on CPU 4,096 where sequences fit", gt=0
     )
     logprob_chunk_tokens: int | None = setting(
         None,

@@ -20,7 +20,7 @@ from deepscaler.attention import forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
-from deepscaler.training.packing import PackedBatch, pack, per_token, plan_micro_batches
+from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_micro_batches
 from deepscaler.types import FloatArray, TrainSample
 
 Logprobs = list[FloatArray]
@@ -136,4 +136,6 @@ class GradientComputer:
         )
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
-        return plan_micro_batches([s.num_tokens for s in samples], self._training.tokens_per_micro_batch)
+        lengths = [s.num_tokens for s in samples]
+        limit = self._training.tokens_per_micro_batch
+        return plan_micro_batches(lengths, micro_batch_budget(limit, lengths, self._device))

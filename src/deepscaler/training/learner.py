@@ -111,6 +111,7 @@ class LocalLearner:
             betas=(o.beta1, o.beta2),
             eps=o.eps,
             weight_decay=o.weight_decay,
+            fused=True,
         )
 
     def _set_learning_rate(self) -> float:
@@ -121,8 +122,8 @@ class LocalLearner:
             group["lr"] = rate
         return rate
 
-    def weights_info(self) -> WeightsInfo:
-        return WeightsInfo(self.version, weights_digest(self.named_weights()))
+    def weights_info(self, dtype: torch.dtype | None = None) -> WeightsInfo:
+        return WeightsInfo(self.version, weights_digest(self.named_weights(), dtype))
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every trainable weight under its transformers name, tied ones once."""
