@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from model_sizes import SIZES, build
 from records import machine, middle, with_range, write_table
-from sampling import EndsAt, LengthsGiven, skewed
-from transformers import LogitsProcessorList
+from sampling import LengthsGiven, skewed
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
@@ -117,7 +117,10 @@ def measure_ours(case: Case) -> Measurement:
         rollouts = list(engine.generate(requests, params)) if case.sampled else _given(case, requests)
         sample_s.append(time.process_time() - start)
         samples = make_samples(
-            _scored(case, rollouts), recipe().algorithm, max_completion_tokens=params.max_completion_tokens, num_updates=1
+            _scored(case, rollouts),
+            recipe().algorithm,
+            max_completion_tokens=params.max_completion_tokens,
+            num_updates=1,
         )
         stats = learner.update(samples)
         fleet.publish_weights(learner)
@@ -201,6 +204,19 @@ def measure_trl(case: Case) -> Measurement:
     return _measurement(case, step_s, sample_s)
 
 
+class EndsAt(LogitsProcessor):
+    """The end token (id 1) where a completion has its length, and nowhere else."""
+
+    def __init__(self, lengths: torch.Tensor) -> None:
+        self._last = lengths - 1
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ends = self._last <= input_ids.shape[1] - PROMPT_TOKENS
+        scores[ends] = -torch.inf
+        scores[:, 1] = torch.where(ends, 0.0, -torch.inf)
+        return scores
+
+
 def _generate(case: Case, model: Any, generate: Any, seconds: list[float], **inputs: Any) -> torch.Tensor:
     """TRL's call of `generate`, with the lengths of the case; at equal ones nothing ends early and nothing is added."""
     start = time.process_time()
@@ -208,7 +224,7 @@ def _generate(case: Case, model: Any, generate: Any, seconds: list[float], **inp
         return torch.cat([inputs["input_ids"], torch.from_numpy(given_completions(case))], dim=1)
     lengths = torch.from_numpy(case.lengths)
     assert inputs["input_ids"].shape == (len(lengths), PROMPT_TOKENS)
-    out = generate(model, **inputs, logits_processor=LogitsProcessorList([EndsAt(lengths, PROMPT_TOKENS)]))
+    out = generate(model, **inputs, logits_processor=LogitsProcessorList([EndsAt(lengths)]))
     assert out.shape[1] == PROMPT_TOKENS + int(lengths.max())
     seconds.append(time.process_time() - start)
     return out
@@ -264,7 +280,9 @@ def write(results: dict[str, Any], info: dict[str, Any]) -> None:
             for who in CONTENDERS
             for key in ("step_s", "sampling_s", "peak_mb")
         }
-        seconds = [f"{figures[who, 'step_s']:.2f} ({figures[who, 'sampling_s']:.2f} sampling)" for who in ("trl", "deepscaler")]
+        seconds = [
+            f"{figures[who, 'step_s']:.2f} ({figures[who, 'sampling_s']:.2f} sampling)" for who in ("trl", "deepscaler")
+        ]
         memory = [f"{figures[who, 'peak_mb']:,.0f}" for who in ("trl", "deepscaler")]
         ratios = [with_range(r["ratio"]["step"]), with_range(r["ratio"]["update"])]
         rows.append((name, *seconds, *ratios, *memory))

@@ -50,7 +50,9 @@ def with_range(value: dict[str, float], digits: int = 2) -> str:
     return f"{value['median']:.{digits}f} ({value['low']:.{digits}f}–{value['high']:.{digits}f})"
 
 
-def write_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str, info: dict[str, Any]) -> None:
+def write_table(
+    name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str, info: dict[str, Any]
+) -> None:
     """Replace what stands between the markers of `name` in docs/benchmarks.md. Raises ValueError without markers."""
     begin, end = f"<!-- begin: written by benchmarks/{name} -->", "<!-- end -->"
     before, found, rest = PAGE.read_text().partition(begin)

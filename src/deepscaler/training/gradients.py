@@ -20,7 +20,7 @@ from deepscaler.attention import forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
-from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_micro_batches
+from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
 from deepscaler.types import FloatArray, TrainSample
 
 Logprobs = list[FloatArray]
@@ -106,7 +106,8 @@ class GradientComputer:
             entropy_T=entropy_C,
             entropy_coefficient=algorithm.entropy_coefficient,
         )
-        metrics.add_tokens(batch.num_tokens, entropy_C, policy.clipped_T, kl_C, old_C - rollout_C)
+        num_tokens = sum(s.num_tokens for s in samples)
+        metrics.add_tokens(num_tokens, entropy_C, policy.clipped_T, kl_C, old_C - rollout_C)
         return (weights_C * loss_C).sum()
 
     @torch.no_grad()
@@ -137,5 +138,4 @@ class GradientComputer:
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         lengths = [s.num_tokens for s in samples]
-        limit = self._training.tokens_per_micro_batch
-        return plan_micro_batches(lengths, micro_batch_budget(limit, lengths, self._device))
+        return plan_samples(samples, micro_batch_budget(self._training.tokens_per_micro_batch, lengths, self._device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from deepscaler.types import TrainSample
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """One micro-batch, all sequences in one row.
+    """One micro-batch in one row: no padding, and a prompt that several completions share only once.
 
     input_ids, position_ids: int64 [1, T]; attention: which tokens belong together.
     predictor_index: int64 [C], the position in T whose hidden state predicts each completion token.
@@ -65,29 +66,60 @@ def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return [sorted(members) for members in bins]
 
 
+def plan_samples(samples: Sequence[TrainSample], budget: int) -> list[list[int]]:
+    """Indices per micro-batch, completions of one prompt together as far as the budget allows: it costs once."""
+    units: list[list[int]] = []
+    costs: list[int] = []
+    open_unit: dict[bytes, int] = {}
+    for index, sample in enumerate(samples):
+        prompt = sample.prompt_ids.tobytes()
+        unit = open_unit.get(prompt)
+        if unit is not None and costs[unit] + len(sample.completion_ids) <= budget:
+            units[unit].append(index)
+            costs[unit] += len(sample.completion_ids)
+            continue
+        open_unit[prompt] = len(units)
+        units.append([index])
+        costs.append(sample.num_tokens)
+    return [sorted(i for unit in plan for i in units[unit]) for plan in plan_micro_batches(costs, budget)]
+
+
 def pack(samples: Sequence[TrainSample], device: torch.device) -> PackedBatch:
-    """Concatenate prompt and completion of every sample; positions start anew in each."""
-    lengths = [s.num_tokens for s in samples]
-    ids = np.concatenate([part for s in samples for part in (s.prompt_ids, s.completion_ids)])
-    positions = np.concatenate([np.arange(n) for n in lengths])
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    predictors = [
-        np.arange(len(s.completion_ids)) + offset + len(s.prompt_ids) - 1
-        for s, offset in zip(samples, offsets, strict=True)
-    ]
-    segments = np.repeat(np.arange(len(samples)), [len(s.completion_ids) for s in samples])
-    targets = np.concatenate([s.completion_ids for s in samples])
+    """Every prompt once, then its completions; positions start anew in each prompt and go on in each completion."""
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    sequences: list[tuple[int, ...]] = []
+    predictors: list[np.ndarray] = []
+    prompts = Counter(s.prompt_ids.tobytes() for s in samples)
+    shared: dict[bytes, tuple[int, int]] = {}  # segment and last place of the prompts already in the row
+    used = 0
+    for sample in samples:
+        key, length, count = sample.prompt_ids.tobytes(), len(sample.prompt_ids), len(sample.completion_ids)
+        alone = prompts[key] == 1
+        if not alone and key not in shared:
+            ids.append(sample.prompt_ids)
+            positions.append(np.arange(length))
+            used += length
+            shared[key] = (len(ids) - 1, used - 1)
+        segment, last = (None, used + length - 1) if alone else shared[key]
+        first = used + length if alone else used
+        sequences.append((len(ids),) if segment is None else (segment, len(ids)))
+        ids.append(np.concatenate([sample.prompt_ids, sample.completion_ids]) if alone else sample.completion_ids)
+        positions.append(np.arange(0 if alone else length, length + count))
+        predictors.append(np.concatenate([[last], np.arange(first, first + count - 1)])[:count])
+        used = first + count
 
-    def as_tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(device)
+    def as_tensor(parts: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
+    counts = [len(s.completion_ids) for s in samples]
     return PackedBatch(
         input_ids=as_tensor(ids).unsqueeze(0),
         position_ids=as_tensor(positions).unsqueeze(0),
-        attention=PackedAttention(lengths, device),
-        predictor_index=as_tensor(np.concatenate(predictors)),
-        targets=as_tensor(targets),
-        segments=as_tensor(segments),
+        attention=PackedAttention([len(part) for part in ids], device, sequences),
+        predictor_index=as_tensor(predictors),
+        targets=as_tensor([s.completion_ids for s in samples]),
+        segments=as_tensor([np.repeat(np.arange(len(samples)), counts)]),
     )
 
 
