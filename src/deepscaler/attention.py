@@ -90,7 +90,8 @@ class PackedAttention:
             pieces = output.split([self.lengths[i] for i in members], dim=2) if len(members) > 1 else (output,)
             for index, piece in zip(members, pieces, strict=True):
                 parts.setdefault(index, piece)
-        return torch.cat([parts[i] for i in range(len(self.lengths))], dim=2)
+        # Joined as [B,T,H,D], the layout the kernels write and the next product reads: nothing is copied twice.
+        return torch.cat([parts[i].transpose(1, 2) for i in range(len(self.lengths))], dim=1).transpose(1, 2)
 
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn

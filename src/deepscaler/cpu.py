@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -28,6 +30,17 @@ def keep_freed_memory() -> None:
 def available_cores() -> int:
     """Cores this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN multiplies float32 matrices faster than torch's default: AMD processors with AVX-512."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return amd and available and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def prepare(threads: int) -> None:

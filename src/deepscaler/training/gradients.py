@@ -21,6 +21,7 @@ from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
+from deepscaler.training.products import use_fast_products
 from deepscaler.types import FloatArray, TrainSample
 
 Logprobs = list[FloatArray]
@@ -52,6 +53,9 @@ class GradientComputer:
         autocast: bool = False,
     ) -> None:
         self.model, self.reference = model, reference
+        for each in (model, reference):
+            if each is not None:
+                use_fast_products(each)
         self._algorithm, self._training = algorithm, training
         self._temperature, self._autocast = temperature, autocast
         self._device = next(model.parameters()).device

@@ -40,7 +40,7 @@ class LocalLearner:
         self._num_updates = 0
         self._skipped_in_a_row = 0
         if recipe.model.activation_checkpointing:
-            _enable_checkpointing(model)
+            enable_checkpointing(model)
         self._reference: nn.Module | None = None
         if self._algorithm.kl.coefficient > 0:
             self._reference = copy.deepcopy(model).eval().requires_grad_(False)
@@ -147,7 +147,7 @@ class LocalLearner:
         self._skipped_in_a_row = counters["skipped_in_a_row"]
 
 
-def _enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: Any) -> None:
     """transformers renames the switch in v5 and will drop the old name in v6."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()

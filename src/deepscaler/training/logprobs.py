@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepscaler.training.products import product, weight_gradient
+
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
 # a GPU's memory; many enough rows that the weight is read seldom.
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
@@ -28,18 +30,15 @@ def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
     return max(FEWEST_ROWS, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
 
 
-def _chunks(count: int, rows: int) -> Iterator[tuple[slice, int]]:
+def _chunks(count: int, rows: int) -> Iterator[slice]:
     for start in range(0, count, rows):
-        yield slice(start, min(start + rows, count)), min(rows, count - start)
+        yield slice(start, min(start + rows, count))
 
 
-def _write_logits(out: Tensor, hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """float32 [rows, V] into `out`; the product itself is in the number type of `hidden` and `weight`."""
-    if hidden.dtype == torch.float32:
-        torch.mm(hidden, weight.T, out=out)
-    else:
-        out.copy_(hidden @ weight.T)
-    return out if temperature == 1.0 else out.div_(temperature)
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """float32 [rows, V]; the product itself is in the number type of `hidden` and `weight`."""
+    logits = product(hidden, weight).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -50,12 +49,11 @@ class _TokenLogprobs(torch.autograd.Function):
         count, vocabulary = len(targets), len(weight)
         logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
         entropies, log_sums = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        buffer = logprobs.new_empty(min(chunk, count), vocabulary)
         wanted = any(ctx.needs_input_grad)
         kept = logprobs.new_empty(count, vocabulary) if wanted and 4 * count * vocabulary <= KEPT_BYTES else None
-        for rows, length in _chunks(count, chunk):
+        for rows in _chunks(count, chunk):
             target = targets[rows].unsqueeze(1)
-            logits = _write_logits(buffer[:length], hidden[rows], weight, temperature)
+            logits = _logits(hidden[rows], weight, temperature)
             log_p = torch.log_softmax(logits, dim=-1)
             chosen = log_p.gather(1, target)
             logprobs[rows] = chosen.squeeze(1)
@@ -71,36 +69,38 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, log_sums, entropies = ctx.saved_tensors
         grad_logprobs = torch.zeros_like(log_sums) if grads[0] is None else grads[0]
-        grad_entropies, kept = grads[1], ctx.kept
-        ctx.kept = None  # it is overwritten below; a second backward makes the logits again
+        kept, ctx.kept = ctx.kept, None  # overwritten below; a second backward makes the logits again
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        buffer = log_sums.new_empty(min(ctx.chunk, len(targets)), len(weight)) if kept is None else kept
-        for rows, length in _chunks(len(targets), ctx.chunk):
+        for rows in _chunks(len(targets), ctx.chunk if kept is None else len(targets)):
             if kept is None:
-                logits = _write_logits(buffer[:length], hidden[rows], weight, ctx.temperature)
+                logits = _logits(hidden[rows], weight, ctx.temperature)
                 p = logits.sub_(log_sums[rows].unsqueeze(1)).exp_()
             else:
-                p = kept[rows]
+                p = kept
             scale = grad_logprobs[rows].unsqueeze(1) / ctx.temperature
-            if grad_entropies is None:
-                grad = p.mul_(-scale)
+            pull = None if grads[1] is None else grads[1][rows].unsqueeze(1) / ctx.temperature
+            grad = _logit_gradient(p, scale, pull, entropies[rows].unsqueeze(1), targets[rows].unsqueeze(1))
+            grad = grad.to(hidden.dtype)
+            grad_hidden[rows] = product(grad, weight.T)
+            if grad.dtype == torch.float32 and kept is None:
+                grad_weight.addmm_(grad.T, hidden[rows])  # a small product, added without a pass over the weight
             else:
-                pull = grad_entropies[rows].unsqueeze(1) / ctx.temperature
-                log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log_()
-                grad = p.mul_(log_p.add_(entropies[rows].unsqueeze(1)).mul_(-pull).sub_(scale))
-            grad.scatter_add_(1, targets[rows].unsqueeze(1), scale)
-            _add_products(grad.to(hidden.dtype), hidden[rows], weight, grad_hidden[rows], grad_weight)
+                grad_weight += weight_gradient(grad, hidden[rows])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
-def _add_products(grad: Tensor, hidden: Tensor, weight: Tensor, grad_hidden: Tensor, grad_weight: Tensor) -> None:
-    """grad_hidden = grad W; grad_weight += grad^T hidden, summed in float32."""
-    torch.mm(grad, weight, out=grad_hidden)
-    if grad.dtype == torch.float32:
-        grad_weight.addmm_(grad.T, hidden)
+def _logit_gradient(p: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the logits [rows, V], written over their probabilities `p`; the other arguments are [rows, 1].
+
+    scale and pull are the gradients of log-probability and entropy, over the temperature.
+    """
+    if pull is None:
+        grad = p.mul_(-scale)
     else:
-        grad_weight += (grad.T @ hidden).float()
+        log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log_()
+        grad = p.mul_(log_p.add_(entropy).mul_(-pull).sub_(scale))
+    return grad.scatter_add_(1, target, scale)
 
 
 def token_logprobs(

@@ -40,7 +40,7 @@ RECIPE = Recipe(
     rollout=RolloutSection(prompts_per_step=2, group_size=2),
     stages=(StageSection(name="s", max_completion_tokens=8),),
 )
-PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
+PRODUCTS = {"_linear_pointwise", "mm", "addmm", "addmm_", "bmm", "baddbmm"}
 
 
 class Recorder(TorchDispatchMode):
@@ -102,11 +102,12 @@ def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
     computing = sum(
         n for name, n in per_layer.items() if name not in {"view", "_unsafe_view", "t", "transpose", "detach"}
     )
-    assert computing <= 150
+    assert computing <= 165
 
 
-def test_the_head_costs_three_products_a_chunk_and_four_when_memory_is_short(monkeypatch):
-    for kept_bytes, products in ((2**20, 3), (0, 4)):
+def test_the_head_makes_its_logits_once_and_twice_when_memory_is_short(monkeypatch):
+    chunks = 4
+    for kept_bytes, products in ((2**20, chunks + 2), (0, 4 * chunks)):
         monkeypatch.setattr(logprobs, "KEPT_BYTES", kept_bytes)
         hidden, weight = torch.randn(20, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
         with Recorder() as recorder:
@@ -114,7 +115,7 @@ def test_the_head_costs_three_products_a_chunk_and_four_when_memory_is_short(mon
                 hidden, weight, torch.zeros(20, dtype=torch.long), temperature=1.0, chunk_tokens=5
             )
             values.sum().backward()
-        assert recorder.products == 4 * products
+        assert recorder.products == products
 
 
 def test_memory_of_the_head_grows_with_the_chunk_not_with_the_tokens(monkeypatch):
