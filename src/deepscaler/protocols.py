@@ -21,7 +21,7 @@ from deepscaler.types import (
 
 
 class Sampler(Protocol):
-    """An engine: token ids in, token ids out. Every engine passes `rollout.conformance`."""
+    """An engine: token ids in, token ids out. Every engine passes tests/unit/rollout/test_rollout_engine.py."""
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Yield every rollout as it finishes, in any order. Closing the iterator cancels what is left."""
@@ -51,7 +51,14 @@ class Fleet(Protocol):
 class Grader(Protocol):
     """Verifies completions. `score` never raises for what a completion holds."""
 
-    def grade(self, completion: str, references: Sequence[str], *, thinking_prefilled: bool) -> Verdict: ...
+    def grade(
+        self,
+        completion: str,
+        references: Sequence[str],
+        *,
+        thinking_prefilled: bool,
+        tolerance: float | None = None,
+    ) -> Verdict: ...
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
 

@@ -40,7 +40,10 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with checkable answers. `references` are alternatives: matching any one is correct."""
+    """A question with checkable answers. `references` are alternatives: matching any one is correct.
+
+    tolerance: absolute, only where the dataset's row declares one; without it, numbers are compared exactly.
+    """
 
     id: str
     prompt: str
@@ -48,17 +51,23 @@ class Problem:
     source: str = ""
     difficulty: float | None = None
     solution: str | None = None
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The grader's decision on one completion. `answer` is what was extracted; `detail` says why, in words."""
+    """The grader's decision on one completion. `answer` is what was extracted; `detail` says why, in words.
+
+    `cached`: decided before, for an equal answer to the same references. How long it took and whether it was cached
+    say nothing about the completion, so verdicts that differ in nothing else are equal.
+    """
 
     outcome: Outcome
     reward: float
     answer: str | None = None
     detail: str = ""
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
+    cached: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

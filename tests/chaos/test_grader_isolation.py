@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,39 +16,64 @@ import numpy as np
 import pytest
 
 from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.process import Item, Limits
 from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, RunError, Verdict
 
 HERE = Path(__file__).parent
+PLACES = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def make_pool(grader: str = "faulty_graders:misbehave", num_workers: int = 1, memory_mib: int = 1024) -> GraderPool:
-    return GraderPool(
-        num_workers=num_workers,
-        wall_s=1.0,
-        memory_mib=memory_mib,
-        decode=lambda ids: " ".join(map(str, ids)),
-        thinking_prefilled=True,
-        grader=grader,
-    )
+# Waiting is generous, since the machine may be busy; processor time is counted per process and may be short.
+LIMITS = Limits(wall_s=60.0, cpu_s=0.5, memory_mib=512)
+SHORT_WAIT = Limits(wall_s=4.0, cpu_s=0.5, memory_mib=512)
+
+
+def make_pool(grader: str = "faulty_graders:misbehave", num_workers: int = 1, limits: Limits = LIMITS) -> GraderPool:
+    return GraderPool(num_workers=num_workers, limits=limits, grader=grader)
+
+
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[GraderPool]:
+    """One foreman for the whole file: it survives everything that the grading processes do."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PYTHONPATH", PLACES)
+        monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+        with make_pool() as made:
+            made.grade("start it now", ["7"], thinking_prefilled=True)
+            yield made
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderPool]:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+def pool(shared_pool: GraderPool) -> GraderPool:
+    return shared_pool
+
+
+@pytest.fixture
+def impatient_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderPool]:
+    monkeypatch.setenv("PYTHONPATH", PLACES)
+    with make_pool(limits=SHORT_WAIT) as made:
+        yield made
+
+
+@pytest.fixture
+def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderPool]:
+    monkeypatch.setenv("PYTHONPATH", PLACES)
     with make_pool() as made:
         yield made
 
 
 def outcomes(pool: GraderPool, completions: list[str]) -> list[Outcome]:
-    return [v.outcome for v in pool.grade_many([(c, ["7"], True) for c in completions])]
+    return [v.outcome for v in pool.grade_many([Item(c, ["7"], True) for c in completions])]
 
 
 @pytest.mark.parametrize(
     ("bomb", "outcome"),
     [
-        ("hang", Outcome.TIMEOUT),
+        ("spin", Outcome.TIMEOUT),
+        ("long", Outcome.TIMEOUT),
         ("die", Outcome.GRADER_FAILED),
+        ("segfault", Outcome.GRADER_FAILED),
+        ("hoard", Outcome.GRADER_FAILED),
         ("raise", Outcome.GRADER_FAILED),
         ("eat", Outcome.GRADER_FAILED),
         ("recurse", Outcome.GRADER_FAILED),
@@ -58,21 +85,63 @@ def test_a_bomb_costs_its_own_verdict_only(pool: GraderPool, bomb: str, outcome:
     assert outcomes(pool, ["a", "b", bomb, "c", bomb, "d"]) == [fine, fine, outcome, fine, outcome, fine]
 
 
-def test_the_worker_is_replaced_after_a_timeout_and_kept_otherwise(pool: GraderPool) -> None:
-    first = pool.grade("pid", ["7"], thinking_prefilled=True).answer
-    assert pool.grade("pid", ["7"], thinking_prefilled=True).answer == first
-    verdict = pool.grade("hang", ["7"], thinking_prefilled=True)
-    assert verdict.outcome is Outcome.TIMEOUT
-    assert "within 1 s" in verdict.detail
-    assert pool.grade("pid", ["7"], thinking_prefilled=True).answer != first
+def test_a_grader_that_sleeps_is_ended_by_the_wall_clock(impatient_pool: GraderPool) -> None:
+    assert outcomes(impatient_pool, ["a", "hang", "b"]) == [Outcome.CORRECT, Outcome.TIMEOUT, Outcome.CORRECT]
+    verdict = impatient_pool.grade("hang", ["7"], thinking_prefilled=True)
+    assert "within 4 s" in verdict.detail and verdict.seconds >= 4
+
+
+@pytest.mark.parametrize(
+    ("bomb", "words"),
+    [
+        ("spin", "over 0.5 s of processor time"),
+        ("long", "over 0.5 s of processor time"),
+        ("die", "exit status 3"),
+        ("segfault", "killed by SIGSEGV"),
+        ("hoard", "MemoryError"),
+    ],
+)
+def test_the_verdict_says_what_happened_and_the_process_is_replaced(pool: GraderPool, bomb: str, words: str) -> None:
+    before = pool.grade("pid", ["7"], thinking_prefilled=True).answer
+    assert pool.grade("pid", ["7"], thinking_prefilled=True).answer == before
+    assert re.search(words, pool.grade(bomb, ["7"], thinking_prefilled=True).detail)
+    assert pool.grade("pid", ["7"], thinking_prefilled=True).answer != before
+
+
+@pytest.mark.parametrize("who", ["pid", "foreman"])
+def test_what_is_killed_from_outside_while_idle_costs_no_verdict(pool: GraderPool, who: str) -> None:
+    pid = int(pool.grade(who, ["7"], thinking_prefilled=True).answer or 0)
+    os.kill(pid, signal.SIGKILL)
+    assert _gone(pid)
+    assert outcomes(pool, ["a", "b"]) == [Outcome.CORRECT] * 2
+    assert int(pool.grade(who, ["7"], thinking_prefilled=True).answer or 0) != pid
+
+
+def test_a_thousand_replaced_processes_leave_nothing_behind(pool: GraderPool) -> None:
+    outcomes(pool, ["a"])
+    descriptors = _descriptors("self")
+    threads, processes = threading.active_count(), _children(os.getpid())
+    assert outcomes(pool, ["die", "a"] * 1000) == [Outcome.GRADER_FAILED, Outcome.CORRECT] * 1000
+    foreman = int(pool.grade("foreman", ["7"], thinking_prefilled=True).answer or 0)
+    assert _descriptors("self") == descriptors
+    assert _descriptors(foreman) < 10
+    assert threading.active_count() == threads
+    assert _children(foreman) == 1  # the one at work: no zombie, no orphan
+    assert _children(os.getpid()) == processes
 
 
 def test_no_secret_reaches_the_worker_and_it_writes_no_file(pool: GraderPool, tmp_path: Path) -> None:
     names = pool.grade("environment", ["7"], thinking_prefilled=True).answer
     assert names is not None and "SECRET_TOKEN" not in names and "HOME" not in names.split(",")
     verdict = pool.grade(f"write:{tmp_path}/out", ["7"], thinking_prefilled=True)
-    assert verdict.outcome is Outcome.GRADER_FAILED
-    assert (tmp_path / "out").read_text() == ""
+    assert verdict.outcome is Outcome.GRADER_FAILED and "opens no file for writing" in verdict.detail
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("act", ["run", "dial", "fork"])
+def test_the_worker_starts_no_process_and_opens_no_connection(pool: GraderPool, act: str) -> None:
+    verdict = pool.grade(act, ["7"], thinking_prefilled=True)
+    assert verdict.outcome is Outcome.GRADER_FAILED and "PermissionError" in verdict.detail
 
 
 def test_large_batches_do_not_block(pool: GraderPool) -> None:
@@ -80,7 +149,7 @@ def test_large_batches_do_not_block(pool: GraderPool) -> None:
 
 
 def test_many_threads_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", PLACES)
     results: dict[int, list[Outcome]] = {}
     with make_pool(num_workers=2) as pool:
         threads = [
@@ -100,10 +169,11 @@ def test_a_worker_that_cannot_start_is_an_error_with_a_remedy() -> None:
         pool.grade("a", ["7"], thinking_prefilled=True)
 
 
-def test_closing_ends_the_process_and_refuses_work(pool: GraderPool) -> None:
+def test_closing_ends_the_process_and_refuses_work(own_pool: GraderPool) -> None:
+    pool = own_pool
     pid = int(pool.grade("pid", ["7"], thinking_prefilled=True).answer or 0)
     pool.close()
-    assert not Path(f"/proc/{pid}").exists()
+    assert _gone(pid)
     with pytest.raises(ValueError, match="closed"):
         pool.grade("a", ["7"], thinking_prefilled=True)
 
@@ -119,13 +189,32 @@ threading.Thread(target=lambda: pool.grade("hang", ["7"], thinking_prefilled=Tru
 time.sleep(0.3)
 __import__("os").kill(__import__("os").getpid(), 9)
 """
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": PLACES}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     pid = int(done.stdout)
+    assert _gone(pid)
+
+
+def _descriptors(pid: int | str) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _children(parent: int) -> int:
+    return sum(_parent(int(p.name)) == parent for p in Path("/proc").iterdir() if p.name.isdigit())
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _gone(pid: int) -> bool:
     deadline = time.monotonic() + 20
     while _running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _running(pid)
+        time.sleep(0.01)
+    return not _running(pid)
 
 
 def _running(pid: int) -> bool:
@@ -143,8 +232,7 @@ def test_a_truncated_rollout_earns_nothing_and_is_not_graded() -> None:
     group = Group(Problem("p", "?", ("7",)), (rollout(0, FinishReason.LENGTH), rollout(1, FinishReason.STOP)))
     pool = GraderPool(
         num_workers=1,
-        wall_s=5,
-        memory_mib=1024,
+        limits=Limits(wall_s=5, cpu_s=1, memory_mib=1024),
         decode=lambda ids: "</think>\\boxed{7}",
         thinking_prefilled=True,
     )

@@ -141,10 +141,3 @@ def test_train_eval_compare_and_report(cli: Cli, tmp_path: Path, capsys: pytest.
     assert "Difference of Pass@1 in points" in capsys.readouterr().out
     assert cli("report", tmp_path / "run", tiny=False) == 0
     assert (tmp_path / "run" / "report.html").stat().st_size > 50_000
-
-
-def test_grade_says_why(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli("grade", "so</think>\\boxed{07}", "--answer", "7", "--thinking-prefilled", tiny=False) == 0
-    assert capsys.readouterr().out.startswith("correct  answer '07'  same number")
-    assert cli("grade", "\\boxed{7}", "--answer", "7", "--thinking-prefilled", tiny=False) == 0
-    assert "no_answer" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+data_app = typer.Typer(help="Look at data sets and prepare them.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Data")
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, see docs/recipes.md.")]
 Overrides = Annotated[
@@ -108,19 +111,70 @@ def compare(
 
 @app.command(rich_help_panel="Measure")
 def grade(
-    completion: Annotated[str, typer.Argument(help="A completion, or a file of one, or - for standard input.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Saved completions: .jsonl, .json, .csv or .parquet.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSONL file to write: id, verdict, seconds, answer, detail.")] = None,
+    response_column: Annotated[str, typer.Option(help="Holds the completion.")] = "response",
+    reference_column: Annotated[
+        str, typer.Option(help="Holds a string, a number, or a list of alternatives.")
+    ] = "gold",
+    id_column: Annotated[str | None, typer.Option(help="Else `id` where there is one, or the row's index.")] = None,
+    tolerance_column: Annotated[str | None, typer.Option(help="Holds an absolute tolerance, or nothing.")] = None,
+    explained: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="TEXT", help="Explain one completion: the text, a file of it, or - (stdin)."),
+    ] = None,
     references: Annotated[
-        list[str],
-        typer.Option("--answer", metavar="ANSWER", help="Reference answer. Repeatable: any may match."),
-    ],
+        list[str] | None,
+        typer.Option("--reference", metavar="ANSWER", help="With --explain. Repeatable: any may match."),
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(min=0, help="With --explain: an absolute tolerance.")] = None,
+    profile: Annotated[
+        Literal["deepscaler", "string"], typer.Option(help="Mathematical equality, or equality of text.")
+    ] = "deepscaler",
     thinking_prefilled: Annotated[
         bool, typer.Option("--thinking-prefilled", help="The prompt already opened <think>.")
     ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Grading processes; else one per core.")] = None,
 ) -> None:
-    """Grade one completion and say why."""
-    from deepscaler.cli import run_commands
+    """Grade saved completions, or explain one verdict step by step (--explain)."""
+    if (file is None) == (explained is None):
+        raise typer.BadParameter("give either a FILE to grade or --explain TEXT")
+    from deepscaler import cpu
+    from deepscaler.cli import grade_commands
+    from deepscaler.cli.grade_rows import Columns
 
-    _exit(run_commands.grade(_text(completion), references=references, thinking_prefilled=thinking_prefilled))
+    if explained is not None:
+        if not references:
+            raise typer.BadParameter("--explain needs at least one --reference")
+        text = _text(explained)
+        _exit(
+            grade_commands.explain(
+                text,
+                references=references,
+                profile=profile,
+                thinking_prefilled=thinking_prefilled,
+                tolerance=tolerance,
+            )
+        )
+        return
+    assert file is not None
+    if references or tolerance is not None:
+        raise typer.BadParameter(
+            "--reference and --tolerance go with --explain; a file has --reference-column and --tolerance-column"
+        )
+    columns = Columns(response_column, reference_column, id_column, tolerance_column)
+    _exit(
+        grade_commands.grade_file(
+            file,
+            out=out,
+            columns=columns,
+            profile=profile,
+            thinking_prefilled=thinking_prefilled,
+            workers=workers or cpu.available_cores(),
+        )
+    )
 
 
 @app.command(rich_help_panel="Measure")
@@ -161,6 +215,17 @@ def doctor(as_json: AsJson = False) -> None:
     from deepscaler.cli.doctor import show
 
     show(as_json=as_json)
+
+
+@data_app.command("lint-benchmarks")
+def lint_benchmarks(
+    benchmarks: Annotated[Path, typer.Option(help="Directory of the five benchmark files.")],
+    out: Annotated[Path, typer.Option(help="Directory for benchmarks-lint.md and benchmarks-lint.json.")],
+) -> None:
+    """What is odd in the benchmarks: references against their own solutions, duplicates, units, several answers."""
+    from deepscaler.cli import benchmark_commands
+
+    _exit(benchmark_commands.lint_benchmarks(benchmarks, out=out))
 
 
 def _exit(code: int | None) -> None:

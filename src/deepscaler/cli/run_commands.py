@@ -94,14 +94,6 @@ def report(runs: list[Path], *, out: Path | None) -> int:
     return 0
 
 
-def grade(completion: str, *, references: list[str], thinking_prefilled: bool) -> int:
-    from deepscaler.rewards.math_reward import grade as grade_completion
-
-    verdict = grade_completion(completion, references, thinking_prefilled=thinking_prefilled)
-    print(f"{verdict.outcome.value}  answer {verdict.answer!r}  {verdict.detail}")
-    return 0
-
-
 def _prepare(recipe: Recipe) -> Progress:
     """Threads, allocator and progress for a computing command."""
     cpu.prepare(threads=1 if not _cuda() else cpu.available_cores())

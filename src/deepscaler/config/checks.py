@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
 
 Origins = Mapping[str, str]
@@ -71,6 +72,69 @@ def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:
             "evaluation.set_operations is empty and data.source = 'synthetic' has no other held-out "
             "problems; "
             "name at least one chain length"
+        )
+
+
+def _sources(recipe: Recipe, _: Origins) -> Iterator[str]:
+    data = recipe.data
+    names = [source.name for source in data.sources]
+    if data.source == "mix" and not names:
+        yield "data.source = 'mix' needs data.sources, one [[data.sources]] table per file; add them, or name one file"
+    if data.source != "mix" and names:
+        yield f"data.sources has {len(names)} entries but data.source = {data.source!r}; set data.source = 'mix'"
+    for index, source in enumerate(data.sources):
+        if source.name in names[:index]:
+            yield (
+                f"data.sources.{names.index(source.name)}.name and data.sources.{index}.name are both "
+                f"{source.name!r}; stages tell sources apart by name, so rename one"
+            )
+        if source.path in ("synthetic", "mix"):
+            yield (
+                f"data.sources.{index}.path = {source.path!r} is no file; problems made on the spot cannot be mixed "
+                "with others: set data.source = 'synthetic' without data.sources"
+            )
+    for index, stage in enumerate(recipe.stages):
+        if stage.sources is None:
+            continue
+        unknown = [name for name in stage.sources if name not in names]
+        if unknown or not stage.sources:
+            yield (
+                f"stages.{index}.sources = {list(stage.sources)} must name some of data.sources "
+                f"({', '.join(names) or 'which are absent'}); leave it out to draw from all"
+            )
+
+
+def _bands(recipe: Recipe, _: Origins) -> Iterator[str]:
+    data = recipe.data
+    for index, stage in enumerate(recipe.stages):
+        key = f"stages.{index}"
+        low, high = stage.min_difficulty, stage.max_difficulty
+        if low is not None and high is not None and low > high:
+            yield f"{key}.min_difficulty = {low:g} exceeds {key}.max_difficulty = {high:g}; swap them"
+        if stage.longest_prompt is not None and stage.shortest_prompt > stage.longest_prompt:
+            yield (
+                f"{key}.shortest_prompt = {stage.shortest_prompt} exceeds {key}.longest_prompt = "
+                f"{stage.longest_prompt}; swap them"
+            )
+        for name in ("shortest_prompt", "longest_prompt"):
+            tokens = getattr(stage, name)
+            if tokens is not None and tokens > data.max_prompt_tokens:
+                yield (
+                    f"{key}.{name} = {tokens} lies above data.max_prompt_tokens = {data.max_prompt_tokens}, beyond "
+                    "which prompts are dropped at load; raise the second or lower the first"
+                )
+        if data.source == "synthetic" and (
+            (low is not None and low > data.max_operations) or (high is not None and high < data.min_operations)
+        ):
+            yield (
+                f"{key}.min_difficulty and {key}.max_difficulty leave no problem: difficulty is the number of "
+                f"operations, data.min_operations = {data.min_operations} to data.max_operations = "
+                f"{data.max_operations}"
+            )
+    if recipe.stages[0].drop_solved:
+        yield (
+            "stages.0.drop_solved = true has nothing to go by, since no group was sampled before the first of "
+            "[[stages]]; set it in a later stage"
         )
 
 
@@ -179,10 +243,11 @@ def _filtering(recipe: Recipe, _: Origins) -> Iterator[str]:
 def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
     room = recipe.training.tokens_per_micro_batch
     for index, stage in enumerate(recipe.stages):
-        longest = recipe.data.max_prompt_tokens + stage.max_completion_tokens
+        longest = longest_prompt(recipe, stage) + stage.max_completion_tokens
+        key = "data.max_prompt_tokens" if stage.longest_prompt is None else f"stages.{index}.longest_prompt"
         if longest > room:
             yield (
-                f"data.max_prompt_tokens + stages.{index}.max_completion_tokens = {longest} tokens do not "
+                f"{key} + stages.{index}.max_completion_tokens = {longest} tokens do not "
                 "fit into "
                 f"training.tokens_per_micro_batch = {room}; a sequence is never split, so set it to "
                 f"{longest} or more"
@@ -225,6 +290,8 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _problems,
+    _sources,
+    _bands,
     _mini_batch,
     _stages,
     _reference,

@@ -46,6 +46,11 @@ def group_size(recipe: Recipe, stage: StageSection) -> int:
     return stage.group_size or recipe.rollout.group_size
 
 
+def longest_prompt(recipe: Recipe, stage: StageSection) -> int:
+    """Tokens of the longest prompt that the stage can meet."""
+    return min(recipe.data.max_prompt_tokens, stage.longest_prompt or recipe.data.max_prompt_tokens)
+
+
 def scheduled_steps(recipe: Recipe, index: int) -> tuple[int, int] | None:
     """First and last step (1-based) of a stage; None when never reached or when the controller decides."""
     if recipe.curriculum.kind != "schedule":
@@ -67,6 +72,11 @@ def _of_run(recipe: Recipe) -> Iterator[Size]:
         yield Size("run", "steps per epoch", problems // prompts, "steps", "problems // prompts_per_step")
     else:
         yield Size("run", "steps per epoch", None, "steps", "known once data.source is read")
+    total = sum(source.weight for source in recipe.data.sources)
+    for source in recipe.data.sources:
+        share = prompts * source.weight / total
+        formula = f"prompts_per_step × weight / {total:g} = {share:.1f}, where a stage draws from all sources"
+        yield Size("run", f"prompts per step from {source.name}", round(share), "prompts", formula)
     chunk, batch = recipe.training.logprob_chunk_tokens, recipe.training.tokens_per_micro_batch
     yield Size(
         "run",
@@ -92,12 +102,13 @@ def _of_stage(recipe: Recipe, index: int, stage: StageSection, world_size: int) 
     group = group_size(recipe, stage)
     per_step = recipe.rollout.prompts_per_step * group
     per_update = prompts_per_update(recipe) * group
-    longest = recipe.data.max_prompt_tokens + stage.max_completion_tokens
+    longest = longest_prompt(recipe, stage) + stage.max_completion_tokens
     sampled = per_step * stage.max_completion_tokens
     yield size("group size", group, "completions", "stage, else rollout.group_size")
     yield size("sequences per step", per_step, "sequences", "prompts_per_step × group size")
     yield size("sequences per update", per_update, "sequences", "prompts per update × group size")
-    yield size("longest sequence", longest, "tokens", "max_prompt_tokens + max_completion_tokens")
+    prompt = "max_prompt_tokens" if stage.longest_prompt is None else "longest_prompt"
+    yield size("longest sequence", longest, "tokens", f"{prompt} + max_completion_tokens")
     yield size("sampled per step, at most", sampled, "tokens", "sequences per step × max_completion_tokens")
     yield size("trained per step, at most", per_step * longest, "tokens", "sequences per step × longest sequence")
     if span:

@@ -58,8 +58,21 @@ class SftSection(Section):
     spiral_stay: float = setting(0.93, doc="probability to repeat once more inside the loop", ge=0, lt=1)
 
 
+class SourceSection(Section):
+    """One source of a mixture."""
+
+    name: str = setting(doc="what stages.N.sources and messages call it")
+    path: str = setting(doc="a .json, .jsonl or .parquet file of problems, or a hub dataset")
+    weight: float = setting(1.0, doc="its share of the prompts, relative to the other sources of the stage", gt=0)
+    prompt_field: str = setting("problem", doc="column that holds the problem")
+    answer_field: str = setting("answer", doc="column that holds the answer or list of answers")
+
+
 class DataSection(Section):
-    source: str = setting(doc="`synthetic`, or a .json, .jsonl or .parquet file of problems")
+    source: str = setting(
+        doc="`synthetic`, a .json, .jsonl or .parquet file of problems, a hub dataset, or `mix` of data.sources"
+    )
+    sources: tuple[SourceSection, ...] = setting((), doc="with source = 'mix': files that take turns by weight")
     prompt_field: str = setting("problem", doc="column that holds the problem")
     answer_field: str = setting("answer", doc="column that holds the answer or list of answers")
     instruction: str = setting(
@@ -96,6 +109,14 @@ class StageSection(Section):
     reset_optimizer: bool = setting(False, doc="start the stage with a new optimizer")
     reset_reference: bool = setting(False, doc="KL reference := weights at the start of the stage")
     reshuffle: bool = setting(False, doc="start the stage with a fresh shuffle of the data")
+    sources: tuple[str, ...] | None = setting(None, doc="names of the data.sources to draw from; absent = all")
+    min_difficulty: float | None = setting(None, doc="only problems at least so difficult; absent = all")
+    max_difficulty: float | None = setting(None, doc="only problems at most so difficult; absent = all")
+    shortest_prompt: int = setting(0, unit="tokens", doc="only prompts at least so long", ge=0)
+    longest_prompt: int | None = setting(
+        None, unit="tokens", doc="only prompts at most so long; absent = up to data.max_prompt_tokens", gt=0
+    )
+    drop_solved: bool = setting(False, doc="leave out problems whose latest group was all right when the stage begins")
 
 
 class CurriculumSection(Section):
@@ -196,8 +217,14 @@ class TrainingSection(Section):
 
 
 class GraderSection(Section):
+    profile: Literal["deepscaler", "string"] = setting(
+        "deepscaler", doc="mathematical equality, or equality of lightly normalised text (JustRL, DAPO)"
+    )
     workers: int = setting(1, unit="processes", doc="grading processes", gt=0)
-    wall_s: float = setting(5.0, unit="s", doc="time limit per completion", gt=0)
+    cpu_s: float = setting(1.0, unit="s", doc="processor time per completion", gt=0)
+    wall_s: float = setting(
+        10.0, unit="s", doc="waiting time per completion, for a process that gets no processor", gt=0
+    )
     memory_mib: int = setting(1024, unit="MiB", doc="address-space limit per grading process", gt=0)
 
 

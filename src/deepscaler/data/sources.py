@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepscaler.config.models import SourceSection
 from deepscaler.data.identity import problem_id
 from deepscaler.types import Problem
 
@@ -42,6 +43,24 @@ def load_problems(source: str | Path, *, prompt_field: str = "problem", answer_f
     if not problems:
         raise DataError(f"{name} holds no rows")
     return problems
+
+
+def load_mixture(sources: Sequence[SourceSection]) -> tuple[list[Problem], list[int]]:
+    """(the problems of all sources, per problem the index of its source). Raises DataError for one in two sources."""
+    problems: list[Problem] = []
+    source_of: list[int] = []
+    place: dict[str, int] = {}
+    for index, source in enumerate(sources):
+        for problem in load_problems(source.path, prompt_field=source.prompt_field, answer_field=source.answer_field):
+            other = place.setdefault(problem.id, index)
+            if other != index:
+                raise DataError(
+                    f"{source.path}: problem {problem.id} ({problem.prompt[:60]!r}) stands in "
+                    f"{sources[other].path} as well and would be drawn for both; remove it from one of them"
+                )
+            problems.append(problem)
+            source_of.append(index)
+    return problems, source_of
 
 
 def _read(path: Path) -> Iterable[Any]:

@@ -2,55 +2,149 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from deepscaler.data.mixture import Part, Rotation, StagePlan
 from deepscaler.randomness import generator
 from deepscaler.types import Problem
 
 
+@dataclass(frozen=True, slots=True)
+class StageStart:
+    """What a stage begins with. kept: sources of which too few problems would be left, so that none was dropped."""
+
+    num_problems: int
+    num_dropped: int
+    kept: tuple[str, ...]
+
+
 class ProblemStream:
-    """The order of an epoch is a function of (seed, tag, epoch) alone, so a position is all there is to save.
+    """The order of an epoch is a function of (seed, tag, epoch) alone, so a position is nearly all there is to save.
 
     Epochs follow each other without a gap: a step at the seam takes the rest of one and the start of the next,
-    instead of dropping the rest as the original did.
+    instead of dropping the rest as the original did. Of several sources each has epochs of its own, and they take
+    turns by weight (`Rotation`). What a stage draws from is its plan less the problems that were solved when it
+    began; a stage that draws from something else than the one before it starts in a new order.
     """
 
-    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+    def __init__(self, problems: Sequence[Problem], seed: int, plans: Sequence[StagePlan] = ()) -> None:
         if not problems:
             raise ValueError("there are no problems to train on")
         self._problems = list(problems)
         self._seed = seed
+        everything = StagePlan("", (Part("", 1.0, tuple(range(len(problems)))),))
+        self._plans = tuple(plans) or (everything,)
+        self._index = {problem.id: index for index, problem in enumerate(problems)}
+        self._tracks_solved = any(plan.drop_solved for plan in self._plans)
+        self._solved = np.zeros(len(problems), dtype=bool)  # all completions of the latest group were right
+        self._dropped = np.zeros(len(problems), dtype=bool)  # left out of this stage
         self._tag = ""
-        self.position = 0
-        self._epoch = -1
-        self._order: list[int] = []
+        self._stage = 0
+        self._restart(0)
 
     def take(self, count: int) -> list[Problem]:
         """The next `count` problems."""
         taken = []
-        for position in range(self.position, self.position + count):
-            epoch, index = divmod(position, len(self._problems))
-            if epoch != self._epoch:
-                rng = generator("order", self._seed, self._tag, epoch)
-                self._order = rng.permutation(len(self._problems)).tolist()
-                self._epoch = epoch
-            taken.append(self._problems[self._order[index]])
+        for _ in range(count):
+            part, draw = self._rotation.next()
+            taken.append(self._problems[self._pick(part, draw)])
         self.position += count
         return taken
 
+    def note(self, problem_id: str, *, solved: bool) -> None:
+        """Remember how the problem's latest group went, where a stage of the recipe wants to know."""
+        if self._tracks_solved:
+            self._solved[self._index[problem_id]] = solved
+
+    def begin_stage(self, stage: int, *, reshuffle: bool) -> StageStart:
+        """Draw by the plan of stage number `stage` from here on."""
+        plan, before = self._plans[stage], self._plans[self._stage]
+        dropped, kept = self._to_drop(plan)
+        changed = plan.parts != before.parts or not np.array_equal(dropped, self._dropped)
+        self._stage, self._dropped = stage, dropped
+        if reshuffle or changed:
+            self.reshuffle(plan.name)
+        return StageStart(plan.num_problems - int(dropped.sum()), int(dropped.sum()), kept)
+
     def reshuffle(self, tag: str) -> None:
         """Start over in a new order, named by `tag`, as a stage that restarts cold does."""
-        self._tag, self.position, self._epoch = tag, 0, -1
+        self._tag = tag
+        self._restart(0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "tag": self._tag, "num_problems": len(self._problems)}
+        """JSON; with solved problems tracked, two bits per problem."""
+        return {
+            "position": self.position,
+            "tag": self._tag,
+            "num_problems": len(self._problems),
+            "problems": self._digest(),
+            "stage": self._stage,
+            "solved": _pack(self._solved),
+            "dropped": _pack(self._dropped),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the stream was saved over another number of problems."""
+        """Raises ValueError when the stream was saved over other problems."""
         if state["num_problems"] != len(self._problems):
             raise ValueError(
                 f"the checkpoint was made with {state['num_problems']} training problems, now there are "
                 f"{len(self._problems)}; put the data back as it was, or start a new run directory"
             )
-        self._tag, self.position, self._epoch = state["tag"], state["position"], -1
+        if state["problems"] != self._digest():
+            raise ValueError(
+                f"the checkpoint was made with {len(self._problems)} training problems as well, but other ones or in "
+                "another order; put the data back as it was, or start a new run directory"
+            )
+        self._tag, self._stage = state["tag"], state["stage"]
+        self._solved = _unpack(state["solved"], len(self._problems))
+        self._dropped = _unpack(state["dropped"], len(self._problems))
+        self._restart(state["position"])
+
+    def _restart(self, position: int) -> None:
+        """Stand at `position` of the order that tag, stage and dropped problems make."""
+        self.position = position
+        parts = self._plans[self._stage].parts
+        self._parts = [(part.name, [i for i in part.indices if not self._dropped[i]]) for part in parts]
+        self._rotation = Rotation([part.weight for part in parts], position)
+        self._epochs: list[tuple[int, list[int]]] = [(-1, [])] * len(parts)
+
+    def _pick(self, part: int, draw: int) -> int:
+        """The problem of a part's draw number `draw`, both counted from 0."""
+        name, indices = self._parts[part]
+        epoch, place = divmod(draw, len(indices))
+        if self._epochs[part][0] != epoch:
+            key = ("order", self._seed, self._tag, *([name] if len(self._parts) > 1 else []), epoch)
+            self._epochs[part] = epoch, generator(*key).permutation(len(indices)).tolist()
+        return indices[self._epochs[part][1][place]]
+
+    def _to_drop(self, plan: StagePlan) -> tuple[np.ndarray, tuple[str, ...]]:
+        """(solved problems to leave out, bool [num_problems]; parts that are too small to lose theirs)."""
+        dropped, kept = np.zeros_like(self._solved), []
+        for part in plan.parts if plan.drop_solved else ():
+            solved = [i for i in part.indices if self._solved[i]]
+            if len(part.indices) - len(solved) >= part.min_left:
+                dropped[solved] = True
+            elif solved:
+                kept.append(part.name)
+        return dropped, tuple(kept)
+
+    def _digest(self) -> str:
+        text = "\n".join(problem.id for problem in self._problems)
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _pack(flags: np.ndarray) -> str:
+    """Bits as base64; empty when none is set."""
+    return base64.b64encode(np.packbits(flags).tobytes()).decode() if flags.any() else ""
+
+
+def _unpack(text: str, count: int) -> np.ndarray:
+    if not text:
+        return np.zeros(count, dtype=bool)
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=count).astype(bool)

@@ -1,15 +1,32 @@
-"""Prompts through the tokenizer's chat template."""
+"""Prompts through the tokenizer's chat template, which came with the model and is not trusted.
+
+transformers renders templates in jinja2's ImmutableSandboxedEnvironment without a loader: no attribute that leads into
+Python, no file. What the sandbox lets through is stopped here: a loop without end, a number too large to compute.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from types import FrameType
+from typing import Any, ClassVar
 
+import jinja2
 import numpy as np
+from jinja2 import nodes
+from jinja2.ext import Extension
 
 from deepscaler.types import IntArray, Problem
+
+OPEN_THINK = "<think>"
+RENDER_LIMIT_S = 5.0  # a template renders in well under a millisecond
+MAX_ADDED_CHARACTERS = 100_000  # system prompts of known templates stay below 10,000
+MAX_NUMBER = 100_000  # jinja2's own limit for range()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +35,90 @@ class EncodedProblem:
     prompt_ids: IntArray
 
 
+@dataclass(frozen=True, slots=True)
+class TemplateFacts:
+    """What a result must record about the template it was made with."""
+
+    sha256: str
+    thinking_prefilled: bool
+    depends_on_date: bool
+
+
 def format_question(problem: Problem, instruction: str) -> str:
     """The user message: the problem, a space, the instruction (RECIPE §5); nothing is added for an empty one."""
     return f"{problem.prompt} {instruction}" if instruction else problem.prompt
 
 
 def render_prompt(tokenizer: Any, question: str) -> tuple[IntArray, bool]:
-    """(prompt ids int32, whether the template opened `<think>` for the model)."""
-    messages = [{"role": "user", "content": question}]
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template; put the model's chat_template.jinja beside it")
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    """(prompt ids int32, whether the template opened `<think>` for the model).
+
+    Raises ValueError when there is no template, when it fails or does not end, drops the question, or puts two BOS.
+    """
+    text = render_text(tokenizer, question)
+    # The template writes the special tokens itself: letting the tokenizer add its own would double the BOS.
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return np.array(ids, dtype=np.int32), text.rstrip().endswith("<think>")
+    bos = tokenizer.bos_token_id
+    if bos is not None and list(ids[:2]) == [bos, bos]:
+        raise ValueError(
+            f"the chat template puts {tokenizer.bos_token!r} (BOS) twice at the start of the prompt, which the model "
+            "has never seen; remove one from the template"
+        )
+    return np.array(ids, dtype=np.int32), text.rstrip().endswith(OPEN_THINK)
+
+
+def render_text(tokenizer: Any, question: str) -> str:
+    """The prompt as text, special tokens written out. Raises ValueError as `render_prompt` does."""
+    template = template_text(tokenizer)
+    _refuse_bombs(template)
+    messages = [{"role": "user", "content": question}]
+    try:
+        text = _within(
+            RENDER_LIMIT_S,
+            lambda: tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False),
+        )
+    # What a template's own code can raise: jinja2's errors, and those of the Python operations it may use.
+    except (
+        jinja2.TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        TimeoutError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(
+            f"the tokenizer's chat template fails ({type(error).__name__}: {error}); repair the model's "
+            "chat_template.jinja, or take the one of the model it was made from"
+        ) from error
+    if not isinstance(text, str) or len(text) > len(question) + MAX_ADDED_CHARACTERS:
+        raise ValueError(f"the chat template adds more than {MAX_ADDED_CHARACTERS} characters to a prompt; repair it")
+    if question.strip() not in text:
+        raise ValueError("the chat template leaves the question out or changes it; repair the model's template")
+    return text
+
+
+def template_text(tokenizer: Any) -> str:
+    """The template that a prompt is rendered with; of several named ones that is `default`. Raises ValueError."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise ValueError("the tokenizer has no chat template; put the model's chat_template.jinja beside it")
+    return template
 
 
 def template_hash(tokenizer: Any) -> str:
-    return hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()
+    """SHA-256 (hex) of the chat template in use."""
+    return hashlib.sha256(template_text(tokenizer).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def template_facts(tokenizer: Any) -> TemplateFacts:
+    """For run.json and the settings of an evaluation. Raises ValueError for a template that cannot be used."""
+    _, prefilled = render_prompt(tokenizer, "x")
+    template = template_text(tokenizer)
+    return TemplateFacts(template_hash(tokenizer), prefilled, "strftime_now" in template)
 
 
 def encode_problems(
@@ -51,3 +135,59 @@ def encode_problems(
     if not kept:
         raise ValueError(f"all {len(dropped)} prompts exceed data.max_prompt_tokens = {max_prompt_tokens}; raise it")
     return kept, dropped
+
+
+def _within(limit_s: float, render: Callable[[], str]) -> str:
+    """`render()`, or TimeoutError once it has run longer: nested loops are bounded by the sandbox only one by one.
+
+    A trace function asks for the time on every line of the template's code. It works in any thread, unlike a signal,
+    and stops the code itself, unlike waiting for a thread.
+    """
+    deadline = time.monotonic() + limit_s
+
+    def watch(frame: FrameType, event: str, argument: object) -> Any:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not done after {limit_s:g} s")
+        return watch if frame.f_code.co_filename == "<template>" else None
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        return render()
+    finally:
+        sys.settrace(before)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}`, which transformers adds to the language to mark what an assistant wrote."""
+
+    tags: ClassVar[set[str]] = {"generation"}  # type: ignore[misc]
+
+    def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+# A field of six or more digits' width, as `%` and `format` read it.
+_WIDTH = re.compile(r"%[-+ #0]*\d{6,}|\{[^{}]{0,20}:[^{}]{0,5}\d{6,}")
+
+
+@lru_cache(maxsize=8)
+def _refuse_bombs(template: str) -> None:
+    """Refuse what one line of a template can do beyond any watching: powers, and numbers above `MAX_NUMBER`."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
+    try:
+        tree = environment.parse(template)
+    except (jinja2.TemplateSyntaxError, RecursionError) as error:
+        raise ValueError(
+            f"the tokenizer's chat template is no valid jinja2 ({error}); repair the model's chat_template.jinja"
+        ) from error
+    power = next(tree.find_all(nodes.Pow), None)
+    numbers = [c for c in tree.find_all(nodes.Const) if isinstance(c.value, int | float) and abs(c.value) > MAX_NUMBER]
+    widths = [c for c in tree.find_all(nodes.Const) if isinstance(c.value, str) and _WIDTH.search(c.value)]
+    culprit = power or next(iter([*numbers, *widths]), None)
+    if culprit is not None:
+        raise ValueError(
+            f"the tokenizer's chat template, line {culprit.lineno}, computes a power or holds a number above "
+            f"{MAX_NUMBER}, which no prompt needs and which may never end; repair the model's chat_template.jinja"
+        )

@@ -135,7 +135,7 @@ _TRUNCATION = _planned(
 _GRADER = _planned(
     "grader_trouble",
     "{:.0%} of the gradings timed out or failed",
-    "raise grader.wall_s or grader.memory_mib, and look at the details in the rollouts",
+    "read their details in the rollouts; raise grader.cpu_s, grader.wall_s or grader.memory_mib if they say so",
 )
 _REFERENCE = _planned(
     "bad_references",

@@ -35,6 +35,9 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "num_sampled_tokens": sum(right) + sum(wrong),
         "num_completions": total,
     }
+    graded = [v for _, v in pairs if v.outcome is not Outcome.TRUNCATED]
+    metrics["grader_cached_frac"] = _mean(v.cached for v in graded)
+    metrics["grader_longest_s"] = max((v.seconds for v in graded), default=None)
     for outcome in Outcome:
         metrics[f"outcome_{outcome.value}_frac"] = sum(v.outcome is outcome for _, v in pairs) / total
     return {name: float(value) for name, value in metrics.items() if value is not None}

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,7 @@ import torch
 
 from deepscaler.config import Recipe, changed_keys, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
-from deepscaler.data.sources import load_problems
-from deepscaler.data.stream import ProblemStream
-from deepscaler.data.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
-from deepscaler.data.templates import encode_problems, render_prompt
+from deepscaler.data.templates import render_prompt, template_facts
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
@@ -25,11 +23,12 @@ from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
+from deepscaler.orchestration.training_data import load_training_data, make_stream
 from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.process import Limits
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
-from deepscaler.types import Problem
 
 
 def pick_device() -> torch.device:
@@ -47,21 +46,11 @@ def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> Gra
     section = recipe.grader
     return GraderPool(
         num_workers=section.workers,
-        wall_s=section.wall_s,
-        memory_mib=section.memory_mib,
+        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
+        profile=section.profile,
         decode=decode,
         thinking_prefilled=prefilled,
     )
-
-
-def load_training_problems(recipe: Recipe) -> tuple[list[Problem], dict[str, list[Problem]]]:
-    """Training problems and validation sets. Raises ValueError when a problem stands in both, or in the test sets."""
-    if recipe.data.source != "synthetic":
-        data = recipe.data
-        return load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field), {}
-    training, validation = training_problems(recipe), validation_sets(recipe)
-    assert_disjoint(training, validation, evaluation_sets(recipe))
-    return training, validation
 
 
 @contextmanager
@@ -73,14 +62,13 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
     """
     # Everything that can be wrong with the input is found before the run directory is touched.
     device = pick_device()
-    training, validation = load_training_problems(recipe)
+    training = load_training_data(recipe)
     tokenizer = load_tokenizer(model_path, recipe.model.revision)
     model = load_model(model_path, device=device, revision=recipe.model.revision)
-    kept, dropped = encode_problems(training, tokenizer, recipe.data.instruction, recipe.data.max_prompt_tokens)
-    if dropped:
-        progress.message(
-            f"{len(dropped)} of {len(training)} problems dropped: longer than {recipe.data.max_prompt_tokens} tokens"
-        )
+    stream = make_stream(recipe, tokenizer, training, progress.message)
+    template = template_facts(tokenizer)
+    if template.depends_on_date:
+        progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
     check_same_recipe(recipe, path)
     with _lock(path), StopRequest() as stop:
         directory = RunDirectory(path)
@@ -101,20 +89,22 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 learner=learner,
                 fleet=fleet,
                 grader=grader,
-                stream=ProblemStream([e.problem for e in kept], recipe.seed),
+                stream=stream,
                 curriculum=Curriculum(recipe.stages, recipe.curriculum),
                 alarms=Alarms(recipe.alarms),
                 directory=directory,
                 progress=progress,
                 stop=stop,
-                validation=validation,
+                validation=training.validation,
                 num_processes=team.num_processes,
                 save_tokenizer=tokenizer.save_pretrained,
             )
             newest = newest_checkpoint(run.checkpoints)
             if newest is None:
                 fleet.publish_weights(run.learner)
-                directory.write_run_info(run_info(recipe_hash(recipe), str(model_path)))
+                directory.write_run_info(
+                    {**run_info(recipe_hash(recipe), str(model_path)), "template": asdict(template)}
+                )
             else:
                 run.load(*newest)
                 progress.message(f"continuing after step {run.step} from {newest[0]}")

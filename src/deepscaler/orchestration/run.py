@@ -74,6 +74,8 @@ class Run:
             "num_refills": collected.num_refills,
             "num_trained_groups": len(collected.trained),
         }
+        for group in collected.sampled:
+            self.stream.note(group.group.problem.id, solved=all(v.reward == 1.0 for v in group.verdicts))
         self.directory.write_rollouts(self.step, stage.name, collected.sampled)
         self.directory.log_step(self.step, metrics)
         self.progress.end_step(self.step, metrics)
@@ -90,10 +92,16 @@ class Run:
         self.stage_ends.append(self.step)
         self.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
         self.alarms.forget_trend()
-        if stage.reshuffle:
-            self.stream.reshuffle(stage.name)
-        self.directory.log_event(self.step, "stage_change", change.reason, change.figures)
+        start = self.stream.begin_stage(self.curriculum.stage_index, reshuffle=stage.reshuffle)
+        figures = {**change.figures, "num_problems": start.num_problems, "num_dropped_solved": start.num_dropped}
+        self.directory.log_event(self.step, "stage_change", change.reason, figures)
         self.progress.message(f"stage {change.from_stage} -> {change.to_stage}: {change.reason}")
+        if stage.drop_solved:
+            self.progress.message(f"{start.num_dropped} solved problems left out, {start.num_problems} remain")
+        for source in start.kept:
+            self.progress.message(
+                f"note: solved problems of {source or self.recipe.data.source} stay in: without them too few are left"
+            )
 
     def evaluation_due(self) -> bool:
         every = self.recipe.evaluation.every_steps

@@ -11,7 +11,7 @@ OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
 _BOX = re.compile(r"\\boxed\s{0,8}\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINT = r",|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
-_JOINED = re.compile(rf"(?:[\s$]|\\[,;!]|{_JOINT})*")
+_JOINED = re.compile(rf"(?:[\s$]|\\(?:[,;!]|q?quad(?![a-zA-Z]))|{_JOINT})*")
 _HAS_JOINT = re.compile(_JOINT)
 
 

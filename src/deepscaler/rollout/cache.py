@@ -1,11 +1,13 @@
-"""Key-value cache in slots, and the two attention contexts that fill and read it.
+"""The key-value cache in blocks.
 
-L layers, K key-value heads, D head width, S slots. Active sequences always occupy slots 0..n-1, so that decoding
-works on plain slices: a finished sequence's slot is taken over by the last one.
+K key-value heads, D head width, B tokens in a block. Blocks are filled from their first place on; unused places hold
+zeros, so that weight 0 times them is 0.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,43 +15,102 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepscaler.attention import causal
+from deepscaler.cpu import available_cores
+from deepscaler.rollout.blocks import BlockAllocator
+
+_GROWTH = 1.5
+_FREE_SHARE = 0.5
 
 
-class SlotCache:
-    """keys, values: [L, S, K, capacity, D], allocated once and enlarged only when a longer budget is asked for."""
+def default_cache_bytes(device: torch.device) -> int:
+    """Half of the memory that is free now: of the device, or of this process's share of the machine (one per core)."""
+    if device.type == "cuda":
+        return int(_FREE_SHARE * torch.cuda.mem_get_info(device)[0])
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a system that says: enough for small models
+        return 2**30
+    return int(_FREE_SHARE * free / available_cores())
 
-    def __init__(self, config: Any, slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        heads = config.num_attention_heads
-        self._shape = (config.num_hidden_layers, slots, config.num_key_value_heads)
-        self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self._dtype, self._device = dtype, device
-        self.capacity = 0
-        self.keys = self.values = torch.empty(0)
+
+def suitable_block_tokens(longest: int) -> int:
+    """Small blocks waste little and share more of the prompts; large ones are read faster."""
+    return 32 if longest <= 512 else 64 if longest <= 2048 else 128
+
+
+class BlockCache:
+    """Per layer: keys [blocks,K,D,B] (transposed, see `block_attention`) and values [blocks,K,B,D].
+
+    Memory is allocated as blocks are taken, up to `max_bytes`.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_bytes: int,
+        block_tokens: int = 64,
+    ) -> None:
+        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.dtype, self._device, self._max_bytes = dtype, device, max_bytes
+        self._num_layers: int = config.num_hidden_layers
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.reform(block_tokens)
+
+    def reform(self, block_tokens: int) -> None:
+        """Give all memory back and go on with blocks of this size. No block may be in use."""
+        self.block_tokens = block_tokens
+        self.block_bytes = self._num_layers * 2 * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize
+        self.allocator = BlockAllocator(self._max_bytes // self.block_bytes)
+        self.keys[:] = [self._empty(0, self.head_dim, block_tokens) for _ in range(self._num_layers)]
+        self.values[:] = [self._empty(0, block_tokens, self.head_dim) for _ in range(self._num_layers)]
+
+    def _empty(self, blocks: int, *shape: int) -> Tensor:
+        return torch.zeros(blocks, self.kv_heads, *shape, dtype=self.dtype, device=self._device)
 
     @property
-    def slots(self) -> int:
-        return self._shape[1]
+    def allocated_bytes(self) -> int:
+        return len(self.keys[0]) * self.block_bytes
 
-    def reserve(self, capacity: int) -> None:
-        """Make room for sequences of `capacity` tokens. What the cache held is lost."""
-        if capacity > self.capacity:
-            shape = (*self._shape, capacity, self._head_dim)
-            self.keys = self.values = torch.empty(0)  # free before allocating anew
-            # Zeros, not empty: hidden positions get weight 0, and 0 times an arbitrary NaN would be NaN.
-            self.keys = torch.zeros(shape, dtype=self._dtype, device=self._device)
-            self.values = torch.zeros_like(self.keys)
-            self.capacity = capacity
+    def take(self, count: int) -> list[int]:
+        """`count` blocks filled with zeros. Grows the memory where needed, one tensor at a time."""
+        before = self.allocator.highest
+        blocks = self.allocator.take(count)
+        self._grow(self.allocator.highest)
+        reused = [b for b in blocks if b < before]
+        if reused:
+            index = torch.tensor(reused, device=self._device)
+            for tensor in (*self.keys, *self.values):
+                tensor.index_fill_(0, index, 0.0)
+        return blocks
 
-    def put_prefix(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Copy one prompt's keys and values [L,K,tokens,D] into several slots."""
-        length = keys.shape[2]
-        self.keys[:, slots, :, :length] = keys.unsqueeze(1)
-        self.values[:, slots, :, :length] = values.unsqueeze(1)
+    def _grow(self, needed: int) -> None:
+        if needed <= len(self.keys[0]):
+            return
+        blocks = min(max(needed, int(_GROWTH * len(self.keys[0]))), self.allocator.limit)
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = self._empty(blocks, *old.shape[2:])
+                tensors[layer][: len(old)] = old
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Slot `target` := slot `source`, first `length` tokens."""
-        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def put(self, tables: Sequence[Sequence[int]], layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write one layer's keys and values [P,K,tokens,D] of P right-padded prompts into their blocks."""
+        index = torch.tensor([b for table in tables for b in table], device=self._device)
+        places = -(-keys.shape[2] // self.block_tokens)
+        chosen = torch.tensor([p * places + i for p, table in enumerate(tables) for i in range(len(table))])
+        missing = (0, 0, 0, places * self.block_tokens - keys.shape[2])
+        for pool, new, order in ((self.keys, keys, (0, 2, 1, 4, 3)), (self.values, values, (0, 2, 1, 3, 4))):
+            split = F.pad(new, missing).unflatten(2, (places, self.block_tokens)).permute(order).flatten(0, 1)
+            pool[layer].index_copy_(0, index, split[chosen.to(self._device)])
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Each block of `targets` := that of `sources`, in every layer."""
+        source, target = (torch.tensor(x, dtype=torch.int64, device=self._device) for x in (sources, targets))
+        for tensor in (*self.keys, *self.values):
+            tensor.index_copy_(0, target, tensor.index_select(0, source))
 
 
 class PrefillAttention:
@@ -65,34 +126,3 @@ class PrefillAttention:
         self.values.append(value)
         # Padding stands to the right of every real token, so causality already hides it.
         return causal(query, key, value, scaling)
-
-
-class DecodeAttention:
-    """One new token per active sequence against its own slot."""
-
-    def __init__(self, cache: SlotCache, lengths_N: Tensor, longest: int) -> None:
-        """lengths_N: int64 [N], tokens already cached per sequence; `longest` = their maximum, on the host."""
-        self._cache = cache
-        self._rows = torch.arange(len(lengths_N), device=lengths_N.device)
-        self._lengths = lengths_N
-        self._width = longest + 1
-        positions = torch.arange(self._width, device=lengths_N.device)
-        hidden = (positions > lengths_N.unsqueeze(1))[:, None, None, :]
-        self._bias = torch.zeros(hidden.shape, device=lengths_N.device, dtype=cache.keys.dtype)
-        self._bias.masked_fill_(hidden, -torch.inf)
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        count, heads, _, width = query.shape
-        keys, values = self._cache.keys[layer, :count], self._cache.values[layer, :count]
-        keys[self._rows, :, self._lengths] = key[:, :, 0]
-        values[self._rows, :, self._lengths] = value[:, :, 0]
-        # The query heads that share a key-value head stand in as its query positions: nothing is repeated.
-        shared = query.view(count, key.shape[1], heads // key.shape[1], width)
-        keys, values = keys[:, :, : self._width], values[:, :, : self._width]
-        if query.is_cuda:
-            out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=self._bias, scale=scaling)
-        else:
-            # On two CPU threads this is 1.2-3 times as fast as the fused kernel, which does not split this shape.
-            scores = torch.matmul(shared * scaling, keys.transpose(2, 3)).add_(self._bias)
-            out = torch.matmul(scores.softmax(dim=-1), values)
-        return out.reshape(count, heads, 1, width)

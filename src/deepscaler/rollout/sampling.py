@@ -1,18 +1,21 @@
 """From logits to tokens: temperature, top-k, top-p, and a keyed uniform per (sequence, position).
 
-N: sequences, V: vocabulary.
+N: sequences, V: vocabulary, C: chunks of the vocabulary.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepscaler.randomness import key_of, uniforms
 from deepscaler.types import RunError, SamplingParams
 
 BLOCK = 64  # uniforms drawn at once per sequence
+CHUNK = 64  # tokens of the vocabulary whose probabilities are added up before the first search
 
 
 class KeyedUniforms:
@@ -20,15 +23,10 @@ class KeyedUniforms:
 
     def __init__(self, params: SamplingParams, problem_id: str, sample_index: int) -> None:
         self._key = key_of("sample", params.seed, params.step, problem_id, sample_index)
-        self._block = -1
-        self._values: np.ndarray = np.empty(0)
 
-    def at(self, position: int) -> float:
-        block, offset = divmod(position, BLOCK)
-        if block != self._block:
-            self._values = uniforms(self._key, block, BLOCK)
-            self._block = block
-        return float(self._values[offset])
+    def block(self, index: int) -> NDArray[np.float64]:
+        """Those of positions index * BLOCK to (index + 1) * BLOCK - 1, float64 [BLOCK]."""
+        return uniforms(self._key, index, BLOCK)
 
 
 def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -37,27 +35,54 @@ def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) 
     The log-probability is that of the untruncated, temperature-scaled distribution, which is what the loss uses,
     also when top-k or top-p narrowed the draw. `uniform_N` is in [0, 1). Raises RunError for non-finite logits.
     """
-    scaled_NV = logits_NV.float() / params.temperature
-    logprobs_NV = torch.log_softmax(scaled_NV, dim=-1)
-    weights_NV = logprobs_NV.exp()
+    tokens_N, logprobs_N = draw(logits_NV, uniform_N, params)
+    if not bool(logprobs_N.isfinite().all()):
+        raise RunError(
+            "the model returned non-finite logits while sampling; its weights or activations overflowed. Go back to "
+            'an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = "float32"'
+        )
+    return tokens_N, logprobs_N
+
+
+def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """`sample_tokens` without looking at the result, so that it can run inside a CUDA graph."""
+    scaled_NV = logits_NV.float()
+    if params.temperature != 1.0:
+        scaled_NV = scaled_NV / params.temperature
+    probs_NV = scaled_NV.softmax(dim=-1)
+    weights_NV = probs_NV
     if params.top_k and params.top_k < weights_NV.shape[1]:
         least = weights_NV.topk(params.top_k, dim=-1).values[:, -1:]
         weights_NV = weights_NV.where(weights_NV >= least, 0.0)
     if params.top_p < 1.0:
         weights_NV = _nucleus(weights_NV, params.top_p)
-    cumulative_NV = weights_NV.cumsum(dim=-1)
-    total_N1 = cumulative_NV[:, -1:]
-    if not bool(total_N1.isfinite().all()):
-        raise RunError(
-            "the model returned non-finite logits while sampling; its weights or activations overflowed. Go back to "
-            'an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = "float32"'
-        )
-    # Strictly below the total, so that the first entry above the threshold exists and has weight > 0.
-    threshold_N1 = torch.minimum(
-        uniform_N.to(total_N1).unsqueeze(1) * total_N1, torch.nextafter(total_N1, torch.zeros_like(total_N1))
-    )
-    tokens_N1 = torch.searchsorted(cumulative_NV, threshold_N1, right=True)
-    return tokens_N1.squeeze(1), logprobs_NV.gather(1, tokens_N1).squeeze(1)
+    tokens_N = _inverse_cdf(weights_NV, uniform_N)
+    # NaN or infinity anywhere in a row of logits makes its whole softmax NaN, so the chosen one shows it.
+    return tokens_N, probs_NV.gather(1, tokens_N.unsqueeze(1)).squeeze(1).log()
+
+
+def _inverse_cdf(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    """The token at which the running sum of weights first exceeds uniform * total.
+
+    Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
+    """
+    count, vocabulary = weights_NV.shape
+    if vocabulary % CHUNK:
+        weights_NV = F.pad(weights_NV, (0, -vocabulary % CHUNK))
+    chunks_NCc = weights_NV.view(count, -1, CHUNK)
+    running_NC = chunks_NCc.sum(-1).cumsum(-1)
+    threshold_N1 = _below(uniform_N.to(running_NC).unsqueeze(1) * running_NC[:, -1:], running_NC[:, -1:])
+    chunk_N1 = torch.searchsorted(running_NC, threshold_N1, right=True).clamp_(max=running_NC.shape[1] - 1)
+    inside_Nc = chunks_NCc.gather(1, chunk_N1.unsqueeze(2).expand(-1, 1, CHUNK)).squeeze(1).cumsum(-1)
+    before_N1 = F.pad(running_NC, (1, 0)).gather(1, chunk_N1)
+    threshold_N1 = _below(threshold_N1 - before_N1, inside_Nc[:, -1:])
+    offset_N1 = torch.searchsorted(inside_Nc, threshold_N1, right=True).clamp_(max=CHUNK - 1)
+    return (chunk_N1 * CHUNK + offset_N1).squeeze(1)
+
+
+def _below(threshold: Tensor, total: Tensor) -> Tensor:
+    """At least 0 and strictly below the total, so that the first sum above it exists and its weight is positive."""
+    return threshold.clamp_(min=0.0).minimum(torch.nextafter(total, torch.zeros_like(total)))
 
 
 def _nucleus(weights_NV: Tensor, top_p: float) -> Tensor:

@@ -1,66 +1,54 @@
-"""The embedded engine: continuous batching over a slotted cache, for any supported transformers causal LM.
+"""The embedded engine: continuous batching over a cache in blocks, for any supported transformers causal LM.
 
-A prompt is prefilled once per group. Finished sequences leave at once and waiting ones take their slots. Each draw
-is keyed by (seed, step, problem id, sample index, position), so a completion depends on neither batch composition
-nor order as far as floating point allows: matrix products of another batch size may differ in the last bits, and a
-uniform number that falls into such a gap (about one draw in 10^5 in float32) picks the neighbouring token.
+A prompt is prefilled once per group. Finished sequences leave at once and waiting ones take their place; when the
+cache is full, the newest sequence waits again and is taken up later where it stood. Each draw is keyed by (seed, step,
+problem id, sample index, position), so a completion depends on neither batch composition nor order as far as floating
+point allows: matrix products of another batch size may differ in the last bits, and a uniform number that falls into
+such a gap (about one draw in 10^5 in float32) picks the neighbouring token.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Several
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepscaler.attention import forward_hidden
-from deepscaler.rollout.cache import DecodeAttention, PrefillAttention, SlotCache
+from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
+from deepscaler.rollout.cache import BlockCache, default_cache_bytes, suitable_block_tokens
+from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.prefill import Prefixes
+from deepscaler.rollout.rows import Rows, Sequence
 from deepscaler.rollout.sampling import KeyedUniforms, sample_tokens
-from deepscaler.types import FinishReason, Request, Rollout, SamplingParams, WeightsInfo
+from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
-
-PREFILL_TOKENS = 16384  # padded prompt tokens per prefill forward
-
-
-@dataclass(slots=True)
-class _Prefix:
-    """A prefilled prompt: keys and values [L,K,tokens,D] and the logits [V] of its next token."""
-
-    keys: Tensor
-    values: Tensor
-    logits: Tensor
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """One completion in the making."""
-
-    request: Request
-    sample_index: int
-    uniforms: KeyedUniforms
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def num_cached(self) -> int:
-        """Tokens in the cache: all but the newest one."""
-        return len(self.request.prompt_ids) + len(self.tokens) - 1
 
 
 class TorchEngine:
     """Samples from `model`, which it may share with a learner: then publishing weights costs nothing."""
 
-    def __init__(self, model: nn.Module, *, stop_ids: frozenset[int], max_active: int = 256) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        stop_ids: frozenset[int],
+        max_active: int = 256,
+        max_cache_bytes: int | None = None,
+    ) -> None:
+        """`max_cache_bytes`: upper limit of the key-value cache; None = half of the memory that is free now."""
         parameter = next(model.parameters())
         self._model: Any = model
-        self._stop_ids = stop_ids
+        self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         self._device = parameter.device
         self.dtype = parameter.dtype
-        self._cache = SlotCache(self._model.config, max_active, parameter.dtype, parameter.device)
+        self._max_active = max_active
+        limit = max_cache_bytes or default_cache_bytes(self._device)
+        self._cache = BlockCache(self._model.config, parameter.dtype, parameter.device, limit)
+        self._decoder = Decoder(model)
         self._context_limit: int = self._model.config.max_position_embeddings
         self.version = 0
 
@@ -76,31 +64,55 @@ class TorchEngine:
                 own[name].copy_(weight)
         self.version = version
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
-        """Yield rollouts as they finish. Raises ValueError when a prompt and the budget exceed the model's context."""
+    def generate(self, requests: Several[Request], params: SamplingParams) -> Iterator[Rollout]:
+        """Yield rollouts as they finish.
+
+        Raises ValueError when a prompt and the budget exceed the model's context or the memory for the cache, RunError
+        when an earlier generation of this engine is neither finished nor closed.
+        """
+        longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_completion_tokens
+        self._prepare(longest)
         self._check(requests, params)
-        longest = max((len(r.prompt_ids) for r in requests), default=0)
-        self._cache.reserve(longest + params.max_completion_tokens)
-        waiting: deque[_Sequence] = deque(
-            _Sequence(r, i, KeyedUniforms(params, r.problem_id, i))
+        waiting = deque(
+            Sequence(r, i, KeyedUniforms(params, r.problem_id, i), self._budget(r, i, params))
             for r in requests
             for i in range(r.first_sample_index, r.first_sample_index + r.num_samples)
         )
-        prefixes: dict[int, _Prefix] = {}
-        active: list[_Sequence] = []
-        while waiting or active:
-            with torch.inference_mode():
-                admitted = self._admit(waiting, prefixes, len(active), params)
-                finished = [s for s in admitted if self._finish_reason(s, params)]
-                self._place([s for s in admitted if not self._finish_reason(s, params)], active, prefixes)
-                if active:
-                    self._decode(active, params)
-                    finished += self._leave(active, params)
-                self._forget(prefixes, waiting)
-            for sequence in finished:
-                yield self._rollout(sequence, params)
+        rows = Rows(min(self._max_active, len(waiting)), self._stop_ids)
+        prefixes = Prefixes(self._model, self._cache)
+        layout: BlockLayout | None = None
+        self._decoder.refresh(longest)
+        try:
+            while waiting or len(rows):
+                with torch.inference_mode():
+                    finished, changed = self._admit(waiting, rows, prefixes, params)
+                    if len(rows):
+                        changed |= self._make_room(waiting, rows, prefixes)
+                        if changed or layout is None:
+                            layout = self._lay_out(rows)
+                        self._decode(rows, layout, params)
+                        left = self._leave(rows)
+                        finished, layout = finished + left, None if left else layout
+                for sequence in finished:
+                    yield sequence.rollout(self.version, self._stop_ids)
+        finally:
+            while len(rows):
+                self._cache.allocator.release(rows.remove(len(rows) - 1)[1])
+            prefixes.clear()
 
-    def _check(self, requests: Sequence[Request], params: SamplingParams) -> None:
+    def _prepare(self, longest: int) -> None:
+        """An empty cache, in blocks of a size that suits sequences of `longest` tokens."""
+        if self._cache.allocator.num_used:
+            raise RunError("an earlier generation of this engine is unfinished; exhaust or close its iterator first")
+        if self._cache.block_tokens != suitable_block_tokens(longest):
+            self._cache.reform(suitable_block_tokens(longest))
+
+    def _budget(self, request: Request, sample_index: int, params: SamplingParams) -> int:
+        """The most tokens a completion may have."""
+        return params.max_completion_tokens
+
+    def _check(self, requests: Several[Request], params: SamplingParams) -> None:
+        cache_limit = (self._cache.allocator.limit - 2) * self._cache.block_tokens  # one copied, one partly filled
         for request in requests:
             needed = len(request.prompt_ids) + params.max_completion_tokens
             if needed > self._context_limit:
@@ -109,109 +121,71 @@ class TorchEngine:
                     f"{params.max_completion_tokens} exceeds the model's context of {self._context_limit}; lower "
                     "max_completion_tokens or choose a model with a longer context"
                 )
+            if needed > cache_limit:
+                raise ValueError(
+                    f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
+                    f"{params.max_completion_tokens} does not fit into the cache, which has room for {cache_limit} "
+                    "tokens; lower max_completion_tokens or give the cache more memory"
+                )
 
     def _admit(
-        self, waiting: deque[_Sequence], prefixes: dict[int, _Prefix], num_active: int, params: SamplingParams
-    ) -> list[_Sequence]:
-        """Take waiting sequences into free slots and draw their first token."""
-        count = min(self._cache.slots - num_active, len(waiting))
-        if count == 0:
-            return []
-        admitted = [waiting.popleft() for _ in range(count)]
-        new = {id(s.request): s.request for s in admitted if id(s.request) not in prefixes}
-        self._prefill(list(new.values()), prefixes)
-        self._draw(admitted, torch.stack([prefixes[id(s.request)].logits for s in admitted]), params)
-        return admitted
+        self, waiting: deque[Sequence], rows: Rows, prefixes: Prefixes, params: SamplingParams
+    ) -> tuple[list[Sequence], bool]:
+        """Take waiting sequences up, draw their next token, and return those that end with it; were any taken up?"""
+        first = len(rows)
+        admitted = prefixes.admissible(waiting, self._max_active - first, first)
+        if not admitted:
+            return [], False
+        logits = prefixes.fill(admitted)
+        for sequence, table in zip(admitted, prefixes.tables_for(admitted), strict=True):
+            rows.add(sequence, table)
+        prefixes.forget(waiting)
+        self._draw(rows, logits, params, first)
+        return self._leave(rows), True
 
-    def _prefill(self, requests: Sequence[Request], prefixes: dict[int, _Prefix]) -> None:
-        start = 0
-        while start < len(requests):
-            end, longest = start, 0
-            while end < len(requests):
-                longest = max(longest, len(requests[end].prompt_ids))
-                if end > start and longest * (end + 1 - start) > PREFILL_TOKENS:
-                    break
-                end += 1
-            self._prefill_together(requests[start:end], prefixes)
-            start = end
+    def _make_room(self, waiting: deque[Sequence], rows: Rows, prefixes: Prefixes) -> bool:
+        """A block for every row whose newest token begins one. Returns whether any block changed hands.
 
-    def _prefill_together(self, requests: Sequence[Request], prefixes: dict[int, _Prefix]) -> None:
-        lengths = [len(r.prompt_ids) for r in requests]
-        ids = np.zeros((len(requests), max(lengths)), dtype=np.int64)
-        for row, request in enumerate(requests):
-            ids[row, : lengths[row]] = request.prompt_ids
-        attention = PrefillAttention()
-        positions = torch.arange(ids.shape[1], device=self._device).expand(len(requests), -1)
-        hidden = forward_hidden(self._model, torch.from_numpy(ids).to(self._device), positions, attention)
-        last = hidden[torch.arange(len(requests)), torch.tensor(lengths) - 1]
-        logits = self._model.get_output_embeddings()(last)
-        keys, values = torch.stack(attention.keys), torch.stack(attention.values)
-        for row, request in enumerate(requests):
-            cut = slice(0, lengths[row])
-            prefixes[id(request)] = _Prefix(keys[:, row, :, cut], values[:, row, :, cut], logits[row])
+        While there are too few, kept prompts are dropped and then the newest rows wait again; one row always fits.
+        """
+        allocator, changed = self._cache.allocator, False
+        full = np.flatnonzero(rows.num_cached == rows.tables[1] * self._cache.block_tokens)
+        if len(full) > allocator.num_free:
+            prefixes.clear()
+        while len(full) > allocator.num_free:
+            sequence, blocks = rows.remove(len(rows) - 1)
+            allocator.release(blocks)
+            waiting.appendleft(sequence)
+            full, changed = full[full < len(rows)], True
+        if len(full):
+            rows.give_blocks(full, self._cache.take(len(full)))
+        return changed or len(full) > 0
 
-    def _place(self, admitted: list[_Sequence], active: list[_Sequence], prefixes: dict[int, _Prefix]) -> None:
-        """Give every admitted sequence the next slot, with its prompt's keys and values."""
-        by_request: dict[int, list[int]] = {}
-        for sequence in admitted:
-            by_request.setdefault(id(sequence.request), []).append(len(active))
-            active.append(sequence)
-        for request, slots in by_request.items():
-            prefix = prefixes[request]
-            self._cache.put_prefix(torch.tensor(slots, device=self._device), prefix.keys, prefix.values)
+    def _padding(self, rows: Rows) -> int:
+        return -len(rows) % self._decoder.products.row_multiple
 
-    def _decode(self, active: list[_Sequence], params: SamplingParams) -> None:
-        """One token for every active sequence."""
-        lengths = [s.num_cached for s in active]
-        newest = torch.tensor([s.tokens[-1] for s in active], device=self._device)
-        positions = torch.tensor(lengths, device=self._device)
-        attention = DecodeAttention(self._cache, positions, max(lengths))
-        hidden = forward_hidden(self._model, newest.unsqueeze(1), positions.unsqueeze(1), attention)
-        self._draw(active, self._model.get_output_embeddings()(hidden[:, 0]), params)
+    def _lay_out(self, rows: Rows) -> BlockLayout:
+        return BlockLayout(*rows.tables, rows.num_cached, self._cache, self._decoder.heads, self._padding(rows))
 
-    def _draw(self, sequences: Sequence[_Sequence], logits_NV: Tensor, params: SamplingParams) -> None:
-        uniform_N = torch.tensor([s.uniforms.at(len(s.tokens)) for s in sequences], dtype=torch.float32)
-        tokens_N, logprobs_N = sample_tokens(logits_NV, uniform_N.to(logits_NV.device), params)
-        for sequence, token, logprob in zip(sequences, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
-            sequence.tokens.append(token)
-            sequence.logprobs.append(logprob)
+    def _decode(self, rows: Rows, layout: BlockLayout, params: SamplingParams) -> None:
+        """One token for every row."""
+        fed = np.zeros((2, len(rows) + self._padding(rows)), np.int64)
+        fed[0, : len(rows)], fed[1, : len(rows)] = rows.newest, rows.num_cached
+        token_N, position_N = torch.from_numpy(fed)
+        attention = BlockAttention(self._cache, layout, position_N[: len(rows)])
+        logits = self._decoder.logits(token_N, position_N, attention)
+        self._draw(rows, logits[: len(rows)], params, 0)
 
-    def _leave(self, active: list[_Sequence], params: SamplingParams) -> list[_Sequence]:
-        """Remove finished sequences, last slot first; the then last active one moves into each gap."""
-        finished: list[_Sequence] = []
-        for slot in range(len(active) - 1, -1, -1):
-            if not self._finish_reason(active[slot], params):
-                continue
-            finished.append(active[slot])
-            last = active.pop()
-            if slot < len(active):
-                self._cache.move(len(active), slot, last.num_cached)
-                active[slot] = last
+    def _draw(self, rows: Rows, logits_NV: Tensor, params: SamplingParams, first: int) -> None:
+        uniform_N = torch.from_numpy(rows.uniforms(first)).to(logits_NV.device)
+        tokens_N, logprobs_N = sample_tokens(logits_NV, uniform_N, params)
+        rows.append(tokens_N.cpu().numpy(), logprobs_N.cpu().numpy(), first)
+
+    def _leave(self, rows: Rows) -> list[Sequence]:
+        """Remove finished sequences; their blocks are free at once."""
+        finished = []
+        for row in rows.finished():
+            sequence, table = rows.remove(int(row))
+            self._cache.allocator.release(table)
+            finished.append(sequence)
         return finished
-
-    @staticmethod
-    def _forget(prefixes: dict[int, _Prefix], waiting: deque[_Sequence]) -> None:
-        """Drop prefilled prompts nobody waits for. A group's samples stand together in the queue."""
-        needed = id(waiting[0].request) if waiting else None
-        for key in [k for k in prefixes if k != needed]:
-            del prefixes[key]
-
-    def _finish_reason(self, sequence: _Sequence, params: SamplingParams) -> FinishReason | None:
-        if sequence.tokens[-1] in self._stop_ids:
-            return FinishReason.STOP
-        if len(sequence.tokens) >= params.max_completion_tokens:
-            return FinishReason.LENGTH
-        return None
-
-    def _rollout(self, sequence: _Sequence, params: SamplingParams) -> Rollout:
-        reason = self._finish_reason(sequence, params)
-        assert reason is not None
-        return Rollout(
-            problem_id=sequence.request.problem_id,
-            sample_index=sequence.sample_index,
-            prompt_ids=sequence.request.prompt_ids,
-            completion_ids=np.array(sequence.tokens, dtype=np.int32),
-            rollout_logprobs=np.array(sequence.logprobs, dtype=np.float32),
-            finish_reason=reason,
-            policy_version=self.version,
-        )

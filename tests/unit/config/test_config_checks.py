@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepscaler.config.advice import warnings_for
+from deepscaler.config.derived import derived
 from deepscaler.config.load import RecipeError, load_recipe, resolve
 from deepscaler.config.presets import PRESETS
 
@@ -37,6 +38,8 @@ def sound(tmp_path: Path) -> Path:
     path.write_text(SOUND)
     return path
 
+
+TWO = '{name="a", path="a.json"}, {name="b", path="b.json", weight=3}'
 
 # (overrides that contradict each other, keys that must be named, overrides that show the way out)
 CONTRADICTIONS = [
@@ -137,6 +140,45 @@ CONTRADICTIONS = [
         ["curriculum.window", "curriculum.min_stay"],
         ["curriculum.min_stay=50"],
     ),
+    (["data.source=mix"], ["data.source", "data.sources"], [f"data.sources=[{TWO}]"]),
+    ([f"data.sources=[{TWO}]"], ["data.sources", "data.source"], ["data.source=mix"]),
+    (
+        ["data.source=mix", f"data.sources=[{TWO}, {TWO}]"],
+        ["data.sources.0.name", "data.sources.2.name"],
+        ["data.sources.2.name=c", "data.sources.3.name=d"],
+    ),
+    (
+        ["data.source=mix", 'data.sources=[{name="a", path="synthetic"}]'],
+        ["data.sources.0.path", "data.source = 'synthetic'"],
+        ["data.sources.0.path=a.json"],
+    ),
+    (
+        ["data.source=mix", f"data.sources=[{TWO}]", 'stages.1.sources=["a", "c"]'],
+        ["stages.1.sources", "data.sources", "(a, b)"],
+        ['stages.1.sources=["a"]'],
+    ),
+    (['stages.0.sources=["a"]'], ["stages.0.sources", "data.sources (which are absent)"], None),
+    (
+        ["stages.1.min_difficulty=5", "stages.1.max_difficulty=3"],
+        ["stages.1.min_difficulty", "stages.1.max_difficulty"],
+        ["stages.1.max_difficulty=5"],
+    ),
+    (
+        ["stages.1.shortest_prompt=40", "stages.1.longest_prompt=30"],
+        ["stages.1.shortest_prompt", "stages.1.longest_prompt"],
+        ["stages.1.longest_prompt=40"],
+    ),
+    (
+        ["stages.0.longest_prompt=65"],
+        ["stages.0.longest_prompt", "data.max_prompt_tokens"],
+        ["data.max_prompt_tokens=65"],
+    ),
+    (
+        ["stages.1.min_difficulty=10"],
+        ["stages.1.min_difficulty", "data.max_operations"],
+        ["data.max_operations=10"],
+    ),
+    (["stages.0.drop_solved=true"], ["stages.0.drop_solved", "[[stages]]"], ["stages.0.drop_solved=false"]),
 ]
 
 
@@ -176,6 +218,19 @@ def test_a_schedule_needs_the_length_of_every_stage_but_the_last(sound: Path) ->
 
 def test_clip_bounds_of_a_preset_do_not_stand_in_the_way_of_reinforce(sound: Path) -> None:
     assert load_recipe(sound, ["algorithm.loss=reinforce"]).algorithm.clip_high == 0.28
+
+
+def test_a_stage_of_short_prompts_needs_less_room(sound: Path) -> None:
+    with pytest.raises(RecipeError, match=r"stages\.1\.longest_prompt \+ stages\.1\.max_completion_tokens = 96"):
+        load_recipe(sound, ["training.tokens_per_micro_batch=95", "stages.1.longest_prompt=32"])
+    load_recipe(sound, ["training.tokens_per_micro_batch=96", "stages.1.longest_prompt=32"])
+
+
+def test_shares_of_a_mixture_are_explained(sound: Path) -> None:
+    resolved = resolve(sound, ["data.source=mix", f"data.sources=[{TWO}]"])
+    sizes = {size.name: size.value for size in derived(resolved.recipe)}
+    assert (sizes["prompts per step from a"], sizes["prompts per step from b"]) == (2, 6)
+    assert resolved.origins["data.sources.1.weight"] == "--set"
 
 
 def test_several_contradictions_are_told_together(sound: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from deepscaler.config.models import AlarmSection
 from deepscaler.observability.alarms import Alarms
+from deepscaler.observability.rollout_metrics import rollout_metrics
+from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
 WINDOW = 10
 HEALTHY = {
@@ -39,6 +41,8 @@ def fired(*metrics: dict[str, Any]) -> list[tuple[int, str]]:
         ("gate_failed", {"outcome_no_answer_frac": 0.95}, 5),
         ("truncation", {"truncated_frac": 0.95}, 10),
         ("grader_trouble", {"outcome_timeout_frac": 0.04, "outcome_grader_failed_frac": 0.04}, 10),
+        ("grader_trouble", {"outcome_timeout_frac": 0.06}, 10),
+        ("grader_trouble", {"outcome_grader_failed_frac": 0.06}, 10),
         ("bad_references", {"outcome_bad_reference_frac": 0.1}, 10),
         ("mismatch", {"mismatch_mean": 0.5}, 5),
         ("skipped_updates", {"skipped_updates": 1}, 5),
@@ -49,6 +53,34 @@ def fired(*metrics: dict[str, Any]) -> list[tuple[int, str]]:
 def test_a_planted_fault_raises_its_alarm_once_and_only_it(name: str, fault: dict[str, float], after: int) -> None:
     assert fired(*[HEALTHY | fault] * 40) == [(after, name)]
     assert fired(*[HEALTHY | fault] * (after - 1), HEALTHY, *[HEALTHY | fault] * (after - 1)) == []
+
+
+def verdicts_of_a_step(**counts: int) -> dict[str, float]:
+    """Metrics of a step of 100 completions as the loop computes them, the rest half correct, half wrong."""
+    rest = 100 - sum(counts.values())
+    counts = {"correct": rest - rest // 2, "wrong": rest // 2, **counts}
+    ids = np.zeros(10, np.int32)
+    rollout = Rollout("p", 0, ids, ids, np.zeros(10, np.float32), FinishReason.STOP, 0)
+    verdicts = [Verdict(Outcome(o), float(o == "correct")) for o, count in counts.items() for _ in range(count)]
+    group = Group(Problem("p", "?", ("1",)), (rollout,) * 100)
+    return {"entropy_mean": 0.3} | rollout_metrics([ScoredGroup(group, ("text",) * 100, tuple(verdicts))])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "alarm", "harmless", "too_many"),
+    [
+        (Outcome.TIMEOUT, "grader_trouble", 5, 6),
+        (Outcome.GRADER_FAILED, "grader_trouble", 5, 6),
+        (Outcome.BAD_REFERENCE, "bad_references", 5, 6),
+        (Outcome.NO_ANSWER, "gate_failed", 90, 91),
+    ],
+)
+def test_verdicts_that_are_no_verdicts_raise_their_alarm_above_a_share(
+    outcome: Outcome, alarm: str, harmless: int, too_many: int
+) -> None:
+    """From the grader's verdicts through the metrics of the step to the alarm."""
+    assert fired(*[verdicts_of_a_step(**{outcome.value: harmless})] * 20) == []
+    assert [name for _, name in fired(*[verdicts_of_a_step(**{outcome.value: too_many})] * 20)] == [alarm]
 
 
 def test_an_alarm_comes_back_after_the_condition_was_gone() -> None:

@@ -25,7 +25,10 @@ def scored_group(outcomes: list[Outcome], lengths: list[int]) -> ScoredGroup:
         return Rollout("p", index, ids[:2], ids, np.zeros(length, np.float32), reason, 4)
 
     group = Group(Problem("p", "1+1?", ("2",)), tuple(rollout(i, n) for i, n in enumerate(lengths)))
-    verdicts = tuple(Verdict(o, float(o is Outcome.CORRECT), "2", "said") for o in outcomes)
+    verdicts = tuple(
+        Verdict(o, float(o is Outcome.CORRECT), "2", "said", 0.25 * (o is Outcome.WRONG), o is Outcome.WRONG)
+        for o in outcomes
+    )
     return ScoredGroup(group, tuple(f"text {i}" for i in range(len(lengths))), verdicts)
 
 
@@ -43,7 +46,9 @@ def test_metrics_of_a_step() -> None:
     assert (m["groups_all_correct_frac"], m["groups_all_wrong_frac"]) == (0.5, 0.0)
     assert (m["num_sampled_tokens"], m["num_completions"]) == (120, 6)
     assert sum(m[f"outcome_{o.value}_frac"] for o in Outcome) == pytest.approx(1)
+    assert (m["grader_cached_frac"], m["grader_longest_s"]) == (0.2, 0.25)  # of the five that were graded
     assert "length_wrong_mean" not in rollout_metrics(GROUPS[1:])
+    assert "grader_cached_frac" not in rollout_metrics([scored_group([Outcome.TRUNCATED] * 2, [5, 5])])
     with pytest.raises(ValueError, match="no groups"):
         rollout_metrics([])
 

@@ -1,0 +1,38 @@
+"""`deepscaler data lint-benchmarks`: reads the five benchmarks with the grader's eyes and writes what is odd."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from deepscaler.data.benchmark_lint import lint_benchmark
+from deepscaler.data.benchmark_page import LintedBenchmark, lint_page
+from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark, read_rows
+from deepscaler.observability.files import write_atomically
+from deepscaler.rewards.math_reward import grade
+from deepscaler.types import Verdict
+
+
+def lint_benchmarks(directory: Path, *, out: Path) -> int:
+    """Write benchmarks-lint.md and benchmarks-lint.json into `out`; a changed file is linted and named as such."""
+    out.mkdir(parents=True, exist_ok=True)
+    linted = []
+    for name, spec in BENCHMARKS.items():
+        loaded = load_benchmark(name, directory, allow_changed=True)
+        rows, _ = read_rows(directory / spec.file)
+        findings = lint_benchmark(spec, rows, loaded.problems, _judge)
+        linted.append(LintedBenchmark(loaded, tuple(findings)))
+        changed = "" if loaded.registered else "  (not the registered file)"
+        print(f"{name:14} {len(loaded.problems):4} problems  {len(findings):3} findings{changed}")
+    page, table = out / "benchmarks-lint.md", out / "benchmarks-lint.json"
+    write_atomically(page, lambda path: path.write_text(lint_page(linted), encoding="utf-8"))
+    rows_out = [asdict(finding) for benchmark in linted for finding in benchmark.findings]
+    write_atomically(table, lambda path: path.write_text(json.dumps(rows_out, indent=1) + "\n", encoding="utf-8"))
+    print(f"written to {page} and {table}")
+    return 0
+
+
+def _judge(text: str, references: Sequence[str]) -> Verdict:
+    return grade(text, references, thinking_prefilled=False)

@@ -1,0 +1,223 @@
+"""The registered benchmarks, loaded from files whose content is known by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.data.benchmark_review import correct, reviewed_rows
+from deepscaler.data.benchmark_specs import BENCHMARKS, AnswerForm, BenchmarkSpec
+from deepscaler.data.sources import DataError
+from deepscaler.types import Problem
+
+__all__ = ["BENCHMARKS", "BenchmarkSpec", "LoadedBenchmark", "load_benchmark", "read_rows", "row_hash"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBenchmark:
+    """A benchmark ready to be asked.
+
+    problems: in the file's order, with ids `NAME/ROW`.
+    sha256: of the file's bytes. registered: whether that is the digest the registry knows.
+    row_hashes: per problem, over what is asked and what counts as right (`row_hash`).
+    warnings: what a reader of the scores must be told, in words.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    sha256: str
+    row_hashes: tuple[str, ...]
+    registered: bool
+    warnings: tuple[str, ...]
+
+
+def load_benchmark(
+    name: str, directory: Path, *, corrected: bool = False, allow_changed: bool = False
+) -> LoadedBenchmark:
+    """The benchmark `name` from its file in `directory`.
+
+    `corrected` replaces the references that were found wrong (`benchmark_review`); ids and prompts stay the same, so
+    the same completions can be graded both ways.
+
+    Raises DataError (a ValueError) for an unknown name, a missing file, a content other than the registered one
+    unless `allow_changed`, and for the first row with a missing field, a wrong type or an empty answer.
+    """
+    spec = _spec(name)
+    path = Path(directory) / spec.file
+    rows, digest = read_rows(path)
+    registered = digest in spec.sha256
+    warnings = []
+    if not registered:
+        known = " or ".join(spec.sha256)
+        message = f"{path} has SHA-256 {digest}, the registered {spec.title} file has {known}"
+        if not allow_changed:
+            raise DataError(
+                f"{message}: scores on it cannot be compared with those of others. Put the registered file there, "
+                "or allow a changed file explicitly (allow_changed=True)"
+            )
+        warnings.append(message)
+    problems = tuple(_problem(spec, path, number, row) for number, row in enumerate(rows))
+    changed = sum(review.changes for review in reviewed_rows(name).values())
+    if corrected:
+        problems = correct(name, str(path), problems)
+        warnings.append(f"{changed} of {len(problems)} references were corrected; see docs/benchmarks-lint.md")
+    elif changed and registered:
+        warnings.append(
+            f"{changed} of {len(problems)} references are wrong or too narrow; report the score on the corrected ones "
+            "(corrected=True) beside this one, see docs/benchmarks-lint.md"
+        )
+    return LoadedBenchmark(
+        name=name,
+        problems=problems,
+        sha256=digest,
+        row_hashes=tuple(row_hash(problem) for problem in problems),
+        registered=registered,
+        warnings=tuple(warnings),
+    )
+
+
+def row_hash(problem: Problem) -> str:
+    """64 bits (16 hex digits) over the prompt, the references in order, and the tolerance."""
+    content = json.dumps([problem.prompt, list(problem.references), problem.tolerance], ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def read_rows(path: Path) -> tuple[list[Any], str]:
+    """(rows, SHA-256 of the bytes) of a JSON file that holds a list of objects."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; put the benchmark's file there, or name the directory that holds it")
+    raw = path.read_bytes()
+    try:
+        rows = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__} {rows!r:.40}")
+    return rows, hashlib.sha256(raw).hexdigest()
+
+
+def _spec(name: str) -> BenchmarkSpec:
+    if name not in BENCHMARKS:
+        raise DataError(f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def _problem(spec: BenchmarkSpec, path: Path, number: int, row: Any) -> Problem:
+    where = f"{path}, row {number}"
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
+    for role in ("problem", "answer"):
+        if spec.fields[role] not in row:
+            raise DataError(f"{where}: no field {spec.fields[role]!r}; it has {', '.join(map(str, row))}")
+    prompt = row[spec.fields["problem"]]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{where}, field {spec.fields['problem']!r}: expected a problem's text, found {prompt!r:.80}")
+    _whole_text(f"{where}, field {spec.fields['problem']!r}", prompt)
+    group = _group(spec, row)
+    return Problem(
+        id=f"{spec.name}/{number}",
+        prompt=prompt.strip(),
+        references=clean_answer(f"{where}, field {spec.fields['answer']!r}", spec, row),
+        source=f"{spec.name}/{group}" if group else spec.name,
+        difficulty=_number(where, spec, row, "difficulty"),
+        solution=_solution(where, spec, row),
+        tolerance=_number(where, spec, row, "tolerance"),
+    )
+
+
+def _group(spec: BenchmarkSpec, row: Mapping[str, Any]) -> str:
+    """What problems of one origin share: the paper of a contest, the subject, the course."""
+    value = row.get(spec.fields["group"])
+    if spec.name == "aime24":
+        return "I" * int(value) if value in (1, 2) else ""
+    if not isinstance(value, str):
+        return ""
+    if spec.name == "amc23":
+        found = re.search(r"/(\d{4})_AMC_(12[AB])_Problems", value)
+        return f"{found[1]} {found[2]}" if found else ""
+    return value.split("/")[1] if spec.name == "math500" and value.count("/") == 2 else value
+
+
+def _number(where: str, spec: BenchmarkSpec, row: Mapping[str, Any], role: str) -> float | None:
+    field = spec.fields.get(role)
+    value = row.get(field) if field else None
+    if value is None:
+        return None
+    if not isinstance(value, bool) and isinstance(value, int | float | str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number) and number >= 0:
+            return number
+    raise DataError(f"{where}, field {field!r}: expected a number of at least 0 or nothing, found {value!r:.80}")
+
+
+def _solution(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> str | None:
+    field = spec.fields.get("solution")
+    value = row.get(field) if field else None
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n\n".join(value)
+    raise DataError(f"{where}, field {field!r}: expected text or a list of texts, found {value!r:.80}")
+
+
+def clean_answer(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The alternatives that count as right, as the grader reads them. `where` names file, row and field."""
+    value = row[spec.fields["answer"]]
+    if spec.answer_form == "float":
+        return (_integer_of_float(where, value),)
+    if spec.answer_form in ("variants", "joined_list"):
+        if not isinstance(value, list) or not value:
+            raise DataError(f"{where}: expected a list of answers, found {value!r:.80}")
+        texts = [_clean_text(f"{where}, item {i}", item, spec.answer_form) for i, item in enumerate(value)]
+        if spec.answer_form == "joined_list" and row.get(spec.fields["multiple"]) and len(texts) > 1:
+            texts = [", ".join(texts)]
+        return tuple(dict.fromkeys(texts))
+    return (_clean_text(where, value, spec.answer_form),)
+
+
+def _integer_of_float(where: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: expected a number, found {value!r:.80}")
+    return str(int(value)) if float(value).is_integer() else repr(value)
+
+
+_WRAPPING = re.compile(r"^(?:\\quad|\\,|\\;|\s)+")
+
+
+def _clean_text(where: str, value: Any, form: AnswerForm) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected an answer's text, found {value!r:.80}")
+    _whole_text(where, value)
+    text = value.strip()
+    if form == "integer_text" and re.fullmatch(r"\d+", text):
+        text = text.lstrip("0") or "0"
+    elif form == "joined_list":
+        # `$69$,$84$`, `$221,$8$`, `$(-\infty, 0) \cup\{1\}$.`: the dollars are typesetting, pairs or not. A space
+        # after each comma keeps `2500,7500` or `(2,251,252)` from looking like a number with separators.
+        text = re.sub(r"(?<!\\)\$", "", text).strip().removesuffix(".")
+        text = re.sub(r",\s*", ", ", _WRAPPING.sub("", text)).strip()
+    elif len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
+        text = text[1:-1].strip()
+    if not text:
+        raise DataError(f"{where}: empty answer; the benchmark's row cannot be graded")
+    return text
+
+
+def _whole_text(where: str, text: str) -> None:
+    """JSON may spell half of a surrogate pair, which no tokenizer or file takes afterwards."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: broken Unicode at character {error.start} ({text[error.start]!a})") from error

@@ -1,0 +1,256 @@
+"""Whether two answers of whatever kinds are the same. Symmetric: the pair is put in order before it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from deepscaler.rewards.answers import (
+    Answer,
+    Approximated,
+    Based,
+    Choice,
+    Items,
+    Matrix,
+    Named,
+    Prose,
+    Reals,
+    Record,
+    Relation,
+    Residue,
+    Scalar,
+)
+from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
+from deepscaler.rewards.intervals import same_spans
+from deepscaler.rewards.reading import spans_of
+from deepscaler.rewards.same_value import mentions, proportional, real_value, rounds_to, same_value
+from deepscaler.rewards.tokens import UnreadableError
+from deepscaler.rewards.trees import Tree
+
+# Earlier kinds know how to be compared with later ones.
+_ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
+_RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
+DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
+HUNDREDTH: Tree = ("num", Fraction(1, 100), 0)
+
+
+class Comparison:
+    """`how` names the kind of comparison that found equality, outermost last."""
+
+    def __init__(self, tolerance: Fraction | None = None) -> None:
+        self.tolerance = tolerance
+        self.how = ""
+
+    def same(self, a: Answer, b: Answer) -> bool:
+        if _RANK[type(a)] > _RANK[type(b)]:
+            a, b = b, a
+        if a == b:
+            return self._because(True, "same " + _KIND[type(a)])
+        if isinstance(a, Approximated):
+            return self.same(a.value, b) or self.same(a.rounded, b)
+        if isinstance(a, Choice):
+            return self._because(self._choice(a, b), "same choice")
+        if isinstance(a, Named):
+            return self._named(a, b)
+        if isinstance(a, Record):
+            return self._because(self._record(a, b), "same values of the same names")
+        if isinstance(a, Items):
+            return self._items(a, b)
+        if isinstance(a, Scalar) and isinstance(b, Scalar):
+            return self._because(self._scalars(a, b), "same value")
+        return self._because(self._others(a, b), "same " + _KIND[type(a)])
+
+    def _because(self, equal: bool, how: str) -> bool:
+        if equal:
+            self.how = how
+        return equal
+
+    def _choice(self, a: Choice, b: Answer) -> bool:
+        if isinstance(b, Choice):
+            values_differ = a.value is not None and b.value is not None and not self.same(a.value, b.value)
+            return a.letter == b.letter and not values_differ
+        if isinstance(b, Scalar) and b.tree[0] == "sym" and b.tree[1].upper() == a.letter:
+            return True
+        return a.value is not None and self.same(a.value, b)
+
+    def _named(self, a: Named, b: Answer) -> bool:
+        if isinstance(b, Named):
+            if a.name == b.name or not a.name or not b.name:
+                return self.same(a.value, b.value)
+            equal = a.equation is not None and b.equation is not None and _same_relation(a.equation, b.equation)
+            return self._because(equal, "same equation")
+        if isinstance(b, Relation):
+            return self._because(a.equation is not None and _same_relation(a.equation, b), "same equation")
+        if isinstance(b, Reals) and b.name and a.name and a.name != b.name:
+            return False
+        return self.same(a.value, b)
+
+    def _record(self, a: Record, b: Answer) -> bool:
+        if isinstance(b, Record):
+            if set(a.names) != set(b.names) or len(a.names) != len(b.names):
+                return a.numbered and b.numbered and self._unordered(a.values, b.values)
+            other = dict(zip(b.names, b.values, strict=True))
+            return all(self.same(v, other[n]) for n, v in zip(a.names, a.values, strict=True))
+        if not isinstance(b, Items) or b.kind not in ("list", "tuple"):
+            return False
+        return self._ordered(a.values, b.items) or (
+            a.numbered and b.kind == "list" and self._unordered(a.values, b.items)
+        )
+
+    def _items(self, a: Items, b: Answer) -> bool:
+        if isinstance(b, Items):
+            kinds = {a.kind, b.kind}
+            if kinds <= {"list", "set"}:
+                once = kinds == {"set"} or all(_is_tuple(item) for item in (*a.items, *b.items))
+                x, y = (self._distinct(a), self._distinct(b)) if once else (a.items, b.items)
+                match = self._ordered if _goes_on(a) or _goes_on(b) else self._unordered
+                return self._because(match(x, y), "same elements in any order")
+            if kinds <= {"list", "tuple"} or kinds == {"ratio"}:
+                return self._because(self._ordered(a.items, b.items), "same elements in order")
+            return False
+        if isinstance(b, Reals):
+            return self._because(_as_spans(a, b), "same set of real numbers")
+        if a.kind == "ratio":
+            pair = [item.tree for item in a.items if isinstance(item, Scalar)]
+            quotient = len(a.items) == 2 and len(pair) == 2 and isinstance(b, Scalar)
+            return quotient and self.same(Scalar(("div", pair[0], pair[1])), b)
+        return a.kind in ("list", "set") and bool(a.items) and all(self.same(item, b) for item in a.items)
+
+    def _distinct(self, items: Items) -> list[Answer]:
+        kept: list[Answer] = []
+        for item in items.items:
+            if not any(self.same(item, other) for other in kept):
+                kept.append(item)
+        return kept
+
+    def _ordered(self, a: Sequence[Answer], b: Sequence[Answer]) -> bool:
+        return len(a) == len(b) and all(self.same(x, y) for x, y in zip(a, b, strict=True))
+
+    def _unordered(self, a: Sequence[Answer], b: Sequence[Answer]) -> bool:
+        if len(a) != len(b):
+            return False
+        unused = list(b)
+        for x in a:
+            index = next((i for i, y in enumerate(unused) if self.same(x, y)), None)
+            if index is None:
+                return False
+            del unused[index]
+        return True
+
+    def _others(self, a: Answer, b: Answer) -> bool:
+        if isinstance(a, Reals):
+            agree = isinstance(b, Reals) and (a.name == b.name or not a.name or not b.name)
+            return agree and isinstance(b, Reals) and same_spans(a.spans, b.spans)
+        if isinstance(a, Relation):
+            if isinstance(b, Relation):
+                return _same_relation(a, b)
+            zero = a.op == "=" and a.right[0] == "num" and a.right[1] == 0
+            return zero and isinstance(b, Scalar) and same_value(a.left, b.tree)
+        if isinstance(a, Matrix) and isinstance(b, Matrix):
+            return _same_matrix(a, b)
+        if isinstance(a, Residue):
+            return _same_residue(a, b)
+        if isinstance(a, Based):
+            return isinstance(b, Scalar) and b.tree[0] == "num" and b.tree[2] == 0 and str(b.tree[1]) == a.digits
+        if isinstance(a, Prose):
+            return _same_prose(a, b)
+        return False
+
+    def _scalars(self, a: Scalar, b: Scalar) -> bool:
+        x, y = a.tree, b.tree
+        if a.unit is not None and b.unit is not None and a.unit != b.unit:
+            if a.unit.dimensions != b.unit.dimensions:
+                return False
+            x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
+        if self._values(x, y):
+            return True
+        if a.percent != b.percent:
+            return self._values(*((("mul", x, HUNDREDTH), y) if a.percent else (x, ("mul", y, HUNDREDTH))))
+        if a.degree != b.degree:
+            return self._values(*((("mul", x, DEGREE), y) if a.degree else (x, ("mul", y, DEGREE))))
+        return False
+
+    def _values(self, a: Tree, b: Tree) -> bool:
+        if same_value(a, b) or _same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
+            return True
+        if self.tolerance is None:
+            return False
+        x, y = real_value(a), real_value(b)
+        if x is None or y is None:
+            return False
+        if isinstance(x, Fraction) and isinstance(y, Fraction):
+            return abs(x - y) <= self.tolerance
+        return bool(abs(float(x) - float(y)) <= float(self.tolerance))
+
+
+_KIND: dict[type, str] = {
+    Approximated: "value",
+    Choice: "choice",
+    Named: "named value",
+    Record: "named values",
+    Items: "elements",
+    Reals: "set of real numbers",
+    Relation: "relation",
+    Matrix: "matrix",
+    Residue: "residue",
+    Based: "digits in the same base",
+    Prose: "words",
+    Scalar: "expression",
+}
+
+
+def _goes_on(items: Items) -> bool:
+    return any(isinstance(item, Scalar) and mentions(item.tree, "ldots") for item in items.items)
+
+
+def _is_tuple(answer: Answer) -> bool:
+    return isinstance(answer, Record) or (isinstance(answer, Items) and answer.kind == "tuple")
+
+
+def _as_spans(items: Items, reals: Reals) -> bool:
+    if items.kind == "list":
+        return False
+    try:
+        return same_spans(spans_of(items), reals.spans)
+    except UnreadableError:
+        return False
+
+
+def _same_letter(a: Tree, b: Tree) -> bool:
+    """`b` for the choice `B`."""
+    return a[0] == b[0] == "sym" and a[1].upper() == b[1].upper() and a[1].upper() in "ABCDE"
+
+
+def _same_relation(a: Relation, b: Relation) -> bool:
+    if a.op != b.op:
+        return False
+    if same_value(a.left, b.left) and same_value(a.right, b.right):
+        return True
+    sign = proportional(("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right)))
+    return sign > 0 or (sign < 0 and a.op in ("=", "!="))
+
+
+def _same_matrix(a: Matrix, b: Matrix) -> bool:
+    if a.determinant != b.determinant or len(a.rows) != len(b.rows) or len(a.rows[0]) != len(b.rows[0]):
+        return False
+    return all(same_value(x, y) for r, s in zip(a.rows, b.rows, strict=True) for x, y in zip(r, s, strict=True))
+
+
+def _same_residue(a: Residue, b: Answer) -> bool:
+    if isinstance(b, Scalar):
+        return same_value(a.value, b.tree)
+    if not isinstance(b, Residue) or not same_value(a.modulus, b.modulus):
+        return False
+    try:
+        values = exact_value(a.value), exact_value(b.value), exact_value(a.modulus)
+    except (UndefinedError, TooBigError):
+        return False
+    x, y, modulus = values
+    return x is not None and y is not None and bool(modulus) and (x - y) % modulus == 0
+
+
+def _same_prose(a: Prose, b: Answer) -> bool:
+    other = b.product if isinstance(b, Prose) else b.tree if isinstance(b, Scalar) else None
+    if isinstance(b, Prose) and a.words == b.words:
+        return True
+    return a.product is not None and other is not None and same_value(a.product, other)

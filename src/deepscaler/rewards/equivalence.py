@@ -1,0 +1,133 @@
+"""Whether two answers are mathematically equal. Symmetric, deterministic, bounded in time; model text is never run.
+
+Same text, then exact whole numbers, then both texts parsed by our own grammar into answers of a kind (`answers`) and
+compared by structure (`comparison`); expressions are compared exactly where values are rational and else to 25 digits
+at several points (`same_value`). What the grammar does not know is compared as a sequence of tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from deepscaler.rewards.answers import Answer, Prose
+from deepscaler.rewards.comparison import Comparison
+from deepscaler.rewards.reading import read_answer
+from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
+
+MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
+CACHED_ANSWERS = 4096
+MAX_CACHED_CHARACTERS = 400
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """`how` says in words which comparison decided."""
+
+    equal: bool
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One text as the grammar sees it: readings that differ in whether commas group digits, or why there is none."""
+
+    answers: tuple[Answer, ...]
+    tokens: tuple[str, ...]
+    why: str = ""
+
+
+def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -> Equality:
+    """Never raises for what the texts hold. `tolerance`: absolute, where the data set's row declares one."""
+    left, right = answer.strip(), reference.strip()
+    if not left or not right:
+        return Equality(False, "nothing to compare")
+    if left == right:
+        return Equality(True, "same text")
+    if tolerance is None and _WHOLE.fullmatch(left) and _WHOLE.fullmatch(right):
+        return Equality(True, "same number") if int(left) == int(right) else Equality(False, "different whole numbers")
+    if max(len(left), len(right)) > MAX_PARSED_CHARACTERS:
+        return Equality(
+            False, f"different texts, one longer than the {MAX_PARSED_CHARACTERS} characters that are parsed"
+        )
+    return _compared(read(left), read(right), tolerance)
+
+
+def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:
+    comparison = Comparison(None if tolerance is None else Fraction(repr(float(tolerance))))
+    for a in left.answers:
+        for b in right.answers:
+            if comparison.same(a, b):
+                return Equality(True, comparison.how)
+    if left.tokens == right.tokens:
+        return Equality(True, "same tokens")
+    if not left.answers or not right.answers:
+        return Equality(False, f"different texts, not understood: {left.why or right.why}")
+    return Equality(False, "different values")
+
+
+def read(text: str) -> Reading:
+    """The text parsed; remembered for short ones, since references and common answers come back."""
+    return _read_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else _read(text)
+
+
+def _read(text: str) -> Reading:
+    answers: list[Answer] = []
+    tokens: list[Token] = []
+    why = ""
+    for version in dict.fromkeys((join_commas(text), text)):
+        try:
+            tokens = tokenize(version)
+            answers.append(read_answer(tokens))
+        except UnreadableError as error:
+            why = str(error)
+    return Reading(tuple(answers), tuple(_opaque(tokens)), why)
+
+
+_read_cached = lru_cache(CACHED_ANSWERS)(_read)
+
+
+def _opaque(tokens: Sequence[Token]) -> list[str]:
+    """What is compared when the grammar has no reading: prose without case, braces around one token gone."""
+    values = [t.value.casefold() if t.kind == "prose" else t.value for t in tokens]
+    kept: list[str] = []
+    index = 0
+    while index < len(values):
+        if values[index] == "{" and values[index + 2 : index + 3] == ["}"]:
+            kept.append(values[index + 1])
+            index += 3
+        else:
+            kept.append(values[index])
+            index += 1
+    return kept
+
+
+def is_parsable(answer: str) -> bool:
+    """Whether the answer is understood as mathematics or a choice, not as words or opaque text."""
+    if len(answer) > MAX_PARSED_CHARACTERS:
+        return False
+    return any(not isinstance(a, Prose) for a in read(answer.strip()).answers)
+
+
+def explain(answer: str, reference: str, *, tolerance: float | None = None) -> list[str]:
+    """The comparison step by step, one line each: texts, what they were read as, what decided."""
+    lines: list[str] = []
+    for label, text in (("answer", answer.strip()), ("reference", reference.strip())):
+        lines.append(f"{label}: {text}")
+        if len(text) > MAX_PARSED_CHARACTERS:
+            lines.append(f"  longer than the {MAX_PARSED_CHARACTERS} characters that are parsed")
+            continue
+        reading = read(text)
+        lines += [f"  read as {shown(a)}" for a in reading.answers] or [f"  not understood: {reading.why}"]
+    equality = equivalent(answer, reference, tolerance=tolerance)
+    lines.append(f"{'equal' if equality.equal else 'not equal'}: {equality.how}")
+    return lines
+
+
+def shown(answer: Answer) -> str:
+    """A parsed answer in short form, for people."""
+    return str(answer)

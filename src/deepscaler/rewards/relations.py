@@ -1,0 +1,265 @@
+"""Equations, chains of equal values and inequalities; a solved inequality is an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from deepscaler.rewards.answers import Answer, Approximated, Named, Reals, Relation, Scalar, Span
+from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
+from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
+from deepscaler.rewards.expressions import parse_expression
+from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
+from deepscaler.rewards.scalars import scalar, trimmed
+from deepscaler.rewards.same_value import decimal_places, ends, real_value, same_value, symbols
+from deepscaler.rewards.tokens import UnreadableError
+from deepscaler.rewards.trees import INFINITY, Tree
+
+RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "≈", "equiv": "≡"}
+MAX_NAME_TOKENS = 24
+Read = Callable[[Tokens], Answer]
+_VALUE_SIGNS = frozenset(["+", "-", "*", "^", "sqrt", "cdot", "times", "!", "sum", "prod"])
+
+
+def read_relation(tokens: Tokens, read: Read) -> Answer | None:
+    """None where no relation stands at the top. Raises UnreadableError."""
+    operators = [RELATIONS[t.value] for _, t in top_level(tokens) if t.kind in ("sign", "cmd") and t.value in RELATIONS]
+    if not operators:
+        return None
+    parts = split(tokens, lambda t: t.kind in ("sign", "cmd") and t.value in RELATIONS)
+    if operators == ["in"]:
+        if not name_of(parts[0]):
+            raise UnreadableError("an element that is no variable")
+        value = read(parts[1])
+        return (
+            Reals(value.spans, name_of(parts[0])) if isinstance(value, Reals) else Named(name_of(parts[0]), value, None)
+        )
+    if operators == ["≡"]:
+        return Named(name_of(parts[0]), read(parts[1]), None)
+    if set(operators) <= {"=", "≈"}:
+        return _equal(parts, operators, read)
+    if len(operators) <= 2 and set(operators) <= {"<", "<=", ">", ">=", "!="}:
+        return _inequality(parts, operators)
+    raise UnreadableError("relations that do not go together")
+
+
+def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
+    """`name = value`, a chain of equal values, or an equation; what stands behind ≈ is only near."""
+    if operators == ["="] or (operators == ["≈"] and name_of(parts[0])):
+        for name, value in ((0, 1), (1, 0)):
+            text = name_of(parts[name])
+            if text:
+                return Named(text, read(parts[value]), _equation(parts))
+    name = name_of(parts[0])
+    exact = 1 + next((i for i, op in enumerate(operators) if op == "≈" and not (i == 0 and name)), len(operators))
+    links = [_tree(part) for part in parts[bool(name) :]]
+    values = [tree for tree in links[: exact - bool(name)] if tree is not None and not symbols(tree)]
+    rounded = [tree for tree in links if tree is not None and any(_is_near(tree, value) for value in values)]
+    values = [tree for tree in values if tree not in rounded]
+    if any(not same_value(a, b) for a, b in zip(values, values[1:], strict=False)):
+        raise UnreadableError("a chain of equal signs between different values")
+    if values and (name or all(link is not None and not symbols(link) for link in links)):
+        answer = Approximated(Scalar(values[-1]), Scalar(rounded[-1])) if rounded else read(parts[exact - 1])
+        return Named(name, answer, None) if name else answer
+    if exact < len(parts) or (name and len(parts) > 2):
+        answer = read(parts[exact - 1])
+        return Named(name, answer, None) if name and exact > 1 else answer
+    equation = _equation(parts) if len(parts) == 2 else None
+    if equation is None:
+        raise UnreadableError("an equation of what are no expressions")
+    return equation
+
+
+def _is_near(decimal: Tree, value: Tree) -> bool:
+    """Whether a bare decimal is another value rounded to its places: the 0.33 of 1/3 = 0.33."""
+    if decimal[0] != "num" or decimal[2] == 0 or decimal == value:
+        return False
+    exact = real_value(value)
+    if exact is None:
+        return False
+    ulp = Fraction(1, 10 ** decimal_places(decimal[1]))
+    most = float(ulp) if not isinstance(exact, Fraction) or not ends(exact) else float(ulp) / 2
+    return 0 < abs(float(exact) - float(decimal[1])) <= most
+
+
+def _tree(tokens: Tokens) -> Tree | None:
+    try:
+        answer = scalar(trimmed(tokens))
+    except UnreadableError:
+        return None
+    if not isinstance(answer, Scalar):
+        return None
+    return ("call", "percent", answer.tree) if answer.percent else answer.tree
+
+
+def _equation(parts: list[Tokens]) -> Relation | None:
+    left, right = _tree(parts[0]), _tree(parts[1])
+    return None if left is None or right is None else Relation("=", left, right)
+
+
+def name_of(tokens: Tokens) -> str:
+    r"""The text of what has a value: `x`, `f(x)`, `(x, y)`, `AB`, `m\angle A`, `\frac{NO}{BO}`, "area"; "" for others."""
+    tokens = trimmed(tokens)
+    if not 0 < len(tokens) <= MAX_NAME_TOKENS:
+        return ""
+    values = [t.value for t in tokens if t.value not in ("{", "}")]
+    text = "".join(values)
+    if any(t.kind == "prose" for t in tokens):
+        return " ".join(values) if all(t.kind in ("prose", "letters", "roman") for t in tokens) else ""
+    letters = [t for t in tokens if t.kind in ("letters", "roman") or (t.kind == "cmd" and len(t.value) > 2)]
+    if not letters or tokens[0].kind == "num":
+        return ""
+    if values[0] == "(" and values[-1] == ")" and "," in values:
+        return text if all(t.kind != "num" or tokens[i - 1].value == "_" for i, t in enumerate(tokens)) else ""
+    inside = _outside_arguments(values)
+    if any(v in _VALUE_SIGNS for v in inside):
+        return ""
+    return text if _is_single(tokens) or any(_is_quantity(v) for v in values) else ""
+
+
+def _outside_arguments(values: list[str]) -> list[str]:
+    """Values outside parentheses and subscripts: in `f(x+1)` and `a_{n+1}` the sign is part of the name."""
+    kept, depth = [], 0
+    for index, value in enumerate(values):
+        depth += value == "("
+        if depth == 0 and not (index and values[index - 1] == "_") and not (value.isdigit() and index):
+            kept.append(value)
+        depth -= value == ")"
+    return kept if "_" not in values else [v for v in kept if v not in ("+", "-")]
+
+
+def _is_quantity(value: str) -> bool:
+    return value in ("angle", "triangle", ":", "measuredangle") or (
+        len(value) > 1 and value.isalpha() and value.isupper()
+    )
+
+
+def _is_single(tokens: Tokens) -> bool:
+    """One variable with scripts, or a letter applied to something."""
+    try:
+        tree = parse_expression(tokens)
+    except UnreadableError:
+        return False
+    if tree[0] == "mul" and tree[1] in (("sym", "Delta"), ("sym", "partial")):
+        tree = tree[2]
+    if tree[0] == "sym":
+        return tree[1] not in ("π", "e", "i", "∞")
+    if tree[0] == "call":
+        return tree[1].startswith("unknown ")
+    values = [t.value for t in tokens]
+    return (
+        (tree[0] == "mul" and tokens[0].kind in ("letters", "cmd") and len(values[0]) == 1 or values[0].islower())
+        and "(" in values[1:2]
+        and values[-1] == ")"
+        or (tree[0] == "pow" and tree[1][0] == "sym" and "(" in values)
+    )
+
+
+def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:
+    """An interval where a single variable stands alone or can be isolated, else a relation."""
+    trees = [_side(trimmed(part)) for part in parts]
+    if len(trees) == 3 and "!=" not in operators and operators[0][0] == operators[1][0]:
+        low, middle, high = trees
+        first = _pair(low, operators[0], middle)
+        second = _pair(middle, operators[1], high)
+        if isinstance(first, Reals) and isinstance(second, Reals) and first.name == second.name:
+            return _between(first, second)
+        raise UnreadableError("a chain of inequalities around no variable")
+    if len(trees) != 2:
+        raise UnreadableError("a chain of inequalities that turns around")
+    return _pair(trees[0], operators[0], trees[1])
+
+
+def _side(tokens: Tokens) -> Tree:
+    """`g(x)` is one variable here, not g times x."""
+    name = name_of(tokens) if any(is_sign(t, "(") for t in tokens) else ""
+    if name:
+        return ("sym", name)
+    side = scalar(tokens)
+    if not isinstance(side, Scalar):
+        raise UnreadableError("an inequality between what are no numbers")
+    return side.tree
+
+
+def _between(a: Reals, b: Reals) -> Reals:
+    common = intersection(a.spans, b.spans)
+    if common is not None:
+        return Reals(common, a.name)
+    (x,), (y,) = a.spans, b.spans
+    low, high = (x, y) if x.high == INFINITY else (y, x)
+    return Reals((Span(low.low, low.low_closed, high.high, high.high_closed),), a.name)
+
+
+def _pair(left: Tree, op: str, right: Tree) -> Answer:
+    if op in (">", ">="):
+        left, right, op = right, left, op.replace(">", "<")
+    for variable, other, below in ((left, right, True), (right, left, False)):
+        name = _variable(variable)
+        if name and name not in symbols(other):
+            return _half_line(name, other, op, below=below)
+        if variable[:2] == ("call", "abs") and not symbols(other):
+            return _around(variable[2], other, op, inside=below)
+    return _isolated(left, op, right) or Relation(op, left, right)
+
+
+def _variable(tree: Tree) -> str:
+    if tree[0] == "sym" and tree[1] not in ("π", "e", "i", "∞"):
+        return tree[1]
+    if tree[0] == "call" and tree[1].startswith("unknown ") and tree[2][0] == "sym":
+        return f"{tree[1][8:]}({tree[2][1]})"
+    return ""
+
+
+def _half_line(name: str, edge: Tree, op: str, *, below: bool) -> Reals:
+    if op == "!=":
+        return Reals(without_points([edge]), name)
+    if below:
+        return Reals((Span(MINUS_INFINITY, False, edge, op == "<="),), name)
+    return Reals((Span(edge, op == "<=", INFINITY, False),), name)
+
+
+def _around(inner: Tree, distance: Tree, op: str, *, inside: bool) -> Answer:
+    """`|x-a| < c` and `|x-a| > c` with rational numbers."""
+    names = symbols(inner)
+    line = _line(inner, next(iter(names))) if len(names) == 1 else None
+    try:
+        c = exact_value(distance)
+    except (UndefinedError, TooBigError):
+        c = None
+    if line is None or c is None or c < 0 or op == "!=":
+        raise UnreadableError("an absolute value that is not solved")
+    slope, offset = line
+    low, high = (("num", x, 0) for x in sorted([(-c - offset) / slope, (c - offset) / slope]))
+    closed, name = op == "<=", next(iter(names))
+    if inside:
+        return Reals((Span(low, closed, high, closed),), name)
+    return Reals(union([Span(MINUS_INFINITY, False, low, closed), Span(high, closed, INFINITY, False)]), name)
+
+
+def _isolated(left: Tree, op: str, right: Tree) -> Reals | None:
+    """A linear inequality in one variable with rational coefficients, solved."""
+    difference: Tree = ("add", left, ("neg", right))
+    names = symbols(difference)
+    if len(names) != 1:
+        return None
+    name = next(iter(names))
+    line = _line(difference, name)
+    if line is None:
+        return None
+    slope, offset = line
+    return _half_line(name, ("num", -offset / slope, 0), op, below=slope > 0)
+
+
+def _line(tree: Tree, name: str) -> tuple[Fraction, Fraction] | None:
+    """Slope and offset where the tree is a line in `name` with rational coefficients and a slope."""
+    try:
+        values = [exact_value(tree, {name: Fraction(x)}) for x in (0, 1, 5, Fraction(-7, 3))]
+    except (UndefinedError, TooBigError):
+        return None
+    at0, at1, at5, at_last = values
+    if at0 is None or at1 is None or at5 is None or at_last is None:
+        return None
+    slope = at1 - at0
+    if slope == 0 or at5 != at0 + 5 * slope or at_last != at0 - Fraction(7, 3) * slope:
+        return None
+    return slope, at0

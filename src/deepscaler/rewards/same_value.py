@@ -1,0 +1,239 @@
+"""Whether two expressions are the same: exactly where values are rational, else to 25 digits at several points."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from deepscaler.rewards.exact import TooBigError, UndefinedError, exact_value
+from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, PrecisionLostError
+from deepscaler.rewards.trees import Tree
+
+CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
+TOLERANCE = 1e-25
+FLOAT_ZERO = 1e-9
+FLOAT_TOLERANCE = 1e-7  # apart by more than this in floats is different without a second look
+ROUNDED_DIGITS = 8  # a decimal this long may stand for the number that it rounds
+INTEGER_NAMES = frozenset("nkmNKMjpqrst")
+_STEPS = frozenset(["floor", "ceil", "mod", "factorial", "factorial2", "binom", "gcd", "lcm"])
+_MANY_NODES = 300
+Point = dict[str, Fraction]
+
+
+def symbols(tree: Tree) -> frozenset[str]:
+    """Free variables."""
+    if tree[0] == "num":
+        return frozenset()
+    if tree[0] == "sym":
+        return frozenset() if tree[1] in CONSTANTS else frozenset([tree[1]])
+    found: frozenset[str] = frozenset().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
+    return found - {tree[2][1]} if tree[0] == "call" and tree[1] in ("sum", "prod") else found
+
+
+def calls(tree: Tree) -> frozenset[str]:
+    """Names of the functions in the tree; `sign^` for a negative number to a power with a variable."""
+    if tree[0] in ("num", "sym"):
+        return frozenset()
+    found: frozenset[str] = frozenset().union(*(calls(part) for part in tree[1:] if isinstance(part, tuple)))
+    if tree[0] == "call":
+        return found | {tree[1]}
+    if tree[0] == "pow" and tree[1][0] == "neg" and symbols(tree[2]):
+        return found | {"sign^"}
+    return found
+
+
+def mentions(tree: Tree, name: str) -> bool:
+    """Whether the symbol `name` stands in the tree."""
+    return tree[:2] == ("sym", name) or any(isinstance(part, tuple) and mentions(part, name) for part in tree[1:])
+
+
+def _is_infinite(tree: Tree) -> bool:
+    """Whether ∞ stands in the tree other than above a sum."""
+    if tree == ("sym", "∞"):
+        return True
+    parts = (*tree[2:4], tree[5]) if tree[:2] == ("call", "sum") else tree[1:]
+    return any(isinstance(part, tuple) and _is_infinite(part) for part in parts)
+
+
+def _points(names: frozenset[str]) -> Iterator[Point]:
+    """Whole, broken and signed points; a function of the names alone."""
+    ordered = sorted(names)
+    for index in range(7):
+        point: Point = {}
+        for name in ordered:
+            draw = zlib.crc32(f"{index}:{name}".encode())
+            if index < 4:
+                value = Fraction((2 + draw % 995) if index < 2 else 2 + (draw % 9) * 2 + index % 2)
+            else:
+                value = Fraction(300 + draw % 2200, 1009)
+            negative = (index == 5 and (len(names) == 1 or draw & 1024)) or index == 6
+            point[name] = -value if negative else value
+        yield point
+
+
+def same_value(a: Tree, b: Tree) -> bool:
+    """Whether two expressions are equal wherever real roots and logarithms are defined. Never raises."""
+    if a == b:
+        return True
+    names = symbols(a)
+    if names != symbols(b) or _is_infinite(a) or _is_infinite(b):
+        return False
+    try:
+        return _same_function(a, b, names) if names else _agree_at(a, b, {}) is True
+    except (TooBigError, UndefinedError):
+        return False
+
+
+def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
+    functions = calls(a) | calls(b)
+    whole_only = bool(functions & _STEPS or "sign^" in functions) and all(n[0] in INTEGER_NAMES for n in names)
+    agreed = 0
+    for index, point in enumerate(_points(names)):
+        if index >= 4 and ((not functions and agreed >= 3) or (whole_only and agreed >= 2)):
+            break
+        try:
+            verdict = _agree_at(a, b, point)
+        except (UndefinedError, TooBigError):
+            continue
+        if verdict is False:
+            return False
+        agreed += verdict is True
+    return agreed >= 2
+
+
+def _agree_at(a: Tree, b: Tree, point: Point) -> bool | None:
+    """None where a branch of a root or logarithm was taken that says nothing about real numbers."""
+    left, right = _exactly(a, point), _exactly(b, point)
+    if left is not None and right is not None:
+        return left == right
+    apart = _apart_in_floats(a, b, point)
+    if apart is not None:
+        return apart
+    for precision in (FINE, FINEST):
+        first, second = Evaluation(precision, point), Evaluation(precision, point)
+        try:
+            x, y = first.value(a), second.value(b)
+        except PrecisionLostError:
+            continue
+        if close(x, y):
+            return True
+        return None if point and (first.branched or second.branched) else False
+    raise TooBigError("more digits are lost than are computed")
+
+
+def _exactly(tree: Tree, point: Point) -> Fraction | None:
+    try:
+        return exact_value(tree, point)
+    except TooBigError:
+        return None
+
+
+def _apart_in_floats(a: Tree, b: Tree, point: Point) -> bool | None:
+    """False where floats are enough to tell the values apart; None where the slow way decides."""
+    first, second = Evaluation(FLOAT, point), Evaluation(FLOAT, point)
+    try:
+        x, y = first.value(a), second.value(b)
+    except (OverflowError, ValueError, ZeroDivisionError):
+        return None
+    if point and (first.branched or second.branched):
+        return None
+    largest = max(abs(x), abs(y))
+    return False if largest > FLOAT_ZERO and abs(x - y) > FLOAT_TOLERANCE * largest else None
+
+
+def close(a: Any, b: Any) -> bool:
+    return bool(abs(a - b) <= TOLERANCE * max(abs(a), abs(b)))
+
+
+def real_value(tree: Tree) -> Fraction | Any | None:
+    """The value of a constant real expression, exact or to 50 digits; None for anything else."""
+    if symbols(tree) or _is_infinite(tree):
+        return None
+    try:
+        exact = _exactly(tree, {})
+        if exact is not None:
+            return exact
+        value = Evaluation(FINE, {}).value(tree)
+    except (TooBigError, UndefinedError, PrecisionLostError):
+        return None
+    return FINE.context.re(value) if abs(FINE.context.im(value)) <= TOLERANCE * abs(value) else None
+
+
+def rounds_to(decimal: Tree, other: Tree) -> bool:
+    """Whether a bare decimal of ROUNDED_DIGITS or more is the other constant, rounded or cut off.
+
+    A number whose decimal ends is not stood for by another one: 45.000001 is not 45.
+    """
+    while decimal[0] == "neg":
+        decimal, other = decimal[1], ("neg", other)
+    if decimal[0] != "num" or decimal[2] < ROUNDED_DIGITS:
+        return False
+    value, exact = real_value(other), decimal[1]
+    if value is None or (isinstance(value, Fraction) and ends(value)):
+        return False
+    if isinstance(value, Fraction):
+        return abs(value - exact) * 10 ** (decimal[2] - 1) < abs(value)
+    return bool(
+        abs(value - FINE.context.mpf(exact.numerator) / exact.denominator) * 10 ** (decimal[2] - 1) < abs(value)
+    )
+
+
+def ends(value: Fraction) -> bool:
+    """Whether the decimal of the value is finite."""
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
+
+
+def decimal_places(value: Fraction) -> int:
+    """Places behind the point of a finite decimal."""
+    places = 0
+    while value.denominator != 1:
+        value, places = value * 10, places + 1
+    return places
+
+
+def proportional(a: Tree, b: Tree) -> int:
+    """1 or -1, the sign of c, when a = c·b for a constant c everywhere; else 0."""
+    names = symbols(a)
+    if not names or names != symbols(b) or _is_infinite(a) or _is_infinite(b):
+        return 0
+    ratio: Any = None
+    agreed = 0
+    for point in _points(names):
+        try:
+            x, y = _value_at(a, point), _value_at(b, point)
+            if x == 0 and y == 0:
+                continue
+            if x == 0 or y == 0:
+                return 0
+            here = x / y if isinstance(x, Fraction) and isinstance(y, Fraction) else _fine(x) / _fine(y)
+        except (UndefinedError, TooBigError, PrecisionLostError):
+            continue
+        if ratio is None:
+            ratio = here
+        elif not _same_ratio(here, ratio):
+            return 0
+        agreed += 1
+    if agreed < 3:
+        return 0
+    return (1 if ratio > 0 else -1) if FINE.context.im(_fine(ratio)) == 0 else 0
+
+
+def _same_ratio(a: Any, b: Any) -> bool:
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    return close(_fine(a), _fine(b))
+
+
+def _value_at(tree: Tree, point: Point) -> Any:
+    exact = _exactly(tree, point)
+    return exact if exact is not None else Evaluation(FINE, point).value(tree)
+
+
+def _fine(value: Any) -> Any:
+    return FINE.context.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value

@@ -1,0 +1,82 @@
+"""One number or expression with its unit, and what may be cut off around any answer before it is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from deepscaler.rewards.answers import Answer, Items, Scalar
+from deepscaler.rewards.brackets import Tokens, closing, is_sign, top_level
+from deepscaler.rewards.expressions import parse_expression
+from deepscaler.rewards.tokens import Token
+from deepscaler.rewards.trees import PLUS_MINUS, Tree
+from deepscaler.rewards.units import without_unit
+from deepscaler.rewards.vocabulary import LEADING
+
+_CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
+
+
+def trimmed(tokens: Tokens) -> Tokens:
+    """Without closing marks, words like "the answer is", and one pair of braces or a remark around everything."""
+    while tokens and tokens[-1].kind == "sign" and tokens[-1].value in (".", ",", ";", ":", "\\\\"):
+        tokens = tokens[:-1]
+    if tokens and tokens[-1].kind == "num" and tokens[-1].value.endswith("."):
+        tokens = [*tokens[:-1], replace(tokens[-1], value=tokens[-1].value[:-1])]
+    start = 0
+    while tokens and is_sign(tokens[0], "approx", "="):
+        tokens = tokens[1:]
+    while start < len(tokens) and (_leads(tokens[start]) or (start and tokens[start].value in (":", ","))):
+        start += 1
+    if 0 < start < len(tokens):
+        tokens = tokens[start:]
+    cut = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
+    if cut is not None:
+        return trimmed(tokens[:cut])
+    if len(tokens) > 2 and is_sign(tokens[0], "{") and closing(tokens, 0) == len(tokens) - 1:
+        if not any(is_sign(t, ",", ";") for t in tokens):
+            return trimmed(tokens[1:-1])
+    return tokens
+
+
+def _leads(token: Token) -> bool:
+    return token.kind in ("prose", "letters") and len(token.value) > 1 and token.value.lower() in LEADING
+
+
+def _qualifies(tokens: Tokens, index: int) -> bool:
+    """Whether `for all x …` starts here, behind an equation."""
+    word = tokens[index].value.lower()
+    if word not in ("for", "forall") or not any(is_sign(t, "=") for t in tokens[:index]):
+        return False
+    rest = tokens[index + 1 :]
+    if any(t.kind == "num" or (t.kind in ("sign", "cmd") and t.value in _CONDITIONS) for t in rest):
+        return False
+    return word == "forall" or (bool(rest) and rest[0].value.lower() in ("all", "any", "every", "each"))
+
+
+def scalar(tokens: Tokens) -> Answer:
+    """A number or expression, its unit taken off; two of them where it holds a ±."""
+    measured = without_unit(tokens)
+    tree = parse_expression(trimmed(measured.tokens))
+    percent, degree = measured.percent, measured.degree
+    while tree[:2] in (("call", "percent"), ("call", "degree")):
+        percent, degree = percent or tree[1] == "percent", degree or tree[1] == "degree"
+        tree = tree[2]
+    if tree[0] == "neg" and tree[1][:2] in (("call", "percent"), ("call", "degree")):
+        percent, degree = percent or tree[1][1] == "percent", degree or tree[1][1] == "degree"
+        tree = ("neg", tree[1][2])
+    if measured.factor != 1:
+        tree = ("mul", tree, ("num", Fraction(measured.factor), 0))
+    if _has_sign(tree):
+        both = (_with_sign(tree, sign) for sign in (1, -1))
+        return Items("list", tuple(Scalar(t, measured.unit, percent, degree) for t in both))
+    return Scalar(tree, measured.unit, percent, degree)
+
+
+def _has_sign(tree: Tree) -> bool:
+    return tree == PLUS_MINUS or any(isinstance(part, tuple) and _has_sign(part) for part in tree[1:])
+
+
+def _with_sign(tree: Tree, sign: int) -> Tree:
+    if tree == PLUS_MINUS:
+        return ("num", Fraction(sign), 0)
+    return tuple(_with_sign(part, sign) if isinstance(part, tuple) else part for part in tree)

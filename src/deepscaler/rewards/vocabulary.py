@@ -1,0 +1,195 @@
+"""Words and signs of answers: Unicode as LaTeX, synonyms of commands, units with their sizes, words that mean nothing.
+
+Data only. `tokens` and `reading` say where each table is used.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+UNICODE = {
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/",
+    "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "⩽": r"\le ", "⩾": r"\ge ", "≈": r"\approx ", "°": r"^\circ ", "º": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\R ", "ℤ": r"\Z ",
+    "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "∖": r"\setminus ", "′": "'", "″": "''", "。": ".", "、": ",", "，": ",",
+    "：": ":", "；": ";", "€": r"\text{ euro }", "£": r"\text{ pound }", "¥": r"\text{ yen }", "∠": r"\angle ",
+    "△": r"\triangle ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ",
+    "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ", "ν": r"\nu ", "π": r"\pi ", "ρ": r"\rho ",
+    "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "ψ": r"\psi ", "ω": r"\omega ", "Ω": r"\Omega ",
+    "Δ": r"\Delta ", "ħ": r"\hbar ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "\u00a0": " ", "\u200b": "", "\ufeff": "", "\u2009": " ", "\u202f": " ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}",
+    "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}",
+    "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}", "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}",
+    "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}", "→": r"\to ", "…": r"\ldots ", "⟨": "(", "⟩": ")",
+    "“": '"', "”": '"', "’": "'", "∧": r"\text{ and }", "∨": r"\text{ or }", "％": "%", "∑": r"\sum ", "∏": r"\prod ",
+    "ⅈ": "i", "∶": ":", "≡": r"\equiv ", "∼": r"\approx ", "∣": "|", "‖": "|",
+}  # fmt: skip
+
+# Commands that say the same; the right side is the token's value.
+SAME_COMMAND = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac", "dbinom": "binom",
+    "tbinom": "binom", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge", "leqq": "le", "geqq": "ge",
+    "neq": "ne", "lt": "<", "gt": ">", "less": "<", "varnothing": "emptyset", "ast": "cdot", "star": "cdot",
+    "bullet": "cdot", "degree": "circ", "textdegree": "circ", "lbrace": "\\{", "rbrace": "\\}", "lvert": "|",
+    "rvert": "|", "vert": "|", "lVert": "|", "rVert": "|", "mid": "|", "colon": ":", "backslash": "setminus",
+    "wedge": "and", "land": "and", "lor": "or", "vee": "or", "div": "/", "lbrack": "[", "rbrack": "]",
+    "arctg": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "varphi": "phi", "varepsilon": "epsilon",
+    "vartheta": "theta", "varrho": "rho", "langle": "(", "rangle": ")", "lparen": "(", "rparen": ")", "prime": "'",
+    "dots": "ldots", "cdots": "ldots", "vdots": "ldots", "dotsc": "ldots", "R": "ℝ", "reals": "ℝ", "Reals": "ℝ",
+    "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ", "smallsetminus": "setminus", "sim": "approx", "simeq": "approx",
+    "cong": "approx", "thickapprox": "approx", "doteq": "approx", "iff": "and", "bmod": "mod", "imath": "i",
+    "infin": "infty", "operatorname*": "operatorname", "newline": "\\\\", "cr": "\\\\", "tabularnewline": "\\\\",
+    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not",
+}  # fmt: skip
+NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
+
+# Upright text inside; words stay words.
+UPRIGHT = _words("text textbf textit textrm textup textnormal textsf texttt textsc mathrm mbox hbox mathsf mathtt "
+                    "operatorname emph")  # fmt: skip
+# What stands in the group is meant as it is.
+TRANSPARENT = _words("boxed fbox underline overline bar boldsymbol bm mathbf mathit mathcal mathfrak vec overrightarrow "
+                        "hat widehat tilde ensuremath displaylines overset underbrace overbrace mathop phantomsection "
+                        "smash mathrel mathbin mathord pmb bold")  # fmt: skip
+DOTTED = {"dot": 1, "ddot": 2}
+# The group that follows is no part of the answer.
+DROPPED = _words("color hspace vspace phantom hphantom vphantom label tag cssId class style")
+
+_LENGTHS = """
+mm millimeter millimeters millimetre millimetres = 1/1000
+cm centimeter centimeters centimetre centimetres = 1/100
+dm decimeter decimeters = 1/10
+m meter meters metre metres = 1
+km kilometer kilometers kilometre kilometres kms = 1000
+nm nanometer nanometers = 1/1000000000
+um micron microns micrometer micrometers = 1/1000000
+in inch inches = 254/10000
+ft foot feet = 3048/10000
+yd yard yards = 9144/10000
+mi mile miles = 1609344/1000
+"""
+_TIMES = """
+ms millisecond milliseconds = 1/1000
+s sec secs second seconds = 1
+min mins minute minutes = 60
+h hr hrs hour hours = 3600
+day days = 86400
+week weeks = 604800
+"""
+_YEARS = """
+month months = 1
+yr yrs year years = 12
+"""
+_MASSES = """
+mg milligram milligrams = 1/1000
+g gram grams = 1
+kg kilogram kilograms kilos = 1000
+"""
+_POUNDS = """
+oz ounce ounces = 1
+lb lbs = 16
+"""
+_VOLUMES = """
+ml milliliter milliliters millilitre = 1/1000
+l liter liters litre litres = 1
+"""
+_MONEY = """
+cent cents penny pennies = 1/100
+dollar dollars usd bucks = 1
+"""
+_ALONE = """
+euro euros eur
+yen
+rupee rupees
+yuan
+gal gallon gallons
+ton tons
+tonne tonnes
+mph
+hz hertz
+rad radian radians
+j joule joules
+n newton newtons
+w watt watts
+v volt volts
+pa pascal pascals
+ev
+k kelvin kelvins
+a ampere amperes amp amps
+mol mols mole moles
+unit units
+"""
+
+
+def _units() -> dict[str, tuple[str, Fraction]]:
+    table: dict[str, tuple[str, Fraction]] = {}
+    blocks = {"length": _LENGTHS, "time": _TIMES, "calendar": _YEARS, "mass": _MASSES, "weight": _POUNDS}
+    for dimension, block in {**blocks, "volume": _VOLUMES, "money": _MONEY}.items():
+        for line in block.strip().splitlines():
+            words, _, size = line.partition("=")
+            table |= {word: (dimension, Fraction(size.strip())) for word in words.split()}
+    for line in _ALONE.strip().splitlines():
+        table |= {word: (line.split()[0], Fraction(1)) for word in line.split()}
+    return table
+
+
+UNITS = _units()
+# In italics one letter is a variable; these are units also where somebody forgot to set them upright.
+ITALIC_UNITS = frozenset(w for w in UNITS if len(w) > 2 and w != "min") | frozenset(
+    ["cm", "km", "kg", "ft", "mm", "hr", "lb", "oz", "yd"]
+)
+# Words for what is counted, also without \text: 100 dollars, 28 percentage.
+COUNTED = _words(
+    "people person persons student students child children boys girls men women ways way apples oranges books balls "
+    "marbles cards coins stamps cars pages words steps times points point games teams solutions values pairs triangles "
+    "squares edges vertices faces sides digits tickets pounds pound euro euros percent percents percentage degree "
+    "degrees square cubic sq cu per squared cubed pm am total each items integers numbers sq kmh kph eggs houses "
+    "flowers trees candies players cookies chairs tables boxes bottles pencils dozen more km"
+)
+DEGREES = frozenset(["degree", "degrees", "deg"])
+PERCENT = frozenset(["percent", "percents", "percentage"])
+SQUARE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+RAISED = {"squared": 2, "cubed": 3}
+TEMPERATURES = frozenset(["C", "F", "K"])
+
+# Words that tie parts of an answer together; behind a number they are not its unit.
+CONNECTING = _words(
+    "and or not if then else when where with without but for every is are was be in on of at to from by than "
+    "less greater even odd positive negative prime wrong correct such that so because except only either neither nor "
+    "between some each real complex point plus minus times divided"
+)
+AND, OR = frozenset(["and", "und", "et"]), frozenset(["or", "oder", "ou"])
+LEADING = _words(
+    "answer the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
+    "it's there are answers solution get we have only roughly just rs usd eur us"
+)
+ARTICLES = frozenset(["the", "a", "an"])
+NUMBER_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+CHINESE_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九十")}
+EVERY_REAL = frozenset(
+    [
+        "all real numbers",
+        "all reals",
+        "real numbers",
+        "every real number",
+        "all real number",
+        "any real number",
+        "reals",
+    ]
+)
+NO_SOLUTION = frozenset(
+    ["no solution", "no solutions", "no real solutions", "no real solution", "empty set", "no such numbers exist"]
+)
+SAME_WORDS = {
+    "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",
+    "infinite": "∞", "infinity": "∞", "positive infinity": "∞",
+}  # fmt: skip
+MILLIONS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}

@@ -1,0 +1,153 @@
+"""One decoding step of a Qwen2, Qwen3 or Llama model: the arithmetic of transformers' modules in a third of the calls.
+
+At small sizes the modules cost more than the arithmetic (docs/decisions/0006-decoder-and-blocks.md). Query, key and
+value weights are joined into one product and rotated together. Weights are taken over from the model by `refresh`,
+before every generation.
+
+N sequences, H query heads, K key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepscaler.rollout.products import Products, products_for
+
+Weights = tuple[Tensor, Tensor | None]  # weight as packed, bias
+
+
+class DecodeAttention(Protocol):
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [N,H,D], already scaled; key and value [N,K,D] of the new token. Returns [N,H*D]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """RMS normalisation; without a weight where that is part of the product that follows."""
+
+    weight: Tensor | None
+    root_eps: Tensor  # sqrt(width * eps), float32
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight, computed in float32 as transformers does.
+
+        Without weight: x / sqrt(sum(x^2) + width * eps); the factor sqrt(width) is in the product.
+        """
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).hypot_(self.root_eps)
+        if self.weight is None:
+            return x / length
+        return (x / length.div_(x.shape[-1] ** 0.5)).to(x.dtype).mul_(self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    attention_norm: _Norm
+    query_norm: _Norm | None  # None in families without
+    key_norm: _Norm | None
+    joined: Weights
+    out: Weights
+    mlp_norm: _Norm
+    gate: Weights
+    up: Weights
+    down: Weights
+
+
+class Decoder:
+    """The forward pass of one new token per sequence. Raises ValueError for an activation other than SiLU."""
+
+    def __init__(self, model: Any, products: Products | None = None) -> None:
+        config = model.config
+        if config.hidden_act not in ("silu", "swish"):
+            raise ValueError(f"the model's activation is {config.hidden_act!r}; sampling supports silu only")
+        self._model, self._base = model, model.base_model
+        first = self._base.layers[0].self_attn
+        weight = first.q_proj.weight
+        self.products = products or products_for(weight.device, weight.dtype)
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = first.head_dim
+        self._query_scale = torch.ones(self.heads + self.kv_heads, 1, dtype=weight.dtype, device=weight.device)
+        self._query_scale[: self.heads] = first.scaling
+        self._layers: list[_Layer] = []
+        self._head: Weights
+        self._norm: _Norm
+        self._rotation: Tensor  # [2, positions, 1, D]: cosines, and sines with the sign of the first half
+
+    @torch.no_grad()
+    def refresh(self, longest: int) -> None:
+        """Take over the weights as they are now, and the rotations of positions below `longest`."""
+        self._layers = [self._take_over(layer) for layer in self._base.layers]
+        self._norm, factor = self._take_norm(self._base.norm)
+        self._head = self._packed([self._model.get_output_embeddings()], factor)
+        weight = self._base.embed_tokens.weight
+        cos, sin = self._base.rotary_emb(weight, torch.arange(longest, device=weight.device).unsqueeze(0))
+        half = self.head_dim // 2
+        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        self._rotation = torch.stack([cos[0], signed]).unsqueeze(2)
+
+    def _take_over(self, layer: Any) -> _Layer:
+        module, mlp = layer.self_attn, layer.mlp
+        attention_norm, attention_factor = self._take_norm(layer.input_layernorm)
+        mlp_norm, mlp_factor = self._take_norm(layer.post_attention_layernorm)
+        head_norms = [
+            _Norm(norm.weight, _root_eps(norm)) if norm is not None else None
+            for norm in (getattr(module, "q_norm", None), getattr(module, "k_norm", None))
+        ]
+        return _Layer(
+            attention_norm=attention_norm,
+            query_norm=head_norms[0],
+            key_norm=head_norms[1],
+            joined=self._packed([module.q_proj, module.k_proj, module.v_proj], attention_factor),
+            out=self._packed([module.o_proj]),
+            mlp_norm=mlp_norm,
+            gate=self._packed([mlp.gate_proj], mlp_factor),
+            up=self._packed([mlp.up_proj], mlp_factor),
+            down=self._packed([mlp.down_proj]),
+        )
+
+    def _take_norm(self, module: Any) -> tuple[_Norm, Tensor | None]:
+        """The normalisation, and the factor to apply to the inputs of the product that follows it."""
+        if not self.products.copies:
+            return _Norm(module.weight, _root_eps(module)), None
+        return _Norm(None, _root_eps(module)), module.weight * module.weight.numel() ** 0.5
+
+    def _packed(self, linears: list[Any], factor: Tensor | None = None) -> Weights:
+        """One product for several with the same input, which is multiplied by `factor` first."""
+        weight = torch.cat([x.weight for x in linears]) if len(linears) > 1 else linears[0].weight
+        bias = None if linears[0].bias is None else torch.cat([x.bias for x in linears])
+        return self.products.pack(weight if factor is None else weight * factor), bias
+
+    def logits(self, token_N: Tensor, position_N: Tensor, attention: DecodeAttention) -> Tensor:
+        """Logits [N, vocabulary] after `token_N` (int64 [N]), which stands at `position_N` (int64 [N])."""
+        hidden = F.embedding(token_N, self._base.embed_tokens.weight)
+        cos, sin = self._rotation.index_select(1, position_N) * self._query_scale  # [N,H+K,D]
+        for index, layer in enumerate(self._layers):
+            query, key, value = self._heads(layer, layer.attention_norm(hidden), cos, sin)
+            hidden = self.products.plus(attention.attend(index, query, key, value), *layer.out, hidden)
+            normed = layer.mlp_norm(hidden)
+            gated = self.products.times(normed, *layer.up, self.products.silu(normed, *layer.gate))
+            hidden = self.products.plus(gated, *layer.down, hidden)
+        return self.products.linear(self._norm(hidden), *self._head)
+
+    def _heads(self, layer: _Layer, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated and scaled query [N,H,D], rotated key [N,K,D], and value [N,K,D]."""
+        joined = self.products.linear(normed, *layer.joined)
+        heads = joined.view(len(normed), self.heads + 2 * self.kv_heads, self.head_dim)
+        rotated, value = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = rotated[:, : self.heads], rotated[:, self.heads :]
+            rotated = torch.cat([layer.query_norm(query), layer.key_norm(key)], dim=1)
+        # Rolling by half the head width swaps its halves; `sin` carries the sign of the first.
+        rotated = torch.addcmul(rotated * cos, rotated.roll(self.head_dim // 2, -1), sin)
+        return rotated[:, : self.heads], rotated[:, self.heads :], value
+
+
+def _root_eps(module: Any) -> Tensor:
+    weight = module.weight
+    return torch.tensor((weight.numel() * module.variance_epsilon) ** 0.5, dtype=torch.float32, device=weight.device)
