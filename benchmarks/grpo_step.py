@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from model_sizes import SIZES, build
 from records import machine, middle, with_range, write_table
-from sampling import LengthsGiven, skewed
-from transformers import LogitsProcessor, LogitsProcessorList
+from sampling import EndsAt, LengthsGiven, skewed
+from transformers import LogitsProcessorList
 
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
@@ -71,7 +71,7 @@ class Case:
 
 CASES = {
     "tiny": Case("tiny", np.full(64, 128)),
-    "tiny-skewed": Case("tiny", skewed(64)),
+    "tiny-skewed": Case("tiny", skewed(128), warm_up=0, steps=1, trl_batch=64),
     "small": Case("small", np.full(32, 256), warm_up=0, steps=1),
     "small-skewed": Case("small", skewed(32), warm_up=0, steps=1, trl_batch=16),
     "bigvocab": Case("bigvocab", np.full(2, 4096), warm_up=0, steps=1, group=2, sampled=False),
@@ -204,19 +204,6 @@ def measure_trl(case: Case) -> Measurement:
     return _measurement(case, step_s, sample_s)
 
 
-class EndsAt(LogitsProcessor):
-    """The end token (id 1) where a completion has its length, and nowhere else."""
-
-    def __init__(self, lengths: torch.Tensor) -> None:
-        self._last = lengths - 1
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        ends = self._last <= input_ids.shape[1] - PROMPT_TOKENS
-        scores[ends] = -torch.inf
-        scores[:, 1] = torch.where(ends, 0.0, -torch.inf)
-        return scores
-
-
 def _generate(case: Case, model: Any, generate: Any, seconds: list[float], **inputs: Any) -> torch.Tensor:
     """TRL's call of `generate`, with the lengths of the case; at equal ones nothing ends early and nothing is added."""
     start = time.process_time()
@@ -224,7 +211,7 @@ def _generate(case: Case, model: Any, generate: Any, seconds: list[float], **inp
         return torch.cat([inputs["input_ids"], torch.from_numpy(given_completions(case))], dim=1)
     lengths = torch.from_numpy(case.lengths)
     assert inputs["input_ids"].shape == (len(lengths), PROMPT_TOKENS)
-    out = generate(model, **inputs, logits_processor=LogitsProcessorList([EndsAt(lengths)]))
+    out = generate(model, **inputs, logits_processor=LogitsProcessorList([EndsAt(lengths, PROMPT_TOKENS)]))
     assert out.shape[1] == PROMPT_TOKENS + int(lengths.max())
     seconds.append(time.process_time() - start)
     return out
@@ -302,11 +289,13 @@ def main() -> None:
         cpu.prepare(threads=1)
         print(json.dumps(CONTENDERS[arguments.measure[1]](CASES[arguments.measure[0]])))
         return
-    results = {name: compare(name, arguments.rounds) for name in arguments.cases}
-    info = machine()
+    info, results = machine(), {}
+    for name in arguments.cases:
+        results[name] = compare(name, arguments.rounds)
+        print(name, json.dumps(results[name]["ratio"]), file=sys.stderr, flush=True)
+        if arguments.write:
+            write(results, info)  # after every case: the last ones take minutes
     print(json.dumps({"machine": info, "results": results}, indent=1))
-    if arguments.write:
-        write(results, info)
 
 
 if __name__ == "__main__":
