@@ -9,7 +9,7 @@ BIN := .venv/bin
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: setup quickstart test check
+.PHONY: setup quickstart test check bench
 
 setup: .venv/.installed
 
@@ -31,3 +31,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# In turn, each in processes of its own; the tables go to docs/benchmarks.md. Under 30 minutes on two cores.
+BENCHMARKS := allocator processes startup learning memory sampling long_context grpo_step
+bench: setup
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --write; done
