@@ -79,8 +79,8 @@ class PackedAttention:
         q, k, v = (x.split(self.lengths, dim=2) for x in (query, key, value))
         if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
             order = [i for members in self.sequences for i in members]
-            joined = (torch.cat([x[i] for i in order], dim=2) for x in (q, k, v))
-            return self._segments(self._varlen(*joined, scaling).split(self._totals, dim=2))
+            q, k, v = (torch.cat([x[i] for i in order], dim=2) for x in (q, k, v))
+            return self._segments(self._varlen(q, k, v, scaling).split(self._totals, dim=2))
         return self._segments([causal(_joined(q, m), _joined(k, m), _joined(v, m), scaling) for m in self.sequences])
 
     def _segments(self, outputs: Sequence[Tensor]) -> Tensor:
