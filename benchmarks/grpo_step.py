@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from learning import recipe
 from model_sizes import SIZES, build
 from records import machine, middle, with_range, write_table
 from sampling import EndsAt, LengthsGiven, skewed
@@ -34,7 +35,6 @@ from transformers import LogitsProcessorList
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.attention import NAME
-from deepscaler.config.models import DataSection, ModelSection, OptimizerSection, Recipe, RolloutSection, StageSection
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.training.learner import LocalLearner
 from deepscaler.types import (
@@ -49,10 +49,8 @@ from deepscaler.types import (
     Verdict,
 )
 
-SIZES["bigvocab"] = {**SIZES["tiny"], "vocab_size": 151_936}
 GROUP = 8
 PROMPT_TOKENS = 32
-LEARNING_RATE = 1e-6
 Measurement = dict[str, float]
 
 
@@ -96,18 +94,6 @@ def rewards(case: Case) -> np.ndarray:
 
 def given_completions(case: Case) -> np.ndarray:
     return np.random.default_rng(5).integers(2, 1000, (len(case.lengths), int(case.lengths.max())))
-
-
-def recipe() -> Recipe:
-    return Recipe(
-        name="benchmark",
-        num_steps=1,
-        model=ModelSection(path="unused"),
-        data=DataSection(source="unused.json"),
-        rollout=RolloutSection(prompts_per_step=GROUP, group_size=GROUP),
-        stages=(StageSection(name="s", max_completion_tokens=512),),
-        optimizer=OptimizerSection(learning_rate=LEARNING_RATE),
-    )
 
 
 def measure_ours(case: Case) -> Measurement:
@@ -191,7 +177,7 @@ def measure_trl(case: Case) -> Measurement:
             num_generations=case.group,
             max_completion_length=int(case.lengths.max()),
             max_steps=case.warm_up + case.steps,
-            learning_rate=LEARNING_RATE,
+            learning_rate=recipe().optimizer.learning_rate,
             loss_type="dapo",
             beta=0.0,
             temperature=1.0,

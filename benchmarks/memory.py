@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 import numpy as np
-from model_sizes import SIZES, build
+from model_sizes import build
 from records import machine, write_table
 
 from deepscaler import cpu
@@ -31,7 +31,6 @@ from deepscaler.training.learner import enable_checkpointing
 from deepscaler.training.packing import pack
 from deepscaler.types import TrainSample
 
-SIZES["bigvocab"] = {**SIZES["tiny"], "vocab_size": 151_936}
 LOSS_TOKENS = (2048, 8192, 24576)
 CHECKPOINTING_TOKENS = 8192
 SEQUENCE = 256

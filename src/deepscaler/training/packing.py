@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -84,40 +84,58 @@ def plan_samples(samples: Sequence[TrainSample], budget: int) -> list[list[int]]
     return [sorted(i for unit in plan for i in units[unit]) for plan in plan_micro_batches(costs, budget)]
 
 
-def pack(samples: Sequence[TrainSample], device: torch.device) -> PackedBatch:
-    """Every prompt once, then its completions; positions start anew in each prompt and go on in each completion."""
-    ids: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
-    sequences: list[tuple[int, ...]] = []
-    predictors: list[np.ndarray] = []
-    prompts = Counter(s.prompt_ids.tobytes() for s in samples)
+@dataclass(slots=True)
+class _Row:
+    """A micro-batch in the making: one entry per segment in `ids` and `positions`, one per sample in the others."""
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    positions: list[np.ndarray] = field(default_factory=list)
+    sequences: list[tuple[int, ...]] = field(default_factory=list)
+    predictors: list[np.ndarray] = field(default_factory=list)
+    used: int = 0
+
+    def append(self, ids: np.ndarray, first_position: int) -> int:
+        """Put a segment at the end; returns its index."""
+        self.ids.append(ids)
+        self.positions.append(np.arange(first_position, first_position + len(ids)))
+        self.used += len(ids)
+        return len(self.ids) - 1
+
+
+def _lay_out(samples: Sequence[TrainSample]) -> _Row:
+    """A prompt of one completion is one segment with it; a shared one is a segment before its completions."""
+    row = _Row()
+    uses = Counter(s.prompt_ids.tobytes() for s in samples)
     shared: dict[bytes, tuple[int, int]] = {}  # segment and last place of the prompts already in the row
-    used = 0
     for sample in samples:
         key, length, count = sample.prompt_ids.tobytes(), len(sample.prompt_ids), len(sample.completion_ids)
-        alone = prompts[key] == 1
-        if not alone and key not in shared:
-            ids.append(sample.prompt_ids)
-            positions.append(np.arange(length))
-            used += length
-            shared[key] = (len(ids) - 1, used - 1)
-        segment, last = (None, used + length - 1) if alone else shared[key]
-        first = used + length if alone else used
-        sequences.append((len(ids),) if segment is None else (segment, len(ids)))
-        ids.append(np.concatenate([sample.prompt_ids, sample.completion_ids]) if alone else sample.completion_ids)
-        positions.append(np.arange(0 if alone else length, length + count))
-        predictors.append(np.concatenate([[last], np.arange(first, first + count - 1)])[:count])
-        used = first + count
+        if uses[key] == 1:
+            first = row.used + length
+            last = first - 1
+            row.sequences.append((row.append(np.concatenate([sample.prompt_ids, sample.completion_ids]), 0),))
+        else:
+            if key not in shared:
+                segment = row.append(sample.prompt_ids, 0)
+                shared[key] = (segment, row.used - 1)
+            (segment, last), first = shared[key], row.used
+            row.sequences.append((segment, row.append(sample.completion_ids, length)))
+        row.predictors.append(np.concatenate([[last], np.arange(first, first + count - 1)])[:count])
+    return row
+
+
+def pack(samples: Sequence[TrainSample], device: torch.device) -> PackedBatch:
+    """Every prompt once, then its completions; positions start anew in each prompt and go on in each completion."""
+    row = _lay_out(samples)
 
     def as_tensor(parts: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
     counts = [len(s.completion_ids) for s in samples]
     return PackedBatch(
-        input_ids=as_tensor(ids).unsqueeze(0),
-        position_ids=as_tensor(positions).unsqueeze(0),
-        attention=PackedAttention([len(part) for part in ids], device, sequences),
-        predictor_index=as_tensor(predictors),
+        input_ids=as_tensor(row.ids).unsqueeze(0),
+        position_ids=as_tensor(row.positions).unsqueeze(0),
+        attention=PackedAttention([len(part) for part in row.ids], device, row.sequences),
+        predictor_index=as_tensor(row.predictors),
         targets=as_tensor([s.completion_ids for s in samples]),
         segments=as_tensor([np.repeat(np.arange(len(samples)), counts)]),
     )
