@@ -9,7 +9,7 @@ BIN := .venv/bin
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: setup quickstart test check bench
+.PHONY: setup quickstart test check bench bench-vllm
 
 setup: .venv/.installed
 
@@ -36,3 +36,8 @@ check: setup
 BENCHMARKS := allocator processes startup learning memory sampling long_context grpo_step
 bench: setup
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --write; done
+
+# vLLM's CPU build beside benchmarks/sampling.py, from an environment that has it: make bench-vllm VLLM_PYTHON=...
+VLLM_PYTHON ?= $(BIN)/python
+bench-vllm:
+	PYTHONPATH=src $(VLLM_PYTHON) benchmarks/vllm_sampling.py

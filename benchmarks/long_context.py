@@ -24,7 +24,7 @@ from records import machine, middle, with_range, write_table
 from deepscaler import cpu
 from deepscaler.attention import NAME
 from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
-from deepscaler.rollout.cache import BlockCache, suitable_block_tokens
+from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
 
 CONTEXT = 8192
@@ -41,7 +41,8 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 def decoding_step(size: str) -> tuple[Callable[[], object], int]:
     """A step of 16 sequences, and the bytes of cache that it reads."""
     model = build(size, NAME)
-    cache = BlockCache(model.config, torch.float32, torch.device("cpu"), 2**33, suitable_block_tokens(2 * CONTEXT))
+    size_of_block = BlockCache.suitable_block_tokens(2 * CONTEXT)
+    cache = BlockCache(model.config, torch.float32, torch.device("cpu"), 2**33, size_of_block)
     decoder = Decoder(model)
     decoder.refresh(CONTEXT + 1)
     counts = np.full(SEQUENCES, CONTEXT // cache.block_tokens)

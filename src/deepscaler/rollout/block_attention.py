@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.rows import Rows
+from deepscaler.rollout.sampling import sample_tokens
+from deepscaler.types import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +151,25 @@ def _shares(scores: Tensor, probs: Tensor, parts: Parts) -> Tensor:
     torch.sub(scores.amax(-1), probs.amax(-1).log_(), out=parts.lse[:-1])
     padded = parts.lse.index_select(0, parts.blocks).view(-1, parts.most, scores.shape[1])
     return padded.softmax(dim=1).view(-1).index_select(0, parts.shares)
+
+
+class BlockStep:
+    """One token for every row, on CPU."""
+
+    def __init__(self, decoder: Decoder, cache: BlockCache) -> None:
+        self._decoder, self._cache = decoder, cache
+        self._layout: BlockLayout | None = None
+
+    def run(self, rows: Rows, params: SamplingParams, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Tokens and logprobs [N]. `changed`: the blocks of the rows are others than in the last step."""
+        count = len(rows)
+        padding = -count % self._decoder.products.row_multiple
+        if changed or self._layout is None:
+            self._layout = BlockLayout(*rows.tables, rows.num_cached, self._cache, self._decoder.heads, padding)
+        fed = np.zeros((2, count + padding), np.int64)
+        fed[0, :count], fed[1, :count] = rows.newest, rows.num_cached
+        token_N, position_N = torch.from_numpy(fed)
+        attention = BlockAttention(self._cache, self._layout, position_N[:count])
+        logits = self._decoder.logits(token_N, position_N, attention)[:count]
+        tokens_N, logprobs_N = sample_tokens(logits, torch.from_numpy(rows.uniforms()), params)
+        return tokens_N.numpy(), logprobs_N.numpy()

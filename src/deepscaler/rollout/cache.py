@@ -33,16 +33,15 @@ def default_cache_bytes(device: torch.device) -> int:
     return int(_FREE_SHARE * free / available_cores())
 
 
-def suitable_block_tokens(longest: int) -> int:
-    """Small blocks waste little and share more of the prompts; large ones are read faster."""
-    return 32 if longest <= 512 else 64 if longest <= 2048 else 128
-
-
 class BlockCache:
     """Per layer: keys [blocks,K,D,B] (transposed, see `block_attention`) and values [blocks,K,B,D].
 
     Memory is allocated as blocks are taken, up to `max_bytes`.
     """
+
+    shares_blocks = True  # may several sequences hold one block?
+    num_idle = 0  # blocks in use while no sequence is
+    _key_order = (0, 2, 1, 4, 3)  # of [P,K,places,B,D] for [P,places,K,D,B]
 
     def __init__(
         self,
@@ -65,8 +64,16 @@ class BlockCache:
         self.block_tokens = block_tokens
         self.block_bytes = self._num_layers * 2 * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize
         self.allocator = BlockAllocator(self._max_bytes // self.block_bytes)
-        self.keys[:] = [self._empty(0, self.head_dim, block_tokens) for _ in range(self._num_layers)]
+        self.keys[:] = [self._empty(0, *self._key_shape()) for _ in range(self._num_layers)]
         self.values[:] = [self._empty(0, block_tokens, self.head_dim) for _ in range(self._num_layers)]
+
+    def _key_shape(self) -> tuple[int, int]:
+        return self.head_dim, self.block_tokens
+
+    @staticmethod
+    def suitable_block_tokens(longest: int) -> int:
+        """Small blocks waste little and share more of the prompts; large ones are read faster."""
+        return 32 if longest <= 512 else 64 if longest <= 2048 else 128
 
     def _empty(self, blocks: int, *shape: int) -> Tensor:
         return torch.zeros(blocks, self.kv_heads, *shape, dtype=self.dtype, device=self._device)
@@ -102,7 +109,7 @@ class BlockCache:
         places = -(-keys.shape[2] // self.block_tokens)
         chosen = torch.tensor([p * places + i for p, table in enumerate(tables) for i in range(len(table))])
         missing = (0, 0, 0, places * self.block_tokens - keys.shape[2])
-        for pool, new, order in ((self.keys, keys, (0, 2, 1, 4, 3)), (self.values, values, (0, 2, 1, 3, 4))):
+        for pool, new, order in ((self.keys, keys, self._key_order), (self.values, values, (0, 2, 1, 3, 4))):
             split = F.pad(new, missing).unflatten(2, (places, self.block_tokens)).permute(order).flatten(0, 1)
             pool[layer].index_copy_(0, index, split[chosen.to(self._device)])
 

@@ -77,21 +77,31 @@ class Decoder:
         self._layers: list[_Layer] = []
         self._head: Weights
         self._norm: _Norm
-        self._rotation: Tensor  # [2, positions, 1, D]: cosines, and sines with the sign of the first half
+        # [2, positions, 1, D]: cosines, and sines with the sign of the first half
+        self._rotation = torch.empty(2, 0, 1, self.head_dim)
 
     @torch.no_grad()
     def refresh(self, longest: int) -> None:
         """Take over the weights as they are now, and the rotations of positions below `longest`."""
-        self._layers = [self._take_over(layer) for layer in self._base.layers]
+        before = self._layers or [None] * len(self._base.layers)
+        self._layers = [self._take_over(*both) for both in zip(self._base.layers, before, strict=True)]
         self._norm, factor = self._take_norm(self._base.norm)
         self._head = self._packed([self._model.get_output_embeddings()], factor)
+        if longest <= self._rotation.shape[1]:
+            return
         weight = self._base.embed_tokens.weight
         cos, sin = self._base.rotary_emb(weight, torch.arange(longest, device=weight.device).unsqueeze(0))
         half = self.head_dim // 2
         signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
         self._rotation = torch.stack([cos[0], signed]).unsqueeze(2)
 
-    def _take_over(self, layer: Any) -> _Layer:
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the weights lie that are copies: a captured graph holds good for as long as they stay."""
+        return (self._rotation.data_ptr(), *(layer.joined[0].data_ptr() for layer in self._layers))
+
+    def _take_over(self, layer: Any, before: _Layer | None) -> _Layer:
+        """The weights of a layer; those that are copies go to where they lay `before`."""
         module, mlp = layer.self_attn, layer.mlp
         attention_norm, attention_factor = self._take_norm(layer.input_layernorm)
         mlp_norm, mlp_factor = self._take_norm(layer.post_attention_layernorm)
@@ -103,7 +113,9 @@ class Decoder:
             attention_norm=attention_norm,
             query_norm=head_norms[0],
             key_norm=head_norms[1],
-            joined=self._packed([module.q_proj, module.k_proj, module.v_proj], attention_factor),
+            joined=self._packed(
+                [module.q_proj, module.k_proj, module.v_proj], attention_factor, before and before.joined
+            ),
             out=self._packed([module.o_proj]),
             mlp_norm=mlp_norm,
             gate=self._packed([mlp.gate_proj], mlp_factor),
@@ -117,10 +129,14 @@ class Decoder:
             return _Norm(module.weight, _root_eps(module)), None
         return _Norm(None, _root_eps(module)), module.weight * module.weight.numel() ** 0.5
 
-    def _packed(self, linears: list[Any], factor: Tensor | None = None) -> Weights:
+    def _packed(self, linears: list[Any], factor: Tensor | None = None, before: Weights | None = None) -> Weights:
         """One product for several with the same input, which is multiplied by `factor` first."""
-        weight = torch.cat([x.weight for x in linears]) if len(linears) > 1 else linears[0].weight
-        bias = None if linears[0].bias is None else torch.cat([x.bias for x in linears])
+        if len(linears) == 1:
+            weight, bias = linears[0].weight, linears[0].bias
+        else:
+            weights, biases = before if before and not self.products.copies else (None, None)
+            weight = torch.cat([x.weight for x in linears], out=weights)
+            bias = None if linears[0].bias is None else torch.cat([x.bias for x in linears], out=biases)
         return self.products.pack(weight if factor is None else weight * factor), bias
 
     def logits(self, token_N: Tensor, position_N: Tensor, attention: DecodeAttention) -> Tensor:

@@ -46,9 +46,10 @@ class Prefixes:
         new: set[int] = set()
         while waiting and len(admitted) < most:
             key = _key(waiting[0])
-            needed = 2  # the copied last block of the prompt, and one to grow
+            prompt = -(-len(waiting[0].ids) // self._cache.block_tokens)
+            needed = (1 if self._cache.shares_blocks else prompt) + 1  # what is copied, and one to grow
             if key not in self._ready and key not in new:
-                needed += -(-len(waiting[0].ids) // self._cache.block_tokens)
+                needed += prompt
             # With nothing else active the whole cache is there, and `TorchEngine` has checked that one always fits.
             if needed > free and (admitted or num_active):
                 break
@@ -92,16 +93,20 @@ class Prefixes:
     def tables_for(self, sequences: Sequence[rows.Sequence]) -> list[list[int]]:
         """The blocks of sequences that start now: full ones are shared, partly filled ones copied."""
         prefixes = [self._ready[_key(s)] for s in sequences]
-        own = iter(self._cache.take(sum(p.partial for p in prefixes)))
-        sources, tables = [], []
-        for prefix in prefixes:
-            shared = prefix.blocks[: len(prefix.blocks) - prefix.partial]
-            self._cache.allocator.share(shared, 1)
-            sources += prefix.blocks[len(shared) :]
-            tables.append(shared + [next(own) for _ in range(prefix.partial)])
-        if sources:
-            self._cache.copy(sources, [t[-1] for t, p in zip(tables, prefixes, strict=True) if p.partial])
+        shared = [prefix.blocks[: len(prefix.blocks) - self._num_copied(prefix)] for prefix in prefixes]
+        copied = [prefix.blocks[len(kept) :] for prefix, kept in zip(prefixes, shared, strict=True)]
+        own = iter(self._cache.take(sum(map(len, copied))))
+        tables = []
+        for kept, sources in zip(shared, copied, strict=True):
+            self._cache.allocator.share(kept, 1)
+            tables.append(kept + [next(own) for _ in sources])
+        if any(copied):
+            targets = [b for table, kept in zip(tables, shared, strict=True) for b in table[len(kept) :]]
+            self._cache.copy([b for sources in copied for b in sources], targets)
         return tables
+
+    def _num_copied(self, prefix: _Prefix) -> int:
+        return int(prefix.partial) if self._cache.shares_blocks else len(prefix.blocks)
 
     def forget(self, waiting: deque[rows.Sequence]) -> None:
         """Drop prompts nobody waits for. A group's samples stand together in the queue."""

@@ -1,8 +1,9 @@
 """The matrix products of decoding, by torch's own or by oneDNN with weights packed once per generation.
 
 On AMD processors torch's products go to MKL, which leaves AVX-512 unused there: oneDNN was measured at twice its rate,
-1.3 times more with packed weights, and it takes over the activation and the residual (docs/decisions/0006-decoder-and-blocks.md). The choice
-depends on nothing but the machine, so that a resumed run repeats itself.
+1.3 times more with packed weights, and it takes over the activation and the residual
+(docs/decisions/0006-decoder-and-blocks.md). The choice depends on nothing but the machine, so that a resumed run
+repeats itself.
 
 N rows, I inputs, O outputs; weights [O,I].
 """

@@ -36,12 +36,17 @@ def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) 
     also when top-k or top-p narrowed the draw. `uniform_N` is in [0, 1). Raises RunError for non-finite logits.
     """
     tokens_N, logprobs_N = draw(logits_NV, uniform_N, params)
+    check_finite(logprobs_N)
+    return tokens_N, logprobs_N
+
+
+def check_finite(logprobs_N: Tensor) -> None:
+    """Raises RunError when the logits they come from were not finite."""
     if not bool(logprobs_N.isfinite().all()):
         raise RunError(
             "the model returned non-finite logits while sampling; its weights or activations overflowed. Go back to "
             'an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = "float32"'
         )
-    return tokens_N, logprobs_N
 
 
 def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:

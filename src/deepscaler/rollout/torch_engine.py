@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
-from deepscaler.rollout.cache import BlockCache, default_cache_bytes, suitable_block_tokens
+from deepscaler.rollout.block_attention import BlockStep
+from deepscaler.rollout.cache import BlockCache, default_cache_bytes
 from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.pool import PoolCache, PoolStep
 from deepscaler.rollout.prefill import Prefixes
 from deepscaler.rollout.rows import Rows, Sequence
 from deepscaler.rollout.sampling import KeyedUniforms, sample_tokens
@@ -47,8 +48,10 @@ class TorchEngine:
         self.dtype = parameter.dtype
         self._max_active = max_active
         limit = max_cache_bytes or default_cache_bytes(self._device)
-        self._cache = BlockCache(self._model.config, parameter.dtype, parameter.device, limit)
         self._decoder = Decoder(model)
+        cache, step = (PoolCache, PoolStep) if self._device.type == "cuda" else (BlockCache, BlockStep)
+        self._cache = cache(self._model.config, parameter.dtype, parameter.device, limit)
+        self._step = step(self._decoder, self._cache)
         self._context_limit: int = self._model.config.max_position_embeddings
         self.version = 0
 
@@ -80,19 +83,17 @@ class TorchEngine:
         )
         rows = Rows(min(self._max_active, len(waiting)), self._stop_ids)
         prefixes = Prefixes(self._model, self._cache)
-        layout: BlockLayout | None = None
         self._decoder.refresh(longest)
+        changed = True  # are the blocks in use other ones than in the last step?
         try:
             while waiting or len(rows):
                 with torch.inference_mode():
-                    finished, changed = self._admit(waiting, rows, prefixes, params)
+                    finished, admitted = self._admit(waiting, rows, prefixes, params)
                     if len(rows):
-                        changed |= self._make_room(waiting, rows, prefixes)
-                        if changed or layout is None:
-                            layout = self._lay_out(rows)
-                        self._decode(rows, layout, params)
+                        changed |= self._make_room(waiting, rows, prefixes) or admitted
+                        rows.append(*self._step.run(rows, params, changed))
                         left = self._leave(rows)
-                        finished, layout = finished + left, None if left else layout
+                        finished, changed = finished + left, bool(left)
                 for sequence in finished:
                     yield sequence.rollout(self.version, self._stop_ids)
         finally:
@@ -102,17 +103,18 @@ class TorchEngine:
 
     def _prepare(self, longest: int) -> None:
         """An empty cache, in blocks of a size that suits sequences of `longest` tokens."""
-        if self._cache.allocator.num_used:
+        if self._cache.allocator.num_used > self._cache.num_idle:
             raise RunError("an earlier generation of this engine is unfinished; exhaust or close its iterator first")
-        if self._cache.block_tokens != suitable_block_tokens(longest):
-            self._cache.reform(suitable_block_tokens(longest))
+        suitable = self._cache.suitable_block_tokens(longest)
+        if self._cache.block_tokens != suitable:
+            self._cache.reform(suitable)
 
     def _budget(self, request: Request, sample_index: int, params: SamplingParams) -> int:
         """The most tokens a completion may have."""
         return params.max_completion_tokens
 
     def _check(self, requests: Several[Request], params: SamplingParams) -> None:
-        cache_limit = (self._cache.allocator.limit - 2) * self._cache.block_tokens  # one copied, one partly filled
+        size, blocks = self._cache.block_tokens, self._cache.allocator.limit - self._cache.num_idle
         for request in requests:
             needed = len(request.prompt_ids) + params.max_completion_tokens
             if needed > self._context_limit:
@@ -121,10 +123,13 @@ class TorchEngine:
                     f"{params.max_completion_tokens} exceeds the model's context of {self._context_limit}; lower "
                     "max_completion_tokens or choose a model with a longer context"
                 )
-            if needed > cache_limit:
+            # A prompt is there a second time when it is copied: its last block, or all of it. One more to grow.
+            copied = 1 if self._cache.shares_blocks else -(-len(request.prompt_ids) // size)
+            room = max(0, blocks - copied - 1) * size
+            if needed > room:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
-                    f"{params.max_completion_tokens} does not fit into the cache, which has room for {cache_limit} "
+                    f"{params.max_completion_tokens} does not fit into the cache, which has room for {room} "
                     "tokens; lower max_completion_tokens or give the cache more memory"
                 )
 
@@ -140,7 +145,9 @@ class TorchEngine:
         for sequence, table in zip(admitted, prefixes.tables_for(admitted), strict=True):
             rows.add(sequence, table)
         prefixes.forget(waiting)
-        self._draw(rows, logits, params, first)
+        uniform_N = torch.from_numpy(rows.uniforms(first)).to(logits.device)
+        tokens_N, logprobs_N = sample_tokens(logits, uniform_N, params)
+        rows.append(tokens_N.cpu().numpy(), logprobs_N.cpu().numpy(), first)
         return self._leave(rows), True
 
     def _make_room(self, waiting: deque[Sequence], rows: Rows, prefixes: Prefixes) -> bool:
@@ -160,26 +167,6 @@ class TorchEngine:
         if len(full):
             rows.give_blocks(full, self._cache.take(len(full)))
         return changed or len(full) > 0
-
-    def _padding(self, rows: Rows) -> int:
-        return -len(rows) % self._decoder.products.row_multiple
-
-    def _lay_out(self, rows: Rows) -> BlockLayout:
-        return BlockLayout(*rows.tables, rows.num_cached, self._cache, self._decoder.heads, self._padding(rows))
-
-    def _decode(self, rows: Rows, layout: BlockLayout, params: SamplingParams) -> None:
-        """One token for every row."""
-        fed = np.zeros((2, len(rows) + self._padding(rows)), np.int64)
-        fed[0, : len(rows)], fed[1, : len(rows)] = rows.newest, rows.num_cached
-        token_N, position_N = torch.from_numpy(fed)
-        attention = BlockAttention(self._cache, layout, position_N[: len(rows)])
-        logits = self._decoder.logits(token_N, position_N, attention)
-        self._draw(rows, logits[: len(rows)], params, 0)
-
-    def _draw(self, rows: Rows, logits_NV: Tensor, params: SamplingParams, first: int) -> None:
-        uniform_N = torch.from_numpy(rows.uniforms(first)).to(logits_NV.device)
-        tokens_N, logprobs_N = sample_tokens(logits_NV, uniform_N, params)
-        rows.append(tokens_N.cpu().numpy(), logprobs_N.cpu().numpy(), first)
 
     def _leave(self, rows: Rows) -> list[Sequence]:
         """Remove finished sequences; their blocks are free at once."""

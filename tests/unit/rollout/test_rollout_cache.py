@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
+from deepscaler.rollout.block_attention import BlockAttention, BlockLayout, BlockStep
 from deepscaler.rollout.blocks import BlockAllocator
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.pool import PoolCache, PoolStep, padded
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Request, Rollout, RunError, SamplingParams
@@ -195,5 +196,26 @@ def test_both_kinds_of_products_give_the_same_completions(tiny_model: Callable[.
     for products in PRODUCTS:
         engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
         engine._decoder = Decoder(engine._model, products)
+        engine._step = BlockStep(engine._decoder, engine._cache)
         found.append(run(engine, requests(3)))
     assert_equal(*found)
+
+
+@pytest.mark.parametrize("blocks", [100, 14])
+def test_the_step_for_gpus_gives_the_same_completions(tiny_model: Callable[..., Any], blocks: int) -> None:
+    """Static shapes and one owner per block, here without graphs; in 14 blocks of 64 not all find room at once."""
+    model, wanted = tiny_model("qwen3"), requests(4)
+    expected = run(TorchEngine(model, stop_ids=NEVER), wanted)
+    engine = TorchEngine(model, stop_ids=NEVER)
+    engine._cache = PoolCache(model.config, torch.float32, torch.device("cpu"), blocks * 64 * 2 * 2 * 2 * 8 * 4)
+    engine._step = PoolStep(engine._decoder, engine._cache)
+    assert_equal(run(engine, wanted), expected)
+    assert_equal(run(engine, wanted[1:]), {k: v for k, v in expected.items() if k[0] != "p0"})
+    assert engine._cache.allocator.num_used == 1
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+def test_padded_sizes_are_few_and_close(steps: int) -> None:
+    sizes = {n: padded(n, steps) for n in range(1, 2000)}
+    assert all(n <= size <= (1 + 1 / steps) * n for n, size in sizes.items())
+    assert len(set(sizes.values())) <= steps * 11
