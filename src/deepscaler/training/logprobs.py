@@ -31,7 +31,7 @@ def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
 
 
 def _chunks(count: int, rows: int) -> Iterator[slice]:
-    for start in range(0, count, rows):
+    for start in range(0, count, max(rows, 1)):
         yield slice(start, min(start + rows, count))
 
 
