@@ -9,7 +9,7 @@ BIN := .venv/bin
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: setup quickstart test test-lm-eval check bench-vllm
+.PHONY: setup quickstart test test-lm-eval check bench bench-vllm
 
 setup: .venv/.installed
 
@@ -40,6 +40,11 @@ test-lm-eval: setup
 	$(BIN)/python $(PURELIB) > "$$($(LM_EVAL)/bin/python $(PURELIB))/main-environment.pth"
 	$(LM_EVAL)/bin/python -m pip install --quiet -c constraints.txt 'lm-eval[api]>=0.4.13,<0.5'
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/python -m pytest tests/integration/test_lm_eval_agreement.py
+
+# In turn, each in processes of its own; the tables go to docs/benchmarks.md. Under 30 minutes on two cores.
+BENCHMARKS := allocator processes startup learning memory sampling long_context grpo_step
+bench: setup
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --write; done
 
 # vLLM's CPU build beside benchmarks/sampling.py, from an environment that has it: make bench-vllm VLLM_PYTHON=...
 VLLM_PYTHON ?= $(BIN)/python

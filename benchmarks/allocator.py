@@ -1,19 +1,21 @@
 """What keeping freed memory (`deepscaler.cpu.keep_freed_memory`) is worth: copies and narrow products of large tensors.
 
-    python benchmarks/allocator.py [--rounds 5]
+    python benchmarks/allocator.py [--rounds 5] [--write]
 
-Each measurement is a process of its own, with and without in turn; ratios are those of medians. Prints JSON.
+Each measurement is a process of its own, with and without in turn; ratios are those of medians. Prints JSON;
+--write puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
+
+from records import machine, write_table
 
 REPEATS = 20
 
@@ -43,6 +45,7 @@ def measure(keep: bool) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--measure", choices=["keep", "return"], help="internal")
     arguments = parser.parse_args()
     if arguments.measure:
@@ -58,7 +61,15 @@ def main() -> None:
     for operation in runs["keep"][0]:
         kept, returned = (statistics.median(run[operation] for run in runs[name]) for name in ("keep", "return"))
         ratios[operation] = {"ms_kept": 1e3 * kept, "ms_returned": 1e3 * returned, "ratio": returned / kept}
-    print(json.dumps({"ratios": ratios, "machine": platform.machine(), "python": platform.python_version()}, indent=1))
+    info = machine()
+    print(json.dumps({"ratios": ratios, "machine": info}, indent=1))
+    if arguments.write:
+        columns = ("operation", "memory kept, ms", "returned, ms", "returned / kept")
+        rows = [
+            (name, f"{r['ms_kept']:.1f}", f"{r['ms_returned']:.1f}", f"{r['ratio']:.2f}") for name, r in ratios.items()
+        ]
+        note = "What `deepscaler.cpu.keep_freed_memory` is worth: medians of alternating processes, one thread."
+        write_table("allocator.py", columns, rows, note, info)
 
 
 if __name__ == "__main__":

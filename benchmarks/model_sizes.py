@@ -25,6 +25,7 @@ SIZES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 2,
     },
 }
+SIZES["bigvocab"] = {**SIZES["tiny"], "vocab_size": 151_936}
 
 
 def build(size: str, attention: str, *, max_tokens: int = 32768) -> Any:

@@ -1,19 +1,20 @@
 """Two processes of one thread against one process of two threads, and of one: supervised tokens per second.
 
-    python benchmarks/processes.py [--rounds 3]
+    python benchmarks/processes.py [--rounds 3] [--write]
 
-The same model and batches; settings alternate in every round, the ratio is that of medians. Prints JSON.
+The same model and batches; settings alternate in every round, the ratio is that of medians. Prints JSON;
+--write puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
+
+from records import machine, write_table
 
 SETTINGS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
 STEPS = 40
@@ -49,6 +50,7 @@ def measure(processes: int, threads: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--measure", nargs=2, type=int, help="internal: processes and threads")
     arguments = parser.parse_args()
     if arguments.measure:
@@ -62,14 +64,14 @@ def main() -> None:
             rates[name].append(float(done.stdout.splitlines()[-1]))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     single = medians["1 process, 1 thread"]
-    result = {
-        "tokens_per_s": {name: [round(v) for v in values] for name, values in rates.items()},
-        "ratio_to_one_thread": {name: round(value / single, 2) for name, value in medians.items()},
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(json.dumps(result, indent=1))
+    ratio = {name: round(value / single, 2) for name, value in medians.items()}
+    info = machine()
+    print(json.dumps({"tokens_per_s": rates, "ratio_to_one_thread": ratio, "machine": info}, indent=1))
+    if arguments.write:
+        columns = ("setting", "supervised tokens/s, wall", "ratio to one thread")
+        rows = [(name, f"{medians[name]:,.0f}", f"{ratio[name]:.2f}") for name in SETTINGS]
+        note = "The quickstart's base model, medians of alternating runs; wall time, so other programs show."
+        write_table("processes.py", columns, rows, note, info)
 
 
 if __name__ == "__main__":

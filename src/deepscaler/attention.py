@@ -58,43 +58,59 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
 
 
 class PackedAttention:
-    """Several sequences in one row, none of which sees another.
+    """Several sequences in one row, none of which sees another, except that they may share their beginning.
 
-    On CPU a loop over the sequences is the fastest correct way there is (docs/benchmarks.md); on CUDA in half
-    precision torch's variable-length flash attention does the whole row at once.
+    The row consists of segments of the given `lengths`. A sequence is a tuple of segment indices, in order: two
+    completions of one prompt are (0, 1) and (0, 2), and the prompt stands in the row once. Without `sequences` every
+    segment is one. On CPU a loop over the sequences is the fastest correct way there is (docs/benchmarks.md); on CUDA
+    in half precision torch's variable-length flash attention does the whole row at once.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, lengths: Sequence[int], device: torch.device, sequences: Sequence[tuple[int, ...]] | None = None
+    ) -> None:
         self.lengths = list(lengths)
-        self.max_length = max(self.lengths)
+        self.sequences = [(i,) for i in range(len(self.lengths))] if sequences is None else list(sequences)
+        self._totals = [sum(self.lengths[i] for i in members) for members in self.sequences]
         self._offsets: Tensor | None = None
         self._device = device
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        q, k, v = (x.split(self.lengths, dim=2) for x in (query, key, value))
         if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-            return self._varlen(query, key, value, scaling)
-        parts = zip(
-            query.split(self.lengths, dim=2),
-            key.split(self.lengths, dim=2),
-            value.split(self.lengths, dim=2),
-            strict=True,
-        )
-        return torch.cat([causal(q, k, v, scaling) for q, k, v in parts], dim=2)
+            order = [i for members in self.sequences for i in members]
+            q, k, v = (torch.cat([x[i] for i in order], dim=2) for x in (q, k, v))
+            return self._segments(self._varlen(q, k, v, scaling).split(self._totals, dim=2))
+        return self._segments([causal(_joined(q, m), _joined(k, m), _joined(v, m), scaling) for m in self.sequences])
+
+    def _segments(self, outputs: Sequence[Tensor]) -> Tensor:
+        """[B,H,T,D] of the row from one output per sequence; what sequences share is equal in all of them."""
+        parts: dict[int, Tensor] = {}
+        for members, output in zip(self.sequences, outputs, strict=True):
+            pieces = output.split([self.lengths[i] for i in members], dim=2) if len(members) > 1 else (output,)
+            for index, piece in zip(members, pieces, strict=True):
+                parts.setdefault(index, piece)
+        # Joined as [B,T,H,D], the layout the kernels write and the next product reads: nothing is copied twice.
+        return torch.cat([parts[i].transpose(1, 2) for i in range(len(self.lengths))], dim=1).transpose(1, 2)
 
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         if self._offsets is None:
-            ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            ends = torch.tensor([0, *self._totals], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             self._offsets = ends.to(self._device)
         groups = query.shape[1] // key.shape[1]
         # torch 2.11 knows no enable_gqa here, so key-value heads are repeated; the copy is small beside the row.
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        length, ends = self.max_length, self._offsets
+        length, ends = max(self._totals), self._offsets
         out = varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0), scale=scaling)
         assert isinstance(out, Tensor)
         return out.transpose(0, 1).unsqueeze(0)
+
+
+def _joined(parts: Sequence[Tensor], members: tuple[int, ...]) -> Tensor:
+    return parts[members[0]] if len(members) == 1 else torch.cat([parts[i] for i in members], dim=2)
 
 
 def forward_hidden(model: Any, input_ids: Tensor, position_ids: Tensor, context: AttentionContext) -> Tensor:

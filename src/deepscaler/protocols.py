@@ -74,7 +74,9 @@ class Learner(Protocol):
 
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None: ...
 
-    def weights_info(self) -> WeightsInfo: ...
+    def weights_info(self, dtype: Any = None) -> WeightsInfo:
+        """Version and digest; with `dtype` (torch's) the digest that weights cast to it would have."""
+        ...
 
     def named_weights(self) -> Iterator[tuple[str, Any]]:
         """Every trainable weight (a torch tensor) under its transformers name, tied ones once."""

@@ -77,14 +77,13 @@ def _of_run(recipe: Recipe) -> Iterator[Size]:
         share = prompts * source.weight / total
         formula = f"prompts_per_step × weight / {total:g} = {share:.1f}, where a stage draws from all sources"
         yield Size("run", f"prompts per step from {source.name}", round(share), "prompts", formula)
-    chunk = min(recipe.training.logprob_chunk_tokens, recipe.training.tokens_per_micro_batch)
-    chunks = ceil(recipe.training.tokens_per_micro_batch / chunk)
+    chunk, batch = recipe.training.logprob_chunk_tokens, recipe.training.tokens_per_micro_batch
     yield Size(
         "run",
         "log-prob chunks",
-        chunks,
+        None if chunk is None else ceil(batch / min(chunk, batch)),
         "chunks",
-        "per micro-batch: tokens_per_micro_batch / logprob_chunk_tokens",
+        "chosen from the vocabulary" if chunk is None else "tokens_per_micro_batch / logprob_chunk_tokens",
     )
     if recipe.sft is not None:
         tokens = recipe.sft.steps * recipe.sft.tokens_per_step

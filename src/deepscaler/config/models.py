@@ -205,9 +205,14 @@ class OptimizerSection(Section):
 
 class TrainingSection(Section):
     tokens_per_micro_batch: int = setting(
-        32768, unit="tokens", doc="packed tokens per forward and backward on one device", gt=0
+        32768, unit="tokens", doc="most packed tokens per forward and backward; on CPU 4,096 where sequences fit", gt=0
     )
-    logprob_chunk_tokens: int = setting(1024, unit="tokens", doc="tokens whose vocabulary logits exist at once", gt=0)
+    logprob_chunk_tokens: int | None = setting(
+        None,
+        unit="tokens",
+        doc="tokens whose vocabulary logits exist at once; absent = chosen from the vocabulary",
+        gt=0,
+    )
     processes: int | None = setting(
         None,
         unit="processes",

@@ -55,15 +55,20 @@ def render_prompt(tokenizer: Any, question: str) -> tuple[IntArray, bool]:
     Raises ValueError when there is no template, when it fails or does not end, drops the question, or puts two BOS.
     """
     text = render_text(tokenizer, question)
+    return _encode(tokenizer, [text])[0], text.rstrip().endswith(OPEN_THINK)
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[IntArray]:
+    """Prompt ids of rendered texts, all in one call. Raises ValueError for a prompt that begins with two BOS."""
     # The template writes the special tokens itself: letting the tokenizer add its own would double the BOS.
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     bos = tokenizer.bos_token_id
-    if bos is not None and list(ids[:2]) == [bos, bos]:
+    if bos is not None and any(list(ids[:2]) == [bos, bos] for ids in encoded):
         raise ValueError(
             f"the chat template puts {tokenizer.bos_token!r} (BOS) twice at the start of the prompt, which the model "
             "has never seen; remove one from the template"
         )
-    return np.array(ids, dtype=np.int32), text.rstrip().endswith(OPEN_THINK)
+    return [np.array(ids, dtype=np.int32) for ids in encoded]
 
 
 def render_text(tokenizer: Any, question: str) -> str:
@@ -131,8 +136,8 @@ def encode_problems(
 ) -> tuple[list[EncodedProblem], list[Problem]]:
     """(problems that fit with their ids, problems dropped as too long). Raises ValueError when none fits."""
     kept, dropped = [], []
-    for problem in problems:
-        ids, _ = render_prompt(tokenizer, format_question(problem, instruction))
+    texts = [render_text(tokenizer, format_question(problem, instruction)) for problem in problems]
+    for problem, ids in zip(problems, _encode(tokenizer, texts), strict=True):
         if len(ids) <= max_prompt_tokens:
             kept.append(EncodedProblem(problem, ids))
         else:

@@ -10,7 +10,6 @@ import torch
 from deepscaler.data.templates import format_question, render_prompt
 from deepscaler.protocols import Learner, Sampler
 from deepscaler.types import Group, IntArray, Problem, Request, Rollout, SamplingParams, WeightsInfo
-from deepscaler.weights import weights_digest
 
 
 class Engine(Sampler, Protocol):
@@ -53,8 +52,9 @@ class LocalFleet:
 
     def publish_weights(self, learner: Learner) -> WeightsInfo:
         """Raises RuntimeError when the engine does not hold the learner's weights afterwards."""
-        wanted = weights_digest(learner.named_weights(), self._engine.dtype)
-        self._engine.load_weights(learner.named_weights(), learner.weights_info().version)
+        published = learner.weights_info(self._engine.dtype)
+        wanted = published.digest
+        self._engine.load_weights(learner.named_weights(), published.version)
         held = self._engine.weights_info()
         if held.digest != wanted:
             raise RuntimeError(

@@ -133,18 +133,19 @@ class Team:
                 pass
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """The weights are shared already; every process confirms that it sees the same ones."""
+        """The weights are shared already: only the version is new."""
         self._engine.load_weights(weights, version)
         self.version = version
-        expected = self._engine.weights_info().digest
-        for worker in self._workers:
-            worker.send("digest")
-        for worker in self._workers:
-            if worker.receive() != expected:
-                raise RunError(f"a worker process does not see the weights of version {version}; the run stops here")
 
     def weights_info(self) -> WeightsInfo:
-        return self._engine.weights_info()
+        """Every process reads back what it samples from, all at once. Raises RunError when one sees other weights."""
+        for worker in self._workers:
+            worker.send("digest")
+        held = self._engine.weights_info()
+        for worker in self._workers:
+            if worker.receive() != held.digest:
+                raise RunError(f"a worker process does not see the weights of version {held.version}; the run stops")
+        return held
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
         shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))

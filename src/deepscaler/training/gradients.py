@@ -20,7 +20,8 @@ from deepscaler.attention import forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
-from deepscaler.training.packing import PackedBatch, pack, per_token, plan_micro_batches
+from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
+from deepscaler.training.products import use_fast_products
 from deepscaler.types import FloatArray, TrainSample
 
 Logprobs = list[FloatArray]
@@ -52,6 +53,9 @@ class GradientComputer:
         autocast: bool = False,
     ) -> None:
         self.model, self.reference = model, reference
+        for each in (model, reference):
+            if each is not None:
+                use_fast_products(each)
         self._algorithm, self._training = algorithm, training
         self._temperature, self._autocast = temperature, autocast
         self._device = next(model.parameters()).device
@@ -106,7 +110,8 @@ class GradientComputer:
             entropy_T=entropy_C,
             entropy_coefficient=algorithm.entropy_coefficient,
         )
-        metrics.add_tokens(batch.num_tokens, entropy_C, policy.clipped_T, kl_C, old_C - rollout_C)
+        num_tokens = sum(s.num_tokens for s in samples)
+        metrics.add_tokens(num_tokens, entropy_C, policy.clipped_T, kl_C, old_C - rollout_C)
         return (weights_C * loss_C).sum()
 
     @torch.no_grad()
@@ -126,13 +131,15 @@ class GradientComputer:
         """Log-probability and entropy of every completion token: float32 [C] each."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention)[0]
-            return token_logprobs(
-                hidden[batch.predictor_index],
-                model.get_output_embeddings().weight,
-                batch.targets,
-                temperature=self._temperature,
-                chunk_tokens=self._training.logprob_chunk_tokens,
-            )
+        predictors = hidden[batch.predictor_index]
+        return token_logprobs(
+            predictors.to(torch.bfloat16) if self._autocast else predictors,
+            model.get_output_embeddings().weight,
+            batch.targets,
+            temperature=self._temperature,
+            chunk_tokens=self._training.logprob_chunk_tokens,
+        )
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
-        return plan_micro_batches([s.num_tokens for s in samples], self._training.tokens_per_micro_batch)
+        lengths = [s.num_tokens for s in samples]
+        return plan_samples(samples, micro_batch_budget(self._training.tokens_per_micro_batch, lengths, self._device))

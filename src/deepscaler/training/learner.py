@@ -40,7 +40,7 @@ class LocalLearner:
         self._num_updates = 0
         self._skipped_in_a_row = 0
         if recipe.model.activation_checkpointing:
-            _enable_checkpointing(model)
+            enable_checkpointing(model)
         self._reference: nn.Module | None = None
         if self._algorithm.kl.coefficient > 0:
             self._reference = copy.deepcopy(model).eval().requires_grad_(False)
@@ -111,6 +111,7 @@ class LocalLearner:
             betas=(o.beta1, o.beta2),
             eps=o.eps,
             weight_decay=o.weight_decay,
+            fused=True,
         )
 
     def _set_learning_rate(self) -> float:
@@ -121,8 +122,8 @@ class LocalLearner:
             group["lr"] = rate
         return rate
 
-    def weights_info(self) -> WeightsInfo:
-        return WeightsInfo(self.version, weights_digest(self.named_weights()))
+    def weights_info(self, dtype: torch.dtype | None = None) -> WeightsInfo:
+        return WeightsInfo(self.version, weights_digest(self.named_weights(), dtype))
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every trainable weight under its transformers name, tied ones once."""
@@ -146,7 +147,7 @@ class LocalLearner:
         self._skipped_in_a_row = counters["skipped_in_a_row"]
 
 
-def _enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: Any) -> None:
     """transformers renames the switch in v5 and will drop the old name in v6."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()

@@ -3,19 +3,42 @@
 With logits z = h W^T / temperature, p = softmax(z), for target token y of each row:
     logprob = z_y - logsumexp(z)                        d logprob / dz = onehot(y) - p
     entropy = logsumexp(z) - sum_v p_v z_v              d entropy / dz = -p * (log p + entropy)
-The backward recomputes the logits chunk by chunk, so memory grows with the chunk, not with tokens x vocabulary.
+Up to KEPT_BYTES the forward keeps p for the backward, which then needs two matrix products a chunk. Above, the
+backward makes the logits again, so memory grows with the chunk, not with tokens x vocabulary, for a third product.
+C: completion tokens, V: vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from deepscaler.training.products import product, weight_gradient
 
-def _chunk_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    return (hidden @ weight.T).float().div_(temperature)
+# Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
+# a GPU's memory; many enough rows that the weight is read seldom.
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+FEWEST_ROWS = 64
+KEPT_BYTES = 128 * 2**20
+
+
+def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
+    """Tokens whose logits exist at once when the recipe does not say."""
+    return max(FEWEST_ROWS, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
+
+
+def _chunks(count: int, rows: int) -> Iterator[slice]:
+    for start in range(0, count, max(rows, 1)):
+        yield slice(start, min(start + rows, count))
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """float32 [rows, V]; the product itself is in the number type of `hidden` and `weight`."""
+    logits = product(hidden, weight).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -23,48 +46,73 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        entropies = torch.empty_like(logprobs)
-        log_sums = torch.empty_like(logprobs)
-        for start in range(0, len(targets), chunk):
-            rows = slice(start, start + chunk)
-            logits = _chunk_logits(hidden[rows], weight, temperature)
-            log_sum = torch.logsumexp(logits, dim=-1)
-            chosen = logits.gather(1, targets[rows].unsqueeze(1)).squeeze(1)
-            log_sums[rows] = log_sum
-            logprobs[rows] = chosen - log_sum
-            probabilities = torch.exp(logits - log_sum.unsqueeze(1))
-            entropies[rows] = log_sum - (probabilities * logits).sum(dim=-1)
+        count, vocabulary = len(targets), len(weight)
+        logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        entropies, log_sums = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        wanted = any(ctx.needs_input_grad)
+        kept = logprobs.new_empty(count, vocabulary) if wanted and 4 * count * vocabulary <= KEPT_BYTES else None
+        for rows in _chunks(count, chunk):
+            target = targets[rows].unsqueeze(1)
+            logits = _logits(hidden[rows], weight, temperature)
+            log_p = torch.log_softmax(logits, dim=-1)
+            chosen = log_p.gather(1, target)
+            logprobs[rows] = chosen.squeeze(1)
+            log_sums[rows] = (logits.gather(1, target) - chosen).squeeze(1)
+            p = torch.exp(log_p, out=logits if kept is None else kept[rows])
+            entropies[rows] = torch.linalg.vecdot(p, log_p).neg_()
         ctx.save_for_backward(hidden, weight, targets, log_sums, entropies)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.chunk, ctx.kept = temperature, chunk, kept
+        ctx.set_materialize_grads(False)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_logprobs, grad_entropies = grads
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, log_sums, entropies = ctx.saved_tensors
+        grad_logprobs = torch.zeros_like(log_sums) if grads[0] is None else grads[0]
+        kept, ctx.kept = ctx.kept, None  # overwritten below; a second backward makes the logits again
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        for start in range(0, len(targets), ctx.chunk):
-            rows = slice(start, start + ctx.chunk)
-            log_p = _chunk_logits(hidden[rows], weight, ctx.temperature).sub_(log_sums[rows].unsqueeze(1))
-            p = torch.exp(log_p)
-            grad = -(grad_entropies[rows].unsqueeze(1) * (log_p + entropies[rows].unsqueeze(1)))
-            grad = (grad - grad_logprobs[rows].unsqueeze(1)) * p
-            grad.scatter_add_(1, targets[rows].unsqueeze(1), grad_logprobs[rows].unsqueeze(1))
-            grad = (grad / ctx.temperature).to(hidden.dtype)
-            grad_hidden[rows] = grad @ weight
-            grad_weight += (grad.T @ hidden[rows]).float()
+        for rows in _chunks(len(targets), ctx.chunk if kept is None else len(targets)):
+            if kept is None:
+                logits = _logits(hidden[rows], weight, ctx.temperature)
+                p = logits.sub_(log_sums[rows].unsqueeze(1)).exp_()
+            else:
+                p = kept
+            scale = grad_logprobs[rows].unsqueeze(1) / ctx.temperature
+            pull = None if grads[1] is None else grads[1][rows].unsqueeze(1) / ctx.temperature
+            grad = _logit_gradient(p, scale, pull, entropies[rows].unsqueeze(1), targets[rows].unsqueeze(1))
+            grad = grad.to(hidden.dtype)
+            grad_hidden[rows] = product(grad, weight.T)
+            if grad.dtype == torch.float32 and kept is None:
+                grad_weight.addmm_(grad.T, hidden[rows])  # a small product, added without a pass over the weight
+            else:
+                grad_weight += weight_gradient(grad, hidden[rows])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
+def _logit_gradient(p: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the logits [rows, V], written over their probabilities `p`; the other arguments are [rows, 1].
+
+    scale and pull are the gradients of log-probability and entropy, over the temperature.
+    """
+    if pull is None:
+        grad = p.mul_(-scale)
+    else:
+        log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log_()
+        grad = p.mul_(log_p.add_(entropy).mul_(-pull).sub_(scale))
+    return grad.scatter_add_(1, target, scale)
+
+
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk_tokens: int
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk_tokens: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (nats) and entropy (nats) per token under softmax(hidden @ weight.T / temperature).
 
-    hidden [T, width], weight [vocabulary, width] (cast to hidden's dtype), targets int64 [T]; results float32 [T].
+    hidden [C, width], weight [V, width] (cast to hidden's dtype), targets int64 [C]; results float32 [C]. To be
+    called outside of autocast: the number type of `hidden` is that of the products. `chunk_tokens` absent: as many
+    as `rows_per_chunk` says.
     """
-    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk_tokens)
+    chunk = chunk_tokens or rows_per_chunk(len(weight), hidden.device)
+    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk)
     assert isinstance(result, tuple)
     return result

@@ -46,7 +46,7 @@ def load_optimizer(
     for key, value in load_file(directory / OPTIMIZER_FILE).items():
         field, name = key.split(":", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
+        optimizer.state[parameter][field] = value.to(parameter.device)
     return json.loads((directory / COUNTERS_FILE).read_text())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from deepscaler.types import TrainSample
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """One micro-batch, all sequences in one row.
+    """One micro-batch in one row: no padding, and a prompt that several completions share only once.
 
     input_ids, position_ids: int64 [1, T]; attention: which tokens belong together.
     predictor_index: int64 [C], the position in T whose hidden state predicts each completion token.
@@ -32,6 +33,17 @@ class PackedBatch:
     @property
     def num_tokens(self) -> int:
         return self.input_ids.shape[1]
+
+
+# On CPU larger micro-batches are no faster, and activations take about 15 x width x layers x 4 bytes a token.
+CPU_MICRO_BATCH_TOKENS = 4096
+
+
+def micro_batch_budget(limit: int, lengths: Sequence[int], device: torch.device) -> int:
+    """Packed tokens per micro-batch: the recipe's limit; on CPU less where the longest sequence allows it."""
+    if device.type != "cpu":
+        return limit
+    return min(limit, max(CPU_MICRO_BATCH_TOKENS, *lengths, 1))
 
 
 def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -54,29 +66,78 @@ def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return [sorted(members) for members in bins]
 
 
+def plan_samples(samples: Sequence[TrainSample], budget: int) -> list[list[int]]:
+    """Indices per micro-batch, completions of one prompt together as far as the budget allows: it costs once."""
+    units: list[list[int]] = []
+    costs: list[int] = []
+    open_unit: dict[bytes, int] = {}
+    for index, sample in enumerate(samples):
+        prompt = sample.prompt_ids.tobytes()
+        unit = open_unit.get(prompt)
+        if unit is not None and costs[unit] + len(sample.completion_ids) <= budget:
+            units[unit].append(index)
+            costs[unit] += len(sample.completion_ids)
+            continue
+        open_unit[prompt] = len(units)
+        units.append([index])
+        costs.append(sample.num_tokens)
+    return [sorted(i for unit in plan for i in units[unit]) for plan in plan_micro_batches(costs, budget)]
+
+
+@dataclass(slots=True)
+class _Row:
+    """A micro-batch in the making: one entry per segment in `ids` and `positions`, one per sample in the others."""
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    positions: list[np.ndarray] = field(default_factory=list)
+    sequences: list[tuple[int, ...]] = field(default_factory=list)
+    predictors: list[np.ndarray] = field(default_factory=list)
+    used: int = 0
+
+    def append(self, ids: np.ndarray, first_position: int) -> int:
+        """Put a segment at the end; returns its index."""
+        self.ids.append(ids)
+        self.positions.append(np.arange(first_position, first_position + len(ids)))
+        self.used += len(ids)
+        return len(self.ids) - 1
+
+
+def _lay_out(samples: Sequence[TrainSample]) -> _Row:
+    """A prompt of one completion is one segment with it; a shared one is a segment before its completions."""
+    row = _Row()
+    uses = Counter(s.prompt_ids.tobytes() for s in samples)
+    shared: dict[bytes, tuple[int, int]] = {}  # segment and last place of the prompts already in the row
+    for sample in samples:
+        key, length, count = sample.prompt_ids.tobytes(), len(sample.prompt_ids), len(sample.completion_ids)
+        if uses[key] == 1:
+            first = row.used + length
+            last = first - 1
+            row.sequences.append((row.append(np.concatenate([sample.prompt_ids, sample.completion_ids]), 0),))
+        else:
+            if key not in shared:
+                segment = row.append(sample.prompt_ids, 0)
+                shared[key] = (segment, row.used - 1)
+            (segment, last), first = shared[key], row.used
+            row.sequences.append((segment, row.append(sample.completion_ids, length)))
+        row.predictors.append(np.concatenate([[last], np.arange(first, first + count - 1)])[:count])
+    return row
+
+
 def pack(samples: Sequence[TrainSample], device: torch.device) -> PackedBatch:
-    """Concatenate prompt and completion of every sample; positions start anew in each."""
-    lengths = [s.num_tokens for s in samples]
-    ids = np.concatenate([part for s in samples for part in (s.prompt_ids, s.completion_ids)])
-    positions = np.concatenate([np.arange(n) for n in lengths])
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    predictors = [
-        np.arange(len(s.completion_ids)) + offset + len(s.prompt_ids) - 1
-        for s, offset in zip(samples, offsets, strict=True)
-    ]
-    segments = np.repeat(np.arange(len(samples)), [len(s.completion_ids) for s in samples])
-    targets = np.concatenate([s.completion_ids for s in samples])
+    """Every prompt once, then its completions; positions start anew in each prompt and go on in each completion."""
+    row = _lay_out(samples)
 
-    def as_tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(device)
+    def as_tensor(parts: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
+    counts = [len(s.completion_ids) for s in samples]
     return PackedBatch(
-        input_ids=as_tensor(ids).unsqueeze(0),
-        position_ids=as_tensor(positions).unsqueeze(0),
-        attention=PackedAttention(lengths, device),
-        predictor_index=as_tensor(np.concatenate(predictors)),
-        targets=as_tensor(targets),
-        segments=as_tensor(segments),
+        input_ids=as_tensor(row.ids).unsqueeze(0),
+        position_ids=as_tensor(row.positions).unsqueeze(0),
+        attention=PackedAttention([len(part) for part in row.ids], device, row.sequences),
+        predictor_index=as_tensor(row.predictors),
+        targets=as_tensor([s.completion_ids for s in samples]),
+        segments=as_tensor([np.repeat(np.arange(len(samples)), counts)]),
     )
 
 

@@ -90,7 +90,7 @@ def _optimizers(model: Any, section: SftSection) -> Optimizers:
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     muon = Muon(matrices, lr=section.muon_learning_rate)
-    adamw = torch.optim.AdamW(rest, lr=section.adamw_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    adamw = torch.optim.AdamW(rest, lr=section.adamw_learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     return [(muon, section.muon_learning_rate), (adamw, section.adamw_learning_rate)]
 
 

@@ -1,0 +1,185 @@
+"""What an update may cost, in counts that no busy machine can change: products, rows, bytes, reads of the weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from deepscaler.attention import NAME
+from deepscaler.config.models import (
+    AlgorithmSection,
+    DataSection,
+    ModelSection,
+    Recipe,
+    RolloutSection,
+    StageSection,
+    TrainingSection,
+)
+from deepscaler.orchestration import local
+from deepscaler.rollout import torch_engine
+from deepscaler.training import learner as learner_module
+from deepscaler.training import logprobs
+from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
+from deepscaler.training.packing import CPU_MICRO_BATCH_TOKENS, micro_batch_budget, pack, plan_samples
+from deepscaler.types import TrainSample
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    name="t",
+    num_steps=1,
+    model=ModelSection(path="unused"),
+    data=DataSection(source="unused.json"),
+    rollout=RolloutSection(prompts_per_step=2, group_size=2),
+    stages=(StageSection(name="s", max_completion_tokens=8),),
+)
+PRODUCTS = {"_linear_pointwise", "mm", "addmm", "addmm_", "bmm", "baddbmm"}
+
+
+class Recorder(TorchDispatchMode):
+    """Operations by name, and the shape of every tensor they made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.count[func.overloadpacket.__name__] += 1
+        if isinstance(out, torch.Tensor):
+            self.shapes.append(tuple(out.shape))
+        return out
+
+    @property
+    def products(self) -> int:
+        return sum(self.count[name] for name in PRODUCTS)
+
+
+def group(make_samples_of: Any, *, size: int = 4, length: int = 6) -> list[TrainSample]:
+    """Completions of one prompt."""
+    samples = make_samples_of([length] * size)
+    return [replace(s, prompt_ids=samples[0].prompt_ids) for s in samples]
+
+
+def model_of(num_layers: int) -> Any:
+    config = Qwen2Config(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config).eval()
+    model.set_attn_implementation(NAME)
+    return model
+
+
+def recorded_update(num_layers: int, samples: list[TrainSample]) -> Recorder:
+    model = model_of(num_layers)
+    computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
+    with Recorder() as recorder:
+        computer.accumulate(samples, None, None)
+    return recorder
+
+
+def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
+    samples = make_samples_of([5, 9, 7])
+    small, large = recorded_update(2, samples), recorded_update(6, samples)
+    per_layer = {name: (large.count[name] - small.count[name]) / 4 for name in large.count}
+    assert sum(per_layer[name] for name in PRODUCTS & per_layer.keys()) == 21  # 7 matrices: output, input, weight
+    assert per_layer["_scaled_dot_product_flash_attention_for_cpu"] == len(samples)
+    computing = sum(
+        n for name, n in per_layer.items() if name not in {"view", "_unsafe_view", "t", "transpose", "detach"}
+    )
+    assert computing <= 165
+
+
+def test_the_head_makes_its_logits_once_and_twice_when_memory_is_short(monkeypatch):
+    chunks = 4
+    for kept_bytes, products in ((2**20, chunks + 2), (0, 4 * chunks)):
+        monkeypatch.setattr(logprobs, "KEPT_BYTES", kept_bytes)
+        hidden, weight = torch.randn(20, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+        with Recorder() as recorder:
+            values, _ = token_logprobs(
+                hidden, weight, torch.zeros(20, dtype=torch.long), temperature=1.0, chunk_tokens=5
+            )
+            values.sum().backward()
+        assert recorder.products == products
+
+
+def test_memory_of_the_head_grows_with_the_chunk_not_with_the_tokens(monkeypatch):
+    monkeypatch.setattr(logprobs, "KEPT_BYTES", 0)
+    hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(30, 4, requires_grad=True)
+    with Recorder() as recorder:
+        values, entropies = token_logprobs(
+            hidden, weight, torch.zeros(64, dtype=torch.long), temperature=0.7, chunk_tokens=5
+        )
+        (values + entropies).sum().backward()
+    assert max(shape[0] for shape in recorder.shapes if shape and shape[-1] == 30) == 5
+    for vocabulary in (1_000, 151_936):
+        assert 4 * vocabulary * rows_per_chunk(vocabulary, CPU) <= 40 * 2**20
+
+
+def test_no_row_is_padding_and_a_shared_prompt_stands_in_it_once(make_samples_of):
+    samples = [*group(make_samples_of), *make_samples_of([3, 8], seed=9)]
+    batch = pack(samples, CPU)
+    distinct = {s.prompt_ids.tobytes(): len(s.prompt_ids) for s in samples}
+    assert batch.num_tokens == sum(distinct.values()) + sum(len(s.completion_ids) for s in samples)
+
+
+def test_the_completions_of_a_prompt_are_planned_together(make_samples_of):
+    samples = [*group(make_samples_of), *[replace(s, prompt_ids=s.prompt_ids + 1) for s in group(make_samples_of)]]
+    mixed = samples[::2] + samples[1::2]
+    budget = 3 + 4 * 6
+    plan = plan_samples(mixed, budget)
+    assert len(plan) == 2
+    assert all(len({mixed[i].prompt_ids.tobytes() for i in members}) == 1 for members in plan)
+    assert all(pack([mixed[i] for i in members], CPU).num_tokens <= budget for members in plan)
+
+
+def test_micro_batches_on_a_cpu_stay_small_but_hold_the_longest_sequence():
+    assert micro_batch_budget(32768, [100, 200], CPU) == CPU_MICRO_BATCH_TOKENS
+    assert micro_batch_budget(32768, [100, 20_000], CPU) == 20_000
+    assert micro_batch_budget(1_000, [100, 200], CPU) == 1_000
+    assert micro_batch_budget(32768, [100], torch.device("cuda")) == 32768
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_sharing_a_prompt_changes_neither_values_nor_gradients(tiny_model, make_samples_of, family):
+    samples = [*group(make_samples_of), *make_samples_of([3, 8], seed=9), *group(make_samples_of, size=2, length=1)]
+    results = []
+    for parts in ([samples], [[s] for s in samples]):
+        model = tiny_model(family)
+        computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=0.8)
+        values = np.concatenate([v for part in parts for v in computer.logprobs(part)])
+        for part in parts:
+            computer.accumulate(part, None, None)
+        results.append((torch.from_numpy(values), torch.cat([p.grad.reshape(-1) for p in model.parameters()])))
+    for together, alone in zip(*results, strict=True):
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+def test_publishing_reads_the_weights_twice(tiny_model, monkeypatch):
+    model, reads = tiny_model(), []
+
+    def counting(weights: Any, dtype: Any = None) -> str:
+        reads.append(1)
+        return original(weights, dtype)
+
+    original = learner_module.weights_digest
+    for module in (learner_module, torch_engine):
+        monkeypatch.setattr(module, "weights_digest", counting)
+    engine = torch_engine.TorchEngine(model, stop_ids=frozenset({1}))
+    local.LocalFleet(engine, None, "").publish_weights(learner_module.LocalLearner(model, RECIPE))
+    assert len(reads) == 2
