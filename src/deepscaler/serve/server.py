@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
+from deepscaler.rollout.sizing import DTYPES, cache_bytes, pick_device, pick_dtype, slots_that_fit
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.app import LOOPBACK, Service, make_app
 from deepscaler.serve.engine_thread import EngineThread
@@ -58,7 +58,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=options.max_active)
     stop_ids = stop_token_ids(model, tokenizer)
     engine = EngineThread(
-        TorchEngine(model, stop_ids=stop_ids, max_active=slots),
+        TorchEngine(model, stop_ids=stop_ids, max_active=slots, max_cache_bytes=cache_bytes(device, 1)),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
         stop_ids=stop_ids,
         capacity=capacity,
