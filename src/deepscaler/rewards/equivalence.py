@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from deepscaler.rewards.answers import Answer, Prose
 from deepscaler.rewards.comparison import Comparison
+from deepscaler.rewards.contrasts import contrary_words
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
@@ -60,7 +61,9 @@ def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -
         return Equality(
             False, f"different texts, one longer than the {MAX_PARSED_CHARACTERS} characters that are parsed"
         )
-    return _compared(read(left), read(right), tolerance)
+    result = _compared(read(left), read(right), tolerance)
+    contrary = contrary_words(left, right) if result.equal else ""
+    return Equality(False, f"words that exclude each other: {contrary}") if contrary else result
 
 
 def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:
