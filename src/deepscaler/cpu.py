@@ -11,8 +11,8 @@ from pathlib import Path
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP_BYTES = 2**30
-# oneDNN compiles a kernel for every shape it meets and keeps 1,024 of them by default. Packed batches hardly ever repeat
-# a shape, so that is a gigabyte of kernels that are never used again.
+# oneDNN compiles a kernel for every shape it meets and keeps 1,024 of them by default. Packed batches hardly ever
+# repeat a shape, so that is up to a gigabyte of kernels that are never used again.
 _KEPT_KERNELS = "64"
 
 
