@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 END = "<!-- end -->"
@@ -15,4 +16,4 @@ def replace_between_markers(path: Path, script: str, text: str) -> None:
     if not (found and end):
         raise ValueError(f"{path} lacks the markers {begin} and {END}")
     path.write_text(f"{before}{begin}\n{text}\n{END}{after}")
-    print(path)
+    print(path, file=sys.stderr)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markers import replace_between_markers
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 PACKAGES = ("torch", "transformers", "trl", "numpy")
@@ -54,12 +56,7 @@ def write_table(
     name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str, info: dict[str, Any]
 ) -> None:
     """Replace what stands between the markers of `name` in docs/benchmarks.md. Raises ValueError without markers."""
-    begin, end = f"<!-- begin: written by benchmarks/{name} -->", "<!-- end -->"
-    before, found, rest = PAGE.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{PAGE} lacks the markers {begin} and {end}")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     where = ", ".join(f"{key} {value}" for key, value in info.items())
-    PAGE.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{note}\n\n{where}.\n{end}{after}")
+    replace_between_markers(PAGE, name, "\n".join(lines) + f"\n\n{note}\n\n{where}.")
