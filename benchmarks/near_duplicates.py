@@ -34,7 +34,7 @@ def ours(wordings: Wordings) -> set[tuple[int, int]]:
 
 
 def datasketch_pairs(wordings: Wordings) -> set[tuple[int, int]]:
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHash, MinHashLSH  # pyright: ignore[reportMissingImports]
 
     shingles = word_shingles(wordings)
     index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
