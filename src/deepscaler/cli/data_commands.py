@@ -121,12 +121,16 @@ def _prompt_tokens(
     model: str, revision: str | None, instruction: str, progress: Callable[[str, int, int], None]
 ) -> Callable[[Sequence[str]], list[int]]:
     """Counts a prompt as training will: the question in the tokenizer's chat template."""
+    from huggingface_hub.constants import ENDPOINT
     from transformers import AutoTokenizer
 
+    from deepscaler.data.hub import reachable
     from deepscaler.data.templates import render_prompt
 
+    # Without a network a copy from the hub's cache does as well, and its client would retry for a minute.
+    offline = not Path(model).exists() and not reachable(ENDPOINT)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=offline)
     except (OSError, ValueError) as error:
         raise DataError(
             f"no tokenizer at {model} ({str(error).splitlines()[0]}); give a directory that holds one with "

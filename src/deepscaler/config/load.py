@@ -70,6 +70,11 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
         layers.merge(table, f"file:{os.path.relpath(file, path.parent)}")
     for override in overrides:
         layers.override(override)
+    if "suite" in layers.table:
+        raise RecipeError(
+            f"{path}: [suite] makes it a recipe of an evaluation, not of a training run; give it to "
+            f"`deepscaler eval MODEL --recipe {path}`. docs/evaluation.md explains its settings"
+        )
     preset = _preset_of(layers, path)
     if isinstance(layers.table.get("algorithm", {}), dict):  # otherwise validation says what is wrong with it
         layers.put_below({"algorithm": preset.algorithm}, f"preset '{preset.name}' ({preset.source})")

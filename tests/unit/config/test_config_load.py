@@ -337,3 +337,8 @@ def test_configuration_loads_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_recipe_of_an_evaluation_is_named_as_such() -> None:
+    with pytest.raises(RecipeError, match=r"recipe of an evaluation.*deepscaler eval MODEL --recipe"):
+        load_recipe(Path(__file__).parents[3] / "recipes" / "eval-competition.toml")
