@@ -18,7 +18,6 @@ from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.attention import forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.training import cpu_layers
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
@@ -60,7 +59,6 @@ class GradientComputer:
         self._algorithm, self._training = algorithm, training
         self._temperature, self._autocast = temperature, autocast
         self._device = next(model.parameters()).device
-        self._has_cpu_layers = not autocast and cpu_layers.suits(model)
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
         metrics = UpdateMetrics()
@@ -132,8 +130,7 @@ class GradientComputer:
     def _forward(self, model: Any, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every completion token: float32 [C] each."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            forward = cpu_layers.forward_hidden if self._has_cpu_layers else forward_hidden
-            hidden = forward(model, batch.input_ids, batch.position_ids, batch.attention)[0]
+            hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention)[0]
         predictors = hidden[batch.predictor_index]
         return token_logprobs(
             predictors.to(torch.bfloat16) if self._autocast else predictors,

@@ -22,13 +22,6 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return nn.functional.linear(a, b, bias)
 
 
-def add_product(other: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """other + a b^T + bias, other [N,O]; otherwise as `product`."""
-    if prefers_onednn() and a.device.type == "cpu" and a.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise.binary(a, other, b, bias, "add")
-    return nn.functional.linear(a, b, bias).add_(other)
-
-
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """grad^T x: grad [N,O], x [N,I]; returns [O,I]. oneDNN is faster with the smaller side as rows."""
     if grad.shape[1] <= x.shape[1]:
