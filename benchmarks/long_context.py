@@ -23,8 +23,9 @@ from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
-from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
+from deepscaler.rollout.block_attention import BlockLayout
 from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.compiled_attention import CompiledLayout
 from deepscaler.rollout.decoder import Decoder
 
 CONTEXT = 8192
@@ -38,7 +39,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
     return (time.process_time() - start) / repeats
 
 
-def decoding_step(size: str) -> tuple[Callable[[], object], int]:
+def decoding_step(size: str, bags: bool = False) -> tuple[Callable[[], object], int]:
     """A step of 16 sequences, and the bytes of cache that it reads."""
     model = build(size, NAME)
     size_of_block = BlockCache.suitable_block_tokens(2 * CONTEXT)
@@ -50,11 +51,9 @@ def decoding_step(size: str) -> tuple[Callable[[], object], int]:
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
     lengths = np.full(SEQUENCES, CONTEXT - 1)
-    layout = BlockLayout(table, counts, lengths, cache, decoder.heads, padding=0)
+    layout = (BlockLayout if bags else CompiledLayout)(table, counts, cache, decoder.heads, padding=0)
     tokens, positions = torch.arange(2, 2 + SEQUENCES), torch.from_numpy(lengths)
-    return lambda: decoder.logits(tokens, positions, BlockAttention(cache, layout, positions)), (
-        int(counts.sum()) * cache.block_bytes
-    )
+    return lambda: decoder.logits(tokens, positions, layout.step(positions)), (int(counts.sum()) * cache.block_bytes)
 
 
 def measure(size: str, rounds: int) -> dict[str, Any]:
