@@ -123,9 +123,9 @@ def main() -> None:
         columns = ["sequences × context", "cache, MB", "copy, GB/s", "read, GB/s", "ms a step", "tokens/s"]
         columns += ["share of bound", "with products", "share of reading", "by torch's operators"]
         note = (
-            "With products: the bound adds them at the rate of a 2048 × 2048 × 2048 product of torch. Share of reading: "
-            "the bound is the cache at the rate at which a sum reads. By torch's operators: without the compiled "
-            "attention."
+            "With products: the bound adds them at the rate of a 2048 × 2048 × 2048 product of torch. Share of "
+            "reading: the bound is the cache at the rate at which a sum reads. By torch's operators: without the "
+            "compiled attention."
         )
         rows = [table_row(size, result) for size, result in results.items()]
         write_table("long_context.py", columns, rows, note, info)

@@ -1,9 +1,10 @@
 """Attention of one new token per sequence over the blocks of the cache: reads exactly the blocks in use, no padding.
 
-On CPU both halves are sums of weighted rows, which `embedding_bag` computes at twice to three times the rate of batched
-matrix products of such narrow shape (docs/benchmarks.md): scores are a block's D key rows [B] weighted by the query,
-outputs its B value rows [D] weighted by the probabilities. A sequence's blocks are normalised one by one and then
-combined by their log-sum-exp, as in flash decoding (Dao et al. 2023).
+For CPU by torch's operators; in float32, where numba is installed, `compiled_attention` does the same faster. Both
+halves are sums of weighted rows, which `embedding_bag` computes at twice to three times the rate of batched matrix
+products of such narrow shape (docs/experiments.md): scores are a block's D key rows [B] weighted by the query, outputs
+its B value rows [D] weighted by the probabilities. A sequence's blocks are normalised one by one and then combined by
+their log-sum-exp, as in flash decoding (Dao et al. 2023).
 
 N sequences, M blocks in use by them, T most blocks of a sequence, H query heads, K key-value heads, D head width, B
 tokens in a block.

@@ -66,6 +66,7 @@ class CompiledLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [rows,H,D], key and value [rows,K,D] -> [rows,H*D], overwritten by the next call."""
+        assert query.stride()[1:] == (query.shape[2], 1), "the compiled function reads the heads of a row as one piece"
         self._attend(
             query.numpy(),
             key.numpy(),

@@ -13,6 +13,7 @@ import torch
 from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.blocks import BlockAllocator
 from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.large_pages import zeros_in_large_pages
 from deepscaler.rollout.pool import PoolCache, PoolStep, padded
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.rollout.rows import Sequence
@@ -106,6 +107,14 @@ def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any])
     assert cache.allocated_bytes <= 1.5 * cache.allocator.highest * cache.block_bytes
     run(engine, [Request("p", prompt, 8)])
     assert cache.allocator.highest == 1 + 8 * 3
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_large_pages_hold_zeros_that_can_be_written(rows: int) -> None:
+    zeros = zeros_in_large_pages((rows, 2, 512), torch.float32)
+    assert zeros.shape == (rows, 2, 512) and not zeros.any()
+    zeros[-1, 1, 511] = 7.0
+    assert float(zeros.sum()) == 7.0
 
 
 def test_blocks_are_free_when_their_last_holder_leaves() -> None:
