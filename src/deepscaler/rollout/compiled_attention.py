@@ -15,6 +15,8 @@ from torch import Tensor
 
 from deepscaler.rollout.cache import BlockCache
 
+Places = NDArray[np.int64]
+
 
 @functools.cache
 def kernels() -> ModuleType | None:
@@ -32,18 +34,8 @@ class CompiledLayout:
     Blocks are read in the order of memory, in which the processor reads ahead.
     """
 
-    def __init__(
-        self,
-        table_NT: NDArray[np.int64],
-        count_N: NDArray[np.int64],
-        cache: BlockCache,
-        heads: int,
-        padding: int,
-    ) -> None:
-        """table_NT: the blocks of each sequence, in order of position; row n holds count_N[n] of them.
-
-        `padding`: rows of zeros wanted after the N sequences.
-        """
+    def __init__(self, table_NT: Places, count_N: Places, cache: BlockCache, heads: int, padding: int) -> None:
+        """table_NT and count_N as in `Rows.tables`; `padding`: rows of zeros wanted after the N sequences."""
         found = kernels()
         assert found is not None and cache.dtype == torch.float32
         self._attend, self._block_tokens = found.attend, cache.block_tokens
@@ -84,9 +76,7 @@ class CompiledLayout:
         return self._out
 
 
-def in_order_of_memory(
-    table_NT: NDArray[np.int64], count_N: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def in_order_of_memory(table_NT: Places, count_N: Places) -> tuple[Places, Places, Places]:
     """Block, sequence, and place in the sequence of every block in use, each int64 [M]."""
     owner, place = np.nonzero(np.arange(count_N.max()) < count_N[:, None])
     blocks = table_NT[owner, place]
