@@ -56,7 +56,7 @@ CASES: dict[str, Case] = {
     "tiny": Case("tiny", np.full(64, 128), 64),
     "tiny-skewed": Case("tiny", skewed(512), 512),
     "small": Case("small", np.full(32, 256), 32),
-    "small-skewed": Case("small", skewed(128), 128),
+    "small-skewed": Case("small", skewed(512), 512),
 }
 
 

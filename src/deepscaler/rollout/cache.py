@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepscaler.attention import causal
 from deepscaler.rollout.blocks import BlockAllocator
+from deepscaler.rollout.large_pages import zeros_in_large_pages
 
 _GROWTH = 1.5
 
@@ -66,10 +67,13 @@ class BlockCache:
     @staticmethod
     def suitable_block_tokens(longest: int) -> int:
         """Small blocks waste little and share more of the prompts; large ones are read faster."""
-        return 32 if longest <= 512 else 64 if longest <= 2048 else 128
+        return 32 if longest <= 512 else 64
 
     def _empty(self, blocks: int, *shape: int) -> Tensor:
-        return torch.zeros(blocks, self.kv_heads, *shape, dtype=self.dtype, device=self._device)
+        full = (blocks, self.kv_heads, *shape)
+        if self._device.type == "cpu":
+            return zeros_in_large_pages(full, self.dtype)
+        return torch.zeros(full, dtype=self.dtype, device=self._device)
 
     @property
     def allocated_bytes(self) -> int:
