@@ -15,7 +15,9 @@ from deepscaler.rollout.block_attention import BlockAttention, BlockLayout, Bloc
 from deepscaler.rollout.blocks import BlockAllocator
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.pool import PoolCache, PoolStep, padded
+from deepscaler.rollout.pool import PoolStep
+from deepscaler.rollout.pool_attention import padded
+from deepscaler.rollout.pool_cache import PoolCache
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.rollout.rows import Sequence
 from deepscaler.rollout.torch_engine import TorchEngine
