@@ -33,9 +33,9 @@ from peers import continuous_batching_config
 from transformers import GenerationConfig
 
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.paged_attention import paged_attention_works
+from deepscaler.rollout.flash_attention import flash_works
 from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import PagedCache, PoolCache
+from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.rows import Rows, Sequence
 from deepscaler.rollout.sizing import cache_bytes
 from deepscaler.rollout.torch_engine import TorchEngine
@@ -86,13 +86,13 @@ def decoding(size: str, device: torch.device, report: Report) -> None:
     rate = copy_rate(device)
     report("copy_gb_per_s", rate / 1e9)
     decoder = Decoder(model)
-    paged = paged_attention_works(device, model.dtype, decoder.heads, decoder.kv_heads, decoder.head_dim)
-    report("paged_attention_works", paged)
+    flash = flash_works(device, model.dtype, decoder.heads, decoder.kv_heads, decoder.head_dim)
+    report("flash_works", flash)
     cases = [(context, batch) for context in work.contexts for batch in work.batches]
-    for kind in (PagedCache, PoolCache) if paged else (PoolCache,):
+    for kind in (FlashCache, PoolCache) if flash else (PoolCache,):
         results = []
         # The one that is not used is there for the choice: one batch of each context says enough.
-        for context, batch in cases if kind is PagedCache or not paged else cases[:: len(work.batches)]:
+        for context, batch in cases if kind is FlashCache or not flash else cases[:: len(work.batches)]:
             found = decode(model, kind, batch, context, work.decode_steps)
             if found["fits"]:
                 found["share_of_bound"] = found["bytes_per_step"] / rate * 1e3 / found["ms_per_step"]

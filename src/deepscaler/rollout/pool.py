@@ -13,15 +13,15 @@ from torch import Tensor
 
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
+from deepscaler.rollout.flash_attention import FlashInputs
 from deepscaler.rollout.graphs import Graphs
-from deepscaler.rollout.paged_attention import PagedInputs
 from deepscaler.rollout.pool_attention import PoolInputs, Sizes
-from deepscaler.rollout.pool_cache import PagedCache, PoolCache
+from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.rows import Rows, draw_rows
 from deepscaler.rollout.sampling import check_finite, draw
 from deepscaler.types import SamplingParams
 
-Inputs = PoolInputs | PagedInputs
+Inputs = PoolInputs | FlashInputs
 
 
 class PoolStep:
@@ -30,7 +30,7 @@ class PoolStep:
     def __init__(self, decoder: Decoder, cache: BlockCache) -> None:
         assert isinstance(cache, PoolCache)
         self._decoder, self._cache = decoder, cache
-        self._kind: type[Inputs] = PagedInputs if isinstance(cache, PagedCache) else PoolInputs
+        self._kind: type[Inputs] = FlashInputs if isinstance(cache, FlashCache) else PoolInputs
         self._inputs: dict[Sizes, Inputs] = {}
         self._graphs = Graphs() if cache.device.type == "cuda" else None
         self._last: Sizes | None = None

@@ -126,11 +126,16 @@ class PoolAttention:
         # log-sum-exp from what is at hand: the largest probability is exp(largest score - log-sum-exp), never 0.
         lse_MH = (scores.amax(-1) - probs.amax(-1).log()).flatten(1)
         out_MHD = (probs.to(value.dtype) @ values[:count]).flatten(1, 2)
-        # One row more, which stands for no block.
-        lse_NTH = F.pad(lse_MH, (0, 0, 0, 1), value=-torch.inf)[inputs.parts_NT]
-        share = lse_NTH.softmax(dim=1).nan_to_num()  # a padded row has no block at all
-        parts = F.pad(out_MHD, (0, 0, 0, 0, 0, 1))[inputs.parts_NT]
-        return (share.unsqueeze(-1) * parts.float()).sum(1).to(value.dtype).flatten(1)
+        return combined(out_MHD, lse_MH, inputs.parts_NT).flatten(1)
+
+
+def combined(out_MHD: Tensor, lse_MH: Tensor, parts_NT: Tensor) -> Tensor:
+    """[N,H,D] of each row from the outputs of its blocks and their log-sum-exp; in `parts_NT` M stands for no block."""
+    # One row more, which stands for no block.
+    lse_NTH = F.pad(lse_MH, (0, 0, 0, 1), value=-torch.inf)[parts_NT]
+    share = lse_NTH.softmax(dim=1).nan_to_num()  # a padded row has no block at all
+    parts = F.pad(out_MHD, (0, 0, 0, 0, 0, 1))[parts_NT]
+    return (share.unsqueeze(-1) * parts.float()).sum(1).to(out_MHD.dtype)
 
 
 def _wide_scores(query: Tensor, keys: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ SLACK = 64  # blocks: below this, gaps between blocks are not worth closing
 class PoolCache(BlockCache):
     """Keys like values: [blocks,K,B,D]; block 0 is no sequence's, padded rows write there.
 
-    Every block has one owner (a prompt is copied for each sample), because a step reads the pool block by block.
+    Every block has one owner (a prompt is copied for each sample), because a step reads the first blocks of the pool as
+    they lie (`pool_attention`).
     Blocks taken again keep what they held: finite numbers, which the weight 0 of a hidden place makes 0.
     """
 
@@ -57,8 +58,8 @@ class PoolCache(BlockCache):
         return 64 if longest <= 2048 else 256
 
 
-class PagedCache(PoolCache):
-    """Keys and values [blocks,B,K,D], as torch's paged attention reads them; prompts are shared."""
+class FlashCache(PoolCache):
+    """Keys and values [blocks,B,K,D], as torch's flash attention reads them (`flash_attention`); prompts are shared."""
 
     shares_blocks = True
     _key_order = _value_order = (0, 2, 3, 1, 4)
@@ -68,4 +69,4 @@ class PagedCache(PoolCache):
 
     @staticmethod
     def suitable_block_tokens(longest: int) -> int:
-        return 256  # the kernel takes multiples of it
+        return 128 if longest <= 2048 else 256

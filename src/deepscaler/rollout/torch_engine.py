@@ -19,9 +19,9 @@ from deepscaler.rollout import batch
 from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.paged_attention import paged_attention_works
+from deepscaler.rollout.flash_attention import flash_works
 from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import PagedCache, PoolCache
+from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.sizing import cache_bytes
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
@@ -57,8 +57,8 @@ class TorchEngine:
         on_gpu = self._device.type == "cuda"
         self._decoder = Decoder(model, float32_head=float32_head)
         shape = (self._decoder.heads, self._decoder.kv_heads, self._decoder.head_dim)
-        paged = paged_attention_works(self._device, parameter.dtype, *shape)
-        cache = (PagedCache if paged else PoolCache) if on_gpu else BlockCache
+        flash = flash_works(self._device, parameter.dtype, *shape)
+        cache = (FlashCache if flash else PoolCache) if on_gpu else BlockCache
         step = PoolStep if on_gpu else BlockStep
         self._cache = cache(self._model.config, parameter.dtype, self._device, self._free_bytes())
         self._step: Any = step(self._decoder, self._cache)

@@ -121,6 +121,7 @@ def token_logprobs(
     backward are still in it.
     """
     chunk = chunk_tokens or rows_per_chunk(len(weight), hidden.device)
-    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, float32_logits)
+    wide = float32_logits and hidden.dtype != torch.float32
+    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, wide)
     assert isinstance(result, tuple)
     return result

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.rollout import flash_attention
 from deepscaler.rollout.batch import Sequence
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.paged_attention import paged_attention_works
 from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import PagedCache, PoolCache
+from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.products import TorchProducts
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
@@ -55,60 +53,43 @@ def assert_equal(found: dict[tuple, Rollout], expected: dict[tuple, Rollout]) ->
         np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=2e-5)
 
 
-def paged_reference(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    begins: Tensor,
-    no_begins: None,
-    longest_query: int,
-    longest: int,
-    *,
-    scale: float,
-    enable_gqa: bool,
-    seqused_k: Tensor,
-    block_table: Tensor,
-) -> Tensor:
-    """What torch's documentation says of `varlen_attn` with a block table, one row after the other."""
-    assert begins.dtype == seqused_k.dtype == block_table.dtype == torch.int32 and longest_query == 1
-    assert no_begins is None and keys.shape[1] % 256 == 0 and seqused_k.max() <= longest
-    groups = query.shape[1] // keys.shape[2]
-    assert enable_gqa == (groups > 1)
-    rows = []
-    for n, used in enumerate(seqused_k.tolist()):
-        pages = block_table[n].long()
-        key, value = (x[pages].flatten(0, 1)[:used].repeat_interleave(groups, dim=1) for x in (keys, values))
-        probs = torch.softmax(scale * torch.einsum("hd,thd->ht", query[n].float(), key.float()), -1)
-        rows.append(torch.einsum("ht,thd->hd", probs, value.float()).to(query.dtype))
-    return torch.stack(rows)
-
-
 @pytest.fixture
-def paged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(varlen, "varlen_attn", paged_reference)
-    yield
+def flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash attention as torch describes it, in plain arithmetic."""
+
+    def reference(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        query, keys, _, first, used = arguments
+        assert first.dtype == used.dtype == torch.int32 and query.dtype == keys.dtype
+        assert used.min() >= 1 and used.max() <= keys.shape[1] and first.max() < keys.shape[0] * keys.shape[1]
+        out, lse = flash_attention.plain_blocks(*arguments)
+        return out.to(query.dtype), lse
+
+    monkeypatch.setattr(flash_attention, "flash_blocks", reference)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_paged_attention_gives_the_same_completions(tiny_model: Callable[..., Any], paged: None, family: str) -> None:
+@pytest.mark.parametrize("blocks", [100, 9])
+def test_flash_attention_over_blocks_gives_the_same_completions(
+    tiny_model: Callable[..., Any], flash: None, family: str, blocks: int
+) -> None:
+    """Prompts of more than a block, which is shared; in 9 blocks of 128 not all find room at once."""
     model = tiny_model(family)
     model.config.max_position_embeddings = 512
-    wanted = [replace(r, prompt_ids=np.tile(r.prompt_ids, 11)) for r in requests(2)]  # 220 tokens: two blocks
+    wanted = [replace(r, prompt_ids=np.tile(r.prompt_ids, 8)) for r in requests(2)]  # 160 and 216 tokens
     params = replace(PARAMS, max_completion_tokens=70)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted, params)
-    engine = as_on_gpu(TorchEngine(model, stop_ids=NEVER, max_active=5), PagedCache)
+    engine = as_on_gpu(TorchEngine(model, stop_ids=NEVER), FlashCache, 2 * BLOCK_BYTES * blocks)
     assert_equal(run(engine, wanted, params), expected)
     assert engine._cache.allocator.num_used == engine._cache.num_idle
+    assert engine._cache.allocator.highest <= 1 + 2 * 2 + 8 * 2, "full blocks of a prompt are there once"
 
 
-def test_the_parameters_of_the_paged_kernel_are_those_of_this_torch_or_it_is_not_used() -> None:
-    """Where torch has them, they are called by the names it has."""
-    parameters = inspect.signature(varlen.varlen_attn).parameters
-    ours = {"scale", "enable_gqa", "seqused_k", "block_table"}
-    if "block_table" in parameters:
-        assert ours <= parameters.keys()
-        assert list(parameters)[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
-    assert not paged_attention_works(CPU, torch.bfloat16, 12, 2, 128)
+def test_the_flash_operator_of_this_torch_has_the_parameters_it_is_called_with() -> None:
+    schema = str(torch.ops.aten._flash_attention_forward.default._schema)
+    names = ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal"]
+    parameters = [part.split()[-1].split("=")[0] for part in schema.split("(", 1)[1].split(")")[0].split(", ")]
+    assert parameters[:10] == [*names, "return_debug_mask"] and {"scale", "seqused_k"} <= set(parameters)
+    assert not flash_attention.flash_works(CPU, torch.bfloat16, 12, 2, 128)
 
 
 def test_rows_that_leave_do_not_leave_gaps_to_read(
@@ -242,5 +223,5 @@ def test_in_bfloat16_engine_and_learner_differ_by_rounding(tiny_model: Callable[
     assert 0 < found.mean() < 0.011 and np.quantile(found, 0.99) < 0.05
 
 
-def test_paged_attention_in_bfloat16_is_as_close(tiny_model: Callable[..., Any], paged: None) -> None:
-    assert np.abs(difference(tiny_model, float32_head=True, kind=PagedCache)).mean() < 0.011
+def test_flash_attention_in_bfloat16_is_as_close(tiny_model: Callable[..., Any], flash: None) -> None:
+    assert np.abs(difference(tiny_model, float32_head=True, kind=FlashCache)).mean() < 0.011
