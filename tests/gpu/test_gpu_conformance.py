@@ -18,16 +18,8 @@ import pytest
 import torch
 from torch.nn.attention import varlen
 
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    KlSection,
-    ModelSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from bare_recipe import bare_recipe
+from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
 from deepscaler.head import wide_logits
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.team import start_team
@@ -66,16 +58,11 @@ def as_samples(rollouts: list[Rollout]) -> list[TrainSample]:
 
 
 def recipe(**model: Any) -> Recipe:
-    return Recipe(
-        name="t",
-        num_steps=1,
-        model=ModelSection(path="unused", **model),
-        data=DataSection(source="unused.json"),
-        rollout=RolloutSection(prompts_per_step=4, group_size=4, temperature=PARAMS.temperature),
-        stages=(StageSection(name="s", max_completion_tokens=24),),
-        algorithm=AlgorithmSection(kl=KlSection(coefficient=0.01)),
-        training=TrainingSection(tokens_per_micro_batch=128),
-    )
+    sections = {
+        "algorithm": AlgorithmSection(kl=KlSection(coefficient=0.01)),
+        "training": TrainingSection(tokens_per_micro_batch=128),
+    }
+    return bare_recipe(temperature=PARAMS.temperature, sections=sections, **model)
 
 
 def test_engine_logprobs_equal_a_full_forward(tiny_model: Callable[..., Any]) -> None:

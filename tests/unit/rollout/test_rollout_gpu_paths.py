@@ -21,17 +21,12 @@ from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.products import TorchProducts
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
+from deepscaler.types import Request, Rollout, TrainSample
+from rollout_runs import PARAMS, assert_equal, requests, run
 
 NEVER: frozenset[int] = frozenset()
 CPU = torch.device("cpu")
-PARAMS = SamplingParams(max_completion_tokens=90, temperature=0.9, seed=5)
 BLOCK_BYTES = 64 * 2 * 2 * 2 * 8 * 4  # of the tiny model in float32
-
-
-def requests(count: int, samples: int = 4) -> list[Request]:
-    rng = np.random.default_rng(1)
-    return [Request(f"p{i}", rng.integers(2, 40, 20 + 7 * (i % 3)).astype(np.int32), samples) for i in range(count)]
 
 
 def as_on_gpu(engine: TorchEngine, kind: type[PoolCache] = PoolCache, max_bytes: int = 2**24) -> TorchEngine:
@@ -40,17 +35,6 @@ def as_on_gpu(engine: TorchEngine, kind: type[PoolCache] = PoolCache, max_bytes:
     engine._max_cache_bytes = max_bytes
     engine._step = PoolStep(engine._decoder, engine._cache)
     return engine
-
-
-def run(engine: TorchEngine, wanted: list[Request], params: SamplingParams = PARAMS) -> dict[tuple, Rollout]:
-    return {(r.problem_id, r.sample_index): r for r in engine.generate(wanted, params)}
-
-
-def assert_equal(found: dict[tuple, Rollout], expected: dict[tuple, Rollout]) -> None:
-    assert found.keys() == expected.keys()
-    for key, rollout in found.items():
-        np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
-        np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=2e-5)
 
 
 @pytest.fixture

@@ -11,34 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
+from bare_recipe import bare_recipe
 from deepscaler import attention
 from deepscaler.attention import PackedAttention, forward_hidden
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    ModelSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.types import TrainSample
 
 CPU = torch.device("cpu")
-
-
-def recipe(**model: Any) -> Recipe:
-    return Recipe(
-        name="t",
-        num_steps=1,
-        model=ModelSection(path="unused", **model),
-        data=DataSection(source="unused.json"),
-        rollout=RolloutSection(prompts_per_step=2, group_size=2),
-        stages=(StageSection(name="s", max_completion_tokens=8),),
-    )
 
 
 def varlen_reference(
@@ -143,7 +125,7 @@ def test_the_learner_uses_the_head_its_recipe_asks_for(
     samples = make_samples_of([9, 6])
 
     def logprobs(**model: Any) -> np.ndarray:
-        return np.concatenate(LocalLearner(tiny_model(), recipe(**model)).computer.logprobs(samples))
+        return np.concatenate(LocalLearner(tiny_model(), bare_recipe(**model)).computer.logprobs(samples))
 
     narrow, wide = logprobs(dtype="bfloat16"), logprobs(dtype="bfloat16", float32_head=True)
     full = logprobs(dtype="float32")
@@ -155,7 +137,7 @@ def test_the_learner_uses_the_head_its_recipe_asks_for(
 def test_gradients_take_no_memory_after_an_update(
     tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
 ) -> None:
-    learner = LocalLearner(tiny_model(), recipe())
+    learner = LocalLearner(tiny_model(), bare_recipe())
     before = [p.detach().clone() for p in learner.model.parameters()]
     learner.update([make_samples_of([5, 8])])
     assert all(p.grad is None for p in learner.model.parameters())
@@ -168,7 +150,7 @@ def test_checkpointing_in_mixed_precision_changes_no_gradient(
     samples, gradients = make_samples_of([9, 4]), []
     for checkpointing in (False, True):
         model = tiny_model()
-        learner = LocalLearner(model, recipe(dtype="bfloat16", activation_checkpointing=checkpointing))
+        learner = LocalLearner(model, bare_recipe(dtype="bfloat16", activation_checkpointing=checkpointing))
         learner.computer.accumulate(samples, None, None)
         gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
     torch.testing.assert_close(*gradients, atol=0, rtol=0)
