@@ -28,6 +28,9 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32", doc="compute dtype; master weights and optimizer stay float32"
     )
+    float32_head: bool = setting(
+        False, doc="bfloat16 only: logits stay in float32, in learner and engine (ScaleRL, arXiv:2510.13786)"
+    )
     activation_checkpointing: bool = setting(False, doc="recompute activations in the backward to save memory")
     trust_remote_code: str | None = setting(None, doc="name of the one repository whose code may run; off when absent")
 

@@ -14,30 +14,16 @@ from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.blocks import BlockAllocator
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.large_pages import zeros_in_large_pages
-from deepscaler.rollout.pool import PoolCache, PoolStep, padded
+from deepscaler.rollout.pool import PoolStep
+from deepscaler.rollout.pool_attention import padded
+from deepscaler.rollout.pool_cache import PoolCache
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.rollout.rows import Sequence
 from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.types import Request, Rollout, RunError, SamplingParams
+from deepscaler.types import Request, RunError
+from rollout_runs import PARAMS, assert_equal, requests, run
 
 NEVER: frozenset[int] = frozenset()
-PARAMS = SamplingParams(max_completion_tokens=90, temperature=0.9, seed=5)
-
-
-def requests(count: int, samples: int = 4) -> list[Request]:
-    rng = np.random.default_rng(1)
-    return [Request(f"p{i}", rng.integers(2, 40, 20 + 7 * (i % 3)).astype(np.int32), samples) for i in range(count)]
-
-
-def run(engine: TorchEngine, wanted: list[Request], params: SamplingParams = PARAMS) -> dict[tuple, Rollout]:
-    return {(r.problem_id, r.sample_index): r for r in engine.generate(wanted, params)}
-
-
-def assert_equal(found: dict[tuple, Rollout], expected: dict[tuple, Rollout]) -> None:
-    assert found.keys() == expected.keys()
-    for key, rollout in found.items():
-        np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
-        np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=2e-5)
 
 
 def test_logprobs_over_several_blocks_equal_a_full_forward(tiny_model: Callable[..., Any]) -> None:

@@ -12,16 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bare_recipe import bare_recipe
 from deepscaler.attention import NAME, PackedAttention
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    ModelSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.orchestration import local
 from deepscaler.rollout import torch_engine
 from deepscaler.training import learner as learner_module
@@ -33,31 +26,12 @@ from deepscaler.training.packing import CPU_MICRO_BATCH_TOKENS, micro_batch_budg
 from deepscaler.types import TrainSample
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
-    name="t",
-    num_steps=1,
-    model=ModelSection(path="unused"),
-    data=DataSection(source="unused.json"),
-    rollout=RolloutSection(prompts_per_step=2, group_size=2),
-    stages=(StageSection(name="s", max_completion_tokens=8),),
-)
+RECIPE = bare_recipe()
 PRODUCTS = {"_linear_pointwise", "mm", "addmm", "addmm_", "bmm", "baddbmm"}
 
 VIEWS = {
-    *(
-        "view",
-        "_unsafe_view",
-        "t",
-        "transpose",
-        "permute",
-        "detach",
-        "unsqueeze",
-        "squeeze",
-        "select",
-        "slice",
-        "split",
-    ),
-    *("split_with_sizes", "expand", "alias", "new_empty", "new_empty_strided", "empty_like"),
+    *("view", "_unsafe_view", "t", "transpose", "permute", "detach", "unsqueeze", "squeeze", "select"),
+    *("slice", "split", "split_with_sizes", "expand", "alias", "new_empty", "new_empty_strided", "empty_like"),
 }
 
 
