@@ -61,11 +61,12 @@ def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
             "evaluation.benchmarks and evaluation.benchmarks_dir need each other: which benchmarks, and where their "
             "files are; set both or neither"
         )
-    if section.benchmarks and recipe.data.source == "synthetic":
-        yield (
-            "evaluation.benchmarks with data.source = 'synthetic': synthetic problems have validation sets of their "
-            "own; remove evaluation.benchmarks, or train on real problems"
-        )
+    for name in ("benchmarks", "validation_files"):
+        if getattr(section, name) and recipe.data.source == "synthetic":
+            yield (
+                f"evaluation.{name} with data.source = 'synthetic': synthetic problems have validation sets of their "
+                f"own; remove evaluation.{name}, or train on real problems"
+            )
 
 
 def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:

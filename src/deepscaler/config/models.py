@@ -252,6 +252,9 @@ class EvaluationSection(Section):
         (), doc="benchmarks evaluated inside training, a subset of each; no checkpoint is chosen by them"
     )
     benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files")
+    validation_files: tuple[str, ...] = setting(
+        (), doc="files of held-out problems evaluated inside training, such as the validation.parquet of data prepare"
+    )
 
 
 class CheckpointSection(Section):
