@@ -128,17 +128,28 @@ def test_interrupted_it_makes_only_what_is_missing(
 
 def test_samples_of_other_weights_are_never_taken_over(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    run_to(recipe.model_copy(update={"num_steps": 2}), path)
+    shorter = recipe.model_copy(update={"num_steps": 2})
+    run_to(shorter, path)
+
+    def forget_the_steps(number: int) -> None:
+        for checkpoint in (path / "checkpoints").glob("step-00000[12]"):
+            checkpoint.rename(tmp_path / f"{checkpoint.name}.{number}")
+
+    results = path / "evaluations" / "step-000002" / "results.json"
+    made = results.stat().st_mtime_ns
+    forget_the_steps(1)
+    run_to(shorter, path)
+    assert results.stat().st_mtime_ns == made  # the same weights again: everything is there
     settings = path / "evaluations" / "step-000002" / "settings.json"
     stored = json.loads(settings.read_text())
     stored["settings"]["model"]["weights_sha256"] = "0" * 64
     settings.write_text(json.dumps(stored))
-    for checkpoint in (path / "checkpoints").glob("step-00000[12]"):
-        checkpoint.rename(tmp_path / checkpoint.name)
-    said = run_to(recipe.model_copy(update={"num_steps": 2}), path)
+    forget_the_steps(2)
+    said = run_to(shorter, path)
     assert "was made with other settings (model.weights_sha256" in said and "kept as step-000002.1" in said
     assert (path / "evaluations" / "step-000002.1" / "results.json").is_file()
-    assert read_results(path / "evaluations" / "step-000002")["run"]["resumed_samples"] == 0
+    assert not results.with_name("journal").exists()
+    assert read_results(results.parent)["run"]["resumed_samples"] == 0
 
 
 def test_a_set_that_training_holds_whole_stops_the_run_before_it_begins(recipe: Recipe, tmp_path: Path) -> None:

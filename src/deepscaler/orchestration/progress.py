@@ -35,6 +35,7 @@ class Progress:
         self._step_times: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # start of the first, then ends
         self._stage, self._step, self._num_steps = "", 0, 0
         self._sampled = 0
+        self._whole: State | None = None  # shown for the last time
 
     def message(self, text: str) -> None:
         """A line that stays."""
@@ -80,8 +81,9 @@ class Progress:
     def session(self, state: State) -> None:
         """Where an evaluation with a store stands: samples, rate, tokens, running Pass@1 with interval, time left."""
         last = state.num_graded == state.num_completions
-        if not last and not self.due():
+        if state is self._whole or not (last or self.due()):
             return
+        self._whole = state if last else None
         e = state.running
         running = f"  {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e is not None else ""
         left = "-" if state.seconds_left is None else duration(state.seconds_left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -17,8 +18,8 @@ from deepscaler.evaluation.datasets import Datasets
 from deepscaler.evaluation.finish import write_json
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.held_out import LeftOut
-from deepscaler.evaluation.results import Results
-from deepscaler.evaluation.store import SETTINGS_FILE, differing
+from deepscaler.evaluation.samples import RESULTS_FILE, read_results
+from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE, differing
 from deepscaler.observability.run_directory import read_json
 from deepscaler.orchestration.evaluate import Job, run_job
 from deepscaler.orchestration.progress import Progress
@@ -42,22 +43,29 @@ class Validation:
     directory: Path
     progress: Progress
 
-    def evaluate(self, step: int, stage: str, weights_sha256: str) -> Results:
-        """The results after `step`; samples of the same weights that an earlier process stored are not made again."""
+    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
+        """What results.json holds after `step`. What an earlier process made with the same weights is not made again.
+
+        Of a whole evaluation samples.parquet stays and the journal goes: a run has many evaluations.
+        """
         path = self.directory / f"step-{step:06d}"
         job = Job(self.recipe, self.datasets, path, self.progress)
         settings = job.settings({"weights_sha256": weights_sha256}, self.engine, asdict(self.template))
         self._move_aside_what_differs(path, settings)
-        tests = test_sets(self.datasets)
-        inside = {"step": step, "stage": stage, "test_sets": tests, "chooses_checkpoint": False}
-        return run_job(
-            job,
-            settings,
-            lambda: nullcontext(self.source),
-            self.grader,
-            model={"name": f"{self.recipe.name}, step {step}"},
-            facts={"inside_training": inside},
-        )
+        if not (path / RESULTS_FILE).is_file():
+            tests = test_sets(self.datasets)
+            run_job(
+                job,
+                settings,
+                lambda: nullcontext(self.source),
+                self.grader,
+                model={"name": f"{self.recipe.name}, step {step}"},
+                facts={
+                    "inside_training": {"step": step, "stage": stage, "test_sets": tests, "chooses_checkpoint": False}
+                },
+            )
+        shutil.rmtree(path / JOURNAL, ignore_errors=True)
+        return read_results(path)
 
     def _move_aside_what_differs(self, path: Path, settings: Mapping[str, Any]) -> None:
         """A step done again may have other weights, in the last bits, or other settings that may change on resume."""
@@ -104,9 +112,9 @@ def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftO
     write_json(directory / HELD_OUT_FILE, document)
 
 
-def evaluation_line(results: Results, stage: str) -> dict[str, Any]:
+def evaluation_line(results: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """What metrics.jsonl says of an evaluation (docs/run-directory.md)."""
-    benchmarks, average = results.content["benchmarks"], results.content["average"]
+    benchmarks, average = results["benchmarks"], results["average"]
     counts = [b["num_completions"] for b in benchmarks.values()]
     lengths = [b["length_mean"] * count for b, count in zip(benchmarks.values(), counts, strict=True)]
     return {
@@ -119,5 +127,5 @@ def evaluation_line(results: Results, stage: str) -> dict[str, Any]:
         "sets": {name: {key: b[key] for key in ("pass@1", "low", "high")} for name, b in benchmarks.items()},
         "truncated_frac": sum(b["truncated_frac"] for b in benchmarks.values()) / len(benchmarks),
         "length_mean": sum(lengths) / sum(counts),
-        "test_sets": results.content["inside_training"]["test_sets"],
+        "test_sets": results["inside_training"]["test_sets"],
     }
