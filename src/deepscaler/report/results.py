@@ -70,7 +70,7 @@ def _from_validation(run: RunRecord) -> Results | None:
     note = f"Validation sets inside training, after step {first['step']}"
     if not same:
         pair = " ".join(f"evaluations/step-{row['step']:06d}" for row in (first, last))
-        note += f" and after step {last['step']}; `deepscaler compare {pair}` pairs them by problem"
+        note += f" and after step {last['step']}; deepscaler compare {pair} pairs them by problem"
     return Results(rows, ". ".join([note, *test_set_notes(last)]) + ".", False)
 
 
