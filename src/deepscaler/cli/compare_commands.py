@@ -48,7 +48,7 @@ def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | Non
 def eval_import(
     file: Path,
     *,
-    benchmarks: Path,
+    benchmarks: Path | None,
     out: Path,
     benchmark: str | None,
     columns: Sequence[str],

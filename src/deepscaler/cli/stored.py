@@ -66,7 +66,7 @@ def eval_import(
             help="completion, problem (id, row or text); benchmark, sample_index, num_tokens, finish_reason, seed.",
         ),
     ],
-    benchmarks: Annotated[Path, typer.Option(help="Directory of the benchmark files.")] = Path("data/benchmarks"),
+    benchmarks: Annotated[Path | None, typer.Option(help="Directory of the files; else from the hub.")] = None,
     benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="Of every row, else --map benchmark=.")] = None,
     thinking_prefilled: Annotated[
         bool, typer.Option("--thinking-prefilled", help="The prompt already opened <think>.")

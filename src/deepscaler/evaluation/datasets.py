@@ -28,9 +28,12 @@ class Datasets:
     warnings: tuple[str, ...] = ()
 
 
-def load_suite(suite: SuiteSection, directory: Path) -> Datasets:
-    """The suite's benchmarks from the files in `directory`. Raises DataError for a file that is missing or changed."""
-    if not directory.is_dir():
+def load_suite(suite: SuiteSection, directory: Path | None) -> Datasets:
+    """The suite's benchmarks from the files in `directory`, without one from the hub.
+
+    Raises DataError for a file that is missing or changed, and where the hub cannot be reached.
+    """
+    if directory is not None and not directory.is_dir():
         raise ValueError(f"--benchmarks {directory} is no directory; name the one that holds the benchmark files")
     sets: dict[str, Sequence[Problem]] = {}
     origins: dict[str, Mapping[str, Any]] = {}
@@ -38,7 +41,7 @@ def load_suite(suite: SuiteSection, directory: Path) -> Datasets:
     for name in suite.benchmarks:
         loaded = load_benchmark(name, directory, corrected=suite.corrected)
         sets[name] = loaded.problems[: suite.limit]
-        origins[name] = {"file_sha256": loaded.sha256}
+        origins[name] = loaded.origin
         warnings += [f"{name}: {text}" for text in loaded.warnings]
     return describe(sets, origins, tuple(warnings))
 

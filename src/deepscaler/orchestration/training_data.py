@@ -56,8 +56,8 @@ def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datase
     origins: dict[str, Mapping[str, Any]] = {}
     warnings: list[str] = []
     for name in section.benchmarks:
-        loaded = load_benchmark(name, Path(section.benchmarks_dir or ""))
-        sets[name], origins[name] = loaded.problems, {"file_sha256": loaded.sha256}
+        loaded = load_benchmark(name, Path(section.benchmarks_dir) if section.benchmarks_dir else None)
+        sets[name], origins[name] = loaded.problems, loaded.origin
         warnings += [f"{name}: {text}" for text in loaded.warnings]
     for file in section.validation_files:
         name = Path(file).stem
