@@ -46,7 +46,7 @@ def eval_export(
     kind: Annotated[Literal["lm-eval", "lighteval", "hf"], typer.Option("--as", help="Whose format.")],
     out: Annotated[Path, typer.Option(help="Directory to write below.")],
     benchmarks: Annotated[
-        Path | None, typer.Option(help="Directory of the benchmark files: adds the problems' texts.")
+        Path | None, typer.Option(help="Benchmark files with the problems' texts, where the evaluation kept none.")
     ] = None,
 ) -> None:
     """Results and completions in the formats of lm-evaluation-harness, lighteval, or the Hugging Face hub."""
