@@ -61,7 +61,11 @@ class Change:
     def beginning(self) -> str:
         """The question on one line, for the table; equal to `prompt`'s words where these are few."""
         words = " ".join(self.prompt.split())
-        return words if len(words) <= LINE_CHARACTERS else words[:LINE_CHARACTERS].rpartition(" ")[0] + " …"
+        return (
+            words
+            if len(words) <= LINE_CHARACTERS
+            else (words[:LINE_CHARACTERS].rpartition(" ")[0] or words[:LINE_CHARACTERS]) + " …"
+        )
 
     @property
     def is_long(self) -> bool:
