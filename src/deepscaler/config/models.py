@@ -254,7 +254,10 @@ class EvaluationSection(Section):
     benchmarks: tuple[str, ...] = setting(
         (), doc="benchmarks evaluated inside training, a subset of each; no checkpoint is chosen by them"
     )
-    benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files")
+    benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files; absent = from the hub")
+    validation_files: tuple[str, ...] = setting(
+        (), doc="files of held-out problems evaluated inside training, such as the validation.parquet of data prepare"
+    )
 
 
 class CheckpointSection(Section):
