@@ -1,8 +1,9 @@
-"""Two processes of one thread against one process of two threads, and of one: supervised tokens per second.
+"""Both cores: two processes of one thread against one process of two threads, and of one; tokens per second.
 
-    python benchmarks/processes.py [--rounds 3] [--write]
+    python benchmarks/processes.py [--work "sampling, tiny" ...] [--rounds 3] [--write]
 
-The same model and batches; settings alternate in every round, the ratio is that of medians. Prints JSON;
+Sampling and updates of the models of the other benchmarks, and the quickstart's supervised base. Settings alternate in
+every round, each in a process of its own, the ratio is that of medians. Wall time, so other programs show. Prints JSON;
 --write puts the table into docs/benchmarks.md.
 """
 
@@ -13,18 +14,67 @@ import json
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from records import machine, write_table
 
-SETTINGS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
-STEPS = 40
+SETTINGS = {"one process, one thread": (1, 1), "two threads": (1, 2), "two processes": (2, 1)}
+SUPERVISED_STEPS = 40
 
 
-def measure(processes: int, threads: int) -> float:
-    """Tokens per second of STEPS updates, in this process."""
-    import torch
+def rate(run: Callable[[], int], repeats: int) -> float:
+    """Tokens per second; the first run, not counted, warms up."""
+    run()
+    start = time.monotonic()
+    tokens = sum(run() for _ in range(repeats))
+    return tokens / (time.monotonic() - start)
 
-    from deepscaler import cpu
+
+def sampling(processes: int, size: str, num_prompts: int, length: int) -> float:
+    """Groups of 8, equal lengths."""
+    from learning import recipe
+    from model_sizes import build
+
+    from deepscaler.attention import NAME
+    from deepscaler.orchestration.team import start_team
+    from deepscaler.training.learner import LocalLearner
+    from deepscaler.types import Request, SamplingParams
+
+    model = build(size, NAME)
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(2, 1000, 32).astype(np.int32) for _ in range(num_prompts)]
+    requests = [Request(str(i), prompt, 8) for i, prompt in enumerate(prompts)]
+    params = SamplingParams(max_completion_tokens=length)
+    computer = LocalLearner(model, recipe()).computer
+    with start_team(computer, model, frozenset(), count=processes, max_active=512) as team:
+        return rate(lambda: sum(len(r.completion_ids) for r in team.generate(requests, params)), 2)
+
+
+def update(processes: int, size: str, tokens: int) -> float:
+    """Forward, backward, clipping and AdamW."""
+    from learning import make_samples, recipe
+    from model_sizes import build
+
+    from deepscaler.attention import NAME
+    from deepscaler.orchestration.team import start_team
+    from deepscaler.training.learner import LocalLearner
+
+    model = build(size, NAME)
+    learner, samples = LocalLearner(model, recipe()), make_samples(size, tokens)
+    with start_team(learner.computer, model, frozenset(), count=processes, max_active=8) as team:
+        learner.team = team
+
+        def run() -> int:
+            learner.update([samples])
+            return sum(s.num_tokens for s in samples)
+
+        return rate(run, 2)
+
+
+def supervised(processes: int) -> float:
     from deepscaler.config import load_recipe
     from deepscaler.data.traces import WORDS
     from deepscaler.orchestration.base_model import supervised_samples
@@ -33,45 +83,70 @@ def measure(processes: int, threads: int) -> float:
     from deepscaler.training.sft import new_model, sft_computer, train
     from deepscaler.training.tokenizer import build_tokenizer
 
-    cpu.prepare(threads)
-    recipe = load_recipe("recipes/quickstart.toml", [f"training.processes={processes}", f"sft.steps={STEPS}"])
+    recipe = load_recipe(
+        "recipes/quickstart.toml", [f"training.processes={processes}", f"sft.steps={SUPERVISED_STEPS}"]
+    )
     assert recipe.sft is not None
     tokenizer = build_tokenizer(WORDS)
     model = new_model(recipe.sft, tokenizer, seed=1)
     samples = supervised_samples(recipe, recipe.sft, tokenizer)
     with make_team(recipe, sft_computer(model, recipe.training), model, stop_token_ids(model, tokenizer)) as team:
-        warm = recipe.sft.model_copy(update={"steps": 5})
-        train(model, team, samples, warm)
-        record = train(model, team, samples, recipe.sft)
-    assert torch.get_num_threads() == threads
-    return record["tokens_per_s"]
+        train(model, team, samples, recipe.sft.model_copy(update={"steps": 5}))
+        return train(model, team, samples, recipe.sft)["tokens_per_s"]
+
+
+WORK: dict[str, Callable[[int], float]] = {
+    "sampling, tiny": lambda processes: sampling(processes, "tiny", 32, 128),
+    "sampling, small": lambda processes: sampling(processes, "small", 8, 64),
+    "update, tiny": lambda processes: update(processes, "tiny", 16384),
+    "update, small": lambda processes: update(processes, "small", 8192),
+    "supervised base of the quickstart": supervised,
+}
+
+
+def measured(work: str, processes: int, threads: int) -> float:
+    """Tokens per second, in a process of its own."""
+    command = [sys.executable, __file__, "--measure", work, str(processes), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def compared(work: str, rounds: int) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    for _ in range(rounds):
+        for name, (processes, threads) in SETTINGS.items():
+            rates[name].append(measured(work, processes, threads))
+    return rates
+
+
+def write(results: dict[str, dict[str, list[float]]], rounds: int, info: dict[str, Any]) -> None:
+    rows = []
+    for work, rates in results.items():
+        single, *others = (statistics.median(values) for values in rates.values())
+        rows.append((work, f"{single:,.0f}", *(f"{value:,.0f} (**{value / single:.2f}**)" for value in others)))
+    note = f"Tokens per second of wall time and their ratio to one thread; medians of {rounds} alternating rounds."
+    write_table("processes.py", ("work", *SETTINGS), rows, note, info)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", nargs="+", choices=list(WORK), default=list(WORK))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--measure", nargs=2, type=int, help="internal: processes and threads")
+    parser.add_argument("--measure", nargs=3, metavar=("WORK", "PROCESSES", "THREADS"), help="internal")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(measure(*arguments.measure))
+        from deepscaler import cpu
+
+        work, processes, threads = arguments.measure
+        cpu.prepare(int(threads))
+        print(WORK[work](int(processes)))
         return
-    rates: dict[str, list[float]] = {name: [] for name in SETTINGS}
-    for _ in range(arguments.rounds):
-        for name, (processes, threads) in SETTINGS.items():
-            command = [sys.executable, __file__, "--measure", str(processes), str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-            rates[name].append(float(done.stdout.splitlines()[-1]))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    single = medians["1 process, 1 thread"]
-    ratio = {name: round(value / single, 2) for name, value in medians.items()}
+    results = {work: compared(work, arguments.rounds) for work in arguments.work}
     info = machine()
-    print(json.dumps({"tokens_per_s": rates, "ratio_to_one_thread": ratio, "machine": info}, indent=1))
+    print(json.dumps({"tokens_per_s": results, "machine": info}, indent=1))
     if arguments.write:
-        columns = ("setting", "supervised tokens/s, wall", "ratio to one thread")
-        rows = [(name, f"{medians[name]:,.0f}", f"{ratio[name]:.2f}") for name in SETTINGS]
-        note = "The quickstart's base model, medians of alternating runs; wall time, so other programs show."
-        write_table("processes.py", columns, rows, note, info)
+        write(results, arguments.rounds, info)
 
 
 if __name__ == "__main__":
