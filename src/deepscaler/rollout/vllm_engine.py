@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from deepscaler.randomness import key_of
@@ -56,9 +57,9 @@ def require_vllm() -> str:
     if version is None:
         raise ValueError(
             "vLLM is not installed in this environment, so --engine vllm (engine.kind) cannot be used: it pins its own "
-            "torch and transformers, and this program does not require it. On CPU `make .venv-vllm` makes an environment "
-            "that has both, `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program beside vLLM. Or take "
-            "the embedded engine (--engine torch), or a server (--endpoint)"
+            "torch and transformers, and this program does not require it. On CPU `make .venv-vllm` makes an "
+            "environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program beside "
+            "vLLM. Or take the embedded engine (--engine torch), or a server (--endpoint)"
         )
     return version
 
@@ -66,7 +67,8 @@ def require_vllm() -> str:
 class VllmEngine:
     """Samples from the model in a directory. Loading other weights takes all of them, under transformers' names.
 
-    max_active: sequences decoded at once. max_tokens: of prompt and completion together, by default the model's context.
+    max_active: sequences decoded at once.
+    max_tokens: of prompt and completion together, by default the model's context.
     max_cache_bytes: upper limit of the key-value cache; by default 60% of the free memory on CPU, vLLM's own choice on
         a GPU.
     is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
@@ -104,6 +106,7 @@ class VllmEngine:
         runner: Any = self._engine.collective_rpc(lambda worker: worker.model_runner)[0]
         self._model: Any = runner.get_model()
         self._reports_untruncated = _report_untruncated(runner)
+        _check_shapes(directory, self._model)
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Yield rollouts as they finish; one generation at a time.
@@ -123,11 +126,11 @@ class VllmEngine:
                     prompt = {"prompt_token_ids": request.prompt_ids.tolist()}
                     self._engine.add_request(name, prompt, self._sampling(params, request.problem_id, index))
             while waiting and not self._is_cancelled():
-                for output in self._engine.step():
+                for output in self._step():
                     if output.finished and output.request_id in waiting:
                         yield self._rollout(*waiting.pop(output.request_id), output.outputs[0], params)
         finally:
-            if waiting:
+            if waiting and self._intact:
                 self._engine.abort_request(list(waiting))
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -162,6 +165,13 @@ class VllmEngine:
         """Give the memory back; the engine cannot be used afterwards."""
         self._intact = False
         self._engine.engine_core.shutdown()
+
+    def _step(self) -> list[Any]:
+        try:
+            return self._engine.step()
+        except RuntimeError as error:
+            self._intact = False
+            raise RunError(f"vLLM failed while sampling: {error}") from error
 
     def _sampling(self, params: SamplingParams, problem_id: str, sample_index: int) -> Any:
         """One completion's settings. Its own generator makes it independent of what else is in the batch."""
@@ -274,6 +284,24 @@ def _cpu_cache(config: Any, dtype: torch.dtype, room: int, max_active: int, max_
         )
     wanted = (max_active * blocks + 1) * block_bytes
     return {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": min(wanted, limit // block_bytes * block_bytes)}
+
+
+def _check_shapes(directory: Path, model: Any) -> None:
+    """Raises ValueError when vLLM built the model with other shapes than its files have.
+
+    vLLM 0.32 computes the width of a Qwen2 head as hidden_size / num_attention_heads whatever `head_dim` says, and then
+    takes the first rows of each projection without a word.
+    """
+    built = {slot.name: slot.shape for slot in slots(model)}
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys() & built.keys():
+                shape = tuple(file.get_slice(name).get_shape())
+                if shape != built[name]:
+                    raise ValueError(
+                        f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model "
+                        f"with {built[name]}, probably because it takes no head_dim for this family; use --engine torch"
+                    )
 
 
 def _report_untruncated(runner: Any) -> bool:
