@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,8 +26,6 @@ from deepscaler.types import SamplingParams
 
 BYTES_PER_TOKEN = 64  # JSON of a token, generously: the longest of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
-# What servers other than OpenAI's take from the model's generation_config, or have defaults of their own for.
-OFF = {"min_p": 0.0, "repetition_penalty": 1.0}
 MAX_DUPLICATES = 3  # a server that answers everything from one cache must not be asked for ever
 _POLL_S = 0.1
 _END = object()
@@ -64,7 +62,8 @@ def request_seed(seed: int, *key: int | str) -> int:
 class OpenAIClient:
     """faults: failed attempts by kind. unfinished: (key, why) of what failed although it was tried often enough.
 
-    spell_out: send settings that are off as well. OpenAI's own servers refuse the keys; others have defaults for them.
+    explicit: settings sent beside OpenAI's own, to servers that would put defaults of theirs in their place; with them
+        goes top_k, also where it is off.
     """
 
     def __init__(self, address: str, model: str, params: SamplingParams, section: ClientSection) -> None:
@@ -72,7 +71,7 @@ class OpenAIClient:
         self.model, self.params = model, params
         self.faults: Counter[str] = Counter()
         self.unfinished: list[tuple[Hashable, str]] = []
-        self.spell_out = False
+        self.explicit: Mapping[str, Any] = {}
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
         self.endpoint = Endpoint(address, model, section, most_bytes)
         self.max_tokens_field = section.max_tokens_field
@@ -225,6 +224,6 @@ class OpenAIClient:
             "seed": ask.seed,
             "n": 1,
         }
-        if self.spell_out:
-            return body | OFF | {"top_k": self.params.top_k or -1}
+        if self.explicit:
+            return body | dict(self.explicit) | {"top_k": self.params.top_k or -1}
         return body | {"top_k": self.params.top_k} if self.params.top_k else body

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -327,14 +328,17 @@ def _report_untruncated(runner: Any) -> bool:
 def _this_process_unchanged() -> Iterator[None]:
     """Import and start vLLM without what it does to the rest of the process.
 
-    It puts libraries into LD_PRELOAD, which every grader would load, and replaces `torch.set_num_threads`.
+    It puts libraries into LD_PRELOAD, which every grader would load, replaces `torch.set_num_threads`, and warns of its
+    own use of old interfaces.
     """
     os.environ.update(ENVIRONMENT)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     preload, set_num_threads = os.environ.get("LD_PRELOAD"), torch.set_num_threads
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         torch.set_num_threads = set_num_threads
         os.environ.pop("LD_PRELOAD", None)
