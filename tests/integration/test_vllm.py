@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.evaluation.datasets import describe
@@ -197,6 +198,26 @@ def test_one_generation_at_a_time_and_none_after_the_end(tiny_model: Callable[..
     engine.close()
     with pytest.raises(RunError, match="was closed"):
         next(engine.generate(requests(), PARAMS))
+
+
+def test_other_weights_beside_the_model_are_not_taken_for_it(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A run's checkpoint keeps its reference there, under the same names; vLLM reads every file it finds."""
+    model, other = (tiny_model(seed=seed, head_dim=32) for seed in (0, 9))
+    model.save_pretrained(tmp_path)
+    save_file({name: weight.detach() for name, weight in other.named_parameters()}, tmp_path / "reference.safetensors")
+    engine = start(model, tmp_path)
+    assert engine.weights_info().digest == weights_digest(model.named_parameters())
+
+
+def test_a_model_in_several_files_is_read_whole(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny_model(head_dim=32)
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    engine = VllmEngine(tmp_path, stop_ids=STOP)
+    assert engine.weights_info().digest == weights_digest(model.named_parameters())
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor model"):
+        VllmEngine(tmp_path, stop_ids=STOP)
 
 
 def test_a_model_that_vllm_builds_with_other_shapes_is_refused(tmp_path: Path) -> None:

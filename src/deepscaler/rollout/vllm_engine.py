@@ -8,6 +8,7 @@ this process, and no call waits for another one.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from deepscaler.randomness import key_of
 from deepscaler.rollout.cache import bytes_per_token
 from deepscaler.rollout.sampling import check_finite
-from deepscaler.rollout.sizing import cache_bytes, pick_device
-from deepscaler.rollout.vllm_weights import held_weights, repack_tied_head, slots
+from deepscaler.rollout.sizing import CACHE_SHARE, cache_bytes, pick_device
+from deepscaler.rollout.vllm_weights import file_shapes, held_weights, model_files_only, repack_tied_head, slots
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
@@ -99,11 +99,12 @@ class VllmEngine:
         self._as_given: dict[str, str] = {}
         self._intact = True
         self._generation = 0
-        cache = _cpu_cache(config, dtype, self._room, max_active, max_cache_bytes)
+        weight_bytes = dtype.itemsize * sum(map(math.prod, file_shapes(directory).values()))
+        cache = _cpu_cache(config, dtype, weight_bytes, self._room, max_active, max_cache_bytes)
         if pick_device().type == "cuda":
             cache = {} if max_cache_bytes is None else {"kv_cache_memory_bytes": max_cache_bytes}
-        with _this_process_unchanged():
-            self._engine = _start(directory, dtype, max_active, self._room, cache)
+        with _this_process_unchanged(), model_files_only(directory) as files:
+            self._engine = _start(files, dtype, max_active, self._room, cache)
         runner: Any = self._engine.collective_rpc(lambda worker: worker.model_runner)[0]
         self._model: Any = runner.get_model()
         self._reports_untruncated = _report_untruncated(runner)
@@ -270,12 +271,15 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
     )
 
 
-def _cpu_cache(config: Any, dtype: torch.dtype, room: int, max_active: int, max_bytes: int | None) -> dict[str, int]:
+def _cpu_cache(
+    config: Any, dtype: torch.dtype, weight_bytes: int, room: int, max_active: int, max_bytes: int | None
+) -> dict[str, int]:
     """Block size and bytes: what `max_active` sequences of `room` tokens take, within the limit.
 
+    weight_bytes: what the weights, not loaded yet, will take.
     Raises ValueError when one sequence does not fit.
     """
-    limit = max_bytes or cache_bytes(torch.device("cpu"), 1)
+    limit = max_bytes or cache_bytes(torch.device("cpu"), 1) - int(CACHE_SHARE * weight_bytes)
     blocks = -(-room // CPU_BLOCK_TOKENS)
     block_bytes = CPU_BLOCK_TOKENS * bytes_per_token(config, dtype)
     if limit < (blocks + 1) * block_bytes:  # one block is vLLM's own
@@ -294,15 +298,12 @@ def _check_shapes(directory: Path, model: Any) -> None:
     takes the first rows of each projection without a word.
     """
     built = {slot.name: slot.shape for slot in slots(model)}
-    for path in directory.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys() & built.keys():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != built[name]:
-                    raise ValueError(
-                        f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model "
-                        f"with {built[name]}, probably because it takes no head_dim for this family; use --engine torch"
-                    )
+    for name, shape in file_shapes(directory).items():
+        if name in built and shape != built[name]:
+            raise ValueError(
+                f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model with "
+                f"{built[name]}, probably because it takes no head_dim for this family; use --engine torch"
+            )
 
 
 def _report_untruncated(runner: Any) -> bool:
