@@ -99,10 +99,11 @@ class VllmEngine:
         self._as_given: dict[str, str] = {}
         self._intact = True
         self._generation = 0
-        weight_bytes = dtype.itemsize * sum(map(math.prod, file_shapes(directory).values()))
-        cache = _cpu_cache(config, dtype, weight_bytes, self._room, max_active, max_cache_bytes)
         if pick_device().type == "cuda":
             cache = {} if max_cache_bytes is None else {"kv_cache_memory_bytes": max_cache_bytes}
+        else:
+            weight_bytes = dtype.itemsize * sum(map(math.prod, file_shapes(directory).values()))
+            cache = _cpu_cache(config, dtype, weight_bytes, self._room, max_active, max_cache_bytes)
         with _this_process_unchanged(), model_files_only(directory) as files:
             self._engine = _start(files, dtype, max_active, self._room, cache)
         runner: Any = self._engine.collective_rpc(lambda worker: worker.model_runner)[0]
