@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from records import ROOT, machine, middle, with_range, write_table
+from records import ROOT, machine, with_range, write_table
+from sampling import CASES, summary
 
 VLLM = ROOT / ".venv-vllm"
 ENGINES = ("deepscaler", "vllm", "vllm-eager")
@@ -102,20 +103,7 @@ def measure(case: str, rounds: int, vllm_python: Path) -> dict[str, list[float]]
     return rates
 
 
-def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Rates, and the ratio of ours to each way of running vLLM in paired rounds."""
-    ours = rates["deepscaler"]
-    ratios = {
-        engine: middle([a / b for a, b in zip(ours, theirs, strict=True)])
-        for engine, theirs in rates.items()
-        if engine != "deepscaler"
-    }
-    return {"tokens_per_cpu_s": {engine: middle(values) for engine, values in rates.items()}, "ratios": ratios}
-
-
 def table_row(case: str, result: dict[str, Any]) -> list[str]:
-    from sampling import CASES
-
     lengths, rates, ratios = CASES[case].lengths, result["tokens_per_cpu_s"], result["ratios"]
     longest = f"{int(lengths.max())} tokens" if lengths.min() == lengths.max() else "skewed"
     cells = [f"{CASES[case].size}, {len(lengths)} × {longest}", with_range(rates["deepscaler"], 0)]
