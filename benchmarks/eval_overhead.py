@@ -1,9 +1,10 @@
 """What the evaluator itself costs: 1,560 problems x 16 samples from a server that answers at once. Prints JSON.
 
-    python benchmarks/eval_overhead.py [--problems 1560] [--samples 16] [--kilobytes 4]
+    python benchmarks/eval_overhead.py [--problems 1560] [--samples 16] [--kilobytes 4] [--stream]
 
 The server is a process of its own and answers every request with a text of the given size; what is measured is the
-evaluating process: HTTP, storing, handing to the grader, tables. The grader's processes are counted apart.
+evaluating process: HTTP, storing, handing to the grader, tables. The grader's processes are counted apart. With
+--stream the answer comes as one event for every four characters, about a token.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from deepscaler.types import Problem
 WARM_FRAC, END_FRAC = 0.1, 0.98  # memory is compared from where imports and the grader have come in to the last sample
 
 
-async def serve(kilobytes: int) -> None:
+async def serve(kilobytes: int, stream: bool) -> None:
     """One answer to everything, as fast as Python gives it."""
     filler = "so we go on. " * (kilobytes * 1024 // 13)
     counter = 0
@@ -43,6 +44,9 @@ async def serve(kilobytes: int) -> None:
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             asked = json.loads(await reader.readexactly(int(length[1]))) if length else {}
             counter += 1
+            if stream and asked.get("stream"):
+                await send_events(writer, asked)
+                continue
             body = models() if head.startswith(b"GET") else completion(asked)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ")
             writer.write(str(len(body)).encode() + b"\r\n\r\n" + body)
@@ -57,6 +61,20 @@ async def serve(kilobytes: int) -> None:
         usage = {"completion_tokens": 16}
         return json.dumps({"id": f"r{counter}", "model": "fast", "choices": choices, "usage": usage}).encode()
 
+    async def send_events(writer: asyncio.StreamWriter, asked: Any) -> None:
+        whole = json.loads(completion(asked))
+        usage, choices = whole.pop("usage"), whole.pop("choices")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        text = choices[0]["message"]["content"]
+        for start in range(0, len(text), 4):
+            delta = {"index": 0, "delta": {"content": text[start : start + 4]}, "finish_reason": None}
+            event(writer, {**whole, "choices": [delta]})
+            if start % 64 == 0:
+                await writer.drain()
+        event(writer, {**whole, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage})
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+        await writer.drain()
+
     async def quiet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await client(reader, writer)
@@ -66,6 +84,11 @@ async def serve(kilobytes: int) -> None:
     server = await asyncio.start_server(quiet, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+def event(writer: asyncio.StreamWriter, content: Any) -> None:
+    data = b"data: " + json.dumps(content).encode() + b"\n\n"
+    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class Memory:
@@ -92,8 +115,9 @@ class Memory:
             self.readings.append((size / self._expected, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
 
 
-def measure(problems: int, samples: int, kilobytes: int) -> dict[str, Any]:
+def measure(problems: int, samples: int, kilobytes: int, stream: bool) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).resolve()), "--serve", "--kilobytes", str(kilobytes)]
+    command += ["--stream"] if stream else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as root:
         assert server.stdout is not None
         address = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
@@ -113,6 +137,7 @@ def measure(problems: int, samples: int, kilobytes: int) -> dict[str, Any]:
     return {
         "samples": count,
         "kilobytes_per_sample": kilobytes,
+        "streamed": stream,
         "evaluator_cpu_ms_per_sample": round(1000 * cpu / count, 3),
         "children_cpu_ms_per_sample": round(1000 * (children.ru_utime + children.ru_stime) / count, 3),
         "wall_s": round(wall, 1),
@@ -128,13 +153,15 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=1560)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--kilobytes", type=int, default=4)
+    parser.add_argument("--stream", action="store_true", help="answers come in pieces")
     parser.add_argument("--serve", action="store_true", help="internal: be the server")
     arguments = parser.parse_args()
     if arguments.serve:
         die_with_parent()
-        asyncio.run(serve(arguments.kilobytes))
+        asyncio.run(serve(arguments.kilobytes, arguments.stream))
     else:
-        print(json.dumps(measure(arguments.problems, arguments.samples, arguments.kilobytes), indent=1))
+        figures = measure(arguments.problems, arguments.samples, arguments.kilobytes, arguments.stream)
+        print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

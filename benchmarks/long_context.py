@@ -3,8 +3,8 @@
     python benchmarks/long_context.py [--rounds 5] [--json FILE] [--write]
 
 A step must read every cached key and value once; the bound is those bytes at the rate of a large copy (bytes read and
-written per CPU second), measured in the same rounds. The cache is filled with random numbers instead of minutes of
-decoding: what a step reads does not depend on them.
+written per CPU second), measured in the same rounds, beside the rate at which a sum reads. The cache is filled with
+random numbers instead of minutes of decoding: what a step reads does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
-from deepscaler.rollout.block_attention import BlockAttention, BlockLayout
+from deepscaler.rollout.block_attention import BlockLayout
 from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.compiled_attention import CompiledLayout
 from deepscaler.rollout.decoder import Decoder
 
 CONTEXT = 8192
@@ -38,8 +39,8 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
     return (time.process_time() - start) / repeats
 
 
-def decoding_step(size: str) -> tuple[Callable[[], object], int]:
-    """A step of 16 sequences, and the bytes of cache that it reads."""
+def decoding_step(size: str, compiled: bool = True) -> tuple[Callable[[], object], int]:
+    """A step of 16 sequences, by the compiled attention or by torch's operators, and the bytes of cache it reads."""
     model = build(size, NAME)
     size_of_block = BlockCache.suitable_block_tokens(2 * CONTEXT)
     cache = BlockCache(model.config, torch.float32, torch.device("cpu"), 2**33, size_of_block)
@@ -50,11 +51,9 @@ def decoding_step(size: str) -> tuple[Callable[[], object], int]:
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
     lengths = np.full(SEQUENCES, CONTEXT - 1)
-    layout = BlockLayout(table, counts, lengths, cache, decoder.heads, padding=0)
+    layout = (CompiledLayout if compiled else BlockLayout)(table, counts, cache, decoder.heads, padding=0)
     tokens, positions = torch.arange(2, 2 + SEQUENCES), torch.from_numpy(lengths)
-    return lambda: decoder.logits(tokens, positions, BlockAttention(cache, layout, positions)), (
-        int(counts.sum()) * cache.block_bytes
-    )
+    return lambda: decoder.logits(tokens, positions, layout.step(positions)), (int(counts.sum()) * cache.block_bytes)
 
 
 def measure(size: str, rounds: int) -> dict[str, Any]:
@@ -62,15 +61,21 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
     source, square = torch.rand(2**26), torch.rand(2048, 2048)
     target = torch.empty_like(source)
     step, cache_bytes = decoding_step(size)
+    plain_step, _ = decoding_step(size, compiled=False)
     flops = 2 * SEQUENCES * sum(p.numel() for p in build(size, NAME).parameters())
     rows = []
+    target.copy_(source)
     step()
+    plain_step()
     for _ in range(rounds):
         copied = 2 * source.nbytes / seconds(lambda: target.copy_(source), 3)
         multiplied = 2 * 2048**3 / seconds(lambda: square @ square, 2)
+        summed = source.nbytes / seconds(source.sum, 3)
         taken = seconds(step, 3)
         bound = cache_bytes / copied
-        rows.append((copied, taken, bound / taken, (bound + flops / multiplied) / taken))
+        plain = seconds(plain_step, 2)
+        shares = (bound / taken, (bound + flops / multiplied) / taken, cache_bytes / summed / taken, bound / plain)
+        rows.append((copied, taken, *shares, summed))
     columns = [middle(column) for column in zip(*rows, strict=True)]
     return {
         "cache_bytes": cache_bytes,
@@ -79,6 +84,9 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
         "tokens_per_s": SEQUENCES / columns[1]["median"],
         "share_of_bound": columns[2],
         "share_of_bound_with_products": columns[3],
+        "share_of_reading": columns[4],
+        "share_of_bound_by_torch_operators": columns[5],
+        "read_bytes_per_s": columns[6],
     }
 
 
@@ -87,10 +95,13 @@ def table_row(size: str, result: dict[str, Any]) -> list[str]:
         f"{size}, {SEQUENCES} × {CONTEXT}",
         f"{result['cache_bytes'] / 1e6:.0f}",
         f"{result['copy_bytes_per_s']['median'] / 1e9:.1f}",
+        f"{result['read_bytes_per_s']['median'] / 1e9:.1f}",
         f"{1e3 * result['s_per_step']['median']:.1f}",
         f"{result['tokens_per_s']:.0f}",
         f"**{with_range(result['share_of_bound'])}**",
         with_range(result["share_of_bound_with_products"]),
+        with_range(result["share_of_reading"]),
+        with_range(result["share_of_bound_by_torch_operators"]),
     ]
 
 
@@ -109,10 +120,15 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(record)
     if arguments.write:
-        columns = ["sequences × context", "cache, MB", "copy, GB/s", "ms a step", "tokens/s", "share of bound"]
-        note = "The last column's bound adds the products at the rate of a 2048 × 2048 × 2048 product of torch."
+        columns = ["sequences × context", "cache, MB", "copy, GB/s", "read, GB/s", "ms a step", "tokens/s"]
+        columns += ["share of bound", "with products", "share of reading", "by torch's operators"]
+        note = (
+            "With products: the bound adds them at the rate of a 2048 × 2048 × 2048 product of torch. Share of "
+            "reading: the bound is the cache at the rate at which a sum reads. By torch's operators: without the "
+            "compiled attention."
+        )
         rows = [table_row(size, result) for size, result in results.items()]
-        write_table("long_context.py", [*columns, "with products"], rows, note, info)
+        write_table("long_context.py", columns, rows, note, info)
 
 
 if __name__ == "__main__":

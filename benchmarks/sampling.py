@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from model_sizes import build
 from numpy.typing import NDArray
+from peers import continuous_batching_config
 from records import machine, middle, with_range, write_table
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
@@ -56,7 +56,7 @@ CASES: dict[str, Case] = {
     "tiny": Case("tiny", np.full(64, 128), 64),
     "tiny-skewed": Case("tiny", skewed(512), 512),
     "small": Case("small", np.full(32, 256), 32),
-    "small-skewed": Case("small", skewed(128), 128),
+    "small-skewed": Case("small", skewed(512), 512),
 }
 
 
@@ -129,8 +129,8 @@ def run_continuous(case: Case) -> Callable[[], int]:
     config = GenerationConfig(do_sample=True, top_k=0, top_p=1.0, pad_token_id=0, eos_token_id=-1)
     config.max_new_tokens = int(case.lengths.max())
     pages = sum(-(-(PROMPT_TOKENS + int(n)) // 32) for n in case.lengths)
-    batching = ContinuousBatchingConfig(
-        page_size=32, num_blocks=pages + 64, max_batch_tokens=max(2048, len(tokens)), use_cuda_graph=False
+    batching = continuous_batching_config(
+        32, num_blocks=pages + 64, max_batch_tokens=max(2048, len(tokens)), use_cuda_graph=False
     )
 
     def run() -> int:

@@ -10,7 +10,9 @@ from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison_files
 from deepscaler.evaluation.results import compute_results, write_results
 from deepscaler.evaluation.samples import samples_table, write_samples
+from deepscaler.observability.problem_texts import write_problem_texts
 from deepscaler.report import write_comparison_page
+from deepscaler.types import Problem
 from made_samples import made_rows
 from synthetic_run import HOSTILE_TEXTS
 
@@ -29,6 +31,12 @@ def suite_rows(rate: float, seed: int, *, names: Sequence[str], problems: int) -
     return [r for name in names for r in made_rows(problems, 4, rate=rate, seed=seed, benchmark=name)]
 
 
+def questions(count: int) -> list[Problem]:
+    """Short and long ones, all hostile: the ids are those of `made_rows`."""
+    texts = [HOSTILE_TEXTS[n % len(HOSTILE_TEXTS)] + " and so on" * (300 * (n % 2)) for n in range(count)]
+    return [Problem(f"p{n}", text, (text[:250], "2")) for n, text in enumerate(texts)]
+
+
 def write_made_comparison(directory: Path, *, names: Sequence[str] = NAMES, problems: int = 12) -> Path:
     """The page, with hostile text in completions, answers, details and the model's name."""
     sides = []
@@ -44,6 +52,7 @@ def write_made_comparison(directory: Path, *, names: Sequence[str] = NAMES, prob
             }
         model = f"<img src=x onerror=alert(1)> {letter} " + "long-name-" * 12
         sides.append(write_evaluation_of(directory / letter, rows, model={"name": model}))
+        write_problem_texts(sides[-1], {name: questions(problems) for name in names})
     comparison = compare_directories(*sides)
     files = write_comparison_files(directory / "out", comparison, with_published=True)
     tables = [side / "samples.parquet" for side in sides]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections import Counter
@@ -17,6 +18,11 @@ from deepscaler.randomness import generator
 Reply = Callable[[str, int], str]  # question, seed -> completion text
 
 
+FAULTS = (
+    "error_500", "hang_up", "silence", "malformed", "half_body", "duplicate", "rate_limit", "endless", "stall"
+)  # fmt: skip
+
+
 @dataclass
 class Faults:
     """Share of requests that meet each fault, drawn anew for every attempt."""
@@ -29,6 +35,7 @@ class Faults:
     duplicate: float = 0.0  # the reply to an earlier request
     rate_limit: float = 0.0
     endless: float = 0.0  # a body that does not end
+    stall: float = 0.0  # a stream that begins and then says nothing, for `silence_s`
     truncated: float = 0.0  # per (question, seed), not per attempt: cut at the budget
     silence_s: float = 30.0
 
@@ -45,9 +52,12 @@ class Script:
     max_model_len: int | None = None
     say_usage: bool = True
     say_finish: bool = True
-    ignore_seed: bool = False
+    ignore: frozenset[str] = frozenset()  # sampling settings without effect
+    streams: bool = True
     reasoning_field: str = ""
     latency_s: float = 0.0
+    piece_s: float = 0.0  # between two pieces of a stream
+    wait_s: dict[str, float] = field(default_factory=dict)  # question -> seconds in the queue
 
 
 class ScriptedServer:
@@ -95,6 +105,7 @@ class ScriptedServer:
         self._stop = asyncio.Event()
         self._started.set()
         await self._stop.wait()
+        await asyncio.sleep(0.05)
         await runner.cleanup()
         await asyncio.sleep(0.05)  # closed connections leave the loop one round later
 
@@ -113,6 +124,7 @@ class ScriptedServer:
         if body["model"] != self.script.model:
             return _error(404, f"The model `{body['model']}` does not exist.")
         self.bodies.append(body)
+        await asyncio.sleep(self.script.wait_s.get(body["messages"][-1]["content"], 0.0))
         if self.script.latency_s:
             await asyncio.sleep(self.script.latency_s)
         fault = self._fault()
@@ -120,8 +132,37 @@ class ScriptedServer:
             self.planted[fault] += 1
             return await self._plant(fault, request)
         content = self._completion(body)
+        if body.get("stream") and self.script.streams:
+            response = await self._stream(request, body, content)
+            self._last = content  # whole only now: nothing is answered twice before it was answered once
+            return response
         self._last = content
         return web.Response(body=content, content_type="application/json")
+
+    async def _stream(self, request: web.Request, body: dict[str, Any], content: bytes) -> web.StreamResponse:
+        """The same completion as events: pieces of a few characters, the end of each choice, the usage if asked."""
+        document = json.loads(content)
+        usage = document.pop("usage", None)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def send(event: dict[str, Any]) -> None:
+            await asyncio.sleep(self.script.piece_s)
+            await response.write(b"data: " + json.dumps({**document, **event}).encode() + b"\r\n\r\n")
+
+        await response.write(b": a comment\n\n")
+        for choice in document["choices"]:
+            for name, text in choice["message"].items():
+                for start in range(0, len(text), 9) if name != "role" else ():
+                    piece = {"index": choice["index"], "delta": {name: text[start : start + 9]}, "finish_reason": None}
+                    await send({"choices": [piece]})
+            await send(
+                {"choices": [{"index": choice["index"], "delta": {}, "finish_reason": choice.get("finish_reason")}]}
+            )
+        if usage and body.get("stream_options", {}).get("include_usage"):
+            await send({"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     def _refuse(self, request: web.Request) -> web.Response | None:
         given = request.headers.get("Authorization", "")
@@ -133,7 +174,17 @@ class ScriptedServer:
         if self.down:
             return "hang_up"
         draw, f = self._rng.random(), self.script.faults
-        for kind in ("error_500", "hang_up", "silence", "malformed", "half_body", "duplicate", "rate_limit", "endless"):
+        for kind in (
+            "error_500",
+            "hang_up",
+            "silence",
+            "malformed",
+            "half_body",
+            "duplicate",
+            "rate_limit",
+            "endless",
+            "stall",
+        ):
             if kind == "duplicate" and self._last is None:
                 continue
             draw -= getattr(f, kind)
@@ -152,7 +203,12 @@ class ScriptedServer:
         if fault == "malformed":
             return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
         if fault == "silence":
-            await asyncio.sleep(self.script.faults.silence_s)
+            await self._say_nothing()
+        if fault == "stall":
+            stalled = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await stalled.prepare(request)
+            await stalled.write(b'data: {"choices": [{"index": 0, "delta": {"content": "so"}}]}\n\n')
+            await self._say_nothing()
         if fault in ("half_body", "endless"):
             response = web.StreamResponse()
             await response.prepare(request)
@@ -162,9 +218,17 @@ class ScriptedServer:
         request.transport.abort()
         return web.Response()
 
+    async def _say_nothing(self) -> None:
+        """For `silence_s`, or until the server ends."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), self.script.faults.silence_s)
+
     def _completion(self, body: dict[str, Any]) -> bytes:
         script, question = self.script, body["messages"][-1]["content"]
-        seed = self._number if script.ignore_seed else body.get("seed", 0)
+        seed = self._number if "seed" in script.ignore else body.get("seed", 0)
+        narrow = {"temperature": 0.0, "top_p": 1e-6, "top_k": 1}
+        if any(body.get(name) == value for name, value in narrow.items() if name not in script.ignore):
+            seed = 0  # one token to choose each time
         self.asked[question, body.get("seed", 0)] += 1
         choices = []
         for index in range(body.get("n", 1)):

@@ -50,6 +50,14 @@ def dispatch(
 AttentionInterface.register(NAME, dispatch)
 
 
+def like_value(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Query and key in the number type of the value.
+
+    Under autocast the rotation leaves them in float32, which no variable-length kernel takes and no cache stores.
+    """
+    return query.to(value.dtype), key.to(value.dtype)
+
+
 def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """Plain causal attention with grouped key-value heads."""
     return F.scaled_dot_product_attention(
@@ -57,13 +65,18 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     )
 
 
+def takes_varlen(query: Tensor) -> bool:
+    """Whether torch's variable-length kernel is for this device and number type."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+
+
 class PackedAttention:
     """Several sequences in one row, none of which sees another, except that they may share their beginning.
 
     The row consists of segments of the given `lengths`. A sequence is a tuple of segment indices, in order: two
     completions of one prompt are (0, 1) and (0, 2), and the prompt stands in the row once. Without `sequences` every
-    segment is one. On CPU a loop over the sequences is the fastest correct way there is (docs/benchmarks.md); on CUDA
-    in half precision torch's variable-length flash attention does the whole row at once.
+    segment is one. On CPU it is a loop over the sequences (training/cpu_attention.py has a faster one for long
+    segments on AMD); on CUDA in half precision torch's variable-length flash attention does the whole row at once.
     """
 
     def __init__(
@@ -76,8 +89,9 @@ class PackedAttention:
         self._device = device
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        query, key = like_value(query, key, value)
         q, k, v = (x.split(self.lengths, dim=2) for x in (query, key, value))
-        if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        if takes_varlen(query):
             order = [i for members in self.sequences for i in members]
             q, k, v = (torch.cat([x[i] for i in order], dim=2) for x in (q, k, v))
             return self._segments(self._varlen(q, k, v, scaling).split(self._totals, dim=2))
@@ -113,8 +127,24 @@ def _joined(parts: Sequence[Tensor], members: tuple[int, ...]) -> Tensor:
     return parts[members[0]] if len(members) == 1 else torch.cat([parts[i] for i in members], dim=2)
 
 
-def forward_hidden(model: Any, input_ids: Tensor, position_ids: Tensor, context: AttentionContext) -> Tensor:
-    """Final hidden states [B,T,hidden] of a causal LM, without its vocabulary head."""
-    return model.base_model(
-        input_ids=input_ids, position_ids=position_ids, use_cache=False, attention_context=context
-    ).last_hidden_state
+def forward_hidden(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    context: AttentionContext,
+    *,
+    half: torch.dtype | None = None,
+) -> Tensor:
+    """Final hidden states [B,T,hidden] of a causal LM, without its vocabulary head.
+
+    half: mixed precision: embeddings and products in this type, all that is added up along the layers in float32,
+    whatever type the weights have. Learner and engine both compute so, hence their log-probabilities differ little.
+    """
+    if half is None:
+        inputs: dict[str, Tensor] = {"input_ids": input_ids}
+    else:
+        inputs = {"inputs_embeds": F.embedding(input_ids, model.get_input_embeddings().weight).to(half).float()}
+    with torch.autocast(input_ids.device.type, half or torch.bfloat16, enabled=half is not None):
+        return model.base_model(
+            **inputs, position_ids=position_ids, use_cache=False, attention_context=context
+        ).last_hidden_state

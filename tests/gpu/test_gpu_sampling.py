@@ -1,4 +1,7 @@
-"""On a CUDA device: a captured step gives what the uncaptured one gives. Run with `make test ARGS="-m gpu"`."""
+"""On a CUDA device: a captured step gives what the uncaptured one gives, and memory is shared and given back.
+
+Run with `make test ARGS="-m gpu"`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.rollout.flash_attention import flash_works
 from deepscaler.rollout.pool import PoolStep
+from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Request, Rollout, SamplingParams
 
+DEVICE = torch.device("cuda")
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 PARAMS = SamplingParams(max_completion_tokens=100, temperature=0.9, seed=5)
+LIMIT = 2**26
 
 
 def requests(count: int) -> list[Request]:
@@ -29,42 +36,99 @@ def run(engine: TorchEngine, count: int) -> dict[tuple[str, int], Rollout]:
     return {(r.problem_id, r.sample_index): r for r in engine.generate(requests(count), PARAMS)}
 
 
-class _WithoutGraphs(PoolStep):
-    def _captured(self, sizes: Any, inputs: Any, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._step(sizes, inputs, params)
+def engine_of(model: Any, *, max_active: int = 64, kind: type[PoolCache] | None = None) -> TorchEngine:
+    """kind: another cache than the one that the engine chooses."""
+    engine = TorchEngine(model, stop_ids=frozenset({1}), max_active=max_active, max_cache_bytes=LIMIT)
+    if kind is not None:
+        engine._cache = kind(model.config, engine.dtype, DEVICE, LIMIT)
+        engine._step = PoolStep(engine._decoder, engine._cache)
+    return engine
 
 
+def assert_equal(found: dict[Any, Rollout], expected: dict[Any, Rollout], atol: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    for key, rollout in found.items():
+        np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
+        np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("max_active", [3, 64])
-def test_graphs_give_the_same_completions(tiny_model: Callable[..., Any], max_active: int) -> None:
-    model = tiny_model().to("cuda")
-    plain = TorchEngine(model, stop_ids=frozenset({1}), max_active=max_active, max_cache_bytes=2**26)
-    plain._step = _WithoutGraphs(plain._decoder, plain._cache)
-    captured = TorchEngine(model, stop_ids=frozenset({1}), max_active=max_active, max_cache_bytes=2**26)
+def test_graphs_give_the_same_completions(tiny_model: Callable[..., Any], max_active: int, dtype: torch.dtype) -> None:
+    model = tiny_model().to(DEVICE, dtype)
+    plain, captured = (engine_of(model, max_active=max_active) for _ in range(2))
+    plain._step._graphs = None
     for count in (4, 2, 5):
-        expected, found = run(plain, count), run(captured, count)
-        assert found.keys() == expected.keys()
-        for key, rollout in found.items():
-            np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
-            np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=1e-5)
+        assert_equal(run(captured, count), run(plain, count))
+    assert len(captured._step._graphs) > 0
 
 
 def test_graphs_are_kept_over_generations_and_see_new_weights(tiny_model: Callable[..., Any]) -> None:
-    model, other = tiny_model().to("cuda"), tiny_model(seed=9).to("cuda")
-    engine = TorchEngine(model, stop_ids=frozenset(), max_cache_bytes=2**26)
+    model, other = tiny_model().to(DEVICE), tiny_model(seed=9).to(DEVICE)
+    engine = engine_of(model)
     run(engine, 3)
-    graphs = dict(engine._step._graphs)
+    graphs = dict(engine._step._graphs._graphs)
     assert graphs
     engine.load_weights(other.named_parameters(), version=1)
+    # What earlier generations freed is overwritten, so that a graph that still reads it shows.
+    rubbish = [torch.full((n,), float("nan"), device=DEVICE) for n in (1, 8, 32, 128) for _ in range(50)]
     after = run(engine, 3)
-    assert all(engine._step._graphs[key] is graph for key, graph in graphs.items())
-    expected = run(TorchEngine(other, stop_ids=frozenset(), max_cache_bytes=2**26), 3)
-    for key, rollout in after.items():
-        np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
+    assert rubbish and all(engine._step._graphs._graphs[key] is graph for key, graph in graphs.items())
+    assert_equal(after, run(engine_of(other), 3))
 
 
-def test_the_cache_keeps_to_its_limit(tiny_model: Callable[..., Any]) -> None:
+def test_graphs_of_all_sizes_share_their_memory(tiny_model: Callable[..., Any]) -> None:
+    engine = engine_of(tiny_model().to(DEVICE))
+    run(engine, 1)
+    torch.cuda.empty_cache()
+    before, graphs = torch.cuda.memory_reserved(), len(engine._step._graphs)
+    for count in range(2, 9):
+        run(engine, count)
+    torch.cuda.empty_cache()
+    assert len(engine._step._graphs) >= graphs + 4
+    assert torch.cuda.memory_reserved() - before < 100 * 2**20
+
+
+def test_the_cache_keeps_to_its_limit_and_gives_its_memory_back(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model().to(DEVICE)
+    torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    engine = TorchEngine(tiny_model().to("cuda"), stop_ids=frozenset(), max_cache_bytes=2**24)
-    run(engine, 4)
-    assert engine._cache.allocated_bytes <= 2**24
-    assert torch.cuda.memory_allocated() - before < 2**26
+    engine = engine_of(model)
+    first = run(engine, 4)
+    assert LIMIT // 2 < engine._cache.allocated_bytes <= LIMIT
+    assert torch.cuda.memory_allocated() - before < 2 * LIMIT
+    engine.release_memory()
+    assert torch.cuda.memory_allocated() - before < LIMIT // 4
+    assert_equal(run(engine, 4), first)
+
+
+def test_without_a_limit_the_cache_takes_a_share_of_what_is_free(tiny_model: Callable[..., Any]) -> None:
+    engine = TorchEngine(tiny_model().to(DEVICE), stop_ids=frozenset())
+    run(engine, 1)
+    free = torch.cuda.mem_get_info()[0]
+    assert free > 0.1 * (free + engine._cache.allocated_bytes)
+    engine.release_memory()
+
+
+@pytest.mark.parametrize("shape", [(12, 2, 128), (28, 4, 128), (4, 2, 8)])
+def test_flash_attention_over_blocks_works_on_this_device(shape: tuple[int, int, int]) -> None:
+    """If this fails, sampling still works, more slowly: look at why the operator is refused or differs."""
+    assert flash_works(DEVICE, torch.bfloat16, *shape)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_both_kinds_of_attention_agree(tiny_model: Callable[..., Any], family: str) -> None:
+    model = tiny_model(family).to(DEVICE, torch.bfloat16)
+    shape = (model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim)
+    if not flash_works(DEVICE, torch.bfloat16, *shape):
+        pytest.skip("no flash attention here for these shapes")
+    flash, pool = (run(engine_of(model, kind=kind), 4) for kind in (FlashCache, PoolCache))
+    agreeing = []
+    for key, rollout in flash.items():  # roundings differ, so a draw may; logprobs agree up to there
+        other = pool[key]
+        length = min(len(rollout.completion_ids), len(other.completion_ids))
+        same = rollout.completion_ids[:length] == other.completion_ids[:length]
+        first = int(np.argmin(same)) if not same.all() else length
+        agreeing.append(np.abs(rollout.rollout_logprobs[:first] - other.rollout_logprobs[:first]))
+    differences = np.concatenate(agreeing)
+    assert len(differences) > 100 and differences.mean() < 0.015

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from deepscaler.cli.main import main
+from deepscaler.evaluation.store import SampleStore
 from deepscaler.observability import run_directory
 from deepscaler.orchestration.parallel import Team
 from deepscaler.orchestration.progress import Progress
@@ -40,6 +41,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "rollout": (Progress, "on_rollout"),  # some completions of a step are there, others not
     "gradient": (Team, "accumulate"),  # between the backward pass and the optimizer's step
     "optimizer": (torch.optim.AdamW, "step"),  # between the two updates of one step
+    "evaluation": (SampleStore, "add"),  # some samples of an evaluation are stored
     "record": (run_directory.RunDirectory, "write_rollouts"),  # updated, but its metrics are not written
     "checkpoint": (checkpoint, "_fsync"),  # files written, the checkpoint not committed
     "prune": (checkpoint, "_remove"),  # old checkpoints half removed

@@ -52,6 +52,16 @@ def test_a_link_of_the_table_leads_to_the_completions(page: Any) -> None:
     assert page.locator(f"{target} pre").count() >= 2
 
 
+def test_a_long_question_unfolds_within_its_card(page: Any) -> None:
+    question = page.locator("#problems details[open] details.question").first
+    assert not question.locator("pre").is_visible()
+    question.locator("summary").click()
+    card = page.locator("#problems details.card").first.bounding_box()
+    text = question.locator("pre").bounding_box()
+    assert text["height"] > 20 and text["x"] + text["width"] <= card["x"] + card["width"]
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
 def test_hostile_text_is_shown_and_not_run(page: Any) -> None:
     assert page.evaluate("document.documentElement.dataset.hacked === undefined")
     assert page.evaluate("document.querySelectorAll('img, script').length") == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deepscaler.evaluation.samples import read_samples
 from deepscaler.observability.run_directory import read_metrics
 from tiny_run import deepscaler, final_digests, write_recipe
 
@@ -40,7 +41,19 @@ def steps_of(run_dir: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in row.items() if not k.endswith("_s") and k not in apart} for row in rows]
 
 
+def evaluations_of(run_dir: Path) -> dict[str, object]:
+    """Every completion of the evaluations inside training, with its verdict, and the figures made of them."""
+    found: dict[str, object] = {}
+    for directory in sorted((run_dir / "evaluations").glob("step-*")):
+        results = json.loads((directory / "results.json").read_text())
+        rows = read_samples(directory).to_pylist()
+        found[directory.name] = (rows, results["benchmarks"], results["settings_sha256"])
+    return found
+
+
 def assert_same_end(run_dir: Path, undisturbed: Path) -> None:
+    assert evaluations_of(run_dir) == evaluations_of(undisturbed)
+    assert list(evaluations_of(run_dir)) == ["step-000000", "step-000003", "step-000006"]
     assert final_digests(run_dir, NUM_STEPS) == final_digests(undisturbed, NUM_STEPS)
     assert steps_of(run_dir) == steps_of(undisturbed)
     leftovers = [p.name for p in (run_dir / "checkpoints").iterdir() if p.name.startswith(".")]
@@ -56,7 +69,15 @@ def test_the_run_really_learns_something(undisturbed: Path) -> None:
 
 @pytest.mark.parametrize(
     ("point", "count"),
-    [("rollout", 30), ("gradient", 4), ("optimizer", 7), ("record", 2), ("checkpoint", 60), ("prune", 1)],
+    [
+        ("evaluation", 11),
+        ("rollout", 30),
+        ("gradient", 4),
+        ("optimizer", 7),
+        ("record", 2),
+        ("checkpoint", 60),
+        ("prune", 1),
+    ],
 )
 def test_killed_at_a_point_and_resumed(recipe: Path, undisturbed: Path, point: str, count: int) -> None:
     run_dir = recipe.parent / point
@@ -67,6 +88,14 @@ def test_killed_at_a_point_and_resumed(recipe: Path, undisturbed: Path, point: s
     resumed = deepscaler("train", recipe, "--run-dir", run_dir)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(run_dir, undisturbed)
+
+
+def test_an_evaluation_killed_half_way_keeps_the_samples_it_had(recipe: Path, undisturbed: Path) -> None:
+    half_way = recipe.parent / "evaluation"
+    results = json.loads((half_way / "evaluations" / "step-000003" / "results.json").read_text())
+    assert results["run"]["resumed_samples"] == 3 and results["run"]["new_samples"] == 5
+    compared = deepscaler("compare", *(half_way / "evaluations" / f"step-00000{n}" for n in (0, 6)))
+    assert compared.returncode == 0 and "average" in compared.stdout
 
 
 def test_killed_at_random_moments_until_it_gets_through(recipe: Path, undisturbed: Path) -> None:

@@ -5,11 +5,9 @@ Needs lm-eval, which is heavy: `make test-lm-eval` makes an environment for it. 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from deepscaler.orchestration.evaluate import Job, evaluate_endpoint
 from deepscaler.orchestration.progress import Progress
 from deepscaler.training.model import load_tokenizer
 from deepscaler.types import Problem
+from lm_eval_environment import lm_eval_python
 from served_model import served
 from tiny_run import write_model
 
@@ -44,15 +43,6 @@ filter_list:
     filter: [{{function: regex, regex_pattern: "boxed\\\\{{([^}}]*)\\\\}}"}}, {{function: take_first}}]
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """
-
-
-def lm_eval_python() -> str:
-    named = os.environ.get("LM_EVAL_PYTHON")
-    if named:
-        return named
-    if importlib.util.find_spec("lm_eval") is None:
-        pytest.skip("lm-eval is not installed; `make test-lm-eval` makes an environment for it and runs this")
-    return sys.executable
 
 
 def problems() -> list[Problem]:

@@ -187,7 +187,7 @@ def test_the_ids_trained_on_are_the_ids_sampled(load: Load, tmp_path: Path) -> N
             return update(mini_batches)
 
         run.learner.update = recording  # type: ignore[method-assign]
-        run.validation = {}
+        run.validation = None
         train(run)
     assert len(trained) == 16
     assert sorted(trained) == sorted(sampled)

@@ -40,7 +40,7 @@ def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | Non
     if benchmarks is not None:
         for name in read_results(directory)["benchmarks"].keys() & BENCHMARKS.keys():
             prompts |= {p.id: p.prompt for p in load_benchmark(name, benchmarks).problems}
-    date = time.strftime("%Y-%m-%dT%H:%M:%S")
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     for file in export(kind, directory, out, prompts=prompts, date=date):
         print(file)
 
@@ -48,7 +48,7 @@ def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | Non
 def eval_import(
     file: Path,
     *,
-    benchmarks: Path,
+    benchmarks: Path | None,
     out: Path,
     benchmark: str | None,
     columns: Sequence[str],

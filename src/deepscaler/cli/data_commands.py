@@ -14,7 +14,7 @@ from deepscaler.data.layouts import Columns, Layout
 from deepscaler.data.preparation_files import write_preparation
 from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
-from deepscaler.rewards.equivalence import equivalent
+from deepscaler.evaluation.held_out import same_answer
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome
 
@@ -83,11 +83,6 @@ def prepare_command(
     if recipe and data and Path(data.source) != out / "train.parquet":
         print(f"to train on it: deepscaler train {recipe} --set data.source={out / 'train.parquet'} --run-dir DIR")
     return 0
-
-
-def same_answer(first: str, second: str) -> bool:
-    """Whether the grader takes one reference for the other."""
-    return equivalent(first, second).equal
 
 
 def readable(reference: str) -> bool:

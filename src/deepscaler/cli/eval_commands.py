@@ -22,7 +22,7 @@ class EvalArguments:
     served_model: str | None
     suite: str | None
     recipe: Path | None
-    benchmarks: Path
+    benchmarks: Path | None
     out: Path
     engine: str | None
     overrides: Sequence[str]

@@ -80,7 +80,7 @@ def evaluate(
     suite: Annotated[str | None, typer.Option(help="competition, or benchmarks by name: aime24,math500.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Instead of --suite: an evaluation or a training recipe.")] = None,
     out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")] = Path("runs/eval"),
-    benchmarks: Annotated[Path, typer.Option(help="Directory of the benchmark files.")] = Path("data/benchmarks"),
+    benchmarks: Annotated[Path | None, typer.Option(help="Directory of the files; else from the hub.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server's /v1.")] = None,
     served_model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Its name at --endpoint.")] = None,
     engine: Annotated[str | None, typer.Option(help="torch, or vllm where it is installed.")] = None,

@@ -46,7 +46,7 @@ def eval_export(
     kind: Annotated[Literal["lm-eval", "lighteval", "hf"], typer.Option("--as", help="Whose format.")],
     out: Annotated[Path, typer.Option(help="Directory to write below.")],
     benchmarks: Annotated[
-        Path | None, typer.Option(help="Directory of the benchmark files: adds the problems' texts.")
+        Path | None, typer.Option(help="Benchmark files with the problems' texts, where the evaluation kept none.")
     ] = None,
 ) -> None:
     """Results and completions in the formats of lm-evaluation-harness, lighteval, or the Hugging Face hub."""
@@ -66,7 +66,7 @@ def eval_import(
             help="completion, problem (id, row or text); benchmark, sample_index, num_tokens, finish_reason, seed.",
         ),
     ],
-    benchmarks: Annotated[Path, typer.Option(help="Directory of the benchmark files.")] = Path("data/benchmarks"),
+    benchmarks: Annotated[Path | None, typer.Option(help="Directory of the files; else from the hub.")] = None,
     benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="Of every row, else --map benchmark=.")] = None,
     thinking_prefilled: Annotated[
         bool, typer.Option("--thinking-prefilled", help="The prompt already opened <think>.")

@@ -47,6 +47,7 @@ def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
     idle = (
         (recipe.data.source != "synthetic", "data.source is not 'synthetic'", _SYNTHETIC_ONLY),
         (recipe.curriculum.kind == "schedule", "curriculum.kind = 'schedule'", curriculum),
+        (recipe.model.dtype == "float32", "model.dtype = 'float32'", ["model.float32_head"]),
         (algorithm.kl.coefficient == 0, "algorithm.kl.coefficient = 0", ["algorithm.kl.estimator"]),
         (not algorithm.dynamic_sampling, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
     )

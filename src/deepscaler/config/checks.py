@@ -56,16 +56,17 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
     section = recipe.evaluation
-    if bool(section.benchmarks) != (section.benchmarks_dir is not None):
+    if section.benchmarks_dir is not None and not section.benchmarks:
         yield (
-            "evaluation.benchmarks and evaluation.benchmarks_dir need each other: which benchmarks, and where their "
-            "files are; set both or neither"
+            "evaluation.benchmarks_dir without evaluation.benchmarks: name the benchmarks to evaluate, or remove the "
+            "directory"
         )
-    if section.benchmarks and recipe.data.source == "synthetic":
-        yield (
-            "evaluation.benchmarks with data.source = 'synthetic': synthetic problems have validation sets of their "
-            "own; remove evaluation.benchmarks, or train on real problems"
-        )
+    for name in ("benchmarks", "validation_files"):
+        if getattr(section, name) and recipe.data.source == "synthetic":
+            yield (
+                f"evaluation.{name} with data.source = 'synthetic': synthetic problems have validation sets of their "
+                f"own; remove evaluation.{name}, or train on real problems"
+            )
 
 
 def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:

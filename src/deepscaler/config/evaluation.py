@@ -60,7 +60,15 @@ class ClientSection(Section):
     )
     backoff_max_s: float = setting(60.0, unit="s", doc="longest wait after any failure", ge=0)
     connect_s: float = setting(15.0, unit="s", doc="time limit to connect", gt=0)
-    read_s: float = setting(3600.0, unit="s", doc="longest silence; a server says nothing until it has finished", gt=0)
+    stream: bool = setting(
+        True, doc="ask for answers piece by piece, where the server can, so that its silence is noticed early"
+    )
+    silence_s: float = setting(
+        180.0, unit="s", doc="the server counts as dead when no request at all has heard from it for so long", gt=0
+    )
+    read_s: float = setting(
+        3600.0, unit="s", doc="longest silence of one request, which may wait in the server's queue", gt=0
+    )
     total_s: float = setting(7200.0, unit="s", doc="time limit of one attempt", gt=0)
     api_key_env: str = setting("OPENAI_API_KEY", doc="environment variable that holds the key; only its name is kept")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = setting(

@@ -41,6 +41,7 @@ FREE_ON_RESUME = (
     "evaluation.during_training_samples",
     "evaluation.benchmarks",
     "evaluation.benchmarks_dir",
+    "evaluation.validation_files",
 )
 
 

@@ -28,6 +28,9 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32", doc="compute dtype; master weights and optimizer stay float32"
     )
+    float32_head: bool = setting(
+        False, doc="bfloat16 only: logits stay in float32, in learner and engine (ScaleRL, arXiv:2510.13786)"
+    )
     activation_checkpointing: bool = setting(False, doc="recompute activations in the backward to save memory")
     trust_remote_code: str | None = setting(None, doc="name of the one repository whose code may run; off when absent")
 
@@ -251,7 +254,10 @@ class EvaluationSection(Section):
     benchmarks: tuple[str, ...] = setting(
         (), doc="benchmarks evaluated inside training, a subset of each; no checkpoint is chosen by them"
     )
-    benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files")
+    benchmarks_dir: str | None = setting(None, doc="directory of the benchmark files; absent = from the hub")
+    validation_files: tuple[str, ...] = setting(
+        (), doc="files of held-out problems evaluated inside training, such as the validation.parquet of data prepare"
+    )
 
 
 class CheckpointSection(Section):

@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.data.benchmark_hub import download, read_layout
 from deepscaler.data.benchmark_review import correct, reviewed_rows
 from deepscaler.data.benchmark_specs import BENCHMARKS, AnswerForm, BenchmarkSpec
 from deepscaler.data.sources import DataError
@@ -24,9 +25,11 @@ class LoadedBenchmark:
     """A benchmark ready to be asked.
 
     problems: in the file's order, with ids `NAME/ROW`.
-    sha256: of the file's bytes. registered: whether that is the digest the registry knows.
+    sha256: of the file's bytes. registered: whether that is the digest the registry knows, of a hub dataset whether
+        its rows are those of that file.
     row_hashes: per problem, over what is asked and what counts as right (`row_hash`).
     warnings: what a reader of the scores must be told, in words.
+    origin: what says where it came from: the file's digest, of a hub dataset its name and commit too.
     """
 
     name: str
@@ -35,39 +38,31 @@ class LoadedBenchmark:
     row_hashes: tuple[str, ...]
     registered: bool
     warnings: tuple[str, ...]
+    origin: Mapping[str, Any]
 
 
 def load_benchmark(
-    name: str, directory: Path, *, corrected: bool = False, allow_changed: bool = False
+    name: str, directory: Path | None, *, corrected: bool = False, allow_changed: bool = False
 ) -> LoadedBenchmark:
-    """The benchmark `name` from its file in `directory`.
+    """The benchmark `name`, from the hub when there is no directory.
 
-    `corrected` replaces the references that were found wrong (`benchmark_review`); ids and prompts stay the same, so
-    the same completions can be graded both ways.
+    A directory holds the registered file (`aime24.json`), or in a directory of the benchmark's name (`aime24/`) what
+    the hub has. `corrected` replaces the references that were found wrong (`benchmark_review`); ids and prompts stay
+    the same, so the same completions can be graded both ways.
 
     Raises DataError (a ValueError) for an unknown name, a missing file, a content other than the registered one
     unless `allow_changed`, and for the first row with a missing field, a wrong type or an empty answer.
     """
     spec = _spec(name)
-    path = Path(directory) / spec.file
-    rows, digest = read_rows(path)
-    registered = digest in spec.sha256
-    warnings = []
-    if not registered:
-        known = " or ".join(spec.sha256)
-        message = f"{path} has SHA-256 {digest}, the registered {spec.title} file has {known}"
-        if _digest(path.read_bytes().replace(b"\r\n", b"\n")) in spec.sha256:
-            message += "; only the line endings differ (CRLF instead of LF)"
-        if not allow_changed:
-            raise DataError(
-                f"{message}: scores on it cannot be compared with those of others. Put the registered file there, "
-                "or allow a changed file explicitly (allow_changed=True)"
-            )
-        warnings.append(message)
-    problems = tuple(_problem(spec, path, number, row) for number, row in enumerate(rows))
+    content = _read(spec, None if directory is None else Path(directory))
+    warnings = [] if not content.is_file else _check_digest(spec, content, allow_changed)
+    registered = content.is_file and not warnings
+    problems = tuple(_problem(content.spec, content.where, number, row) for number, row in enumerate(content.rows))
+    if not content.is_file:
+        registered, warnings = _check_rows(spec, problems)
     changed = sum(review.changes for review in reviewed_rows(name).values())
     if corrected:
-        problems = correct(name, str(path), problems)
+        problems = correct(name, str(content.where), problems)
         warnings.append(f"{changed} of {len(problems)} references were corrected; see docs/benchmarks-lint.md")
     elif changed and registered:
         warnings.append(
@@ -77,11 +72,65 @@ def load_benchmark(
     return LoadedBenchmark(
         name=name,
         problems=problems,
-        sha256=digest,
+        sha256=content.sha256,
         row_hashes=tuple(row_hash(problem) for problem in problems),
         registered=registered,
         warnings=tuple(warnings),
+        origin=content.origin,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Rows as read. is_file: from the registered kind of file, whose bytes are known; else in the hub's layout."""
+
+    rows: list[Any]
+    sha256: str
+    spec: BenchmarkSpec
+    where: Path
+    is_file: bool
+    origin: Mapping[str, Any]
+
+
+def _read(spec: BenchmarkSpec, directory: Path | None) -> _Content:
+    path = None if directory is None else directory / spec.file
+    if path is not None and (path.is_file() or not path.with_name(spec.name).is_dir()):
+        rows, digest = read_rows(path)
+        return _Content(rows, digest, spec, path, is_file=True, origin={"file_sha256": digest})
+    if path is not None:
+        layout, commit = read_layout(spec, path.with_name(spec.name)), None
+    else:
+        layout, commit = download(spec)
+    hub = {"dataset": spec.hub.dataset, "config": spec.hub.config, "split": spec.hub.split, "revision": commit}
+    origin = {"file_sha256": layout.sha256, **hub}
+    return _Content(layout.rows, layout.sha256, layout.spec, layout.where, is_file=False, origin=origin)
+
+
+def _check_digest(spec: BenchmarkSpec, content: _Content, allow_changed: bool) -> list[str]:
+    """A warning when the file is not the registered one. Raises DataError for it unless allowed."""
+    if content.sha256 in spec.sha256:
+        return []
+    path, known = content.where, " or ".join(spec.sha256)
+    message = f"{path} has SHA-256 {content.sha256}, the registered {spec.title} file has {known}"
+    if _digest(path.read_bytes().replace(b"\r\n", b"\n")) in spec.sha256:
+        message += "; only the line endings differ (CRLF instead of LF)"
+    if not allow_changed:
+        raise DataError(
+            f"{message}: scores on it cannot be compared with those of others. Put the registered file there, "
+            "or allow a changed file explicitly (allow_changed=True)"
+        )
+    return [message]
+
+
+def _check_rows(spec: BenchmarkSpec, problems: Sequence[Problem]) -> tuple[bool, list[str]]:
+    """(whether questions and references are those of the registered file, a warning when they are not)."""
+    rows = hashlib.sha256("\n".join(map(row_hash, problems)).encode()).hexdigest()
+    if rows == spec.rows_sha256:
+        return True, []
+    return False, [
+        f"the {len(problems)} problems of {spec.hub.dataset} are not row by row those of the registered {spec.file} "
+        f"({spec.num_problems}): other wording, references or order. Compare scores only where rows_sha256 is the same"
+    ]
 
 
 def row_hash(problem: Problem) -> str:
@@ -144,7 +193,8 @@ def _group(spec: BenchmarkSpec, row: Mapping[str, Any]) -> str:
     """What problems of one origin share: the paper of a contest, the subject, the course."""
     value = row.get(spec.fields["group"])
     if spec.name == "aime24":
-        return "I" * int(value) if value in (1, 2) else ""
+        found = re.search(r"_AIME_(I{1,2})_", value) if isinstance(value, str) else None
+        return "I" * int(value) if value in (1, 2) else found[1] if found else ""
     if not isinstance(value, str):
         return ""
     if spec.name == "amc23":

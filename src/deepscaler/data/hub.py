@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -16,8 +18,8 @@ _NO_DATA = re.compile(
     r"(^|/)\.|(^|/)(dataset_infos|dataset_info|state|README)\b|(^|[/_.-])(test|valid|validation|dev)\b"
 )
 
-
 CONNECT_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,40 @@ def _download(name: str, revision: str, known: HubDataset | None) -> list[Path]:
         f"on a machine with a network run `hf download {name} --repo-type dataset --revision {revision} "
         f"--local-dir DIR`, bring DIR here and give DIR (or {wanted} in it) in the dataset's place"
     )
+
+    def get(hub: Any, offline: bool) -> list[Path]:
+        if known:  # a file of a pinned commit comes from the cache without asking, if it is there
+            options = {"repo_type": "dataset", "revision": revision, "local_files_only": offline}
+            return [Path(hub.hf_hub_download(name, file, **options)) for file in known.files]
+        if offline:
+            raise OSError
+        patterns = [f"*{suffix}" for suffix in FORMATS]
+        return data_files(
+            Path(hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        )
+
+    return _ask_hub(name, get, instead)
+
+
+def snapshot(name: str, revision: str, *, instead: str) -> Path:
+    """The data files of a dataset at a commit, which is the directory's name; from the hub's cache or the network.
+
+    Raises DataError that ends with what to do `instead`.
+    """
+    patterns = [f"*{suffix}" for suffix in FORMATS]
+
+    def get(hub: Any, offline: bool) -> Path:
+        options = {"repo_type": "dataset", "revision": revision, "local_files_only": offline}
+        return Path(hub.snapshot_download(name, allow_patterns=patterns, **options))
+
+    return _ask_hub(name, get, instead)
+
+
+def _ask_hub(name: str, get: Callable[[Any, bool], T], instead: str) -> T:
+    """What `get(huggingface_hub, offline)` finds. Raises DataError for every way in which the hub can fail."""
     try:
-        from huggingface_hub import constants, hf_hub_download, snapshot_download
+        import huggingface_hub
+        from huggingface_hub import constants
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ModuleNotFoundError as error:
         raise DataError(
@@ -89,17 +123,7 @@ def _download(name: str, revision: str, known: HubDataset | None) -> list[Path]:
         ) from error
     offline = not reachable(constants.ENDPOINT)
     try:
-        if known:  # a file of a pinned commit comes from the cache without asking, if it is there
-            return [
-                Path(hf_hub_download(name, file, repo_type="dataset", revision=revision, local_files_only=offline))
-                for file in known.files
-            ]
-        if offline:
-            raise OSError
-        patterns = [f"*{suffix}" for suffix in FORMATS]
-        return data_files(
-            Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
-        )
+        return get(huggingface_hub, offline)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = f"no connection to {constants.ENDPOINT}" if offline else " ".join(str(error).split())
         raise DataError(f"dataset {name} could not be had from the hub ({reason}); {instead}") from error

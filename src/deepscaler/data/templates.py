@@ -109,6 +109,16 @@ def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
     return text
 
 
+def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
+    """Completion ids -> text, without the stop token at the end."""
+
+    def decode(ids: Any) -> str:
+        kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
+        return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    return decode
+
+
 def template_text(tokenizer: Any) -> str:
     """The template that a prompt is rendered with; of several named ones that is `default`. Raises ValueError."""
     template = tokenizer.chat_template

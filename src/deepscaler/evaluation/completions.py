@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from deepscaler.types import FinishReason, Problem
 
+EVALUATION_STEP = -1  # keeps evaluation's draws apart from those of training steps
+
 
 class Key(NamedTuple):
     """Names one sample of an evaluation."""

@@ -20,13 +20,14 @@ from deepscaler.data.benchmarks import BENCHMARKS
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.samples import SCHEMA, model_name, open_samples, read_results, samples_file, setting
 from deepscaler.observability.files import write_atomically
+from deepscaler.observability.problem_texts import read_problem_texts
 
 Prompts = Mapping[str, str]  # problem id -> the problem's text
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A finished evaluation and what exports need around it. date: ISO 8601, of the export's file names."""
+    """A finished evaluation and what exports need around it. date: ISO 8601 in UTC, without its Z."""
 
     directory: Path
     results: Mapping[str, Any]
@@ -53,11 +54,16 @@ class Evaluated:
             yield split_benchmarks(table)[0]
 
 
-def export(kind: str, directory: Path, out: Path, *, prompts: Prompts, date: str) -> list[Path]:
-    """Write the export named `kind` below `out`; returns the files. Raises ValueError for an unknown kind."""
+def export(kind: str, directory: Path, out: Path, *, prompts: Prompts | None = None, date: str) -> list[Path]:
+    """Write the export named `kind` below `out`; returns the files. Raises ValueError for an unknown kind.
+
+    prompts: instead of the texts that the evaluation kept in problems.jsonl.
+    """
     if kind not in KINDS:
         raise ValueError(f"unknown export {kind!r}; known are {', '.join(KINDS)}")
     results = read_results(directory)
+    if not prompts:
+        prompts = {identity: question.prompt for (_, identity), question in read_problem_texts(directory).items()}
     return KINDS[kind](Evaluated(directory, results, prompts, date), out)
 
 
@@ -169,7 +175,10 @@ def lighteval(evaluated: Evaluated, out: Path) -> list[Path]:
     `score` are ours.
     """
     model = model_name(evaluated.settings) or evaluated.directory.name
-    folder = out / "details" / _file_name(model) / evaluated.stamp
+    owner, slash, name = model.partition("/")
+    on_hub = bool(owner and slash and name) and "/" not in name  # there, as in lighteval, a folder of its owner
+    place = Path(_file_name(owner), _file_name(name)) if on_hub else Path(_file_name(model))
+    folder = out / "details" / place / evaluated.stamp
     files = []
     for samples in evaluated.benchmarks():
         rows = []
@@ -216,14 +225,19 @@ def hub(evaluated: Evaluated, out: Path) -> list[Path]:
                 "write its .eval_results file by hand from results.json"
             )
         source = BENCHMARKS[name].hub
+        asked = evaluated.settings.get("datasets", {}).get(name, {})
+        commit = asked.get("revision")  # problems from a file are of no commit of the hub's
+        notes = _notes(record, evaluated.settings)
+        if commit is None and asked.get("file_sha256"):
+            notes += f"; problems from a file with SHA-256 {asked['file_sha256']}"
         lines = [
             "- dataset:",
             f"    id: {json.dumps(source.dataset)}",
             f"    task_id: {json.dumps(source.config or 'default')}",
-            f"    revision: {json.dumps(source.revision)}",
+            *([f"    revision: {json.dumps(commit)}"] if commit else []),
             f"  value: {100 * record['pass@1']:.2f}",
-            f"  date: {json.dumps(evaluated.date)}",
-            f"  notes: {json.dumps(_notes(record, evaluated.settings))}",
+            f"  date: {json.dumps(evaluated.date + 'Z')}",
+            f"  notes: {json.dumps(notes)}",
         ]
         files.append(out / ".eval_results" / f"{name}.yaml")
         _write(files[-1], "\n".join(lines) + "\n")

@@ -19,6 +19,7 @@ from deepscaler.evaluation.samples import (
 from deepscaler.evaluation.session import Tally
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.observability.files import write_atomically
+from deepscaler.observability.problem_texts import write_problem_texts
 from deepscaler.types import Problem, RunError, Verdict
 
 PARTIAL_FILE = "results.partial.json"
@@ -95,12 +96,13 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def finish(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> Results:
-    """Write samples.parquet, then results.json: where the latter stands, the evaluation is whole.
+    """Write samples.parquet and problems.jsonl, then results.json: where the latter stands, the evaluation is whole.
 
     facts: `settings`, and what results.json holds besides the figures.
     """
     rows = (sample_row(c, v, plan.problem(c.key)) for c, v in store.rows(plan.samples()))
     write_rows(store.directory / SAMPLES_FILE, rows)
+    write_problem_texts(store.directory, plan.sets)
     results = compute_results(read_digested(store.directory), **facts)
     write_results(results, store.directory)
     (store.directory / PARTIAL_FILE).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.regrade import graded
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import FINISH_REASONS, SAMPLES_FILE, UNKNOWN_FINISH, read_digested
+from deepscaler.observability.problem_texts import write_problem_texts
 from deepscaler.types import Problem
 
 FIELDS = ("completion", "problem", "benchmark", "sample_index", "num_tokens", "finish_reason", "seed")
@@ -74,6 +75,8 @@ def import_completions(
         (out / SAMPLES_FILE).unlink()
         raise
     used = {name for name, _ in file.counts}
+    answered = {name: [p for p in file.sets[name] if (name, p.id) in file.counts] for name in file.sets if name in used}
+    write_problem_texts(out, answered)
     missing = sum((name, p.id) not in file.counts for name in used for p in file.sets[name])
     warnings = [f"{missing} problems have no completion in {file.path.name} and are left out"] if missing else []
     recorded = {"file": file.path.name, "sha256": _sha256(file.path), "columns": dict(file.columns)}

@@ -14,32 +14,25 @@ import torch
 
 from deepscaler.config import Recipe, changed_keys, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
-from deepscaler.data.templates import render_prompt, template_facts
+from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.orchestration.engines import torch_facts
+from deepscaler.orchestration.evaluate import sampling_params
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
-from deepscaler.orchestration.training_data import load_training_data, make_stream
+from deepscaler.orchestration.training_data import TrainingData, load_training_data, make_stream
+from deepscaler.orchestration.validation import Validation, evaluation_recipe, write_held_out
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
 from deepscaler.rollout.sizing import pick_device
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
-
-
-def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
-    """Completion ids -> text, without the stop token at the end."""
-
-    def decode(ids: Any) -> str:
-        kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
-        return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    return decode
 
 
 def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
@@ -97,10 +90,12 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 directory=directory,
                 progress=progress,
                 stop=stop,
-                validation=training.validation,
+                validation=None,
                 num_processes=team.num_processes,
                 save_tokenizer=tokenizer.save_pretrained,
             )
+            if training.validation.sets:
+                run.validation = _validation(run, training, fleet, grader, template, decoder(tokenizer, stop_ids))
             newest = newest_checkpoint(run.checkpoints)
             if newest is None:
                 fleet.publish_weights(run.learner)
@@ -111,6 +106,30 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 run.load(*newest)
                 progress.message(f"continuing after step {run.step} from {newest[0]}")
             yield run
+
+
+def _validation(
+    run: Run,
+    training: TrainingData,
+    fleet: LocalFleet,
+    grader: GraderPool,
+    template: TemplateFacts,
+    decode: Callable[[Any], str],
+) -> Validation:
+    """What evaluates inside the run: its engine, its grader, the problems that training leaves alone."""
+    asked = evaluation_recipe(run.recipe, tuple(training.validation.sets))
+    directory = run.directory.path / "evaluations"
+    write_held_out(directory, training.validation, training.left_out, len(training.problems))
+    return Validation(
+        recipe=asked,
+        datasets=training.validation,
+        source=fleet.source(sampling_params(asked), decode),
+        grader=grader,
+        engine=torch_facts(run.recipe.model.dtype, pick_device().type),
+        template=template,
+        directory=directory,
+        progress=run.progress,
+    )
 
 
 def _half(path: Path, device: torch.device, recipe: Recipe) -> Any:

@@ -14,8 +14,7 @@ import torch
 from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.data.templates import TemplateFacts, format_question, render_prompt, template_facts
-from deepscaler.orchestration.build import decoder
+from deepscaler.data.templates import TemplateFacts, decoder, format_question, render_prompt, template_facts
 from deepscaler.orchestration.parallel import Team
 from deepscaler.orchestration.team import start_team
 from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit

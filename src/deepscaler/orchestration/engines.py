@@ -11,8 +11,8 @@ import torch
 
 from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
+from deepscaler.data.templates import decoder
 from deepscaler.observability.environment import package_versions
-from deepscaler.orchestration.build import decoder
 from deepscaler.orchestration.embedded import ModelFiles, embedded_team
 from deepscaler.protocols import Sampler
 from deepscaler.rollout.sizing import DTYPES
@@ -37,9 +37,10 @@ class Engine:
     open: Open
 
 
-def torch_facts(files: ModelFiles) -> dict[str, Any]:
+def torch_facts(dtype: str, device: str) -> dict[str, Any]:
+    """What of the embedded engine shapes a completion."""
     versions = package_versions(("deepscaler", "torch", "transformers"))
-    return {"kind": "torch", "versions": versions, "dtype": files.dtype, "device": files.device.type}
+    return {"kind": "torch", "versions": versions, "dtype": dtype, "device": device}
 
 
 def vllm_facts(files: ModelFiles) -> dict[str, Any]:
@@ -71,4 +72,7 @@ def vllm_sampler(files: ModelFiles, engine: EngineSection, *, capacity: int) -> 
         torch.set_num_threads(threads)
 
 
-ENGINES = {"torch": Engine(torch_facts, embedded_team), "vllm": Engine(vllm_facts, vllm_sampler)}
+ENGINES = {
+    "torch": Engine(lambda files: torch_facts(files.dtype, files.device.type), embedded_team),
+    "vllm": Engine(vllm_facts, vllm_sampler),
+}

@@ -14,11 +14,11 @@ from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSect
 from deepscaler.config.models import GraderSection
 from deepscaler.data.synthetic import evaluation_sets
 from deepscaler.data.templates import format_question
-from deepscaler.evaluation.completions import Plan, Source
+from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.finish import finish, finish_partial
+from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
-from deepscaler.evaluation.run import EVALUATION_STEP
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource, ServerSource
 from deepscaler.evaluation.store import SampleStore, settings_hash
@@ -45,6 +45,13 @@ def grader_settings(section: GraderSection) -> Settings:
     return {"version": GRADER_VERSION, **section.model_dump(mode="json", exclude={"workers"})}
 
 
+def sampling_params(recipe: EvalRecipe) -> SamplingParams:
+    s = recipe.sampling
+    return SamplingParams(
+        s.max_completion_tokens, s.temperature, s.top_p, s.top_k, seed=recipe.seed, step=EVALUATION_STEP
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What an evaluation is made of, apart from where its completions come from."""
@@ -60,10 +67,7 @@ class Job:
 
     @property
     def params(self) -> SamplingParams:
-        s = self.recipe.sampling
-        return SamplingParams(
-            s.max_completion_tokens, s.temperature, s.top_p, s.top_k, seed=self.recipe.seed, step=EVALUATION_STEP
-        )
+        return sampling_params(self.recipe)
 
     def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], template: Mapping[str, Any]) -> Settings:
         """Everything that shapes a result: what the store compares before it goes on."""
@@ -168,12 +172,33 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
 def _evaluate(
     job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
 ) -> Results:
-    """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json."""
+    """`run_job` with a grader of its own; says what a reader of the score must know."""
+    with text_grader(job.recipe.grader) as grader:
+        results = run_job(job, settings, open_source, grader, model=model)
+    for text in results.content["warnings"]:
+        job.progress.message(f"warning: {text}")
+    return results
+
+
+def run_job(
+    job: Job,
+    settings: Settings,
+    open_source: Callable[[], AbstractContextManager[Source]],
+    grader: ManyGrader,
+    *,
+    model: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Results:
+    """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json.
+
+    model: what the model is called, beside what the settings know of it. facts: further entries of results.json.
+    """
     started, plan = time.time(), job.plan
-    with SampleStore(job.out, settings) as store, text_grader(job.recipe.grader) as grader:
+    with SampleStore(job.out, settings) as store:
         before = len(store)
         _say_what_is_there(job, store)
-        facts: dict[str, Any] = {
+        content: dict[str, Any] = {
+            **(facts or {}),
             "settings": {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}},
             "settings_sha256": settings_hash(settings),
             "warnings": list(job.datasets.warnings),
@@ -189,17 +214,15 @@ def _evaluate(
             else:
                 with open_source() as source:
                     session(source)
-                    facts["warnings"] += source.warnings()
-                    facts["server"] = source.facts
+                    content["warnings"] += source.warnings()
+                    content["server"] = source.facts
         except (KeyboardInterrupt, RunError):
-            path = finish_partial(store, plan, facts)
+            path = finish_partial(store, plan, content)
             job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
             raise
-        facts["run"] = _run_facts(started, before, job)
-        facts["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
-        results = finish(store, plan, facts)
-    for text in results.content["warnings"]:
-        job.progress.message(f"warning: {text}")
+        content["run"] = _run_facts(started, before, job)
+        content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
+        results = finish(store, plan, content)
     job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
     return results
 

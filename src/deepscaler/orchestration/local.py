@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from deepscaler.data.templates import format_question, render_prompt
+from deepscaler.evaluation.sources import EngineSource
 from deepscaler.protocols import Learner, Sampler
 from deepscaler.types import Group, IntArray, Problem, Request, Rollout, SamplingParams, WeightsInfo
 
@@ -29,7 +30,7 @@ class LocalFleet:
         self.on_rollout: Callable[[Rollout], None] | None = None
 
     def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
-        requests = [Request(p.id, self._prompt_ids(p), num_samples) for p in problems]
+        requests = [Request(p.id, self.prompt_ids(p), num_samples) for p in problems]
         # One problem may stand twice in a step, at the seam of two epochs; its groups must not share draws.
         seen: dict[str, int] = {}
         for index, request in enumerate(requests):
@@ -50,6 +51,10 @@ class LocalFleet:
             for problem, r in zip(problems, requests, strict=True)
         ]
 
+    def source(self, params: SamplingParams, decode: Callable[[Any], str]) -> EngineSource:
+        """The same engine as an evaluation sees it."""
+        return EngineSource(self._engine, params, encode=self.prompt_ids, decode=decode)
+
     def publish_weights(self, learner: Learner) -> WeightsInfo:
         """Raises RuntimeError when the engine does not hold the learner's weights afterwards."""
         published = learner.weights_info(self._engine.dtype)
@@ -63,7 +68,7 @@ class LocalFleet:
             )
         return held
 
-    def _prompt_ids(self, problem: Problem) -> IntArray:
+    def prompt_ids(self, problem: Problem) -> IntArray:
         if problem.id not in self._encoded:
             question = format_question(problem, self._instruction)
             self._encoded[problem.id] = render_prompt(self._tokenizer, question)[0]

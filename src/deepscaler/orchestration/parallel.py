@@ -148,6 +148,7 @@ class Team:
         return held
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
+        self._engine.release_memory()
         shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send("accumulate", *_chosen(share, samples, old, ref))
@@ -158,6 +159,7 @@ class Team:
         return metrics
 
     def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
+        self._engine.release_memory()
         shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send("logprobs", [samples[i] for i in share], reference)

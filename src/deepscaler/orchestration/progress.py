@@ -14,6 +14,7 @@ from deepscaler.types import Rollout
 
 PLAIN_INTERVAL_S = 5.0
 TERMINAL_INTERVAL_S = 0.2
+LONG_STEP_S = 30.0
 RECENT_STEPS = 20  # time left is judged by these, as completions grow and shrink over a run
 
 
@@ -32,9 +33,9 @@ class Progress:
         self._last_write = 0.0
         self._line_open = False
         self._step_times: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # start of the first, then ends
-        self._stage = ""
-        self._evaluating = 0
-        self._finished = 0
+        self._stage, self._step, self._num_steps = "", 0, 0
+        self._sampled = 0
+        self._whole: State | None = None  # shown for the last time
 
     def message(self, text: str) -> None:
         """A line that stays."""
@@ -54,9 +55,8 @@ class Progress:
         self._stream.flush()
 
     def start_step(self, step: int, num_steps: int, stage: StageSection) -> None:
-        self._stage = stage.name
-        self._num_steps = num_steps
-        self._evaluating = 0
+        self._stage, self._step, self._num_steps = stage.name, step, num_steps
+        self._sampled = 0
         if not self._step_times:
             self._step_times.append(time.monotonic())
 
@@ -72,20 +72,18 @@ class Progress:
             force=step == self._num_steps,
         )
 
-    def start_evaluation(self, num_completions: int) -> None:
-        self._evaluating, self._finished = num_completions, 0
-
     def on_rollout(self, rollout: Rollout) -> None:
-        """Called for every finished completion; shows the progress of evaluations only."""
-        if self._evaluating:
-            self._finished += 1
-            self.update(f"evaluating  {self._finished}/{self._evaluating} completions")
+        """Called for every completion of a step; a step of many minutes says how far its sampling is."""
+        self._sampled += 1
+        if time.monotonic() - self._last_write >= LONG_STEP_S:
+            self.update(f"{self._stage} step {self._step}/{self._num_steps}  {self._sampled} completions sampled")
 
     def session(self, state: State) -> None:
         """Where an evaluation with a store stands: samples, rate, tokens, running Pass@1 with interval, time left."""
         last = state.num_graded == state.num_completions
-        if not last and not self.due():
+        if state is self._whole or not (last or self.due()):
             return
+        self._whole = state if last else None
         e = state.running
         running = f"  {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e is not None else ""
         left = "-" if state.seconds_left is None else duration(state.seconds_left)
@@ -99,7 +97,6 @@ class Progress:
         return time.monotonic() - self._last_write >= (TERMINAL_INTERVAL_S if self._terminal else PLAIN_INTERVAL_S)
 
     def end_evaluation(self, mean: float, low: float, high: float) -> None:
-        self._evaluating = 0
         self.message(f"Pass@1 {mean:.1%}  [{low:.1%}, {high:.1%}]")
 
     def _close_line(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from deepscaler.config.models import Recipe, StageSection
 from deepscaler.curriculum.controller import Curriculum, StageChange, StepObservation
 from deepscaler.data.stream import ProblemStream
-from deepscaler.evaluation.run import EVALUATION_STEP, Evaluation, evaluate
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.rollout_metrics import rollout_metrics
@@ -18,9 +17,10 @@ from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.orchestration.collect import Collected
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.stop import StopRequest
+from deepscaler.orchestration.validation import Validation, evaluation_line
 from deepscaler.protocols import Fleet, Grader, Learner
 from deepscaler.training.checkpoint import prune, save_checkpoint
-from deepscaler.types import Problem, RunError, SamplingParams, UpdateStats
+from deepscaler.types import RunError, UpdateStats
 
 
 class AlarmError(RunError):
@@ -42,7 +42,7 @@ class Run:
     directory: RunDirectory
     progress: Progress
     stop: StopRequest
-    validation: Mapping[str, Sequence[Problem]]
+    validation: Validation | None
     num_processes: int
     save_tokenizer: Callable[[Path], object]
     step: int = 0
@@ -111,16 +111,11 @@ class Run:
         return self.stop.requested or self.step % self.recipe.checkpoint.every_steps == 0
 
     def evaluate(self, stage: StageSection) -> None:
-        """Pass@1 on the validation sets, which are neither trained on nor part of the final test."""
-        if not self.validation:
+        """Pass@1 on the validation sets, none of whose problems is trained on."""
+        if self.validation is None:
             return
-        section = self.recipe.evaluation
-        num_samples = section.during_training_samples
-        params = evaluation_params(self.recipe)
-        self.progress.start_evaluation(sum(map(len, self.validation.values())) * num_samples)
-        result = evaluate(self.fleet, self.grader, self.validation, num_samples=num_samples, params=params, settings={})
-        self.directory.log_evaluation(self.step, _evaluation_line(result, stage))
-        self.progress.end_evaluation(result.average.mean, result.average.low, result.average.high)
+        results = self.validation.evaluate(self.step, stage.name, self.learner.weights_info().digest)
+        self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
 
     def save(self) -> None:
         """Commit a checkpoint, then drop the ones no longer needed."""
@@ -160,18 +155,6 @@ class Run:
             )
 
 
-def evaluation_params(recipe: Recipe) -> SamplingParams:
-    section = recipe.evaluation
-    return SamplingParams(
-        max_completion_tokens=section.max_completion_tokens,
-        temperature=section.temperature,
-        top_p=section.top_p,
-        top_k=section.top_k,
-        seed=recipe.seed,
-        step=EVALUATION_STEP,
-    )
-
-
 def _observation(step: int, metrics: Mapping[str, Any]) -> StepObservation:
     return StepObservation(
         step=step,
@@ -180,21 +163,3 @@ def _observation(step: int, metrics: Mapping[str, Any]) -> StepObservation:
         length_correct_mean=metrics.get("length_correct_mean"),
         length_wrong_mean=metrics.get("length_wrong_mean"),
     )
-
-
-def _evaluation_line(result: Evaluation, stage: StageSection) -> dict[str, Any]:
-    lengths = [n for r in result.sets.values() for n in r.lengths]
-    return {
-        "stage": stage.name,
-        "pass@1": result.average.mean,
-        "low": result.average.low,
-        "high": result.average.high,
-        "num_problems": sum(r.estimate.num_problems for r in result.sets.values()),
-        "num_samples": next(iter(result.sets.values())).estimate.num_samples,
-        "sets": {
-            name: {"pass@1": r.estimate.mean, "low": r.estimate.low, "high": r.estimate.high}
-            for name, r in result.sets.items()
-        },
-        "truncated_frac": sum(r.truncated_frac for r in result.sets.values()) / len(result.sets),
-        "length_mean": sum(lengths) / len(lengths),
-    }

@@ -28,19 +28,33 @@ def make_team(
 ) -> Iterator[Team]:
     """This process and as many workers as the recipe asks for; the workers end with the context."""
     count = num_processes(recipe, next(engine_model.parameters()).device)
-    with start_team(computer, engine_model, stop_ids, count=count, max_active=recipe.rollout.max_active) as team:
+    with start_team(
+        computer,
+        engine_model,
+        stop_ids,
+        count=count,
+        max_active=recipe.rollout.max_active,
+        float32_head=recipe.model.float32_head,
+    ) as team:
         yield team
 
 
 @contextmanager
 def start_team(
-    computer: GradientComputer, engine_model: Any, stop_ids: frozenset[int], *, count: int, max_active: int
+    computer: GradientComputer,
+    engine_model: Any,
+    stop_ids: frozenset[int],
+    *,
+    count: int,
+    max_active: int,
+    float32_head: bool = False,
 ) -> Iterator[Team]:
     """`count` processes, this one among them, that together decode `max_active` sequences at once."""
     share = -(-max_active // count)
     shares_weights = engine_model is computer.model
     workers = [Worker(computer, stop_ids, share) for _ in range(count - 1)] if shares_weights else []
-    team = Team(computer, TorchEngine(engine_model, stop_ids=stop_ids, max_active=share), workers)
+    engine = TorchEngine(engine_model, stop_ids=stop_ids, max_active=share, float32_head=float32_head)
+    team = Team(computer, engine, workers)
     try:
         yield team
     finally:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
+from deepscaler.data.benchmarks import load_benchmark
 from deepscaler.data.mixture import describe_bands, plan_stages
 from deepscaler.data.sources import load_mixture, load_problems
 from deepscaler.data.stream import ProblemStream
 from deepscaler.data.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
 from deepscaler.data.templates import encode_problems
-from deepscaler.evaluation.datasets import validation_subset
+from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.held_out import LeftOut, hold_out
+from deepscaler.orchestration.validation import test_sets
 from deepscaler.types import Problem
 
 
@@ -21,36 +24,50 @@ from deepscaler.types import Problem
 class TrainingData:
     """source_of: per problem, the index of its entry in data.sources, 0 without a mixture.
 
-    num_left_out: benchmark problems that training holds, so that they validate nothing.
+    validation: what evaluations inside training ask. left_out: what they do not ask because training holds it.
     """
 
     problems: list[Problem]
     source_of: list[int]
-    validation: dict[str, list[Problem]]
-    num_left_out: int = 0
+    validation: Datasets
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def load_training_data(recipe: Recipe) -> TrainingData:
-    """Raises ValueError when a problem stands in two sources, or in training and a held-out set."""
+    """Raises ValueError when a problem stands in two sources, or a held-out set is nowhere disjoint from training."""
     data = recipe.data
+    if data.source == "synthetic":
+        problems, validation = training_problems(recipe), validation_sets(recipe)
+        assert_disjoint(problems, validation, evaluation_sets(recipe))
+        return TrainingData(problems, [0] * len(problems), describe(validation))
     if data.source == "mix":
         problems, source_of = load_mixture(data.sources, instruction=data.instruction)
-        return TrainingData(problems, source_of, *_benchmark_subset(recipe, problems))
-    if data.source != "synthetic":
+    else:
         fields = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
         problems = load_problems(data.source, **fields, instruction=data.instruction)
-        return TrainingData(problems, [0] * len(problems), *_benchmark_subset(recipe, problems))
-    problems, validation = training_problems(recipe), validation_sets(recipe)
-    assert_disjoint(problems, validation, evaluation_sets(recipe))
-    return TrainingData(problems, [0] * len(problems), validation)
+        source_of = [0] * len(problems)
+    return TrainingData(problems, source_of, *load_validation(recipe, problems))
 
 
-def _benchmark_subset(recipe: Recipe, training: list[Problem]) -> tuple[dict[str, list[Problem]], int]:
+def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datasets, tuple[LeftOut, ...]]:
+    """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
     section = recipe.evaluation
-    if section.benchmarks_dir is None:
-        return {}, 0
-    directory = Path(section.benchmarks_dir)
-    return validation_subset(section.benchmarks, directory, section.during_training_problems, training)
+    sets: dict[str, Sequence[Problem]] = {}
+    origins: dict[str, Mapping[str, Any]] = {}
+    warnings: list[str] = []
+    for name in section.benchmarks:
+        loaded = load_benchmark(name, Path(section.benchmarks_dir) if section.benchmarks_dir else None)
+        sets[name], origins[name] = loaded.problems, loaded.origin
+        warnings += [f"{name}: {text}" for text in loaded.warnings]
+    for file in section.validation_files:
+        name = Path(file).stem
+        if name in sets:
+            raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
+        sets[name] = load_problems(file, instruction=recipe.data.instruction)
+    if not sets:
+        return describe({}), ()
+    held_out = hold_out(sets, section.during_training_problems, training)
+    return describe(held_out.sets, origins, tuple(warnings)), held_out.left_out
 
 
 def make_stream(
@@ -61,12 +78,8 @@ def make_stream(
     Raises ValueError when no prompt fits, or a stage's bands leave it nothing to draw.
     """
     data = recipe.data
-    if recipe.evaluation.benchmarks:
-        count = sum(map(len, training.validation.values()))
-        message(
-            f"evaluations inside training use {count} problems of {', '.join(training.validation)}, which are test "
-            f"problems: no checkpoint is chosen by them. {training.num_left_out} were left out, training holds them"
-        )
+    for text in validation_notes(training):
+        message(text)
     kept, dropped = encode_problems(training.problems, tokenizer, data.instruction, data.max_prompt_tokens)
     if dropped:
         total = len(training.problems)
@@ -78,3 +91,23 @@ def make_stream(
             bands = describe_bands(stage) or f"sources {', '.join(part.name for part in plan.parts)}"
             message(f"stage {stage.name}: {plan.num_problems} of {len(kept)} problems, {bands}")
     return ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
+
+
+def validation_notes(training: TrainingData) -> Iterator[str]:
+    """What someone who watches the run must know about its evaluations."""
+    sets, tests = training.validation.sets, test_sets(training.validation)
+    if tests:
+        count = sum(len(sets[name]) for name in tests)
+        yield (
+            f"evaluations inside training use {count} problems of {', '.join(tests)}, which are test problems: no "
+            "checkpoint is chosen by them, and whoever chooses one by them has no test score left for it"
+        )
+    if training.left_out:
+        some = ", ".join(one.problem_id for one in training.left_out[:3])
+        more = ", …" if len(training.left_out) > 3 else ""
+        yield (
+            f"{len(training.left_out)} problems of the evaluation sets stand in the training data and are not asked "
+            f"({some}{more}); evaluations/held_out.json lists them"
+        )
+    for text in training.validation.warnings:
+        yield f"note: {text}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from deepscaler.observability.problem_texts import Question, read_problem_texts
 from deepscaler.report.forest import ForestRow, forest_svg
 from deepscaler.report.panels import OUTCOMES
 from deepscaler.report.rollout_sample import shorten
@@ -20,6 +21,9 @@ MAX_LISTED = 400  # changed problems in the table of each benchmark
 MAX_SHOWN = 60  # problems whose completions stand on the page: those that changed most, as many of every benchmark
 SAMPLES_SHOWN = 3  # completions per problem and side
 MAX_CHARACTERS = 3000  # of each completion, head and end
+MAX_QUESTION = 1500  # characters of a problem's text
+LINE_CHARACTERS = 130  # of them in the table before it is unfolded
+MAX_REFERENCE = 200
 NORMAL_95 = 1.959964
 COLUMNS = (
     "benchmark",
@@ -37,23 +41,50 @@ Key = tuple[str, str]  # benchmark, problem id
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A problem whose mean reward differs. anchor: of its completions on the page, empty where they are not shown."""
+    """A problem whose mean reward differs. anchor: of its completions on the page, empty where they are not shown.
+
+    question: None where the evaluations did not keep what was asked.
+    """
 
     benchmark: str
     problem_id: str
     before: float
     after: float
     anchor: str
+    question: Question | None = None
+
+    @property
+    def prompt(self) -> str:
+        return shorten(self.question.prompt, MAX_QUESTION) if self.question else ""
+
+    @property
+    def beginning(self) -> str:
+        """The question on one line, for the table; equal to `prompt`'s words where these are few."""
+        words = " ".join(self.prompt.split())
+        return (
+            words
+            if len(words) <= LINE_CHARACTERS
+            else (words[:LINE_CHARACTERS].rpartition(" ")[0] or words[:LINE_CHARACTERS]) + " …"
+        )
+
+    @property
+    def is_long(self) -> bool:
+        return self.beginning.endswith(" …")
+
+    @property
+    def references(self) -> list[str]:
+        return [shorten(text, MAX_REFERENCE) for text in self.question.references] if self.question else []
 
 
 def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path) -> Path:
     """Write the page. comparison: comparison.json; before, after: the samples.parquet it compares. Returns `out`.
 
-    Raises ValueError when comparison.json is damaged.
+    What was asked comes from the problems.jsonl beside these. Raises ValueError when a file is damaged.
     """
     try:
         content = json.loads(comparison.read_text(encoding="utf-8"))
-        changes = changed_problems(content["sets"])
+        questions = {**read_problem_texts(after.parent), **read_problem_texts(before.parent)}
+        changes = changed_problems(content["sets"], questions)
         rows = [*(_row(name, record) for name, record in content["sets"].items()), _row("average", content["total"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{comparison}: not a comparison ({error!r}); run `deepscaler compare --out` again") from error
@@ -71,6 +102,7 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
         counts={name: (len(found), len(content["sets"][name]["problems"])) for name, found in changes.items()},
         shown=[_problem(change, *texts) for change in shown],
         outcomes=OUTCOMES,
+        texts_known=bool(questions),
         limits={
             "listed": MAX_LISTED,
             "shown": shown_per_set(len(changes)),
@@ -81,7 +113,9 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
     return write_page(html, out)
 
 
-def changed_problems(sets: Mapping[str, Any]) -> dict[str, list[Change]]:
+def changed_problems(
+    sets: Mapping[str, Any], questions: Mapping[Key, Question] | None = None
+) -> dict[str, list[Change]]:
     """Problems whose mean reward differs, by benchmark, largest change first; `shown_per_set` of each have anchors."""
     changes: dict[str, list[Change]] = {}
     for number, (name, record) in enumerate(sets.items()):
@@ -89,7 +123,14 @@ def changed_problems(sets: Mapping[str, Any]) -> dict[str, list[Change]]:
         different.sort(key=lambda row: -abs(row[2] - row[1]))
         linked = shown_per_set(len(sets))
         changes[name] = [
-            Change(name, identity, before, after, f"problem-{number}-{place}" if place < linked else "")
+            Change(
+                name,
+                identity,
+                before,
+                after,
+                f"problem-{number}-{place}" if place < linked else "",
+                (questions or {}).get((name, identity)),
+            )
             for place, (identity, before, after) in enumerate(different)
         ]
     return changes

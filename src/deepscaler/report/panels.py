@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deepscaler.report.chart import Chart, Series
 from deepscaler.report.palette import NUM_RUN_COLOURS
+from deepscaler.report.results import test_set_notes
 from deepscaler.report.runs import Row, RunRecord, chart_spans
 from deepscaler.report.wording import is_number
 
@@ -105,6 +106,8 @@ def per_second(tokens: str, seconds: str) -> Callable[[Row], float | None]:
 def pass_at_1_chart(runs: Sequence[RunRecord]) -> Chart:
     build = _Builder(runs)
     hint = "On the validation sets, with 95% intervals. Should rise from stage to stage."
+    notes = dict.fromkeys(note for run in runs if run.evaluations for note in test_set_notes(run.evaluations[-1]))
+    hint = " ".join([hint, *(f"{note}." for note in notes)])
     return build.chart("pass1", "Pass@1", "", hint, build.pass_at_1(), percent=True)
 
 

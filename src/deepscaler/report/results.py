@@ -68,8 +68,21 @@ def _from_validation(run: RunRecord) -> Results | None:
     same = first is last
     rows = _rows(_summary_side(first), {} if same else _summary_side(last), {}, None)
     note = f"Validation sets inside training, after step {first['step']}"
-    note += "." if same else f" and after step {last['step']}; no paired comparison."
-    return Results(rows, note, False)
+    if not same:
+        pair = " ".join(f"evaluations/step-{row['step']:06d}" for row in (first, last))
+        note += f" and after step {last['step']}; deepscaler compare {pair} pairs them by problem"
+    return Results(rows, ". ".join([note, *test_set_notes(last)]) + ".", False)
+
+
+def test_set_notes(evaluation: Mapping[str, Any]) -> list[str]:
+    """A sentence where evaluations inside training ask test problems, none otherwise."""
+    tests = evaluation.get("test_sets") or []
+    if not tests:
+        return []
+    return [
+        f"{', '.join(map(str, tests))} {'is a test set' if len(tests) == 1 else 'are test sets'}: a checkpoint chosen "
+        "by these figures has no test score of its own"
+    ]
 
 
 AVERAGE = "average"

@@ -7,13 +7,14 @@ cache is full, the newest sequence waits again and is taken up later where it st
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.prefill import Prefixes
 from deepscaler.rollout.rows import Rows, Sequence, draw_rows
 from deepscaler.types import FinishReason, RunError
@@ -30,11 +31,13 @@ class Step(Protocol):
 class Batch:
     """`add` sequences at any time, `step` until `is_empty`, `close`. The caller checks that each fits."""
 
-    def __init__(self, model: Any, cache: BlockCache, step: Step, stop_ids: NDArray[np.int64], max_active: int) -> None:
+    def __init__(
+        self, decoder: Decoder, cache: BlockCache, step: Step, stop_ids: NDArray[np.int64], max_active: int
+    ) -> None:
         self._cache, self._step, self._stop_ids, self._max_active = cache, step, stop_ids, max_active
         self._waiting: deque[Sequence] = deque()
         self._rows = Rows(max_active, stop_ids)
-        self._prefixes = Prefixes(model, cache)
+        self._prefixes = Prefixes(decoder, cache)
         self._changed = True  # are the blocks in use other ones than in the last step?
         self._lost = False  # was it closed with work left?
 

@@ -1,9 +1,10 @@
 """Attention of one new token per sequence over the blocks of the cache: reads exactly the blocks in use, no padding.
 
-On CPU both halves are sums of weighted rows, which `embedding_bag` computes at twice to three times the rate of batched
-matrix products of such narrow shape (docs/benchmarks.md): scores are a block's D key rows [B] weighted by the query,
-outputs its B value rows [D] weighted by the probabilities. A sequence's blocks are normalised one by one and then
-combined by their log-sum-exp, as in flash decoding (Dao et al. 2023).
+For CPU by torch's operators; in float32, where numba is installed, `compiled_attention` does the same faster. Both
+halves are sums of weighted rows, which `embedding_bag` computes at twice to three times the rate of batched matrix
+products of such narrow shape (docs/experiments.md): scores are a block's D key rows [B] weighted by the query, outputs
+its B value rows [D] weighted by the probabilities. A sequence's blocks are normalised one by one and then combined by
+their log-sum-exp, as in flash decoding (Dao et al. 2023).
 
 N sequences, M blocks in use by them, T most blocks of a sequence, H query heads, K key-value heads, D head width, B
 tokens in a block.
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepscaler.rollout.cache import BlockCache
+from deepscaler.rollout.compiled_attention import CompiledLayout, in_order_of_memory, kernels
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.rows import Rows, draw_rows
 
@@ -45,20 +47,16 @@ class BlockLayout:
         self,
         table_NT: NDArray[np.int64],
         count_N: NDArray[np.int64],
-        length_N: NDArray[np.int64],
         cache: BlockCache,
         heads: int,
         padding: int,
     ) -> None:
         """table_NT: the blocks of each sequence, in order of position; row n holds count_N[n] of them.
 
-        length_N: tokens already cached of each sequence. `padding`: rows of zeros wanted after the N sequences.
+        `padding`: rows of zeros wanted after the N sequences.
         """
-        owner, place = np.nonzero(np.arange(count_N.max()) < count_N[:, None])
-        blocks = table_NT[owner, place]
-        in_memory = np.argsort(blocks, kind="stable")
-        blocks, owner, place = blocks[in_memory], owner[in_memory], place[in_memory]
-        self.heads, self.num_blocks, self.num_sequences = heads, len(blocks), len(count_N)
+        blocks, owner, place = in_order_of_memory(table_NT, count_N)
+        self.cache, self.heads, self.num_blocks, self.num_sequences = cache, heads, len(blocks), len(count_N)
         self.owner_M = torch.from_numpy(owner)
         self.key_rows, self.key_bags = _bags(blocks, cache.kv_heads, heads, cache.head_dim)
         self.value_rows, self.value_bags = _bags(blocks, cache.kv_heads, heads, cache.block_tokens)
@@ -66,9 +64,8 @@ class BlockLayout:
         self.written_N = torch.from_numpy(table_NT[np.arange(len(count_N)), count_N - 1])
         last_M = place == count_N[owner] - 1
         self._last_N = torch.from_numpy(np.flatnonzero(last_M)[np.argsort(owner[last_M])])
-        hidden_MB = np.arange(cache.block_tokens) >= (length_N[owner] - place * cache.block_tokens)[:, None]
-        self.bias_MB = torch.zeros(hidden_MB.shape, dtype=cache.dtype)
-        self.bias_MB.masked_fill_(torch.from_numpy(hidden_MB), -torch.inf)
+        self._bias_MB = torch.zeros(len(blocks), cache.block_tokens, dtype=cache.dtype)
+        self._hidden_BB = torch.full((cache.block_tokens, cache.block_tokens), -torch.inf).triu_(1).to(cache.dtype)
 
         # [M*H] places of the block's outputs, ordered by sequence, head and block: each sequence and head is a bag.
         by_owner = np.argsort(owner * (count_N.max() + 1) + place)
@@ -90,9 +87,11 @@ class BlockLayout:
         lse = torch.full((len(owner) + 1, self.heads), -torch.inf, dtype=dtype)
         return Parts(most, torch.from_numpy(blocks.reshape(-1)), torch.from_numpy(shares), lse)
 
-    def show(self, offset_N: Tensor) -> None:
-        """From now on a token stands at this place in each sequence's last block."""
-        self.bias_MB[self._last_N, offset_N] = 0.0
+    def step(self, length_N: Tensor) -> BlockAttention:
+        """Attention of the next token. length_N: int64 [N], tokens already cached of each sequence."""
+        offset_N = length_N % self.cache.block_tokens
+        self._bias_MB[self._last_N] = self._hidden_BB[offset_N]
+        return BlockAttention(self.cache, self, offset_N, self._bias_MB.unsqueeze(1))
 
 
 def _key(owner: NDArray[np.int64], heads: int) -> NDArray[np.int64]:
@@ -108,19 +107,16 @@ def _bags(blocks: NDArray[np.int64], kv_heads: int, heads: int, size: int) -> tu
     first = (blocks[:, None] * kv_heads + np.arange(kv_heads)) * size
     assert first.max() < 2**31 - size, "the cache is too large for 32-bit rows"
     rows = first.astype(np.int32).reshape(-1, 1, 1) + np.arange(size, dtype=np.int32)
-    rows = np.broadcast_to(rows, (rows.shape[0], heads // kv_heads, size)).reshape(-1)
+    rows = np.repeat(rows, heads // kv_heads, axis=1).reshape(-1)
     return torch.from_numpy(rows), torch.arange(len(blocks) * heads, dtype=torch.int32) * size
 
 
 class BlockAttention:
     """Writes the new token's key and value, and attends to everything up to it."""
 
-    def __init__(self, cache: BlockCache, layout: BlockLayout, length_N: Tensor) -> None:
-        """length_N: int64 [N], tokens already cached of each sequence."""
-        self._cache, self._layout = cache, layout
-        self._offset_N = length_N % cache.block_tokens
-        layout.show(self._offset_N)
-        self._bias = layout.bias_MB.unsqueeze(1)
+    def __init__(self, cache: BlockCache, layout: BlockLayout, offset_N: Tensor, bias_M1B: Tensor) -> None:
+        """offset_N: int64 [N], the place of the new token in its block; bias: -inf for places not filled by then."""
+        self._cache, self._layout, self._offset_N, self._bias_M1B = cache, layout, offset_N, bias_M1B
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [rows,H,D], key and value [rows,K,D] -> [rows,H*D]; rows beyond the N sequences are padding."""
@@ -129,7 +125,7 @@ class BlockAttention:
         keys[layout.written_N, :, :, self._offset_N] = key[:count]
         values[layout.written_N, :, self._offset_N] = value[:count]
         scores = _weighted_sums(keys, layout.key_rows, layout.key_bags, query.index_select(0, layout.owner_M))
-        scores = scores.view(layout.num_blocks, layout.heads, -1).add_(self._bias)
+        scores = scores.view(layout.num_blocks, layout.heads, -1).add_(self._bias_M1B)
         probs = scores.softmax(dim=-1)
         out = _weighted_sums(values, layout.value_rows, layout.value_bags, probs)
         shares = layout.no_parts if layout.parts is None else _shares(scores, probs, layout.parts)
@@ -154,19 +150,22 @@ def _shares(scores: Tensor, probs: Tensor, parts: Parts) -> Tensor:
 class BlockStep:
     """One token for every row, on CPU."""
 
-    def __init__(self, decoder: Decoder, cache: BlockCache) -> None:
+    def __init__(self, decoder: Decoder, cache: BlockCache, *, compiled: bool = True) -> None:
+        """compiled: by the function of `kernels`, where that is to be had."""
         self._decoder, self._cache = decoder, cache
-        self._layout: BlockLayout | None = None
+        suits = compiled and cache.dtype == torch.float32 and kernels() is not None
+        self._layout_type = CompiledLayout if suits else BlockLayout
+        self._layout: CompiledLayout | BlockLayout | None = None
 
     def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token and its logprob for each row. `changed`: their blocks are others than in the last step."""
         count = len(rows)
         padding = -count % self._decoder.products.row_multiple
         if changed or self._layout is None:
-            self._layout = BlockLayout(*rows.tables, rows.num_cached, self._cache, self._decoder.heads, padding)
+            self._layout = self._layout_type(*rows.tables, self._cache, self._decoder.heads, padding)
         fed = np.zeros((2, count + padding), np.int64)
         fed[0, :count], fed[1, :count] = rows.newest, rows.num_cached
         token_N, position_N = torch.from_numpy(fed)
-        attention = BlockAttention(self._cache, self._layout, position_N[:count])
+        attention = self._layout.step(position_N[:count])
         logits = self._decoder.logits(token_N, position_N, attention)[:count]
         return draw_rows(logits, rows, first=0)

@@ -6,6 +6,7 @@ all samples of its group; everything a sequence writes to it holds alone.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ class BlockAllocator:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._holders = np.zeros(limit, dtype=np.int32)
-        self._free: list[int] = []  # returned ones; those from `highest` on were never given out
+        self._free: list[int] = []  # a heap of returned ones; those from `highest` on were never given out
         self.highest = 0
 
     @property
@@ -28,11 +29,17 @@ class BlockAllocator:
     def num_used(self) -> int:
         return self.limit - self.num_free
 
+    @property
+    def span(self) -> int:
+        """One more than the highest block in use, 0 without any."""
+        used = np.flatnonzero(self._holders[: self.highest])
+        return int(used[-1]) + 1 if len(used) else 0
+
     def take(self, count: int) -> list[int]:
         """`count` blocks, each with one holder. The caller has made sure that they are there."""
         assert count <= self.num_free, f"{count} blocks wanted, {self.num_free} free"
         reused = min(count, len(self._free))
-        blocks = [self._free.pop() for _ in range(reused)]
+        blocks = [heapq.heappop(self._free) for _ in range(reused)]
         blocks.extend(range(self.highest, self.highest + count - reused))
         self.highest += count - reused
         self._holders[blocks] = 1
@@ -48,4 +55,4 @@ class BlockAllocator:
             self._holders[block] -= 1
             assert self._holders[block] >= 0
             if self._holders[block] == 0:
-                self._free.append(block)
+                heapq.heappush(self._free, block)

@@ -9,16 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
 
 from deepscaler.config.evaluation import ClientSection
-from deepscaler.rollout.openai_reply import MalformedReplyError, Reply, error_message, parse_reply
+from deepscaler.rollout.openai_reply import (
+    CutReplyError,
+    MalformedReplyError,
+    Reply,
+    StreamedReply,
+    error_message,
+    parse_reply,
+)
 from deepscaler.types import RunError
 
 RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 524, 529})
+EVENT_FACTOR = 16  # bytes of an event, of which one token's text is the smallest part
 MAX_WAIT_S = 300.0  # longest wait a Retry-After may ask for
 _DROPPED = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
@@ -39,7 +48,11 @@ class Endpoint:
     """A server's address, with the key for it."""
 
     def __init__(self, address: str, model: str, section: ClientSection, most_bytes: int) -> None:
-        """most_bytes: longer replies are cut off. Raises ValueError for an address that is none."""
+        """most_bytes: longer replies are cut off, of streamed ones their text. Raises ValueError for no address.
+
+        last_heard: when the server last sent anything, on the monotonic clock.
+        """
+        self.last_heard = time.monotonic()
         self.address = check_address(address)
         self._model = model
         self._section = section
@@ -59,22 +72,28 @@ class Endpoint:
         """Raises RetryError or EndpointError."""
         content = await self._request(session, "POST", "/chat/completions", body)
         try:
-            return parse_reply(content)
+            return content.reply() if isinstance(content, StreamedReply) else parse_reply(content)
         except MalformedReplyError as error:
             raise RetryError("malformed", f"a malformed reply: {error}") from error
+        except CutReplyError as error:
+            raise RetryError("dropped", str(error)) from error
 
     async def get(self, session: aiohttp.ClientSession, path: str) -> Any:
         """The JSON at a path. Raises RetryError or EndpointError."""
         content = await self._request(session, "GET", path, None)
         try:
+            assert isinstance(content, bytes)
             return json.loads(content)
         except ValueError as error:
             raise RetryError("malformed", f"{path} is not JSON ({error})") from error
 
-    async def _request(self, session: aiohttp.ClientSession, method: str, path: str, body: Any) -> bytes:
+    async def _request(
+        self, session: aiohttp.ClientSession, method: str, path: str, body: Any
+    ) -> bytes | StreamedReply:
         status, headers, content = await self._exchange(session, method, path, body)
         if status == 200:
             return content
+        assert isinstance(content, bytes)
         if status not in RETRY_STATUS:
             raise self._refused(status, content)
         kind = "http_429" if status == 429 else "http_5xx" if status >= 500 else "http_4xx"
@@ -82,20 +101,42 @@ class Endpoint:
 
     async def _exchange(
         self, session: aiohttp.ClientSession, method: str, path: str, body: Any
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> tuple[int, Mapping[str, str], bytes | StreamedReply]:
         """(status, headers, body). Raises RetryError for a connection that fails, drops or takes too long."""
-        content = bytearray()
         try:
             async with session.request(method, self.address + path, json=body, allow_redirects=False) as response:
-                async for part in response.content.iter_any():
-                    content += part
-                    if len(content) > self._most_bytes:
-                        raise RetryError("endless", f"a reply of more than {self._most_bytes} bytes, cut off")
-                return response.status, response.headers, bytes(content)
+                asked = isinstance(body, Mapping) and body.get("stream")
+                if asked and response.status == 200 and response.content_type == "text/event-stream":
+                    return response.status, response.headers, await self._read_stream(response)
+                return response.status, response.headers, await self._read_whole(response)
         except TimeoutError as error:  # before _DROPPED, which some time limits are as well
             raise RetryError("timeout", f"no whole answer within the time limits ({error or 'total'})") from error
         except _DROPPED as error:
             raise RetryError("dropped", f"{type(error).__name__}: {error}") from error
+        except MalformedReplyError as error:
+            raise RetryError("malformed", f"a malformed reply: {error}") from error
+
+    async def _read_whole(self, response: aiohttp.ClientResponse) -> bytes:
+        content = bytearray()
+        async for part in response.content.iter_any():
+            self.last_heard = time.monotonic()
+            content += part
+            self._check_length(len(content))
+        return bytes(content)
+
+    async def _read_stream(self, response: aiohttp.ClientResponse) -> StreamedReply:
+        """Of each event only the text is kept, so only text counts; what wraps it has a limit many times as high."""
+        reply, texts, everything = StreamedReply(), 0, 0
+        async for part in response.content.iter_any():
+            self.last_heard = time.monotonic()
+            everything += len(part)
+            texts += reply.feed(part)
+            self._check_length(max(texts, everything // EVENT_FACTOR))
+        return reply
+
+    def _check_length(self, count: int) -> None:
+        if count > self._most_bytes:
+            raise RetryError("endless", f"a reply of more than {self._most_bytes} bytes, cut off")
 
     def _refused(self, status: int, content: bytes) -> EndpointError:
         said = f"{self.address} answered HTTP {status}: {self._scrubbed(content)}"

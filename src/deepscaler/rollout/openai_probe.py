@@ -1,7 +1,7 @@
 """What a server ignores or changes of what it is asked, as far as that can be seen from outside.
 
-Before the first sample: is the model there, does its context hold the budget, and a few short completions at a high
-temperature whose equality or difference shows whether seed, top_k and n have an effect. Afterwards: what the replies
+Before the first sample: is the model there, does its context hold the budget, and a few short completions whose
+equality or difference shows whether seed, temperature, top_p, top_k and n have an effect. Afterwards: what the replies
 themselves give away.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from deepscaler.rollout.openai_client import Answer, OpenAIClient
+from deepscaler.rollout.openai_client import BYTES_PER_TOKEN, Answer, OpenAIClient
 from deepscaler.rollout.openai_http import EndpointError
+from deepscaler.rollout.openai_reply import Reply
 from deepscaler.types import FinishReason
 
 PROBE_TOKENS = 24
@@ -49,9 +50,12 @@ def check_server(client: OpenAIClient) -> dict[str, Any]:
 
 
 def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
-    """Sentences about settings without the effect they should have. Raises EndpointError for a server that refuses."""
+    """Sentences about settings without the effect they should have. Raises EndpointError for a server that refuses.
+
+    Finds out as well whether the server can stream; where it cannot, `client.streaming` is off afterwards.
+    """
     short = {client.max_tokens_field: PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
-    first = client.probe(question, **short, seed=1)
+    first = _first_probe(client, question, **short, seed=1)
     again = client.probe(question, **short, seed=1)
     other = client.probe(question, **short, seed=2)
     found = []
@@ -59,20 +63,58 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
         found.append("the same seed gave two different completions: the server ignores seeds, or is not deterministic")
     elif first.text == other.text:
         found.append("two seeds gave the same completion at temperature 1.5: the server ignores seed or temperature")
-    if first.num_tokens is not None and first.num_tokens > PROBE_TOKENS:
-        found.append(
-            f"asked for at most {PROBE_TOKENS} tokens, the server made {first.num_tokens}: it ignores the budget"
-        )
-    if client.params.top_k and client.params.temperature > 0:
-        greedy = [client.probe(question, **short, seed=seed, top_k=1).text for seed in (1, 2)]
-        if greedy[0] != greedy[1]:
-            found.append("top_k = 1 gave different completions for two seeds: the server ignores top_k")
+    found += _budget_faults(first)
+    params = client.params
+    narrow: dict[str, dict[str, Any]] = {}
+    if params.temperature == 0:
+        narrow["temperature = 0"] = {"temperature": 0.0}
+    if params.top_p < 1 and params.temperature > 0:
+        narrow["top_p = 0.000001"] = {"top_p": 1e-6}
+    if params.top_k and params.temperature > 0:
+        narrow["top_k = 1"] = {"top_k": 1}
+    for name, changes in narrow.items():  # each leaves one token to choose, whatever the seed
+        texts = {client.probe(question, **{**short, **changes}, seed=seed).text for seed in (1, 2)}
+        if len(texts) > 1:
+            found.append(
+                f"{name} gave different completions for two seeds: the server ignores {name.split()[0]}, or is not "
+                "deterministic"
+            )
     try:
         several = client.probe(question, **short, seed=3, n=2)
     except EndpointError:
         several = None
     if several is not None and several.num_choices != 2:
         found.append("n = 2 gave one completion: the server ignores n (harmless here, one request is made per sample)")
+    return found
+
+
+def _first_probe(client: OpenAIClient, question: str, **changes: Any) -> Reply:
+    """A completion, streamed if the server can and counts the tokens then; else streaming is switched off."""
+    if client.streaming:
+        try:
+            reply = client.probe(question, **changes)
+        except EndpointError:
+            reply = None  # refused; if not for the streaming, the next attempt says so
+        if reply is not None and reply.streamed and reply.num_tokens is not None:
+            return reply
+        client.streaming = False
+    return client.probe(question, **changes)
+
+
+def _budget_faults(reply: Reply) -> list[str]:
+    """What the end of a completion with a budget of PROBE_TOKENS gives away."""
+    found, count = [], reply.num_tokens
+    if reply.finish_reason is FinishReason.UNKNOWN:
+        found.append("a completion came without a known finish reason: whether one was cut cannot be seen")
+    elif reply.finish_reason is FinishReason.STOP and count == PROBE_TOKENS:
+        found.append(
+            f"a completion of exactly the {PROBE_TOKENS} tokens allowed is said to have ended by itself: the server "
+            "may not tell when it cuts"
+        )
+    too_long = len(reply.text) > PROBE_TOKENS * BYTES_PER_TOKEN if count is None else count > PROBE_TOKENS
+    if too_long:
+        made = f"{len(reply.text)} characters" if count is None else str(count)
+        found.append(f"asked for at most {PROBE_TOKENS} tokens, the server made {made}: it ignores the budget")
     return found
 
 
@@ -96,6 +138,8 @@ class ReplyWatch:
             self._seen["over budget"] += 1
         elif reply.finish_reason is FinishReason.LENGTH and reply.num_tokens < budget:
             self._seen["cut early"] += 1
+        elif reply.finish_reason is FinishReason.STOP and reply.num_tokens == budget:
+            self._seen["ended at the budget"] += 1
 
     def warnings(self) -> list[str]:
         total, seen = self._seen["replies"], self._seen
@@ -104,6 +148,7 @@ class ReplyWatch:
             "no finish reason": "had no known finish reason: whether they were cut at the budget is unknown",
             "no usage": "had no token count; figures of length leave them out",
             "over budget": "were longer than the budget: the server ignores or changes it",
+            "ended at the budget": "have exactly the budget's length and are said to have ended by themselves",
             "cut early": "were cut before the budget: the server lowers it, or its context is too short",
         }
         found = [f"{seen[kind]} of {total} replies {words}" for kind, words in worded.items() if seen[kind]]

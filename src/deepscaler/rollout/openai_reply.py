@@ -16,11 +16,15 @@ class MalformedReplyError(ValueError):
     """The body is not a chat completion; the message says why."""
 
 
+class CutReplyError(ValueError):
+    """A streamed reply ended before the server said that it was whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """text: reasoning that came apart from the answer (`reasoning_content`, `reasoning`) in `<think>` tags before it.
 
-    num_tokens: completion tokens as the server counted them, None when it did not.
+    num_tokens: completion tokens as the server counted them, None when it did not. streamed: it came in pieces.
     """
 
     text: str
@@ -30,6 +34,7 @@ class Reply:
     model: str
     num_choices: int
     texts: tuple[str, ...]
+    streamed: bool = False
 
 
 def parse_reply(body: bytes) -> Reply:
@@ -62,10 +67,88 @@ def _text(message: Any) -> str:
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     if not isinstance(content, str) or not isinstance(reasoning, str):
         raise MalformedReplyError("the message's content is no text")
+    return _joined(content, reasoning)
+
+
+def _joined(content: str, reasoning: str) -> str:
     # With content, the thoughts have ended; without, the completion ended inside them and has no final part.
     closing = f"\n</think>\n{content}" if content else ""
     text = f"<think>\n{reasoning}{closing}" if reasoning else content
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is legal JSON and no text
+
+
+class StreamedReply:
+    """A chat completion put together from server-sent events; holds its text, not the events."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()  # of a line whose end has not come
+        self._content: dict[int, list[str]] = {}
+        self._reasoning: dict[int, list[str]] = {}
+        self._finish: dict[int, str] = {}
+        self._facts: dict[str, Any] = {}
+        self._done = False
+
+    def feed(self, data: bytes) -> int:
+        """Take in the next bytes; returns how many of them were text. Raises MalformedReplyError."""
+        self._rest += data
+        *lines, rest = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(rest)
+        return sum(self._event(line[5:].strip()) for line in lines if line.startswith(b"data:"))
+
+    def reply(self) -> Reply:
+        """What came. Raises CutReplyError when the end is missing, MalformedReplyError without a choice."""
+        if self._rest:
+            self.feed(b"\n")
+        if not self._done and not self._finish:
+            raise CutReplyError("the stream ended before the completion did")
+        indices = sorted(self._content.keys() | self._reasoning.keys() | self._finish.keys())
+        if not indices:
+            raise MalformedReplyError("a stream without choices")
+        texts = tuple(_joined("".join(self._content.get(i, ())), "".join(self._reasoning.get(i, ()))) for i in indices)
+        return Reply(
+            text=texts[0],
+            num_tokens=_num_tokens(self._facts.get("usage"), len(indices)),
+            finish_reason=_FINISH.get(self._finish.get(indices[0], ""), FinishReason.UNKNOWN),
+            id=str(self._facts.get("id") or ""),
+            model=str(self._facts.get("model") or ""),
+            num_choices=len(indices),
+            texts=texts,
+            streamed=True,
+        )
+
+    def _event(self, data: bytes) -> int:
+        if data == b"[DONE]":
+            self._done = True
+            return 0
+        try:
+            event = json.loads(data)
+        except ValueError as error:
+            raise MalformedReplyError(f"an event that is not JSON ({error})") from error
+        if not isinstance(event, dict) or event.get("error"):
+            raise MalformedReplyError(f"the stream broke off: {error_message(data)}")
+        for name in ("id", "model", "usage"):
+            if event.get(name):
+                self._facts[name] = event[name]
+        choices = event.get("choices") or []
+        if not isinstance(choices, list):
+            raise MalformedReplyError("an event whose choices are no list")
+        return sum(self._piece(choice) for choice in choices)
+
+    def _piece(self, choice: Any) -> int:
+        if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta") or {}, dict):
+            raise MalformedReplyError("a choice without delta")
+        index = choice.get("index")
+        index = index if isinstance(index, int) else 0
+        if choice.get("finish_reason"):
+            self._finish[index] = str(choice["finish_reason"])
+        content, reasoning = delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or ""
+        if not isinstance(content, str) or not isinstance(reasoning, str):
+            raise MalformedReplyError("a piece that is no text")
+        if content:
+            self._content.setdefault(index, []).append(content)
+        if reasoning:
+            self._reasoning.setdefault(index, []).append(reasoning)
+        return len(content) + len(reasoning)
 
 
 def _num_tokens(usage: Any, num_choices: int) -> int | None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.attention import forward_hidden
 from deepscaler.rollout import rows
 from deepscaler.rollout.cache import BlockCache, PrefillAttention
+from deepscaler.rollout.decoder import Decoder
 
 PREFILL_TOKENS = 16384  # padded prompt tokens per prefill forward
 
@@ -34,9 +33,8 @@ class Prefixes:
     A sequence that was taken out of the batch comes back with tokens of its own: its prefix is prompt and tokens.
     """
 
-    def __init__(self, model: Any, cache: BlockCache) -> None:
-        self._model, self._cache = model, cache
-        self._device = next(model.parameters()).device
+    def __init__(self, decoder: Decoder, cache: BlockCache) -> None:
+        self._decoder, self._cache = decoder, cache
         self._ready: dict[int, _Prefix] = {}
 
     def admissible(self, waiting: deque[rows.Sequence], most: int, num_active: int) -> list[rows.Sequence]:
@@ -80,10 +78,7 @@ class Prefixes:
         for row, prompt in enumerate(prompts):
             ids[row, : lengths[row]] = prompt
         attention = PrefillAttention()
-        positions = torch.arange(ids.shape[1], device=self._device).expand(len(prompts), -1)
-        hidden = forward_hidden(self._model, torch.from_numpy(ids).to(self._device), positions, attention)
-        last = hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
-        logits = self._model.get_output_embeddings()(last)
+        logits = self._decoder.prompt_logits(torch.from_numpy(ids).to(self._cache.device), lengths, attention)
         tables = [self._cache.take(-(-length // self._cache.block_tokens)) for length in lengths]
         for layer, (keys, values) in enumerate(zip(attention.keys, attention.values, strict=True)):
             self._cache.put(tables, layer, keys, values)

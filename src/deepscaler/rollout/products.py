@@ -40,7 +40,7 @@ class Products(Protocol):
         ...
 
     def plus(self, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
-        """x weight^T + bias + other."""
+        """x weight^T + bias + other, in the number type of `other`."""
         ...
 
 
@@ -60,7 +60,8 @@ class TorchProducts:
         return F.linear(x, weight, bias).mul_(other)
 
     def plus(self, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
-        return F.linear(x, weight, bias).add_(other)
+        product = F.linear(x, weight, bias)
+        return product.add_(other) if product.dtype == other.dtype else other + product
 
 
 class OneDnnProducts:

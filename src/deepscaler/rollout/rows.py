@@ -125,6 +125,13 @@ class Rows:
         self._table[rows, self._num_blocks[rows]] = blocks
         self._num_blocks[rows] += 1
 
+    def move_blocks(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+        """Each block of `sources` (ascending) now stands at that of `targets`."""
+        table, count = self.tables
+        place = np.searchsorted(sources, table).clip(max=len(sources) - 1)
+        moved = (np.arange(table.shape[1]) < count[:, None]) & (sources[place] == table)
+        table[moved] = targets[place[moved]]
+
     def add(self, sequence: Sequence, blocks: list[int]) -> None:
         """A new last row. Its next token is still to be drawn."""
         row, params = len(self), sequence.params

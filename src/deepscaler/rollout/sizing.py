@@ -9,7 +9,8 @@ import torch
 
 from deepscaler.rollout.cache import bytes_per_token
 
-CACHE_SHARE = 0.6  # of the free memory; activations and a copy while the cache grows need the rest
+# Of the free memory. Activations need the rest, and on CPU a copy while the cache grows.
+CACHE_SHARE = {"cpu": 0.6, "cuda": 0.8}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -24,7 +25,7 @@ def pick_dtype(name: str, device: torch.device) -> str:
 
 def slots_that_fit(config: Any, dtype: torch.dtype, device: torch.device, *, capacity: int, most: int) -> int:
     """Sequences of `capacity` tokens decoded at once, at most `most`. Raises ValueError when not even one fits."""
-    fits = int(_free_bytes(device) * CACHE_SHARE / (bytes_per_token(config, dtype) * capacity))
+    fits = int(_free_bytes(device) * CACHE_SHARE[device.type] / (bytes_per_token(config, dtype) * capacity))
     if fits < 1:
         raise ValueError(
             f"the cache of one sequence of {capacity} tokens does not fit into the free memory; lower the budget "
@@ -35,11 +36,12 @@ def slots_that_fit(config: Any, dtype: torch.dtype, device: torch.device, *, cap
 
 def cache_bytes(device: torch.device, processes: int) -> int:
     """The most that the cache of one of `processes` engines may take, of what is free now."""
-    return int(_free_bytes(device) * CACHE_SHARE / processes)
+    return int(_free_bytes(device) * CACHE_SHARE[device.type] / processes)
 
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch holds without using it counts as free
         return torch.cuda.mem_get_info(device)[0]
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -19,7 +19,9 @@ from deepscaler.rollout import batch
 from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.pool import PoolCache, PoolStep
+from deepscaler.rollout.flash_attention import flash_works
+from deepscaler.rollout.pool import PoolStep
+from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.sizing import cache_bytes
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
@@ -29,8 +31,9 @@ class TorchEngine:
     """Samples from `model`, which it may share with a learner: then publishing weights costs nothing.
 
     is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
-    max_cache_bytes: upper limit of the key-value cache; by default a share of the memory that is free now, on CPU
-        divided by the number of cores, each of which may run an engine.
+    max_cache_bytes: upper limit of the key-value cache; by default a share of the memory that is free: on CPU now and
+        divided by the number of cores, each of which may run an engine; on a GPU whenever the cache takes its memory.
+    float32_head: keep logits in float32 where the weights are in half precision.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TorchEngine:
         max_active: int = 256,
         is_cancelled: Callable[[], bool] = lambda: False,
         max_cache_bytes: int | None = None,
+        float32_head: bool = False,
     ) -> None:
         parameter = next(model.parameters())
         self._model: Any = model
@@ -48,11 +52,15 @@ class TorchEngine:
         self._is_cancelled = is_cancelled
         self.dtype = parameter.dtype
         self._max_active = max_active
-        device = parameter.device
-        limit = max_cache_bytes or cache_bytes(device, available_cores() if device.type == "cpu" else 1)
-        cache, step = (PoolCache, PoolStep) if device.type == "cuda" else (BlockCache, BlockStep)
-        self._decoder = Decoder(model)
-        self._cache = cache(self._model.config, parameter.dtype, device, limit)
+        self._device = parameter.device
+        self._max_cache_bytes = max_cache_bytes
+        on_gpu = self._device.type == "cuda"
+        self._decoder = Decoder(model, float32_head=float32_head)
+        shape = (self._decoder.heads, self._decoder.kv_heads, self._decoder.head_dim)
+        flash = flash_works(self._device, parameter.dtype, *shape)
+        cache = (FlashCache if flash else PoolCache) if on_gpu else BlockCache
+        step = PoolStep if on_gpu else BlockStep
+        self._cache = cache(self._model.config, parameter.dtype, self._device, self._free_bytes())
         self._step: Any = step(self._decoder, self._cache)
         self._batch: batch.Batch | None = None
         self._capacity = 0
@@ -99,13 +107,34 @@ class TorchEngine:
         """
         if self._batch is not None:
             self._batch.close()
-        suitable = self._cache.suitable_block_tokens(capacity)
-        if self._cache.block_tokens != suitable:
-            self._cache.reform(suitable)
+        self._fit_cache(self._cache.suitable_block_tokens(capacity))
         self._capacity = capacity
         self._decoder.refresh(capacity)
-        self._batch = batch.Batch(self._model, self._cache, self._step, self._stop_ids, self._max_active)
+        self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stop_ids, self._max_active)
         return self._batch
+
+    def release_memory(self) -> None:
+        """On a GPU give the cache's memory back, for a learner beside; the next generation takes what is free then.
+
+        An unfinished generation ends.
+        """
+        if isinstance(self._cache, PoolCache) and self._cache.allocated_bytes:
+            if self._batch is not None:
+                self._batch.close()
+            self._cache.release()
+            self._step.forget()
+
+    def _fit_cache(self, block_tokens: int) -> None:
+        cache = self._cache
+        if isinstance(cache, PoolCache) and not cache.allocated_bytes:
+            cache.reform(block_tokens, self._free_bytes())
+        elif cache.block_tokens != block_tokens:
+            self.release_memory()
+            cache.reform(block_tokens, self._free_bytes() if isinstance(cache, PoolCache) else None)
+
+    def _free_bytes(self) -> int:
+        processes = available_cores() if self._device.type == "cpu" else 1
+        return self._max_cache_bytes or cache_bytes(self._device, processes)
 
     def _params_of(self, request: Request, sample_index: int, params: SamplingParams) -> SamplingParams:
         """How one completion is sampled: like all others."""

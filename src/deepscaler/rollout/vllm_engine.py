@@ -280,7 +280,7 @@ def _cpu_cache(
     weight_bytes: what the weights, not loaded yet, will take.
     Raises ValueError when one sequence does not fit.
     """
-    limit = max_bytes or cache_bytes(torch.device("cpu"), 1) - int(CACHE_SHARE * weight_bytes)
+    limit = max_bytes or cache_bytes(torch.device("cpu"), 1) - int(CACHE_SHARE["cpu"] * weight_bytes)
     blocks = -(-room // CPU_BLOCK_TOKENS)
     block_bytes = CPU_BLOCK_TOKENS * bytes_per_token(config, dtype)
     if limit < (blocks + 1) * block_bytes:  # one block is vLLM's own

@@ -51,13 +51,15 @@ class GradientComputer:
         *,
         temperature: float,
         autocast: bool = False,
+        float32_head: bool = False,
     ) -> None:
         self.model, self.reference = model, reference
         for each in (model, reference):
             if each is not None:
                 use_fast_products(each)
         self._algorithm, self._training = algorithm, training
-        self._temperature, self._autocast = temperature, autocast
+        self._temperature, self._float32_head = temperature, float32_head
+        self._half = torch.bfloat16 if autocast else None
         self._device = next(model.parameters()).device
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
@@ -129,15 +131,16 @@ class GradientComputer:
 
     def _forward(self, model: Any, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every completion token: float32 [C] each."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention)[0]
+        context = batch.attention
+        hidden = forward_hidden(model, batch.input_ids, batch.position_ids, context, half=self._half)[0]
         predictors = hidden[batch.predictor_index]
         return token_logprobs(
-            predictors.to(torch.bfloat16) if self._autocast else predictors,
+            predictors.to(self._half or predictors.dtype),
             model.get_output_embeddings().weight,
             batch.targets,
             temperature=self._temperature,
             chunk_tokens=self._training.logprob_chunk_tokens,
+            float32_logits=self._float32_head,
         )
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:

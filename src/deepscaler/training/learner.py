@@ -51,6 +51,7 @@ class LocalLearner:
             recipe.training,
             temperature=recipe.rollout.temperature,
             autocast=recipe.model.dtype == "bfloat16",
+            float32_head=recipe.model.float32_head,
         )
         self.team: GradientTeam = self.computer
 
@@ -91,6 +92,7 @@ class LocalLearner:
         metrics.add_update(grad_norm, learning_rate, applied=math.isfinite(grad_norm))
         if math.isfinite(grad_norm):
             self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)  # while sampling, its memory is the cache's
             self._num_updates += 1
             self._skipped_in_a_row = 0
             return

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepscaler.head import wide_logits
 from deepscaler.training.products import product, weight_gradient
 
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
@@ -35,16 +36,16 @@ def _chunks(count: int, rows: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, count))
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """float32 [rows, V]; the product itself is in the number type of `hidden` and `weight`."""
-    logits = product(hidden, weight).float()
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, wide: bool) -> Tensor:
+    """float32 [rows, V]; the product itself is in the number type of `hidden` and `weight`, unless `wide`."""
+    logits = wide_logits(hidden, weight) if wide else product(hidden, weight).float()
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, wide: bool
     ) -> tuple[Tensor, Tensor]:
         count, vocabulary = len(targets), len(weight)
         logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
@@ -53,7 +54,7 @@ class _TokenLogprobs(torch.autograd.Function):
         kept = logprobs.new_empty(count, vocabulary) if wanted and 4 * count * vocabulary <= KEPT_BYTES else None
         for rows in _chunks(count, chunk):
             target = targets[rows].unsqueeze(1)
-            logits = _logits(hidden[rows], weight, temperature)
+            logits = _logits(hidden[rows], weight, temperature, wide)
             log_p = torch.log_softmax(logits, dim=-1)
             chosen = log_p.gather(1, target)
             logprobs[rows] = chosen.squeeze(1)
@@ -61,7 +62,7 @@ class _TokenLogprobs(torch.autograd.Function):
             p = torch.exp(log_p, out=logits if kept is None else kept[rows])
             entropies[rows] = torch.linalg.vecdot(p, log_p).neg_()
         ctx.save_for_backward(hidden, weight, targets, log_sums, entropies)
-        ctx.temperature, ctx.chunk, ctx.kept = temperature, chunk, kept
+        ctx.temperature, ctx.chunk, ctx.wide, ctx.kept = temperature, chunk, wide, kept
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
@@ -74,7 +75,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for rows in _chunks(len(targets), ctx.chunk if kept is None else len(targets)):
             if kept is None:
-                logits = _logits(hidden[rows], weight, ctx.temperature)
+                logits = _logits(hidden[rows], weight, ctx.temperature, ctx.wide)
                 p = logits.sub_(log_sums[rows].unsqueeze(1)).exp_()
             else:
                 p = kept
@@ -87,7 +88,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_weight.addmm_(grad.T, hidden[rows])  # a small product, added without a pass over the weight
             else:
                 grad_weight += weight_gradient(grad, hidden[rows])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
 
 
 def _logit_gradient(p: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor, target: Tensor) -> Tensor:
@@ -104,15 +105,23 @@ def _logit_gradient(p: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tens
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk_tokens: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    chunk_tokens: int | None = None,
+    float32_logits: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (nats) and entropy (nats) per token under softmax(hidden @ weight.T / temperature).
 
     hidden [C, width], weight [V, width] (cast to hidden's dtype), targets int64 [C]; results float32 [C]. To be
     called outside of autocast: the number type of `hidden` is that of the products. `chunk_tokens` absent: as many
-    as `rows_per_chunk` says.
+    as `rows_per_chunk` says. float32_logits: logits of half precision are not rounded to it; the products of the
+    backward are still in it.
     """
     chunk = chunk_tokens or rows_per_chunk(len(weight), hidden.device)
-    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk)
+    wide = float32_logits and hidden.dtype != torch.float32
+    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, wide)
     assert isinstance(result, tuple)
     return result

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.cli import main as cli
-from deepscaler.cli.data_commands import readable, same_answer
+from deepscaler.cli.data_commands import readable
 from deepscaler.config import load_recipe
 from deepscaler.data.benchmarks import BENCHMARKS
 from deepscaler.data.sources import load_problems
 from deepscaler.evaluation.breakdown import read_contamination
+from deepscaler.evaluation.held_out import same_answer
 from deepscaler.training.tokenizer import build_tokenizer
 from shared_data import shared
 

@@ -257,6 +257,7 @@ def test_stages_that_are_cut_short_or_never_reached_are_warned_about(sound: Path
         (["curriculum.patience=3"], "curriculum.patience is set in --set but not used"),
         (["algorithm.kl.estimator=k1"], "algorithm.kl.estimator is set in --set but not used"),
         (["algorithm.max_refills=2"], "algorithm.max_refills is set in --set but not used"),
+        (["model.float32_head=true"], "model.float32_head is set in --set but not used"),
         (["data.source=x.jsonl", "data.num_problems=9"], "data.num_problems is set in --set but not used"),
         (["preset=rloo", "optimizer.mini_batch_prompts=4"], "algorithm.loss = 'reinforce' has no ratio"),
         (["preset=gspo", "algorithm.reduction=token_mean"], "the paper takes 'sequence_mean'"),

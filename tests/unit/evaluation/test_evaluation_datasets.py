@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from deepscaler.config.evaluation import SuiteSection
-from deepscaler.data.benchmarks import load_benchmark
-from deepscaler.evaluation.datasets import describe, load_suite, validation_subset
+from deepscaler.evaluation.datasets import describe, load_suite
 from deepscaler.types import Problem
 from shared_data import shared
 
@@ -35,16 +32,3 @@ def test_a_suite_knows_its_files_and_rows() -> None:
     for name in cut.sets:
         assert cut.identity[name]["file_sha256"] == whole.identity[name]["file_sha256"]
         assert cut.identity[name]["rows_sha256"] != whole.identity[name]["rows_sha256"]
-
-
-def test_the_validation_subset_is_fixed_and_disjoint_from_training() -> None:
-    directory = shared("data", "benchmarks")
-    math = load_benchmark("math500", directory).problems
-    trained = [replace(p, id=f"t{i}", prompt=p.prompt.upper() + " ") for i, p in enumerate(math[:300])]
-    sets, left_out = validation_subset(["aime24", "math500"], directory, 50, trained)
-    assert left_out == 300 and [len(ps) for ps in sets.values()] == [30, 50]
-    assert not {p.id for p in sets["math500"]} & {p.id for p in math[:300]}
-    again, none = validation_subset(["math500"], directory, 50, [])
-    assert none == 0 and again == validation_subset(["math500"], directory, 50, [])[0]
-    with pytest.raises(ValueError, match="unknown benchmark"):
-        validation_subset(["aime99"], directory, 5, [])

@@ -11,6 +11,8 @@ import yaml
 
 from deepscaler.evaluation.exports import export
 from deepscaler.evaluation.samples import read_results
+from deepscaler.observability.problem_texts import write_problem_texts
+from deepscaler.types import Problem
 from made_comparison import write_evaluation_of
 from made_samples import made_rows, row
 
@@ -75,10 +77,43 @@ def test_hub_results_are_what_the_hubs_own_library_reads(evaluation: Path, tmp_p
     ]
     (entry,) = parse(yaml.safe_load(files[0].read_text()))
     record = read_results(evaluation)["benchmarks"]["aime24"]
-    assert (entry.dataset_id, entry.task_id, entry.date) == ("HuggingFaceH4/aime_2024", "default", DATE)
+    assert (entry.dataset_id, entry.task_id, entry.date) == ("HuggingFaceH4/aime_2024", "default", f"{DATE}Z")
     assert entry.value == pytest.approx(100 * record["pass@1"], abs=0.005)
     assert "mean of 4 samples on 5 problems" in entry.notes
     assert "T=0.6" in entry.notes
+    assert entry.dataset_revision is None  # nothing says that these were the hub's problems
+    write = pytest.importorskip("huggingface_hub").eval_result_entries_to_yaml
+    assert write([entry]) == yaml.safe_load(files[0].read_text())  # no field that the hub's format does not have
+
+
+def test_the_commit_is_named_where_the_problems_came_from_the_hub(tmp_path: Path) -> None:
+    rows = made_rows(3, 2, rate=0.5, seed=1, benchmark="aime24") + made_rows(3, 2, rate=0.5, seed=1, benchmark="amc23")
+    datasets = {"aime24": {"revision": "0" * 40, "file_sha256": "1" * 64}, "amc23": {"file_sha256": "2" * 64}}
+    directory = write_evaluation_of(tmp_path / "eval", rows, datasets=datasets)
+    files = export("hf", directory, tmp_path / "out", date=DATE)
+    hub, file = (yaml.safe_load(f.read_text())[0] for f in files)
+    assert hub["dataset"]["revision"] == "0" * 40 and "revision" not in file["dataset"]
+    assert "file with SHA-256 2222" in file["notes"] and "SHA-256" not in hub["notes"]
+
+
+def test_lighteval_details_are_read_as_its_documentation_says(evaluation: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    export("lighteval", evaluation, tmp_path / "out", prompts={"p0": "What?"}, date=DATE)
+    folders = sorted((tmp_path / "out" / "details" / "org" / "model").glob("*/"))
+    stamp, task = folders[-1].name, "aime24"
+    path = f"{tmp_path}/out/details/org/model/{stamp}/details_{task}_{stamp}.parquet"
+    details = datasets.load_dataset("parquet", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+    assert details.column_names == ["doc", "metric", "model_response"] and len(details) == 5
+    first = details[0]
+    assert first["doc"]["query"] == "What?" and first["doc"]["choices"] == ["1"]
+    assert len(first["model_response"]["text"]) == first["metric"]["n"] == 4
+
+
+def test_texts_come_from_the_evaluation_itself(evaluation: Path, tmp_path: Path) -> None:
+    write_problem_texts(evaluation, {"aime24": [Problem("p0", "What is it?", ("1",))]})
+    files = export("lm-eval", evaluation, tmp_path / "out", date=DATE)
+    first = json.loads(files[1].read_text().splitlines()[0])
+    assert first["doc"]["problem"] == "What is it?"
 
 
 @pytest.mark.parametrize("kind", ["lm-eval", "lighteval"])

@@ -1,73 +1,33 @@
-"""An evaluation from sampler to files to comparison, with a sampler whose right answers are known."""
+"""An evaluation's files and their comparison, from samples whose right answers are known."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison
-from deepscaler.evaluation.results import compute_results
-from deepscaler.evaluation.run import evaluate, samples_of, write_evaluation
+from deepscaler.evaluation.samples import read_results
 from deepscaler.evaluation.tables import markdown, print_comparison, print_results, print_summary, summary_rows
-from deepscaler.types import (
-    FinishReason,
-    Group,
-    Outcome,
-    Problem,
-    Rollout,
-    SamplingParams,
-    ScoredGroup,
-    Verdict,
-    WeightsInfo,
-)
+from made_comparison import write_evaluation_of
+from made_samples import row
 
-SETS = {
-    "easy": [Problem(f"e{i}", f"{i}?", ("1",), difficulty=1.0) for i in range(6)],
-    "hard": [Problem(f"h{i}", f"{i}!", ("1",), difficulty=9.0) for i in range(4)],
-}
-PARAMS = SamplingParams(max_completion_tokens=8, seed=1)
+SIZES = {"easy": 6, "hard": 4}
 
 
-class Scripted:
-    """Fleet and grader in one: sample i of a problem is right when i < `right` (one more for odd problems)."""
-
-    def __init__(self, right: int) -> None:
-        self._right = right
-
-    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
-        ids = np.ones(3, np.int32)
-        zeros = np.zeros(3, np.float32)
-        return [
-            Group(p, tuple(Rollout(p.id, i, ids, ids, zeros, FinishReason.STOP, 0) for i in range(num_samples)))
-            for p in problems
-        ]
-
-    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
-        return [ScoredGroup(g, ("<text>",) * len(g.rollouts), tuple(map(self._verdict, g.rollouts))) for g in groups]
-
-    def _verdict(self, rollout: Rollout) -> Verdict:
-        good = rollout.sample_index < self._right + int(rollout.problem_id[1:]) % 2
-        return Verdict(Outcome.CORRECT if good else Outcome.NO_ANSWER, float(good))
-
-    def grade(self, completion: str, references: Sequence[str], *, thinking_prefilled: bool) -> Verdict:
-        raise NotImplementedError
-
-    def publish_weights(self, learner: object) -> WeightsInfo:
-        raise NotImplementedError
-
-    def close(self) -> None: ...
-
-
-def write(directory: Path, right: int) -> Path:
-    workers = Scripted(right)
-    result = evaluate(workers, workers, SETS, num_samples=4, params=PARAMS, settings={"model": "m"})
-    write_evaluation(result, directory)
-    return directory
+def write(directory: Path, right: int, sizes: Mapping[str, int] = SIZES) -> Path:
+    """Sample i of 4 is right when i < `right`, one more for odd problems; the others have no answer."""
+    rows = []
+    for name, size in sizes.items():
+        for problem in range(size):
+            for sample in range(4):
+                good = sample < right + problem % 2
+                kind = {"outcome": "correct" if good else "no_answer", "answer": "1" if good else None}
+                rows.append(row(problem, sample, benchmark=name, num_tokens=3, **kind))
+    return write_evaluation_of(directory, rows, model="m")
 
 
 def test_results_say_what_was_sampled(tmp_path: Path) -> None:
@@ -84,12 +44,10 @@ def test_results_say_what_was_sampled(tmp_path: Path) -> None:
 
 
 def test_one_problem_leaves_the_error_unknown_not_infinite(tmp_path: Path) -> None:
-    workers = Scripted(1)
-    one = {"easy": SETS["easy"][:1]}
-    write_evaluation(evaluate(workers, workers, one, num_samples=1, params=PARAMS, settings={}), tmp_path)
+    write_evaluation_of(tmp_path, [row(0, 0)])
     results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
-    assert results["benchmarks"]["easy"]["se_problems"] is None
-    assert (results["benchmarks"]["easy"]["low"], results["benchmarks"]["easy"]["high"]) == (0.0, 1.0)
+    assert results["benchmarks"]["made"]["se_problems"] is None
+    assert (results["benchmarks"]["made"]["low"], results["benchmarks"]["made"]["high"]) == (0.0, 1.0)
 
 
 def test_comparison_is_paired_by_problem(tmp_path: Path) -> None:
@@ -106,14 +64,10 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
     a = write(tmp_path / "a", 0)
     with pytest.raises(ValueError, match="holds no finished evaluation"):
         compare_directories(a, tmp_path)
-    workers = Scripted(1)
-    fewer = {"easy": SETS["easy"][:3], "hard": SETS["hard"]}
-    write_evaluation(evaluate(workers, workers, fewer, num_samples=4, params=PARAMS, settings={}), tmp_path / "b")
+    write(tmp_path / "b", 1, {"easy": 3, "hard": 4})
     with pytest.raises(ValueError, match="set easy: 3 problems cannot be paired: 3 only in the first"):
         compare_directories(a, tmp_path / "b")
-    write_evaluation(
-        evaluate(workers, workers, {"easy": SETS["easy"]}, num_samples=4, params=PARAMS, settings={}), tmp_path / "c"
-    )
+    write(tmp_path / "c", 1, {"easy": 6})
     with pytest.raises(ValueError, match="different sets"):
         compare_directories(a, tmp_path / "c")
 
@@ -130,13 +84,9 @@ def summary() -> dict[str, object]:
     }
 
 
-def test_tables_fit_80_columns_and_end_with_the_average(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workers = Scripted(1)
-    result = evaluate(workers, workers, SETS, num_samples=4, params=PARAMS, settings={})
+def test_tables_fit_80_columns_and_end_with_the_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(summary())
-    print_results(compute_results(samples_of(result), {}).content)
+    print_results(read_results(write(tmp_path / "one", 1)))
     print_comparison(compare_directories(write(tmp_path / "a", 0), write(tmp_path / "b", 2)), with_published=True)
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80

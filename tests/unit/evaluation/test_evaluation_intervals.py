@@ -1,6 +1,6 @@
 """95% intervals hold the truth in 93-97% of simulated cases, for 30 and 500 problems and for skewed rates.
 
-benchmarks/coverage.py makes the whole table, also of cases where the rates are 0 or 1 only.
+benchmarks/interval_coverage.py makes the whole table, also of cases where the rates are 0 or 1 only.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from deepscaler.config.models import StageSection
 from deepscaler.evaluation.estimators import estimate
 from deepscaler.evaluation.session import State
-from deepscaler.orchestration.progress import Progress, duration
+from deepscaler.orchestration.progress import LONG_STEP_S, Progress, duration
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.types import FinishReason, Rollout
 
@@ -61,15 +61,20 @@ def test_on_a_terminal_one_line_rewrites_itself_and_messages_stay() -> None:
     assert max(len(part) for part in text.replace("\r", "\n").replace("\x1b[2K", "").split("\n")) <= 79
 
 
-def test_an_evaluation_counts_its_completions_and_training_does_not() -> None:
-    out = StringIO()
+def test_a_long_step_says_how_far_it_is_and_a_short_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = StringIO(), [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = Progress(out, terminal=False)
+    progress.update("before", force=True)
+    progress.start_step(3, 12, STAGE)
     progress.on_rollout(ROLLOUT)
-    assert out.getvalue() == ""
-    progress.start_evaluation(640)
+    assert out.getvalue() == "before\n"
+    now[0] += LONG_STEP_S
     progress.on_rollout(ROLLOUT)
+    progress.on_rollout(ROLLOUT)
+    assert out.getvalue().splitlines()[1:] == [f"{STAGE.name} step 3/12  2 completions sampled"]
     progress.end_evaluation(0.25, 0.2, 0.3)
-    assert out.getvalue().splitlines() == ["evaluating  1/640 completions", "Pass@1 25.0%  [20.0%, 30.0%]"]
+    assert out.getvalue().splitlines()[-1] == "Pass@1 25.0%  [20.0%, 30.0%]"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])

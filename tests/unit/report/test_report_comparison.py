@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from deepscaler.observability.problem_texts import Question
 from deepscaler.report import write_comparison_page
-from deepscaler.report.comparison_page import MAX_LISTED, SAMPLES_SHOWN, changed_problems, choose_samples, shown_per_set
+from deepscaler.report.comparison_page import (
+    MAX_LISTED,
+    SAMPLES_SHOWN,
+    Change,
+    changed_problems,
+    choose_samples,
+    shown_per_set,
+)
 from deepscaler.report.forest import ForestRow, forest_svg
 from made_comparison import write_made_comparison
 from synthetic_run import HOSTILE_TEXTS
@@ -64,6 +72,28 @@ def test_model_text_is_shown_as_text(html: str) -> None:
     for hostile in HOSTILE_TEXTS:
         assert hostile.strip() in text
     assert "characters left out" in text
+
+
+def test_every_changed_problem_says_what_was_asked_and_what_is_right(html: str) -> None:
+    page = Page(html)
+    unfolded = sum(tag == "details" and a.get("class") == "question" for tag, a in page.tags)
+    listed = sum(a.get("class") == "about" for _, a in page.tags)
+    assert listed > unfolded > 0 and html.count('class="question"') == listed
+    assert page.text.count("reference ") >= listed
+    assert "which these two did not keep" not in page.text
+    short = Change("b", "p", 0.0, 1.0, "", Question("What is\n1 + 1?", ("2",)))
+    assert short.beginning == "What is 1 + 1?" and not short.is_long
+    long = Change("b", "p", 0.0, 1.0, "", Question("x " * 4000, ("2",)))
+    assert long.is_long and len(long.beginning) < 170 and len(long.prompt) < 1700
+
+
+def test_evaluations_without_texts_are_compared_all_the_same(tmp_path: Path) -> None:
+    write_made_comparison(tmp_path, names=["aime24"])
+    files = [tmp_path / letter / "samples.parquet" for letter in "ab"]
+    for file in files:
+        (file.parent / "problems.jsonl").unlink()
+    page = write_comparison_page(tmp_path / "out" / "comparison.json", *files, tmp_path / "page.html").read_text()
+    assert "which these two did not keep" in page and 'class="question"' not in page
 
 
 def test_rows_and_texts_are_limited_and_the_limits_are_said() -> None:

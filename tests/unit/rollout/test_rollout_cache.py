@@ -9,36 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepscaler.rollout.block_attention import BlockAttention, BlockLayout, BlockStep
+from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.blocks import BlockAllocator
-from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.pool import PoolCache, PoolStep, padded
+from deepscaler.rollout.large_pages import zeros_in_large_pages
+from deepscaler.rollout.pool import PoolStep
+from deepscaler.rollout.pool_attention import padded
+from deepscaler.rollout.pool_cache import PoolCache
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.rollout.rows import Sequence
 from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.types import Request, Rollout, RunError, SamplingParams
+from deepscaler.types import Request, RunError
+from rollout_runs import PARAMS, assert_equal, requests, run
 
 NEVER: frozenset[int] = frozenset()
-PARAMS = SamplingParams(max_completion_tokens=90, temperature=0.9, seed=5)
-
-
-def requests(count: int, samples: int = 4) -> list[Request]:
-    rng = np.random.default_rng(1)
-    return [Request(f"p{i}", rng.integers(2, 40, 20 + 7 * (i % 3)).astype(np.int32), samples) for i in range(count)]
-
-
-def run(engine: TorchEngine, wanted: list[Request], params: SamplingParams = PARAMS) -> dict[tuple, Rollout]:
-    return {(r.problem_id, r.sample_index): r for r in engine.generate(wanted, params)}
-
-
-def assert_equal(found: dict[tuple, Rollout], expected: dict[tuple, Rollout]) -> None:
-    assert found.keys() == expected.keys()
-    for key, rollout in found.items():
-        np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
-        np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=2e-5)
 
 
 def test_logprobs_over_several_blocks_equal_a_full_forward(tiny_model: Callable[..., Any]) -> None:
@@ -110,6 +95,14 @@ def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any])
     assert cache.allocator.highest == 1 + 8 * 3
 
 
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_large_pages_hold_zeros_that_can_be_written(rows: int) -> None:
+    zeros = zeros_in_large_pages((rows, 2, 512), torch.float32)
+    assert zeros.shape == (rows, 2, 512) and not zeros.any()
+    zeros[-1, 1, 511] = 7.0
+    assert float(zeros.sum()) == 7.0
+
+
 def test_blocks_are_free_when_their_last_holder_leaves() -> None:
     allocator = BlockAllocator(4)
     first, second = allocator.take(2)
@@ -121,102 +114,30 @@ def test_blocks_are_free_when_their_last_holder_leaves() -> None:
     assert sorted(allocator.take(3)) == [first, 2, 3] and allocator.num_free == 0
 
 
-def layout_of(cache: BlockCache, lengths: list[int], heads: int) -> BlockLayout:
-    size = cache.block_tokens
-    counts = np.array([n // size + 1 for n in lengths])
-    table = np.zeros((len(lengths), counts.max()), np.int64)
-    for row, count in enumerate(counts):
-        table[row, :count] = cache.take(count)
-    return BlockLayout(table, counts, np.array(lengths), cache, heads, padding=2)
-
-
-def test_attention_over_blocks_equals_attention_over_each_sequence(tiny_model: Callable[..., Any]) -> None:
-    torch.manual_seed(0)
-    cache = BlockCache(tiny_model().config, torch.float32, torch.device("cpu"), 2**24, block_tokens=4)
-    lengths, heads = [9, 3, 0, 21, 8], 4
-    layout = layout_of(cache, lengths, heads)
-    keys, values = torch.randn(2, 5, 22, 2, 8).unbind()
-    queries = torch.randn(7, heads, 8)
-    for position in range(22):  # fill the blocks as decoding would
-        for row, length in enumerate(lengths):
-            if position < length:
-                block = int(layout.written_N[row]) if position // 4 == length // 4 else None
-                block = block if block is not None else int(table_of(layout, row)[position // 4])
-                cache.keys[1][block, :, :, position % 4] = keys[row, position]
-                cache.values[1][block, :, position % 4] = values[row, position]
-    newest = torch.tensor(lengths)
-    new_key, new_value = (torch.cat([x[torch.arange(5), newest], torch.zeros(2, 2, 8)]) for x in (keys, values))
-    out = BlockAttention(cache, layout, newest).attend(1, queries, new_key, new_value)
-    assert out.shape == (7, heads * 8) and not out[5:].any()
-    for row, length in enumerate(lengths):
-        key, value = (x[row, : length + 1].repeat_interleave(2, dim=1).transpose(0, 1) for x in (keys, values))
-        expected = torch.softmax(queries[row].unsqueeze(1) @ key.transpose(1, 2), -1) @ value
-        torch.testing.assert_close(out[row], expected.reshape(-1), atol=1e-5, rtol=1e-5)
-
-
-def table_of(layout: BlockLayout, row: int) -> list[int]:
-    """The blocks of a row, in order of position, read back from the rows of its value bags."""
-    assert layout.parts is not None
-    places = layout.parts.blocks.view(layout.num_sequences, -1)[row]
-    size = len(layout.value_rows) // layout.num_blocks // layout.heads
-    first = layout.value_rows.view(layout.num_blocks, -1)[:, 0]
-    return [int(first[p]) // (2 * size) for p in places if p < layout.num_blocks]
-
-
-def test_padding_of_attention_reads_is_less_than_a_block_per_sequence(tiny_model: Callable[..., Any]) -> None:
-    """Skewed lengths: one sequence of 500 tokens among 31 of 20 costs the others nothing."""
-    cache = BlockCache(tiny_model().config, torch.float32, torch.device("cpu"), 2**26, block_tokens=32)
-    lengths = [500] + [20] * 31
-    layout = layout_of(cache, lengths, heads=4)
-    read = len(layout.value_rows) // layout.heads
-    assert read - sum(lengths) < 32 * len(lengths)
-    assert read <= 0.1 * 500 * 32
-
-
-class _Count(TorchDispatchMode):
-    """Counts the kernels called, views aside."""
-
-    VIEWS = ("view", "reshape", "slice", "select", "unsqueeze", "expand", "transpose", "unbind", "to", "lift_fresh")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function.__name__.split(".")[0].strip("_")
-        if name not in self.VIEWS:
-            self.kernels.append(name)
-        return function(*args, **(kwargs or {}))
-
-
 PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if has_packing() else [])
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("products", PRODUCTS, ids=lambda p: type(p).__name__)
-def test_a_decoding_step_calls_few_kernels(tiny_model: Callable[..., Any], products: Products) -> None:
-    model = tiny_model()
-    decoder = Decoder(model, products)
-    cache = BlockCache(model.config, torch.float32, torch.device("cpu"), 2**24, block_tokens=4)
-    lengths = [9, 3, 0, 21, 8]
-    layout = layout_of(cache, lengths, heads=4)
-    decoder.refresh(longest=64)
-    positions = torch.tensor([*lengths, 0, 0])
-    with torch.inference_mode(), _Count() as count:
-        decoder.logits(torch.tensor([3, 4, 5, 6, 7, 0, 0]), positions, BlockAttention(cache, layout, positions[:5]))
-    # Of each layer: attention over several blocks 16, rotation 3, products 5, norms 6; without oneDNN also the weights
-    # of norms and what it does inside the products. Once a step: mask, embedding, rotation tables, last norm, head.
-    assert len(count.kernels) <= (68 if products.copies else 86), sorted(count.kernels)
+def test_all_ways_of_computing_a_step_give_the_same_completions(
+    tiny_model: Callable[..., Any], products: Products, compiled: bool
+) -> None:
+    engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
+    expected = run(engine, requests(3))
+    engine._decoder = Decoder(engine._model, products)
+    engine._step = BlockStep(engine._decoder, engine._cache, compiled=compiled)
+    assert_equal(run(engine, requests(3)), expected)
 
 
-@pytest.mark.skipif(not has_packing(), reason="this build of torch has no oneDNN products")
-def test_both_kinds_of_products_give_the_same_completions(tiny_model: Callable[..., Any]) -> None:
-    found = []
-    for products in PRODUCTS:
-        engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
-        engine._decoder = Decoder(engine._model, products)
-        engine._step = BlockStep(engine._decoder, engine._cache)
-        found.append(run(engine, requests(3)))
-    assert_equal(*found)
+def test_completions_do_not_depend_on_where_their_blocks_lie(tiny_model: Callable[..., Any]) -> None:
+    """A resumed run has a fresh cache, the original one a used cache: not a bit may differ."""
+    engine, wanted = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=12), requests(3)
+    fresh = run(engine, wanted)
+    with torch.inference_mode():
+        held = engine._cache.take(40)
+    engine._cache.allocator.release(held[::3] + held[1::3])  # from now on blocks come in another order
+    for key, rollout in run(engine, wanted).items():
+        np.testing.assert_array_equal(rollout.rollout_logprobs, fresh[key].rollout_logprobs)
 
 
 @pytest.mark.parametrize("blocks", [100, 14])

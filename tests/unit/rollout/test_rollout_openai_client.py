@@ -76,7 +76,7 @@ def test_faults_are_repeated_and_counted_and_cost_no_answer() -> None:
 
 def test_silence_is_cut_off_and_repeated() -> None:
     with ScriptedServer(Script(echo, faults=Faults(silence=0.2))) as server:
-        c = client(server, read_s=0.2, concurrency=32)
+        c = client(server, read_s=0.2, silence_s=5.0, stream=False, concurrency=32)
         assert len(list(c.ask(asks(60)))) == 60
         assert c.faults["timeout"] == server.planted["silence"] > 0
 
@@ -166,13 +166,85 @@ def test_addresses_with_credentials_are_refused() -> None:
 def test_probing_finds_what_a_server_ignores() -> None:
     with ScriptedServer(Script(echo)) as server:
         assert probe_sampling(client(server), "q") == []
-    with ScriptedServer(Script(echo, ignore_seed=True)) as server:
+    with ScriptedServer(Script(echo, ignore=frozenset({"seed"}))) as server:
         assert "ignores seeds" in probe_sampling(client(server), "q")[0]
     with ScriptedServer(Script(lambda q, s: q)) as server:
         assert "ignores seed or temperature" in probe_sampling(client(server), "q")[0]
+    for name, params in (
+        ("top_k", SamplingParams(100, 0.6, 0.95, top_k=20)),
+        ("top_p", SamplingParams(100, 0.6, 0.95)),
+        ("temperature", SamplingParams(100, 0.0, 0.95)),
+    ):
+        with ScriptedServer(Script(echo)) as server:
+            assert probe_sampling(client(server, params=params), "q") == []
+        with ScriptedServer(Script(echo, ignore=frozenset({name}))) as server:
+            assert f"ignores {name}" in probe_sampling(client(server, params=params), "q")[0]
+    with ScriptedServer(Script(echo, say_finish=False)) as server:
+        assert "without a known finish reason" in probe_sampling(client(server), "q")[0]
+    with ScriptedServer(Script(lambda q, s: f"{s}" + "x" * 5000, say_usage=False)) as server:
+        assert "ignores the budget" in probe_sampling(client(server), "q")[0]
+
+
+@pytest.mark.parametrize(
+    ("script", "streams"),
+    [
+        (Script(echo), True),
+        (Script(echo, reasoning_field="reasoning_content"), True),
+        (Script(echo, streams=False), False),
+        (Script(echo, say_usage=False), False),  # better no stream than no token counts
+    ],
+)
+def test_streaming_is_used_where_the_server_can_and_changes_no_answer(script: Script, streams: bool) -> None:
+    with ScriptedServer(script) as server:
+        c = client(server)
+        probe_sampling(c, "q")
+        assert c.streaming is streams
+        ours = {a.ask.key: a.reply for a in c.ask(asks(20))}
+        assert ("stream" in server.bodies[-1]) is streams
+        whole = client(server, stream=False)
+        for a in whole.ask(asks(20)):
+            other = ours[a.ask.key]
+            assert (a.reply.text, a.reply.num_tokens) == (other.text, other.num_tokens)
+            assert (a.reply.finish_reason, other.streamed) == (other.finish_reason, streams)
+
+
+@pytest.mark.parametrize("fault", ["silence", "stall"])
+def test_a_connected_server_that_says_nothing_is_noticed(fault: str) -> None:
     with ScriptedServer(Script(echo)) as server:
-        with_top_k = client(server, params=SamplingParams(100, 0.6, 0.95, top_k=20))
-        assert "ignores top_k" in probe_sampling(with_top_k, "q")[0]
+        c = client(server, concurrency=4, silence_s=0.4)
+        got, start = [], 0.0
+        with pytest.raises(EndpointError, match=r"no usable answer.*the server is silent.*samples are kept"):
+            for answer in c.ask(asks(5000)):
+                got.append(answer)
+                if len(got) == 30:
+                    setattr(server.script.faults, fault, 1.0)
+                    start = time.monotonic()
+        assert 30 <= len(got) < 60 and time.monotonic() - start < 5
+        assert c.faults["silent"] >= 2
+
+
+def test_a_request_that_waits_in_the_queue_is_not_silence_while_others_are_answered() -> None:
+    def reply(question: str, seed: int) -> str:
+        return f"{seed:09} " * 2
+
+    with ScriptedServer(Script(reply, piece_s=0.05)) as server:
+        server.script.wait_s = {"question 0": 1.2}
+        c = client(server, concurrency=2, silence_s=0.4)
+        answers = list(c.ask(asks(14)))
+        assert len(answers) == 14 and not c.faults
+        assert max(a.latency_s for a in answers) > 1.2
+
+
+def test_without_a_stream_the_limit_follows_the_slowest_answer() -> None:
+    with ScriptedServer(Script(echo, latency_s=0.02)) as server:
+        c = client(server, stream=False, silence_s=0.3, concurrency=2)
+        assert c._silence_limit(streamed=False) == c._section.read_s  # nothing is known yet
+        assert len(list(c.ask(asks(20)))) == 20
+        # 20 ms for seven tokens, four times that for the hundred allowed; a busy machine may take longer.
+        assert 1.0 < c._silence_limit(streamed=False) < 10.0
+        server.script.faults.silence = 1.0
+        with pytest.raises(EndpointError, match="the server is silent"):
+            list(c.ask(asks(4)))
 
 
 def test_replies_give_away_what_was_changed() -> None:

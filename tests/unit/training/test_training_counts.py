@@ -12,35 +12,27 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from deepscaler.attention import NAME
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    ModelSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from bare_recipe import bare_recipe
+from deepscaler.attention import NAME, PackedAttention
+from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.orchestration import local
 from deepscaler.rollout import torch_engine
 from deepscaler.training import learner as learner_module
 from deepscaler.training import logprobs
+from deepscaler.training.cpu_attention import Plan, SegmentAttention
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
 from deepscaler.training.packing import CPU_MICRO_BATCH_TOKENS, micro_batch_budget, pack, plan_samples
 from deepscaler.types import TrainSample
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
-    name="t",
-    num_steps=1,
-    model=ModelSection(path="unused"),
-    data=DataSection(source="unused.json"),
-    rollout=RolloutSection(prompts_per_step=2, group_size=2),
-    stages=(StageSection(name="s", max_completion_tokens=8),),
-)
+RECIPE = bare_recipe()
 PRODUCTS = {"_linear_pointwise", "mm", "addmm", "addmm_", "bmm", "baddbmm"}
+
+VIEWS = {
+    *("view", "_unsafe_view", "t", "transpose", "permute", "detach", "unsqueeze", "squeeze", "select"),
+    *("slice", "split", "split_with_sizes", "expand", "alias", "new_empty", "new_empty_strided", "empty_like"),
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -103,6 +95,18 @@ def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
         n for name, n in per_layer.items() if name not in {"view", "_unsafe_view", "t", "transpose", "detach"}
     )
     assert computing <= 165
+
+
+def test_own_attention_costs_six_products_for_a_block_and_head(monkeypatch):
+    plan = Plan(PackedAttention([40, 100, 70], CPU, [(0, 1), (0, 2)]), group=2)
+    tensors = [torch.randn(210, n, 8, requires_grad=True) for n in (4, 2, 2)]
+    with Recorder() as recorder:
+        SegmentAttention.apply(*tensors, 1.0, plan).sum().backward()
+    blocks_and_heads = len(plan.masks) * 2
+    assert blocks_and_heads == 6
+    assert recorder.products == 6 * blocks_and_heads
+    computing = sum(n for name, n in recorder.count.items() if name not in VIEWS)
+    assert computing <= 12 * blocks_and_heads + 40
 
 
 def test_the_head_makes_its_logits_once_and_twice_when_memory_is_short(monkeypatch):

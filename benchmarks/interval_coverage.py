@@ -1,6 +1,6 @@
 """How often 95% intervals hold the truth: simulates benchmarks and writes the tables into docs/evaluation.md.
 
-    python benchmarks/coverage.py [--repetitions 10000] [--check]
+    python benchmarks/interval_coverage.py [--repetitions 10000] [--check]
 
 Every repetition draws new problems from a distribution of rates, then 16 completions of each. `--check` only prints.
 About a minute on one core.

@@ -1,0 +1,131 @@
+"""Evaluations inside training: what `deepscaler eval` does, on held-out problems, with the weights of a step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config import Recipe
+from deepscaler.config.evaluation import EvalRecipe, SamplingSection, SuiteSection
+from deepscaler.data.benchmark_specs import BENCHMARKS
+from deepscaler.data.templates import TemplateFacts
+from deepscaler.evaluation.completions import Source
+from deepscaler.evaluation.datasets import Datasets
+from deepscaler.evaluation.finish import write_json
+from deepscaler.evaluation.grading import ManyGrader
+from deepscaler.evaluation.held_out import LeftOut
+from deepscaler.evaluation.samples import RESULTS_FILE, read_results
+from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE, differing
+from deepscaler.observability.run_directory import read_json
+from deepscaler.orchestration.evaluate import Job, run_job
+from deepscaler.orchestration.progress import Progress
+
+HELD_OUT_FILE = "held_out.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Everything an evaluation inside training needs but the weights, which `source` samples with.
+
+    engine: what of it shapes a completion. directory: RUN/evaluations; an evaluation goes to step-NNNNNN in it.
+    """
+
+    recipe: EvalRecipe
+    datasets: Datasets
+    source: Source
+    grader: ManyGrader
+    engine: Mapping[str, Any]
+    template: TemplateFacts
+    directory: Path
+    progress: Progress
+
+    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
+        """What results.json holds after `step`. What an earlier process made with the same weights is not made again.
+
+        Of a whole evaluation samples.parquet stays and the journal goes: a run has many evaluations.
+        """
+        path = self.directory / f"step-{step:06d}"
+        job = Job(self.recipe, self.datasets, path, self.progress)
+        settings = job.settings({"weights_sha256": weights_sha256}, self.engine, asdict(self.template))
+        self._move_aside_what_differs(path, settings)
+        if not (path / RESULTS_FILE).is_file():
+            tests = test_sets(self.datasets)
+            run_job(
+                job,
+                settings,
+                lambda: nullcontext(self.source),
+                self.grader,
+                model={"name": f"{self.recipe.name}, step {step}"},
+                facts={
+                    "inside_training": {"step": step, "stage": stage, "test_sets": tests, "chooses_checkpoint": False}
+                },
+            )
+        shutil.rmtree(path / JOURNAL, ignore_errors=True)
+        return read_results(path)
+
+    def _move_aside_what_differs(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """A step done again may have other weights, in the last bits, or other settings that may change on resume."""
+        stored = read_json(path / SETTINGS_FILE)
+        changes = differing(stored.get("settings", {}), settings) if stored is not None else []
+        if not changes:
+            return
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.rename(aside)
+        self.progress.message(f"{path} was made with other settings ({changes[0]}): kept as {aside.name}")
+
+
+def test_sets(datasets: Datasets) -> list[str]:
+    """Those of the sets that hold test problems."""
+    return [name for name in datasets.sets if name in BENCHMARKS]
+
+
+def evaluation_recipe(recipe: Recipe, names: tuple[str, ...]) -> EvalRecipe:
+    """A training recipe's [evaluation] as the recipe of its evaluations inside training."""
+    section = recipe.evaluation
+    shared = section.model_dump(include={"temperature", "top_p", "top_k", "max_completion_tokens"})
+    return EvalRecipe(
+        name=recipe.name,
+        seed=recipe.seed,
+        suite=SuiteSection(
+            benchmarks=names, limit=section.during_training_problems, instruction=recipe.data.instruction
+        ),
+        sampling=SamplingSection(num_samples=section.during_training_samples, **shared),
+        grader=recipe.grader,
+    )
+
+
+def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftOut], num_training: int) -> None:
+    """`held_out.json`: which problems are asked inside training, and which are not because training holds them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    document = {
+        "compared_with_training_problems": num_training,
+        "test_sets": test_sets(datasets),
+        "problems": {name: [p.id for p in problems] for name, problems in datasets.sets.items()},
+        "left_out": [asdict(one) for one in left_out],
+    }
+    write_json(directory / HELD_OUT_FILE, document)
+
+
+def evaluation_line(results: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """What metrics.jsonl says of an evaluation (docs/run-directory.md)."""
+    benchmarks, average = results["benchmarks"], results["average"]
+    counts = [b["num_completions"] for b in benchmarks.values()]
+    lengths = [b["length_mean"] * count for b, count in zip(benchmarks.values(), counts, strict=True)]
+    return {
+        "stage": stage,
+        "pass@1": average["pass@1"],
+        "low": average["low"],
+        "high": average["high"],
+        "num_problems": sum(b["num_problems"] for b in benchmarks.values()),
+        "num_samples": max(b["num_samples"] for b in benchmarks.values()),
+        "sets": {name: {key: b[key] for key in ("pass@1", "low", "high")} for name, b in benchmarks.items()},
+        "truncated_frac": sum(b["truncated_frac"] for b in benchmarks.values()) / len(benchmarks),
+        "length_mean": sum(lengths) / sum(counts),
+        "test_sets": results["inside_training"]["test_sets"],
+    }
