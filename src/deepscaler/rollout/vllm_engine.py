@@ -254,6 +254,7 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
     """vLLM's engine in this process."""
     from vllm import EngineArgs, LLMEngine  # type: ignore[import-not-found]
 
+    _let_it_look_past_numba()
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(directory),
@@ -270,6 +271,16 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
             **cache,  # type: ignore[arg-type]
         )
     )
+
+
+def _let_it_look_past_numba() -> None:
+    """vLLM 0.32 looks for its kernels in `vars` of every object of every loaded module, and on CPU dies of llvmlite's
+    handle of LLVM, whose `__dict__` is no dictionary. llvmlite is loaded once our own engine has sampled."""
+    try:
+        from vllm.triton_utils import dispatcher  # type: ignore[import-not-found]
+    except ImportError:
+        return  # a release without this search
+    dispatcher.vars = lambda value: found if hasattr(found := vars(value), "get") else {}
 
 
 def _cpu_cache(
