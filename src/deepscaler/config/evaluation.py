@@ -39,9 +39,14 @@ class SamplingSection(Section):
 class EngineSection(Section):
     """The engine in this process; a server has its own."""
 
+    kind: Literal["torch", "vllm"] = setting(
+        "torch", doc="torch = embedded; vllm where it is installed (docs/evaluation.md)"
+    )
     dtype: Literal["float32", "bfloat16", "auto"] = setting("auto", doc="auto = bfloat16 on a GPU, float32 on CPU")
     max_active: int = setting(256, unit="sequences", doc="decoded at once, fewer where memory is short", gt=0)
-    processes: int | None = setting(None, unit="processes", doc="on CPU: one thread each; absent = one per core", gt=0)
+    processes: int | None = setting(
+        None, unit="processes", doc="on CPU: one thread each (vllm: threads); absent = one per core", gt=0
+    )
 
 
 class ClientSection(Section):

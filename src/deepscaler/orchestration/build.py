@@ -18,7 +18,8 @@ from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, tem
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.orchestration.evaluate import engine_facts, sampling_params
+from deepscaler.orchestration.engines import torch_facts
+from deepscaler.orchestration.evaluate import sampling_params
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import Run
@@ -124,7 +125,7 @@ def _validation(
         datasets=training.validation,
         source=fleet.source(sampling_params(asked), decode),
         grader=grader,
-        engine=engine_facts(run.recipe.model.dtype, pick_device().type),
+        engine=torch_facts(run.recipe.model.dtype, pick_device().type),
         template=template,
         directory=directory,
         progress=run.progress,

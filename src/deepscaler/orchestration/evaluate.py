@@ -27,10 +27,10 @@ from deepscaler.orchestration.embedded import (
     ModelFiles,
     check_context,
     device_facts,
-    embedded_team,
     files_sha256,
     open_model,
 )
+from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.math_reward import GRADER_VERSION
 from deepscaler.rewards.pool import GraderPool
@@ -82,23 +82,19 @@ class Job:
 
 
 def evaluate_model(model: str | Path, job: Job) -> Results:
-    """Evaluate a model directory or hub id with the embedded engine.
+    """Evaluate a model directory or hub id with an engine in this process.
 
-    Raises ModelError for a model that cannot be used, ValueError for a directory of other settings.
+    Raises ModelError for a model that cannot be used, ValueError for a directory of other settings or an engine that
+    is not installed.
     """
+    engine = ENGINES[job.recipe.engine.kind]
     files = open_model(model, job.recipe.engine)
     settings = job.settings(
         {"sha256": files_sha256(files.directory)},
-        engine_facts(files.dtype, files.device.type),
+        engine.facts(files),
         asdict(files.template),
     )
     return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
-
-
-def engine_facts(dtype: str, device: str) -> Settings:
-    """What of the embedded engine shapes a completion."""
-    versions = package_versions(("deepscaler", "torch", "transformers"))
-    return {"kind": "torch", "versions": versions, "dtype": dtype, "device": device}
 
 
 def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
@@ -156,8 +152,9 @@ def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
     prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
     check_context(files.directory, list(prompts.values()), job.params)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
-    with embedded_team(files, job.recipe.engine, capacity=capacity) as (team, decode):
-        yield EngineSource(team, job.params, encode=prompts.__getitem__, decode=decode)
+    open_engine = ENGINES[job.recipe.engine.kind].open
+    with open_engine(files, job.recipe.engine, capacity=capacity) as (sampler, decode):
+        yield EngineSource(sampler, job.params, encode=prompts.__getitem__, decode=decode)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,8 +26,6 @@ from deepscaler.types import SamplingParams
 
 BYTES_PER_TOKEN = 64  # JSON of a token, generously: the longest of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
-# What servers other than OpenAI's take from the model's generation_config, or have defaults of their own for.
-OFF = {"min_p": 0.0, "repetition_penalty": 1.0}
 MAX_DUPLICATES = 3  # a server that answers everything from one cache must not be asked for ever
 MAX_SILENCES = 2  # a server found dead so often in a row is dead
 PATIENCE = 4.0  # times as long as the slowest token so far would make the longest completion
@@ -66,8 +64,9 @@ def request_seed(seed: int, *key: int | str) -> int:
 class OpenAIClient:
     """faults: failed attempts by kind. unfinished: (key, why) of what failed although it was tried often enough.
 
-    streaming: ask for answers in pieces. spell_out: send settings that are off as well. OpenAI's own servers refuse the
-        keys; others have defaults for them.
+    explicit: settings sent beside OpenAI's own, to servers that would put defaults of theirs in their place; with them
+        goes top_k, also where it is off.
+    streaming: ask for answers in pieces.
     """
 
     def __init__(self, address: str, model: str, params: SamplingParams, section: ClientSection) -> None:
@@ -75,7 +74,7 @@ class OpenAIClient:
         self.model, self.params = model, params
         self.faults: Counter[str] = Counter()
         self.unfinished: list[tuple[Hashable, str]] = []
-        self.spell_out = False
+        self.explicit: Mapping[str, Any] = {}
         self.streaming = section.stream
         self._slowest = 0.0  # seconds per token of the slowest answer in one piece
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
@@ -265,6 +264,6 @@ class OpenAIClient:
         }
         if self.streaming:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        if self.spell_out:
-            return body | OFF | {"top_k": self.params.top_k or -1}
+        if self.explicit:
+            return body | dict(self.explicit) | {"top_k": self.params.top_k or -1}
         return body | {"top_k": self.params.top_k} if self.params.top_k else body

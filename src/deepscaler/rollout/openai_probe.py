@@ -17,7 +17,11 @@ from deepscaler.types import FinishReason
 
 PROBE_TOKENS = 24
 PROBE_TEMPERATURE = 1.5
-HAS_DEFAULTS = frozenset({"vllm", "sglang", "llamacpp", "deepscaler"})
+# What servers other than OpenAI's take from the model's generation_config, or have defaults of their own for.
+_OFF: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0}
+# These drop special tokens from the text; a model whose `</think>` is one would seem never to end its thoughts.
+_WHOLE_TEXT: dict[str, Any] = {**_OFF, "skip_special_tokens": False}
+EXPLICIT = {"vllm": _WHOLE_TEXT, "sglang": _WHOLE_TEXT, "llamacpp": _OFF, "deepscaler": _OFF}
 
 
 def check_server(client: OpenAIClient) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def check_server(client: OpenAIClient) -> dict[str, Any]:
             f"a budget of {budget} tokens above the model's context: {client.endpoint.address} serves {client.model!r} "
             f"with {context} tokens for prompt and completion together; lower --max-tokens, or serve it with more"
         )
-    client.spell_out = facts.get("owned_by") in HAS_DEFAULTS
+    client.explicit = EXPLICIT.get(str(facts.get("owned_by")), {})
     return {name: facts[name] for name in ("id", "owned_by", "max_model_len", "root") if name in facts}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from deepscaler.attention import NAME, SUPPORTED_FAMILIES
@@ -100,7 +100,19 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 def stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Ids that end a completion: the tokenizer's EOS and those of the generation config."""
-    configured = getattr(model, "generation_config", None)
+    return _stop_ids(getattr(model, "generation_config", None), tokenizer)
+
+
+def stop_token_ids_of(directory: Path, tokenizer: Any) -> frozenset[int]:
+    """The same without loading the model, for an engine that loads it itself."""
+    try:
+        configured = GenerationConfig.from_pretrained(directory)
+    except OSError:  # the file is optional; transformers then goes by the model's configuration, as it does on loading
+        configured = GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+    return _stop_ids(configured, tokenizer)
+
+
+def _stop_ids(configured: Any, tokenizer: Any) -> frozenset[int]:
     eos = configured.eos_token_id if configured is not None else None
     ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
     return frozenset(ids | {tokenizer.eos_token_id})

@@ -1,4 +1,7 @@
-"""The conformance every engine must show: right logprobs, stop rules, keyed draws, cancellation, weight updates."""
+"""The conformance every engine must show: right logprobs, stop rules, keyed draws, cancellation, weight updates.
+
+With vLLM installed (`make test-vllm`) the same laws are tested on it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.protocols import Sampler
 from deepscaler.types import FinishReason, Request, Rollout, SamplingParams
 from deepscaler.weights import weights_digest
+from engines_under_test import ENGINES, EngineUnderTest
 
 STOP = frozenset({1})
 PARAMS = SamplingParams(max_completion_tokens=24, temperature=0.9, seed=5, step=2)
@@ -21,7 +25,12 @@ def requests(count: int, samples: int = 3) -> list[Request]:
     return [Request(f"p{i}", rng.integers(2, 40, 4 + i % 5).astype(np.int32), samples) for i in range(count)]
 
 
-def run(engine: TorchEngine, wanted: list[Request], params: SamplingParams = PARAMS) -> dict[tuple, Rollout]:
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineUnderTest:
+    return request.param(tmp_path_factory)
+
+
+def run(engine: Sampler, wanted: list[Request], params: SamplingParams = PARAMS) -> dict[tuple, Rollout]:
     rollouts = list(engine.generate(wanted, params))
     result = {(r.problem_id, r.sample_index): r for r in rollouts}
     assert len(result) == len(rollouts) == sum(r.num_samples for r in wanted)
@@ -29,9 +38,9 @@ def run(engine: TorchEngine, wanted: list[Request], params: SamplingParams = PAR
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_logprobs_equal_a_full_forward_of_transformers(tiny_model, family):
-    model = tiny_model(family)
-    rollouts = run(TorchEngine(model, stop_ids=STOP, max_active=5), requests(4))
+def test_logprobs_equal_a_full_forward_of_transformers(kind, family):
+    model = kind.model(family)
+    rollouts = run(kind.start(model, stop_ids=STOP, max_active=5), requests(4))
     model.set_attn_implementation("eager")
     for rollout in rollouts.values():
         ids = torch.tensor(np.concatenate([rollout.prompt_ids, rollout.completion_ids]), dtype=torch.int64)
@@ -42,12 +51,12 @@ def test_logprobs_equal_a_full_forward_of_transformers(tiny_model, family):
         np.testing.assert_allclose(rollout.rollout_logprobs, expected.numpy(), atol=2e-5)
 
 
-def test_completions_do_not_depend_on_batch_composition(tiny_model):
-    model, wanted = tiny_model(), requests(6)
-    together = run(TorchEngine(model, stop_ids=STOP, max_active=64), wanted)
-    crowded = run(TorchEngine(model, stop_ids=STOP, max_active=4), wanted[::-1])
+def test_completions_do_not_depend_on_batch_composition(kind):
+    model, wanted = kind.model(), requests(6)
+    together = run(kind.start(model, stop_ids=STOP, max_active=64), wanted)
+    crowded = run(kind.start(model, stop_ids=STOP, max_active=4), wanted[::-1])
     alone = run(
-        TorchEngine(model, stop_ids=STOP, max_active=2),
+        kind.start(model, stop_ids=STOP, max_active=2),
         [replace(wanted[3], num_samples=1, first_sample_index=2)],
     )
     for key, rollout in {**crowded, **alone}.items():
@@ -55,8 +64,8 @@ def test_completions_do_not_depend_on_batch_composition(tiny_model):
         np.testing.assert_allclose(rollout.rollout_logprobs, together[key].rollout_logprobs, atol=1e-5)
 
 
-def test_seed_step_problem_and_sample_index_each_change_the_draw(tiny_model):
-    engine = TorchEngine(tiny_model(), stop_ids=frozenset())
+def test_seed_step_problem_and_sample_index_each_change_the_draw(kind):
+    engine = kind.start(kind.model(), stop_ids=frozenset())
     base = Request("p", np.array([3, 4, 5], np.int32), 1)
 
     def tokens(request: Request, params: SamplingParams) -> tuple[int, ...]:
@@ -73,8 +82,8 @@ def test_seed_step_problem_and_sample_index_each_change_the_draw(tiny_model):
     assert tokens(base, PARAMS) in variants
 
 
-def test_stop_token_ends_a_completion_and_is_part_of_it(tiny_model):
-    rollouts = run(TorchEngine(tiny_model(), stop_ids=STOP), requests(12, samples=8))
+def test_stop_token_ends_a_completion_and_is_part_of_it(kind):
+    rollouts = run(kind.start(kind.model(), stop_ids=STOP), requests(12, samples=8))
     reasons = {r.finish_reason for r in rollouts.values()}
     assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
     for rollout in rollouts.values():
@@ -85,9 +94,9 @@ def test_stop_token_ends_a_completion_and_is_part_of_it(tiny_model):
         assert len(rollout.rollout_logprobs) == rollout.num_tokens
 
 
-def test_top_k_of_one_is_greedy_and_reports_untruncated_logprobs(tiny_model):
-    model = tiny_model()
-    rollout = next(iter(TorchEngine(model, stop_ids=STOP).generate(requests(1, 1), replace(PARAMS, top_k=1))))
+def test_top_k_of_one_is_greedy_and_reports_untruncated_logprobs(kind):
+    model = kind.model()
+    rollout = next(iter(kind.start(model, stop_ids=STOP).generate(requests(1, 1), replace(PARAMS, top_k=1))))
     model.set_attn_implementation("eager")
     ids = torch.tensor(rollout.prompt_ids, dtype=torch.int64)
     with torch.no_grad():
@@ -97,14 +106,14 @@ def test_top_k_of_one_is_greedy_and_reports_untruncated_logprobs(tiny_model):
     assert rollout.rollout_logprobs[0] < -1e-4
 
 
-def test_prompt_and_budget_beyond_the_context_are_refused_with_a_remedy(tiny_model):
-    engine = TorchEngine(tiny_model(), stop_ids=STOP)
+def test_prompt_and_budget_beyond_the_context_are_refused_with_a_remedy(kind):
+    engine = kind.start(kind.model(), stop_ids=STOP)
     with pytest.raises(ValueError, match=r"context of 128; lower max_completion_tokens"):
         list(engine.generate(requests(1), replace(PARAMS, max_completion_tokens=200)))
 
 
-def test_an_abandoned_generation_leaves_the_engine_usable(tiny_model):
-    engine = TorchEngine(tiny_model(), stop_ids=STOP, max_active=4)
+def test_an_abandoned_generation_leaves_the_engine_usable(kind):
+    engine = kind.start(kind.model(), stop_ids=STOP, max_active=4)
     expected = run(engine, requests(3))
     started = engine.generate(requests(6), PARAMS)
     next(started)
@@ -113,13 +122,13 @@ def test_an_abandoned_generation_leaves_the_engine_usable(tiny_model):
         np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
 
 
-def test_loaded_weights_are_the_ones_sampled_from(tiny_model):
-    engine = TorchEngine(tiny_model(seed=0), stop_ids=STOP)
-    other = tiny_model(seed=9)
+def test_loaded_weights_are_the_ones_sampled_from(kind):
+    engine = kind.start(kind.model(seed=0), stop_ids=STOP)
+    other = kind.model(seed=9)
     before = run(engine, requests(4))
     engine.load_weights(other.named_parameters(), version=7)
     after = run(engine, requests(4))
-    expected = run(TorchEngine(other, stop_ids=STOP), requests(4))
+    expected = run(kind.start(other, stop_ids=STOP), requests(4))
     assert engine.weights_info().digest == weights_digest(other.named_parameters())
     assert {r.policy_version for r in after.values()} == {7}
     assert any(not np.array_equal(before[k].completion_ids, after[k].completion_ids) for k in before)

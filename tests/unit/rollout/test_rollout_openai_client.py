@@ -56,6 +56,7 @@ def test_servers_with_defaults_of_their_own_are_told_what_is_off() -> None:
         list(c.ask(asks(1)))
         body = server.bodies[-1]
     assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.0, 1.0)
+    assert body["skip_special_tokens"] is False
 
 
 def test_faults_are_repeated_and_counted_and_cost_no_answer() -> None:
