@@ -32,7 +32,7 @@ class GivenPrompts(LocalFleet):
 
     prompts: Sequence[IntArray] = ()
 
-    def _prompt_ids(self, problem: Problem) -> IntArray:
+    def prompt_ids(self, problem: Problem) -> IntArray:
         return self.prompts[int(problem.prompt)]
 
 

@@ -49,7 +49,7 @@ def dropped(done: Preparation) -> dict[int, tuple[str, str]]:
 
 def benchmark(*problems: tuple[str, str]) -> LoadedBenchmark:
     made = tuple(Problem(f"tiny/{number}", text, (answer,)) for number, (text, answer) in enumerate(problems))
-    return LoadedBenchmark("tiny", made, "0" * 64, ("",) * len(made), True, ())
+    return LoadedBenchmark("tiny", made, "0" * 64, ("",) * len(made), True, (), {})
 
 
 @pytest.mark.parametrize(
