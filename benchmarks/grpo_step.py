@@ -1,6 +1,6 @@
 """A whole GRPO step against TRL's GRPOTrainer: the same model, prompts, completion lengths, loss and useful tokens.
 
-    python benchmarks/grpo_step.py [--cases tiny tiny-skewed small small-skewed bigvocab] [--rounds 3] [--write]
+    python benchmarks/grpo_step.py [--cases tiny tiny-skewed small small-skewed bigvocab] [--rounds 2] [--write]
 
 One core, float32. Every measurement is a process of its own, ours and TRL's in turn; time is CPU seconds of a step
 (sampling, advantages, update, publishing; a reward function that costs nothing), memory the process's peak. Lengths
@@ -272,7 +272,7 @@ def write(results: dict[str, Any], info: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--measure", nargs=2, help="internal: case and contender")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Both cores: two processes of one thread against one process of two threads, and of one; tokens per second.
 
-    python benchmarks/processes.py [--work "sampling, tiny" ...] [--rounds 3] [--write]
+    python benchmarks/processes.py [--work "sampling, tiny" ...] [--rounds 2] [--write]
 
 Sampling and updates of the models of the other benchmarks, and the quickstart's supervised base. Settings alternate in
 every round, each in a process of its own, the ratio is that of medians. Wall time, so other programs show. Prints JSON;
@@ -131,7 +131,7 @@ def write(results: dict[str, dict[str, list[float]]], rounds: int, info: dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", nargs="+", choices=list(WORK), default=list(WORK))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--measure", nargs=3, metavar=("WORK", "PROCESSES", "THREADS"), help="internal")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Sampling side by side: this engine, transformers' `generate`, its continuous batching; one core, float32.
 
-    python benchmarks/sampling.py [--cases tiny tiny-skewed small small-skewed] [--rounds 3] [--json FILE] [--write]
+    python benchmarks/sampling.py [--cases tiny tiny-skewed small small-skewed] [--rounds 2] [--json FILE] [--write]
 
 Every contender gets the same random weights, prompts and lengths, in turn in every round; the clock is the CPU time of
 the process. Lengths are forced the same way for all: nobody stops by itself, each completion ends at its own limit.
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["tiny", "tiny-skewed", "small"])
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the record there as well")
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     arguments = parser.parse_args()
