@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +70,8 @@ class ScriptedServer:
         self.bodies: list[dict[str, Any]] = []
         self.down = False
         self._number = 0
-        self._last: bytes | None = None
+        # Long enough ago that the client has read it: of two replies with one id, it takes the first for the right one.
+        self._earlier: deque[bytes] = deque(maxlen=40)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._started = threading.Event()
@@ -134,9 +135,9 @@ class ScriptedServer:
         content = self._completion(body)
         if body.get("stream") and self.script.streams:
             response = await self._stream(request, body, content)
-            self._last = content  # whole only now: nothing is answered twice before it was answered once
+            self._earlier.append(content)  # whole only now: nothing is answered twice before it was answered once
             return response
-        self._last = content
+        self._earlier.append(content)
         return web.Response(body=content, content_type="application/json")
 
     async def _stream(self, request: web.Request, body: dict[str, Any], content: bytes) -> web.StreamResponse:
@@ -185,7 +186,7 @@ class ScriptedServer:
             "endless",
             "stall",
         ):
-            if kind == "duplicate" and self._last is None:
+            if kind == "duplicate" and len(self._earlier) < 40:
                 continue
             draw -= getattr(f, kind)
             if draw < 0:
@@ -199,7 +200,7 @@ class ScriptedServer:
         if fault == "rate_limit":
             return web.json_response({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "0.01"})
         if fault == "duplicate":
-            return web.Response(body=self._last, content_type="application/json")
+            return web.Response(body=self._earlier[0], content_type="application/json")
         if fault == "malformed":
             return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
         if fault == "silence":
