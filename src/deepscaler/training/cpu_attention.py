@@ -157,8 +157,9 @@ class SegmentAttention(torch.autograd.Function):
         plan: Plan = ctx.plan
         of_queries, of_keys = ctx.shapes
         heads = of_keys[1]
-        queries, keys, values = (ctx.saved_tensors[n * heads : (n + 1) * heads] for n in range(3))
-        kept = iter(ctx.saved_tensors[3 * heads :])
+        saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
+        queries, keys, values = (saved[n * heads : (n + 1) * heads] for n in range(3))
+        kept = iter(saved[3 * heads :])
         grad_query = grads[0].new_empty(of_queries[0], heads, grads[0][0].numel() // heads)
         grad_key, grad_value = grads[0].new_empty(of_keys), grads[0].new_empty(of_keys)
         for head, grad in enumerate(_taken(grads[0], heads, plan.queries)):

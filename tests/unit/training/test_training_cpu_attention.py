@@ -14,6 +14,7 @@ from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training import cpu_attention, products
 from deepscaler.training.cpu_attention import CpuPackedAttention, Plan, SegmentAttention
 from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.learner import enable_checkpointing
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
@@ -78,6 +79,22 @@ def test_an_update_is_the_same_with_either_attention(tiny_model, make_samples_of
         results.append([values, *(p.grad for p in model.parameters())])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_checkpointing_changes_nothing(tiny_model, make_samples_of, monkeypatch):
+    monkeypatch.setattr(cpu_attention, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(cpu_attention, "PAYING_SCORES", 0)
+    samples, results = make_samples_of([40, 9, 70]), []
+    for checkpointed in (False, True):
+        model = tiny_model()
+        if checkpointed:
+            enable_checkpointing(model)
+        GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0).accumulate(
+            samples, None, None
+        )
+        results.append([p.grad for p in model.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_short_segments_and_other_number_types_go_to_torch(monkeypatch):
