@@ -33,6 +33,9 @@ class Faults:
     malformed: float = 0.0  # half a JSON document
     half_body: float = 0.0  # the connection breaks in the middle of the body
     duplicate: float = 0.0  # the reply to an earlier request
+    # Which earlier reply. Of two with one id a client takes the first it reads for the right one, so with requests at
+    # once it must be older than these.
+    replies_back: int = 1
     rate_limit: float = 0.0
     endless: float = 0.0  # a body that does not end
     stall: float = 0.0  # a stream that begins and then says nothing, for `silence_s`
@@ -70,8 +73,7 @@ class ScriptedServer:
         self.bodies: list[dict[str, Any]] = []
         self.down = False
         self._number = 0
-        # Long enough ago that the client has read it: of two replies with one id, it takes the first for the right one.
-        self._earlier: deque[bytes] = deque(maxlen=40)
+        self._earlier: deque[bytes] = deque(maxlen=100)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._started = threading.Event()
@@ -186,7 +188,7 @@ class ScriptedServer:
             "endless",
             "stall",
         ):
-            if kind == "duplicate" and len(self._earlier) < 40:
+            if kind == "duplicate" and len(self._earlier) < f.replies_back:
                 continue
             draw -= getattr(f, kind)
             if draw < 0:
@@ -200,7 +202,7 @@ class ScriptedServer:
         if fault == "rate_limit":
             return web.json_response({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "0.01"})
         if fault == "duplicate":
-            return web.Response(body=self._earlier[0], content_type="application/json")
+            return web.Response(body=self._earlier[-self.script.faults.replies_back], content_type="application/json")
         if fault == "malformed":
             return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
         if fault == "silence":

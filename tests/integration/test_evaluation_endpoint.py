@@ -21,7 +21,14 @@ from scripted_server import Faults, Script, ScriptedServer
 
 def test_planted_faults_change_no_estimate_and_are_all_counted(tmp_path: Path) -> None:
     faults = Faults(
-        error_500=0.05, hang_up=0.05, malformed=0.02, half_body=0.01, duplicate=0.02, rate_limit=0.02, truncated=0.02
+        error_500=0.05,
+        hang_up=0.05,
+        malformed=0.02,
+        half_body=0.01,
+        duplicate=0.02,
+        rate_limit=0.02,
+        truncated=0.02,
+        replies_back=40,
     )
     log = StringIO()
     with ScriptedServer(Script(REPLY, faults=faults)) as server:

@@ -60,7 +60,8 @@ def test_servers_with_defaults_of_their_own_are_told_what_is_off() -> None:
 
 
 def test_faults_are_repeated_and_counted_and_cost_no_answer() -> None:
-    faults = Faults(error_500=0.05, hang_up=0.05, malformed=0.03, half_body=0.02, duplicate=0.03, rate_limit=0.03)
+    planted = {"error_500": 0.05, "hang_up": 0.05, "malformed": 0.03, "half_body": 0.02, "rate_limit": 0.03}
+    faults = Faults(**planted, duplicate=0.03, replies_back=40)
     with ScriptedServer(Script(echo, faults=faults)) as server:
         c = client(server)
         answers = list(c.ask(asks(500)))
