@@ -2,7 +2,7 @@
 
 Benchmarks have as few as 30 problems, with rates that pile up at 0 and 1. Student's t over problems then covers the
 truth in 87-92% of cases, not 95%, and leaves [0, 1]. Two corrections repair that (docs/evaluation.md has the table,
-benchmarks/coverage.py makes it):
+benchmarks/interval_coverage.py makes it):
 
 - Wilson's score interval (1927) at the effective sample size n_eff = m(1 - m) / se^2, as in survey sampling: the
   variance follows the candidate mean towards the border, and the interval stays within [0, 1].
