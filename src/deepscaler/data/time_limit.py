@@ -1,4 +1,9 @@
-"""Ends Python code that runs too long, in any thread, at no cost to code that does not."""
+"""Ends Python code that runs too long, in any thread, at hardly any cost to code that does not.
+
+One thread looks every tenth of a second at whatever is being watched, and raises an exception into a thread that is
+late; the interpreter delivers it there between two instructions of Python code. So it works in any thread, unlike a
+signal, and stops the code itself, unlike waiting for a thread; a single call into C runs to its end.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,8 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_AGAIN_S = 0.1  # an exception that was lost in a finaliser is raised again after this time
+_LOOK_S = 0.1
+_IDLE_LOOKS = 20  # after so many without anything to watch the thread ends
 
 
 class _Overtime(BaseException):
@@ -19,15 +25,11 @@ class _Overtime(BaseException):
 
 
 def map_within(limit_s: float, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """`[work(item) for item in items]`, or TimeoutError once one item has taken longer than `limit_s`.
-
-    A second thread sleeps until the deadline and then raises an exception into this one, which the interpreter
-    delivers between two instructions of Python code. So it works in any thread, unlike a signal, and stops the code
-    itself, unlike waiting for a thread; a single call into C runs to its end. Not for work that calls this again.
-    """
+    """`[work(item) for item in items]`, or TimeoutError soon after one item has taken longer than `limit_s`."""
     results: list[_Result] = []
     watch = _Watch(limit_s)
     try:
+        _WATCHMAN.begin(watch)
         try:
             watch.armed = True
             for item in items:
@@ -36,47 +38,79 @@ def map_within(limit_s: float, work: Callable[[_Item], _Result], items: Iterable
         finally:
             # The interpreter delivers exceptions at calls and jumps, so none between the end of the work and this.
             watch.armed = False
-            watch.stop()
-    except _Overtime:  # whether it met the work or `stop`
+            watch.settle()
+    except _Overtime:  # whether it met the work or `settle`
         raise TimeoutError(f"not done after {limit_s:g} s") from None
     finally:
-        watch.stop()  # the first call may have been left before it was done
+        _WATCHMAN.end(watch)
     return results
 
 
 class _Watch:
-    """The second thread. Once `armed` is False, at most one exception is still on its way, and none after `stop`.
+    """One call of `map_within`, made in the thread that does the work.
 
-    What is on its way is cancelled before `armed` is read, both while holding the lock: so one that was raised before
-    is either delivered while the work ran or never, and the only one left is what `stop`, which waits for the lock,
-    meets or cancels.
+    Once `armed` is False at most one exception is still on its way, and `settle` meets or cancels it. For `strike`
+    cancels what it raised before and was not delivered, and only then reads `armed`; and `settle` waits for a strike
+    under way. No lock: an exception that is delivered just after a lock was taken can leave it locked for good.
     """
 
     def __init__(self, limit_s: float) -> None:
         self.armed = False
         self.deadline = time.monotonic() + limit_s
-        self._watched = ctypes.c_ulong(threading.get_ident())
+        self._thread = ctypes.c_ulong(threading.get_ident())
+        self._striking = False
+
+    def strike(self) -> None:
+        """By the watchman: raise in the watched thread, if it is still at work. Again, if code there lost it."""
+        self._striking = True
+        try:
+            self._raise(None)
+            if self.armed:
+                self._raise(ctypes.py_object(_Overtime))
+        finally:
+            self._striking = False
+
+    def settle(self) -> None:
+        """By the watched thread, disarmed."""
+        while self._striking:
+            time.sleep(0)
+        self._raise(None)
+
+    def _raise(self, exception: ctypes.py_object[type[BaseException]] | None) -> None:
+        """None takes back what was not delivered yet."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, exception)
+
+
+class _Watchman:
+    """The thread, which comes and goes as needed, and what it watches."""
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="time limit", daemon=True)
-        self._thread.start()
+        self._watches: set[_Watch] = set()
+        self._thread: threading.Thread | None = None
 
-    def stop(self) -> None:
-        """To be called by the watched thread; again if an exception came out of it."""
-        self._over.set()
+    def begin(self, watch: _Watch) -> None:
         with self._lock:
-            self._raise_in_watched(None)
-        self._thread.join(timeout=1.0)
+            self._watches.add(watch)
+            if self._thread is None or not self._thread.is_alive():  # not alive: this process was forked
+                self._thread = threading.Thread(target=self._look, name="time limit", daemon=True)
+                self._thread.start()
 
-    def _run(self) -> None:
-        pause = self.deadline - time.monotonic()
-        while not self._over.wait(max(pause, 0.0)):
+    def end(self, watch: _Watch) -> None:
+        with self._lock:
+            self._watches.discard(watch)
+
+    def _look(self) -> None:
+        idle = 0
+        while idle < _IDLE_LOOKS:
+            time.sleep(_LOOK_S)
             with self._lock:
-                self._raise_in_watched(None)
-                late = time.monotonic() > self.deadline
-                if late and self.armed:
-                    self._raise_in_watched(ctypes.py_object(_Overtime))
-            pause = _AGAIN_S if late else self.deadline - time.monotonic()
+                for watch in self._watches:
+                    if time.monotonic() > watch.deadline:
+                        watch.strike()
+                idle = 0 if self._watches else idle + 1
+                if idle == _IDLE_LOOKS:
+                    self._thread = None
 
-    def _raise_in_watched(self, exception: ctypes.py_object[type[BaseException]] | None) -> None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, exception)
+
+_WATCHMAN = _Watchman()
