@@ -15,7 +15,8 @@ from numba import types
 from deepscaler.compiled.vectors import LANES, Vector, array, compiled, larger, over_vectors, part, rowwise
 
 _ROW, _ROWS, _WHOLE = array(types.float32, 1), array(types.float32, 2), array(types.int64, 1)
-_FEW = 64
+_FEW = 64  # rows
+_CHUNK = 64  # tokens of the vocabulary
 _squares = rowwise(lambda x: x * x, inputs=1, total=True)
 _added = rowwise(lambda x, y: (x + y, (x + y) * (x + y)), inputs=2, outputs=1, total=True)
 _normed = rowwise(lambda x, weight, inverse: x * inverse * weight, inputs=2, outputs=1, scalars=1)
@@ -99,28 +100,44 @@ def gate_backward(grad: Any, gates: Any, ups: Any, grad_gates: Any, grad_ups: An
     )
 
 
-def _turn(x: Vector, y: Vector, cos: Vector, sin: Vector, sign: Vector) -> tuple[Vector, Vector]:
-    return x * cos - y * sin * sign, y * cos + x * sin * sign
+def _turn(x: Vector, y: Vector, cos: Vector, sin: Vector, scale: Vector) -> tuple[Vector, Vector]:
+    return (x * cos - y * sin) * scale, (y * cos + x * sin) * scale
 
 
 _turned = rowwise(_turn, inputs=4, outputs=2, scalars=1)
+_turned_back = rowwise(lambda x, y, cos, sin, scale: _turn(x, y, cos, -sin, scale), inputs=4, outputs=2, scalars=1)
 
 
-@compiled(_ROWS, _ROWS, _ROWS, types.float32, _ROWS)
-def rotate(x: Any, cos: Any, sin: Any, sign: float, out: Any) -> None:
-    """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], both halves alike; sign -1 turns back."""
-    width = cos.shape[1]
-    half = width // 2
+@compiled(_ROWS, _ROWS, _ROWS, types.boolean, types.int64, types.float32, _ROWS)
+def rotate(x: Any, cos: Any, sin: Any, back: bool, scaled: int, scale: float, out: Any) -> None:
+    """Rotary embedding of the first heads of x [T, heads * D] into out, of which the first `scaled` are multiplied.
+
+    cos and sin [T,D], both halves alike. back: the inverse rotation.
+    """
+    width, half = cos.shape[1], cos.shape[1] // 2
     for row in range(len(x)):
         cosines, sines = cos[row].ctypes.data, sin[row].ctypes.data
-        for head in range(x.shape[1] // width):
-            offset = 4 * (row * x.shape[1] + head * width)
-            at, to = x.ctypes.data + offset, out.ctypes.data + offset
-            _turned(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, sign)
+        at, to = x[row].ctypes.data, out[row].ctypes.data
+        for head in range(out.shape[1] // width):
+            factor = scale if head < scaled else np.float32(1.0)
+            if back:
+                _turned_back(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, factor)
+            else:
+                _turned(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, factor)
+            at, to = at + 4 * width, to + 4 * width
 
 
 _largest = over_vectors(-math.inf, lambda builder, value, scalars: value, larger)
 _exponentials = rowwise(lambda x, most: (x - most).exp(), inputs=1, scalars=1, total=True)
+
+
+@part
+def _most(row: Any) -> Any:
+    whole = len(row) // LANES
+    most = _largest(row.ctypes.data, whole, np.float32(0.0))
+    for column in range(whole * LANES, len(row)):
+        most = max(most, row[column])
+    return most
 
 
 def _entropy_part(x: Vector, log_sum: Vector) -> tuple[Vector, Vector]:
@@ -136,12 +153,65 @@ _probabilities = rowwise(_entropy_part, inputs=1, outputs=1, scalars=1, total=Tr
 def softmax(logits: Any, targets: Any, p: Any, logprobs: Any, log_sums: Any, entropies: Any) -> None:
     """p [T,V] := softmax of logits (may be the same array); of each row log p of the target, logsumexp and entropy."""
     width = logits.shape[1]
-    whole = width // LANES
     for row in range(len(logits)):
         at, chosen = logits[row].ctypes.data, logits[row, targets[row]]
-        most = _largest(at, whole, np.float32(0.0))
-        for column in range(whole * LANES, width):
-            most = max(most, logits[row, column])
+        most = _most(logits[row])
         log_sum = most + np.float32(math.log(_exponentials(width, at, most)))
         entropies[row] = -_probabilities(width, at, p[row].ctypes.data, log_sum)
         log_sums[row], logprobs[row] = log_sum, chosen - log_sum
+
+
+_powers = rowwise(lambda x, most: ((x - most).exp(),) * 2, inputs=1, outputs=1, scalars=1, total=True)
+_multiplied = rowwise(lambda x, factor: x * factor, inputs=1, outputs=1, scalars=1)
+
+
+@compiled(_ROWS, _ROWS)
+def probabilities(logits: Any, p: Any) -> None:
+    """p [N,V] := softmax of logits."""
+    width = logits.shape[1]
+    for row in range(len(logits)):
+        to = p[row].ctypes.data
+        total = _powers(width, logits[row].ctypes.data, to, _most(logits[row]))
+        _multiplied(width, to, to, np.float32(1.0) / total)
+
+
+@part
+def _first_above(weights: Any, threshold: Any) -> int:
+    """Where the running sum first exceeds the threshold; if rounding keeps it below, the last that has any weight."""
+    total, found = np.float32(0.0), 0
+    for column in range(len(weights)):
+        total += weights[column]
+        if weights[column] > 0.0:
+            found = column
+            if total > threshold:
+                break
+    return found
+
+
+@part
+def _below(threshold: Any, total: Any) -> Any:
+    """At least 0 and strictly below the total, so that the first sum above it exists and its weight is positive."""
+    return min(max(threshold, np.float32(0.0)), np.nextafter(total, np.float32(0.0)))
+
+
+@compiled(_ROWS, _ROW, _WHOLE)
+def inverse_cdf(weights: Any, uniforms: Any, tokens: Any) -> None:
+    """tokens [N] := where the running sum of weights [N,V] first exceeds uniform * total.
+
+    Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
+    """
+    width = weights.shape[1]
+    running = np.empty((width + _CHUNK - 1) // _CHUNK, np.float32)
+    for row in range(len(weights)):
+        total = np.float32(0.0)
+        for chunk in range(len(running)):
+            first, sum_ = chunk * _CHUNK, np.float32(0.0)
+            for column in range(first, min(first + _CHUNK, width)):
+                sum_ += weights[row, column]
+            total += sum_
+            running[chunk] = total
+        threshold, chunk = _below(uniforms[row] * total, total), 0
+        while chunk < len(running) - 1 and not running[chunk] > threshold:
+            chunk += 1
+        threshold -= running[chunk - 1] if chunk else np.float32(0.0)
+        tokens[row] = chunk * _CHUNK + _first_above(weights[row, chunk * _CHUNK : (chunk + 1) * _CHUNK], threshold)

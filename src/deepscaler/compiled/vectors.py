@@ -105,7 +105,7 @@ def larger(builder: Any, a: Any, b: Any) -> Any:
 
 
 def exponential(builder: Any, value: Any, subtracted: Any) -> Any:
-    """exp(value - subtracted), never below 2**-126; differences above 88 are not for it. NaN stays NaN."""
+    """exp(value - subtracted) as `Vector.exp`."""
     return (Vector(builder, value) - Vector(builder, subtracted)).exp().value
 
 
@@ -162,9 +162,10 @@ class Vector:
         return Vector(builder, value)
 
     def exp(self) -> Vector:
-        """2**whole * exp(rest), where `whole` is written into the exponent; clamped to 2**-126 and e**88."""
+        """2**whole * exp(rest), where `whole` is written into the exponent; 0 below 2**-126, never above e**88."""
         builder, lanes = self.builder, self.value.type.count
-        power = self.within(-126 * math.log(2), 88.0)
+        lowest = -126 * math.log(2)
+        power = self.within(lowest, 88.0)
         whole = (power * math.log2(math.e) + 0.5)._call("floor")
         rest = power - whole * _LN2_HIGH - whole * _LN2_LOW
         result = self._constant(_POWERS[0])
@@ -173,7 +174,9 @@ class Vector:
         integers = ir.VectorType(INT32, lanes)
         exponent = builder.add(builder.fptosi(whole.value, integers), ir.Constant(integers, [127] * lanes))
         exponent = builder.shl(exponent, ir.Constant(integers, [23] * lanes))
-        return result * Vector(builder, builder.bitcast(exponent, self.value.type))
+        result = result * Vector(builder, builder.bitcast(exponent, self.value.type))
+        vanishes = builder.fcmp_ordered("<", self.value, self._constant(lowest).value)
+        return Vector(builder, builder.select(vanishes, self._constant(0.0).value, result.value))
 
 
 def rowwise(step: Callable[..., Any], *, inputs: int, outputs: int = 0, scalars: int = 0, total: bool = False) -> Any:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepscaler.compiled import passes
 from deepscaler.randomness import key_of, uniforms
 from deepscaler.types import RunError, SamplingParams
 
@@ -55,7 +56,7 @@ def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[
     scaled_NV = logits_NV.float()
     if params.temperature not in (0.0, 1.0):
         scaled_NV = scaled_NV / params.temperature
-    probs_NV = scaled_NV.softmax(dim=-1)
+    probs_NV = passes.probabilities(scaled_NV)
     if params.temperature == 0:
         best = probs_NV.max(dim=-1)
         return best.indices, best.values.log()
@@ -75,6 +76,8 @@ def _inverse_cdf(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
     Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
     """
+    if passes.suit(weights_NV):
+        return passes.inverse_cdf(weights_NV, uniform_N)
     count, vocabulary = weights_NV.shape
     if vocabulary % CHUNK:
         weights_NV = F.pad(weights_NV, (0, -vocabulary % CHUNK))
