@@ -100,30 +100,23 @@ def gate_backward(grad: Any, gates: Any, ups: Any, grad_gates: Any, grad_ups: An
     )
 
 
-def _turn(x: Vector, y: Vector, cos: Vector, sin: Vector, scale: Vector) -> tuple[Vector, Vector]:
-    return (x * cos - y * sin) * scale, (y * cos + x * sin) * scale
+def _turn(x: Vector, y: Vector, cos: Vector, sin: Vector, sign: Vector) -> tuple[Vector, Vector]:
+    return x * cos - y * sin * sign, y * cos + x * sin * sign
 
 
 _turned = rowwise(_turn, inputs=4, outputs=2, scalars=1)
-_turned_back = rowwise(lambda x, y, cos, sin, scale: _turn(x, y, cos, -sin, scale), inputs=4, outputs=2, scalars=1)
 
 
-@compiled(_ROWS, _ROWS, _ROWS, types.boolean, types.int64, types.float32, _ROWS)
-def rotate(x: Any, cos: Any, sin: Any, back: bool, scaled: int, scale: float, out: Any) -> None:
-    """Rotary embedding of the first heads of x [T, heads * D] into out, of which the first `scaled` are multiplied.
-
-    cos and sin [T,D], both halves alike. back: the inverse rotation.
-    """
-    width, half = cos.shape[1], cos.shape[1] // 2
+@compiled(_ROWS, _ROWS, _ROWS, types.float32, _ROWS)
+def rotate(x: Any, cos: Any, sin: Any, sign: float, out: Any) -> None:
+    """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], both halves alike; sign -1 turns back."""
+    width = cos.shape[1]
+    half = width // 2
     for row in range(len(x)):
         cosines, sines = cos[row].ctypes.data, sin[row].ctypes.data
         at, to = x[row].ctypes.data, out[row].ctypes.data
-        for head in range(out.shape[1] // width):
-            factor = scale if head < scaled else np.float32(1.0)
-            if back:
-                _turned_back(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, factor)
-            else:
-                _turned(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, factor)
+        for _ in range(x.shape[1] // width):
+            _turned(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, sign)
             at, to = at + 4 * width, to + 4 * width
 
 
@@ -162,17 +155,6 @@ def softmax(logits: Any, targets: Any, p: Any, logprobs: Any, log_sums: Any, ent
 
 
 _powers = rowwise(lambda x, most: ((x - most).exp(),) * 2, inputs=1, outputs=1, scalars=1, total=True)
-_multiplied = rowwise(lambda x, factor: x * factor, inputs=1, outputs=1, scalars=1)
-
-
-@compiled(_ROWS, _ROWS)
-def probabilities(logits: Any, p: Any) -> None:
-    """p [N,V] := softmax of logits."""
-    width = logits.shape[1]
-    for row in range(len(logits)):
-        to = p[row].ctypes.data
-        total = _powers(width, logits[row].ctypes.data, to, _most(logits[row]))
-        _multiplied(width, to, to, np.float32(1.0) / total)
 
 
 @part
@@ -188,30 +170,28 @@ def _first_above(weights: Any, threshold: Any) -> int:
     return found
 
 
-@part
-def _below(threshold: Any, total: Any) -> Any:
-    """At least 0 and strictly below the total, so that the first sum above it exists and its weight is positive."""
-    return min(max(threshold, np.float32(0.0)), np.nextafter(total, np.float32(0.0)))
-
-
-@compiled(_ROWS, _ROW, _WHOLE)
-def inverse_cdf(weights: Any, uniforms: Any, tokens: Any) -> None:
-    """tokens [N] := where the running sum of weights [N,V] first exceeds uniform * total.
+@compiled(_ROWS, _ROW, _WHOLE, _ROW)
+def draw(logits: Any, uniforms: Any, tokens: Any, logprobs: Any) -> None:
+    """tokens [N] := where the running sum of softmax of logits [N,V] first exceeds uniform [N]; logprobs [N] theirs.
 
     Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
     """
-    width = weights.shape[1]
+    width = logits.shape[1]
+    weights = np.empty(width, np.float32)
     running = np.empty((width + _CHUNK - 1) // _CHUNK, np.float32)
-    for row in range(len(weights)):
-        total = np.float32(0.0)
+    for row in range(len(logits)):
+        most, total = _most(logits[row]), np.float32(0.0)
         for chunk in range(len(running)):
-            first, sum_ = chunk * _CHUNK, np.float32(0.0)
-            for column in range(first, min(first + _CHUNK, width)):
-                sum_ += weights[row, column]
-            total += sum_
+            first = chunk * _CHUNK
+            count = min(_CHUNK, width - first)
+            total += _powers(count, logits[row, first:].ctypes.data, weights[first:].ctypes.data, most)
             running[chunk] = total
-        threshold, chunk = _below(uniforms[row] * total, total), 0
+        # At least 0 and strictly below the total, so that the first sum above it exists and its weight is positive.
+        threshold = min(max(uniforms[row] * total, np.float32(0.0)), np.nextafter(total, np.float32(0.0)))
+        chunk = 0
         while chunk < len(running) - 1 and not running[chunk] > threshold:
             chunk += 1
+        first = chunk * _CHUNK
         threshold -= running[chunk - 1] if chunk else np.float32(0.0)
-        tokens[row] = chunk * _CHUNK + _first_above(weights[row, chunk * _CHUNK : (chunk + 1) * _CHUNK], threshold)
+        tokens[row] = first + _first_above(weights[first : first + _CHUNK], threshold)
+        logprobs[row] = logits[row, tokens[row]] - most - np.float32(math.log(total))

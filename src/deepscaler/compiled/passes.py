@@ -97,51 +97,24 @@ class Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.cos, ctx.sin = cos, sin
-        return rotated(x, cos, sin)
+        return _rotated(x, cos, sin, 1.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return rotated(grads[0], ctx.cos, ctx.sin, back=True), None, None
+        return _rotated(grads[0], ctx.cos, ctx.sin, -1.0), None, None
 
 
-def rotated(
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *,
-    back: bool = False,
-    heads: int | None = None,
-    scaled: int = 0,
-    scale: float = 1.0,
-) -> Tensor:
-    """The first `heads` (default: all) of x [T, all * D] turned, of which the first `scaled` times `scale`."""
-    out = torch.empty(len(x), x.shape[1] if heads is None else heads * cos.shape[1])
-    _kernels().rotate(*(_array(each) for each in (x, cos, sin)), back, scaled, scale, out.numpy())
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    out = torch.empty(x.shape)
+    _kernels().rotate(*(_array(each) for each in (x, cos, sin)), sign, out.numpy())
     return out
 
 
-def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The norm of `Norm` without a gradient."""
-    rows, out = x.reshape(-1, x.shape[-1]), torch.empty(x.shape)
-    inverse = np.empty(len(rows), np.float32)
-    _kernels().norm(_array(rows), _array(weight), eps, out.view(rows.shape).numpy(), inverse)
-    return out
-
-
-def probabilities(logits: Tensor) -> Tensor:
-    """softmax of logits [N,V], float32."""
-    if not suit(logits):
-        return logits.softmax(dim=-1)
-    out = torch.empty(logits.shape)
-    _kernels().probabilities(_array(logits), out.numpy())
-    return out
-
-
-def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Where the running sum of weights [N,V] first exceeds uniforms [N] * total: int64 [N]. float32 on CPU."""
-    tokens = torch.empty(len(weights), dtype=torch.int64)
-    _kernels().inverse_cdf(_array(weights), _array(uniforms.float()), tokens.numpy())
-    return tokens
+def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum of softmax of logits [N,V] exceeds uniforms float32 [N]: int64 [N], and their log p."""
+    tokens, logprobs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+    _kernels().draw(_array(logits), _array(uniforms), tokens.numpy(), logprobs.numpy())
+    return tokens, logprobs
 
 
 def softmax(logits: Tensor, targets: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:

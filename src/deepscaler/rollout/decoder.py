@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepscaler.attention import forward_hidden
-from deepscaler.compiled import passes
 from deepscaler.head import wide_logits
 from deepscaler.rollout.cache import PrefillAttention
 from deepscaler.rollout.products import Products, products_for
@@ -35,15 +34,19 @@ class DecodeAttention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Norm:
-    weight: Tensor
-    eps: float
+    """RMS normalisation; without a weight where that is part of the product that follows."""
+
+    weight: Tensor | None
     root_eps: Tensor  # sqrt(width * eps), float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x / sqrt(mean(x^2) + eps) * weight, float32."""
-        if passes.suit(x) and passes.suit(self.weight):
-            return passes.normed(x, self.weight, self.eps)
+        """x / sqrt(mean(x^2) + eps) * weight, float32.
+
+        Without weight: x / sqrt(sum(x^2) + width * eps); the factor sqrt(width) is in the product.
+        """
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).hypot_(self.root_eps)
+        if self.weight is None:
+            return x / length
         # Rounded to the type of `x` before the weight, as transformers does.
         return (x / length.div_(x.shape[-1] ** 0.5)).to(x.dtype).float().mul_(self.weight)
 
@@ -82,14 +85,12 @@ class Decoder:
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = first.head_dim
-        self._scaling: float = first.scaling
-        self._compiled = passes.suit(weight)
         self._query_scale = torch.ones(self.heads + self.kv_heads, 1, device=weight.device)
-        self._query_scale[: self.heads] = self._scaling
+        self._query_scale[: self.heads] = first.scaling
         self._layers: list[_Layer] = []
         self._head: Weights
         self._norm: _Norm
-        # float32 [2, positions, 1, D]: cosines, and sines, which unless compiled have the sign of the first half
+        # float32 [2, positions, 1, D]: cosines, and sines with the sign of the first half
         self._rotation = torch.empty(2, 0, 1, self.head_dim)
 
     @torch.no_grad()
@@ -97,8 +98,8 @@ class Decoder:
         """Take over the weights as they are now, and the rotations of positions below `longest`."""
         before = self._layers or [None] * len(self._base.layers)
         self._layers = [self._take_over(*both) for both in zip(self._base.layers, before, strict=True)]
-        self._norm = self._take_norm(self._base.norm)
-        self._head = self._packed([self._model.get_output_embeddings()])
+        self._norm, factor = self._take_norm(self._base.norm)
+        self._head = self._packed([self._model.get_output_embeddings()], factor)
         if longest <= self._rotation.shape[1]:
             return
         device = self._base.embed_tokens.weight.device
@@ -106,7 +107,7 @@ class Decoder:
         cos, sin = self._base.rotary_emb(torch.empty(0, device=device), positions)
         half = self.head_dim // 2
         signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        self._rotation = torch.stack([cos[0], sin[0] if self._compiled else signed]).unsqueeze(2)
+        self._rotation = torch.stack([cos[0], signed]).unsqueeze(2)
 
     @property
     def addresses(self) -> tuple[int, ...]:
@@ -116,38 +117,48 @@ class Decoder:
     def _take_over(self, layer: Any, before: _Layer | None) -> _Layer:
         """The weights of a layer; those that are copies go to where they lay `before`."""
         module, mlp = layer.self_attn, layer.mlp
+        attention_norm, attention_factor = self._take_norm(layer.input_layernorm)
+        mlp_norm, mlp_factor = self._take_norm(layer.post_attention_layernorm)
         head_norms = [
-            self._take_norm(norm) if norm is not None else None
+            _Norm(norm.weight, self._eps_of(norm)) if norm is not None else None
             for norm in (getattr(module, "q_norm", None), getattr(module, "k_norm", None))
         ]
         return _Layer(
-            attention_norm=self._take_norm(layer.input_layernorm),
+            attention_norm=attention_norm,
             query_norm=head_norms[0],
             key_norm=head_norms[1],
-            joined=self._packed([module.q_proj, module.k_proj, module.v_proj], before and before.joined),
+            joined=self._packed(
+                [module.q_proj, module.k_proj, module.v_proj], attention_factor, before and before.joined
+            ),
             out=self._packed([module.o_proj]),
-            mlp_norm=self._take_norm(layer.post_attention_layernorm),
-            gate=self._packed([mlp.gate_proj]),
-            up=self._packed([mlp.up_proj]),
+            mlp_norm=mlp_norm,
+            gate=self._packed([mlp.gate_proj], mlp_factor),
+            up=self._packed([mlp.up_proj], mlp_factor),
             down=self._packed([mlp.down_proj]),
         )
 
-    def _take_norm(self, module: Any) -> _Norm:
-        """sqrt(width * eps) is made once: a captured graph reads it where it lies."""
+    def _take_norm(self, module: Any) -> tuple[_Norm, Tensor | None]:
+        """The normalisation, and the factor to apply to the inputs of the product that follows it."""
+        if not self.products.copies:
+            return _Norm(module.weight, self._eps_of(module)), None
+        return _Norm(None, self._eps_of(module)), module.weight * module.weight.numel() ** 0.5
+
+    def _eps_of(self, module: Any) -> Tensor:
+        """sqrt(width * eps), made once: a captured graph reads it where it lies."""
         value = (module.weight.numel() * module.variance_epsilon) ** 0.5
         if value not in self._root_eps:
             self._root_eps[value] = torch.tensor(value, dtype=torch.float32, device=module.weight.device)
-        return _Norm(module.weight, module.variance_epsilon, self._root_eps[value])
+        return self._root_eps[value]
 
-    def _packed(self, linears: list[Any], before: Weights | None = None) -> Weights:
-        """One product for several with the same input."""
+    def _packed(self, linears: list[Any], factor: Tensor | None = None, before: Weights | None = None) -> Weights:
+        """One product for several with the same input, which is multiplied by `factor` first."""
         if len(linears) == 1:
             weight, bias = linears[0].weight, linears[0].bias
         else:
             weights, biases = before if before and not self.products.copies else (None, None)
             weight = torch.cat([x.weight for x in linears], out=weights)
             bias = None if linears[0].bias is None else torch.cat([x.bias for x in linears], out=biases)
-        return self.products.pack(weight), bias
+        return self.products.pack(weight if factor is None else weight * factor), bias
 
     def prompt_logits(self, ids: Tensor, lengths: Sequence[int], attention: PrefillAttention) -> Tensor:
         """Logits [P,vocabulary] after each of P right-padded prompts, int64 [P,T]; `attention` keeps what it sees."""
@@ -161,10 +172,7 @@ class Decoder:
     def logits(self, token_N: Tensor, position_N: Tensor, attention: DecodeAttention) -> Tensor:
         """Logits [N, vocabulary] after `token_N` (int64 [N]), which stands at `position_N` (int64 [N])."""
         hidden = F.embedding(token_N, self._base.embed_tokens.weight).float()
-        turns = self._rotation.index_select(1, position_N)  # [2,N,1,D]
-        if not self._compiled:
-            turns = turns * self._query_scale  # [2,N,H+K,D]
-        cos, sin = turns
+        cos, sin = self._rotation.index_select(1, position_N) * self._query_scale  # [N,H+K,D]
         for index, layer in enumerate(self._layers):
             query, key, value = self._heads(layer, layer.attention_norm(hidden).to(self._dtype), cos, sin)
             hidden = self.products.plus(attention.attend(index, query, key, value), *layer.out, hidden)
@@ -182,11 +190,6 @@ class Decoder:
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = rotated[:, : self.heads], rotated[:, self.heads :]
             rotated = torch.cat([layer.query_norm(query), layer.key_norm(key)], dim=1)
-            joined = rotated.flatten(1)
-        if self._compiled:
-            wanted = {"heads": self.heads + self.kv_heads, "scaled": self.heads, "scale": self._scaling}
-            rotated = passes.rotated(joined, cos[:, 0], sin[:, 0], **wanted).view(rotated.shape)
-        else:
-            # Rolling by half the head width swaps its halves; `sin` carries the sign of the first.
-            rotated = torch.addcmul(rotated * cos, rotated.roll(self.head_dim // 2, -1), sin).to(self._dtype)
+        # Rolling by half the head width swaps its halves; `sin` carries the sign of the first.
+        rotated = torch.addcmul(rotated * cos, rotated.roll(self.head_dim // 2, -1), sin).to(self._dtype)
         return rotated[:, : self.heads], rotated[:, self.heads :], value

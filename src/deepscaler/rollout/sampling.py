@@ -56,7 +56,9 @@ def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[
     scaled_NV = logits_NV.float()
     if params.temperature not in (0.0, 1.0):
         scaled_NV = scaled_NV / params.temperature
-    probs_NV = passes.probabilities(scaled_NV)
+    if passes.suit(scaled_NV) and params.temperature and not params.top_k and params.top_p == 1.0:
+        return passes.draw(scaled_NV, uniform_N.float())
+    probs_NV = scaled_NV.softmax(dim=-1)
     if params.temperature == 0:
         best = probs_NV.max(dim=-1)
         return best.indices, best.values.log()
@@ -76,8 +78,6 @@ def _inverse_cdf(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
     Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
     """
-    if passes.suit(weights_NV):
-        return passes.inverse_cdf(weights_NV, uniform_N)
     count, vocabulary = weights_NV.shape
     if vocabulary % CHUNK:
         weights_NV = F.pad(weights_NV, (0, -vocabulary % CHUNK))
