@@ -48,12 +48,12 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        out, inverse = torch.empty(x.shape), torch.empty(len(x))
+        out, inverse = x.new_empty(x.shape), x.new_empty(len(x))
         if branch is None:
             hidden = x.contiguous()
             _kernels().norm(_array(hidden), _array(weight), eps, out.numpy(), inverse.numpy())
         else:
-            hidden = torch.empty(x.shape)
+            hidden = x.new_empty(x.shape)
             given = _array(x), _array(branch), _array(weight)
             _kernels().add_norm(*given, eps, hidden.numpy(), out.numpy(), inverse.numpy())
         ctx.save_for_backward(hidden, weight, inverse)
@@ -79,14 +79,14 @@ class Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        out = torch.empty(gate.shape)
+        out = gate.new_empty(gate.shape)
         _kernels().gate(_array(gate), _array(up), out.numpy())
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        grad_gate, grad_up = torch.empty(gate.shape), torch.empty(gate.shape)
+        grad_gate, grad_up = gate.new_empty(gate.shape), gate.new_empty(gate.shape)
         _kernels().gate_backward(*(_array(x) for x in (grads[0], gate, up)), grad_gate.numpy(), grad_up.numpy())
         return grad_gate, grad_up
 
@@ -105,14 +105,14 @@ class Rotation(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    out = torch.empty(x.shape)
+    out = x.new_empty(x.shape)
     _kernels().rotate(*(_array(each) for each in (x, cos, sin)), sign, out.numpy())
     return out
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Where the running sum of softmax of logits [N,V] exceeds uniforms float32 [N]: int64 [N], and their log p."""
-    tokens, logprobs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+    tokens, logprobs = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
     _kernels().draw(_array(logits), _array(uniforms), tokens.numpy(), logprobs.numpy())
     return tokens, logprobs
 
@@ -123,7 +123,7 @@ def softmax(logits: Tensor, targets: Tensor, p: Tensor) -> tuple[Tensor, Tensor,
     p may be logits; all are contiguous. On any device, compiled where it can be.
     """
     if suit(logits):
-        results = torch.empty(3, len(logits))
+        results = logits.new_empty(3, len(logits))
         _kernels().softmax(_array(logits), _array(targets), p.numpy(), *results.numpy())
         return results[0], results[1], results[2]
     columns = targets.unsqueeze(1)
