@@ -17,6 +17,7 @@ from deepscaler.config.models import SftSection, TrainingSection
 from deepscaler.data.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.data.traces import WORDS, worked_solution
+from deepscaler.orchestration.team import start_team
 from deepscaler.training.sft import as_sample, new_model, save_base, sft_computer, train
 from deepscaler.training.tokenizer import build_tokenizer
 from deepscaler.types import TrainSample
@@ -39,7 +40,8 @@ def samples() -> Iterator[TrainSample]:
 def trained(section: SftSection = SECTION) -> tuple[Any, dict[str, Any]]:
     model = new_model(section, TOKENIZER, seed=1)
     computer = sft_computer(model, TrainingSection(tokens_per_micro_batch=1024))
-    return model, train(model, computer, samples(), section)
+    with start_team(computer, model, frozenset(), count=1, max_active=1) as team:
+        return model, train(model, team, samples(), section)
 
 
 def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
