@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,14 +23,23 @@ def split_requests(requests: Sequence[Request], count: int) -> list[list[Request
 
 
 def split_evenly(costs: Sequence[int], count: int, first_has: int = 0) -> list[list[int]]:
-    """Indices dealt out in `count` shares of nearly equal cost: the most costly first, to who has least by then.
+    """Indices dealt out in `count` shares of nearly equal cost; the first share holds `first_has` already.
 
-    first_has: cost of what the first share holds already.
+    Largest differencing (Karmarkar and Karp 1982): the two most uneven partial divisions become one, the heavier parts
+    of one joined to the lighter parts of the other, until one is left. With a dozen samples that leaves a difference
+    of about a token, where dealing out from the longest leaves half of the shortest sample.
     """
-    shares: list[list[int]] = [[] for _ in range(count)]
-    loads = [first_has] + [0] * (count - 1)
-    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        least = loads.index(min(loads))
-        shares[least].append(index)
-        loads[least] += costs[index]
-    return [sorted(share) for share in shares]
+    held = -1  # stands for what the first share holds
+    heap = []
+    for index, cost in [(held, first_has), *enumerate(costs)]:
+        parts: list[tuple[int, list[int]]] = [(0, [])] * (count - 1) + [(cost, [index])]
+        heap.append((-cost if count > 1 else 0, index, parts))
+    heapq.heapify(heap)
+    for order in range(len(costs), 2 * len(costs)):
+        _, _, even = heapq.heappop(heap)
+        _, _, other = heap[0]
+        joined = [(a + b, mine + theirs) for (a, mine), (b, theirs) in zip(even, reversed(other), strict=True)]
+        joined.sort()
+        heapq.heapreplace(heap, (joined[0][0] - joined[-1][0], order, joined))
+    shares = sorted((sorted(members) for _, members in heap[0][2]), key=lambda members: held not in members)
+    return [[i for i in share if i != held] for share in shares]

@@ -28,7 +28,7 @@ MAX_CONTEXT = 2048
 DECAY_FROM = 0.6  # share of the steps after which the learning rate falls linearly to 0
 MAX_GRAD_NORM = 1.0
 # A token's worth of worked solution, and of gradient: passes and calls, and 6 operations per parameter.
-MAKING_US, FIXED_US, US_PER_PARAMETER = 3.0, 20.0, 4e-5
+MAKING_US, FIXED_US, US_PER_PARAMETER = 2.5, 20.0, 4e-5
 # Cross-entropy is REINFORCE with advantage 1 on the given completions.
 CROSS_ENTROPY = AlgorithmSection(loss="reinforce")
 Report = Callable[[dict[str, Any]], None]
@@ -92,10 +92,10 @@ def train(
     optimizers = _optimizers(model, team, section)
     loss, num_tokens = float("nan"), 0
     batches = (_next_batch(samples, section.tokens_per_step) for _ in range(section.steps))
-    following = next(batches)
+    following, making_tokens = next(batches), round(_making_cost(model) * section.tokens_per_step)
     for step in range(section.steps):
         batch = following
-        loss, following = _update(model, team, optimizers, batch, batches, _rate(step, section))
+        loss, following = _update(model, team, optimizers, batch, batches, making_tokens, _rate(step, section))
         num_tokens += sum(s.num_tokens for s in batch)
         seconds = time.monotonic() - start
         if report is not None:
@@ -149,12 +149,12 @@ def _update(
     optimizers: Optimizers,
     batch: Batch,
     batches: Iterator[Batch],
+    making_tokens: int,
     rate: float,
 ) -> tuple[float, Batch]:
     """One optimizer update; returns the mean cross-entropy (nats per token) and the next batch, made meanwhile."""
     model.zero_grad(set_to_none=True)
-    making = round(_making_cost(model) * sum(s.num_tokens for s in batch))
-    metrics, following = team.accumulate_while(batch, lambda: next(batches, []), making)
+    metrics, following = team.accumulate_while(batch, lambda: next(batches, []), making_tokens)
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     for optimizer, peak in optimizers:
         for group in optimizer.param_groups:
