@@ -167,11 +167,12 @@ def test_an_exception_in_a_worker_reaches_the_user(team: Team) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_are_complete_and_even(count: int) -> None:
-    shares = split_requests(requests(), count)
-    keys = [(r.problem_id, r.first_sample_index + i) for share in shares for r in share for i in range(r.num_samples)]
-    assert sorted(keys) == [(f"p{i}", j) for i in range(4) for j in range(5)]
-    sizes = [sum(r.num_samples for r in share) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
+    for budget in (1000, 1):  # prompts that are short beside the completions, and long ones
+        shares = split_requests(requests(), count, budget)
+        keys = [(r.problem_id, r.first_sample_index + i) for part in shares for r in part for i in range(r.num_samples)]
+        assert sorted(keys) == [(f"p{i}", j) for i in range(4) for j in range(5)]
+        sizes = [sum(r.num_samples for r in share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
     lengths = [9, 4, 12, 7, 3, 10, 5, 8]
     for held in (0, 6, 100):  # by the first process already
         parts = split_evenly(lengths, count, held)
@@ -179,6 +180,17 @@ def test_shares_are_complete_and_even(count: int) -> None:
         totals = [sum(lengths[i] for i in part) for part in parts]
         totals[0] += held
         assert parts[0] == [] or max(totals) - min(totals) <= max(lengths)
+
+
+def test_only_long_prompts_stay_with_one_process_and_only_where_each_gets_one() -> None:
+    def holders(budget: int, count: int) -> list[int]:
+        shares = split_requests(requests(), count, budget)
+        return [sum(r.problem_id == f"p{i}" for share in shares for r in share) for i in range(4)]
+
+    assert holders(1000, 2) == [2, 2, 2, 2]
+    assert holders(20, 2) == [2, 2, 1, 1]  # prompts of 6 and 7 beside 5 completions of 20: more than a twentieth
+    assert holders(1, 2) == [1, 1, 1, 1]
+    assert holders(1, 3) == [1, 1, 1, 3]
 
 
 def children_of(pid: int) -> list[int]:

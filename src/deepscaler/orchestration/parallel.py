@@ -130,7 +130,7 @@ class Team:
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Every process takes its share of each group; rollouts come as they finish, in any order."""
-        shares = split_requests(requests, 1 + len(self._workers))
+        shares = split_requests(requests, 1 + len(self._workers), params.max_completion_tokens)
         self._engine.version = self.version
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.generate(share, params, self.version)

@@ -8,11 +8,24 @@ from dataclasses import replace
 
 from deepscaler.types import Request
 
+# A prompt is computed by every process that samples from it. From this share of a group's tokens on, that costs more
+# than processes lose by waiting for each other when one of them gets the groups with the long completions.
+WHOLE_FROM = 1 / 20
 
-def split_requests(requests: Sequence[Request], count: int) -> list[list[Request]]:
-    """Each group's samples dealt out evenly, so that every process gets the same mix of problems."""
+
+def split_requests(requests: Sequence[Request], count: int, max_completion_tokens: int) -> list[list[Request]]:
+    """Requests dealt out so that every process has as many completions, and as many of each group where that is cheap.
+
+    Groups with a long prompt go to one process each, as far as there is one for every process; all others are split,
+    so that every process gets the same mix of problems.
+    """
+    heavy = [r for r in requests if len(r.prompt_ids) > WHOLE_FROM * r.num_samples * max_completion_tokens]
+    whole = {id(r): place % count for place, r in enumerate(heavy[: len(heavy) // count * count])}
     shares: list[list[Request]] = [[] for _ in range(count)]
     for index, request in enumerate(requests):
+        if id(request) in whole:
+            shares[whole[id(request)]].append(request)
+            continue
         first = request.first_sample_index
         for member, share in enumerate(shares):
             size = (request.num_samples + (index + member) % count) // count
