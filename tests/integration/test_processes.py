@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,10 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.orchestration.parallel import Team, Worker, split_requests, split_samples
+from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.orchestration.parallel import Team, Worker
+from deepscaler.orchestration.shares import split_evenly, split_requests
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.muon import orthogonalise_all
+from deepscaler.training.sft import as_sample, train
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample
 from deepscaler.weights import weights_digest
 from tiny_run import write_recipe
@@ -80,6 +84,51 @@ def test_gradients_and_logprobs_add_up_to_those_of_one_process(
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_a_team_orthogonalises_to_the_bits_of_one_process(team: Team) -> None:
+    torch.manual_seed(0)
+    parameters = [p for p in team._computer.model.parameters() if p.dim() == 2]
+    matrices = [torch.randn(p.shape) for p in parameters] + [torch.randn(3, 7)]
+    for mine, alone in zip(team.orthogonalise(matrices), orthogonalise_all(matrices), strict=True):
+        assert torch.equal(mine, alone)
+    assert [m.shape for m in team.orthogonalise(matrices[:1])] == [matrices[0].shape]
+    assert list(team.orthogonalise([])) == []
+
+
+def test_work_beside_the_gradients_changes_shares_but_not_sums(
+    team: Team, make_samples_of: Callable[..., list[TrainSample]]
+) -> None:
+    samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
+    model = team._computer.model
+    expected = team.accumulate(samples, None, None)
+    alone = [p.grad for p in model.parameters()]
+    model.zero_grad(set_to_none=True)
+    for tokens in (0, 10, 1000):
+        got, made = team.accumulate_while(samples, lambda: "made", tokens)
+        assert made == "made"
+        assert got.num_packed_tokens == expected.num_packed_tokens
+        assert got.loss == pytest.approx(expected.loss, rel=1e-4, abs=1e-6)
+        for parameter, grad in zip(model.parameters(), alone, strict=True):
+            torch.testing.assert_close(parameter.grad, grad, atol=1e-5, rtol=1e-4)
+        model.zero_grad(set_to_none=True)
+
+
+def test_supervised_training_by_processes_ends_where_one_process_does(tiny_model: Callable[..., Any]) -> None:
+    section = SftSection(steps=3, tokens_per_step=60, warmup_steps=1)
+    trained, records = [], []
+    for num_workers in (0, 1):
+        model, rng = tiny_model(), np.random.default_rng(1)
+        samples = (as_sample(*rng.integers(2, 40, (2, 6)).astype(np.int32)) for _ in itertools.count())
+        team = make_team(model, num_workers)
+        try:
+            records.append(train(model, team, samples, section))
+        finally:
+            team.close()
+        trained.append(model)
+    assert records[0]["tokens"] == records[1]["tokens"]
+    for a, b in zip(*(m.parameters() for m in trained), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
 def test_workers_see_an_update_at_once_and_confirm_it(team: Team) -> None:
     model = team._computer.model
     before = by_key(team.generate(requests(), PARAMS))
@@ -118,16 +167,30 @@ def test_an_exception_in_a_worker_reaches_the_user(team: Team) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_are_complete_and_even(count: int) -> None:
-    shares = split_requests(requests(), count)
-    keys = [(r.problem_id, r.first_sample_index + i) for share in shares for r in share for i in range(r.num_samples)]
-    assert sorted(keys) == [(f"p{i}", j) for i in range(4) for j in range(5)]
-    sizes = [sum(r.num_samples for r in share) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
+    for budget in (1000, 1):  # prompts that are short beside the completions, and long ones
+        shares = split_requests(requests(), count, budget)
+        keys = [(r.problem_id, r.first_sample_index + i) for part in shares for r in part for i in range(r.num_samples)]
+        assert sorted(keys) == [(f"p{i}", j) for i in range(4) for j in range(5)]
+        sizes = [sum(r.num_samples for r in share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
     lengths = [9, 4, 12, 7, 3, 10, 5, 8]
-    parts = split_samples(lengths, count)
-    assert sorted(i for part in parts for i in part) == list(range(8))
-    totals = [sum(lengths[i] for i in part) for part in parts]
-    assert max(totals) - min(totals) <= max(lengths)
+    for held in (0, 6, 100):  # by the first process already
+        parts = split_evenly(lengths, count, held)
+        assert sorted(i for part in parts for i in part) == list(range(8))
+        totals = [sum(lengths[i] for i in part) for part in parts]
+        totals[0] += held
+        assert parts[0] == [] or max(totals) - min(totals) <= max(lengths)
+
+
+def test_only_long_prompts_stay_with_one_process_and_only_where_each_gets_one() -> None:
+    def holders(budget: int, count: int) -> list[int]:
+        shares = split_requests(requests(), count, budget)
+        return [sum(r.problem_id == f"p{i}" for share in shares for r in share) for i in range(4)]
+
+    assert holders(1000, 2) == [2, 2, 2, 2]
+    assert holders(20, 2) == [2, 2, 1, 1]  # prompts of 6 and 7 beside 5 completions of 20: more than a twentieth
+    assert holders(1, 2) == [1, 1, 1, 1]
+    assert holders(1, 3) == [1, 1, 1, 3]
 
 
 def children_of(pid: int) -> list[int]:

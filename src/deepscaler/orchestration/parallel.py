@@ -1,19 +1,19 @@
 """Several processes on one machine that share one set of weights: each samples and computes gradients on one thread.
 
 The weights live in shared memory and only this process updates them, so publishing costs nothing. A worker gets a
-share of the requests or samples, and hands back rollouts or a flat gradient. Shares are fixed by position, so the
-result is a function of the recipe and the number of processes.
+share of the requests, samples or matrices, and hands back rollouts, or a flat gradient or matrices in shared memory.
+Shares are fixed by position, so the result is a function of the recipe and the number of processes.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.multiprocessing as multiprocessing
@@ -21,13 +21,17 @@ from torch import Tensor, nn
 
 from deepscaler import cpu
 from deepscaler.lifetime import die_with_parent
+from deepscaler.orchestration.shares import split_evenly, split_requests
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
+from deepscaler.training.muon import orthogonalise_all, orthogonalise_cost
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample, WeightsInfo
 from deepscaler.weights import weights_digest
 
 ANSWER_LIMIT_S = 3600.0  # longest wait for one message of a worker
+Shape = tuple[int, ...]
+Made = TypeVar("Made")
 
 
 class Worker:
@@ -39,11 +43,12 @@ class Worker:
         for model in (computer.model, computer.reference):
             if model is not None:
                 model.share_memory()
-        self._gradient = torch.zeros(sum(p.numel() for p in computer.model.parameters())).share_memory_()
+        # The worker's gradient, or matrices it is lent: never more than there are weights.
+        self._shared = torch.zeros(sum(p.numel() for p in computer.model.parameters())).share_memory_()
         self._connection: Connection = near
         self._cancelled = context.Event()
         self._process = context.Process(
-            target=_serve, args=(far, computer, stop_ids, max_active, self._gradient, self._cancelled), daemon=True
+            target=_serve, args=(far, computer, stop_ids, max_active, self._shared, self._cancelled), daemon=True
         )
         self._process.start()
         far.close()
@@ -84,11 +89,20 @@ class Worker:
 
     def add_gradient(self, model: nn.Module) -> None:
         """Add the gradient the worker left in shared memory to the model's."""
-        offset = 0
-        for parameter in model.parameters():
-            part = self._gradient[offset : offset + parameter.numel()].view_as(parameter)
-            offset += parameter.numel()
+        parts = _parts(self._shared, [p.shape for p in model.parameters()])
+        for parameter, part in zip(model.parameters(), parts, strict=True):
             parameter.grad = part.clone() if parameter.grad is None else parameter.grad.add_(part)
+
+    def orthogonalise(self, matrices: Sequence[Tensor]) -> None:
+        """Lend the worker these float32 matrices, together no larger than the weights; `orthogonal` fetches them."""
+        shapes = [tuple(m.shape) for m in matrices]
+        for part, matrix in zip(_parts(self._shared, shapes), matrices, strict=True):
+            part.copy_(matrix)
+        self.send("orthogonalise", shapes)
+
+    def orthogonal(self) -> list[Tensor]:
+        """What the matrices lent last have become; valid until the worker's next answer."""
+        return _parts(self._shared, self.receive())
 
     def close(self) -> None:
         self._process.kill()
@@ -116,7 +130,7 @@ class Team:
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Every process takes its share of each group; rollouts come as they finish, in any order."""
-        shares = split_requests(requests, 1 + len(self._workers))
+        shares = split_requests(requests, 1 + len(self._workers), params.max_completion_tokens)
         self._engine.version = self.version
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.generate(share, params, self.version)
@@ -148,25 +162,50 @@ class Team:
         return held
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
+        return self._accumulate(samples, old, ref, lambda: None, 0)[0]
+
+    def accumulate_while(
+        self, samples: Sequence[TrainSample], work: Callable[[], Made], work_tokens: int
+    ) -> tuple[UpdateMetrics, Made]:
+        """As `accumulate`, on-policy; meanwhile this process also does `work`, about the cost of so many tokens."""
+        return self._accumulate(samples, None, None, work, work_tokens)
+
+    def _accumulate(
+        self,
+        samples: Sequence[TrainSample],
+        old: Logprobs | None,
+        ref: Logprobs | None,
+        work: Callable[[], Made],
+        work_tokens: int,
+    ) -> tuple[UpdateMetrics, Made]:
         self._engine.release_memory()
-        shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
+        shares = split_evenly([s.num_tokens for s in samples], 1 + len(self._workers), work_tokens)
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send("accumulate", *_chosen(share, samples, old, ref))
         metrics = self._computer.accumulate(*_chosen(shares[0], samples, old, ref))
+        made = work()
         for worker in self._workers:
             metrics.merge(worker.receive())
             worker.add_gradient(self._computer.model)
-        return metrics
+        return metrics, made
+
+    def orthogonalise(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """`orthogonalise_all` shared out. A matrix comes out the same whichever process has it."""
+        shares = split_evenly([orthogonalise_cost(m) for m in matrices], 1 + len(self._workers))
+        for worker, share in zip(self._workers, shares[1:], strict=True):
+            worker.orthogonalise([matrices[i] for i in share])
+        parts = [orthogonalise_all([matrices[i] for i in shares[0]])]
+        parts += [worker.orthogonal() for worker in self._workers]
+        return _in_order(shares, parts)
 
     def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
         self._engine.release_memory()
-        shares = split_samples([s.num_tokens for s in samples], 1 + len(self._workers))
+        shares = split_evenly([s.num_tokens for s in samples], 1 + len(self._workers))
         for worker, share in zip(self._workers, shares[1:], strict=True):
             worker.send("logprobs", [samples[i] for i in share], reference)
         parts = [self._computer.logprobs([samples[i] for i in shares[0]], reference=reference)]
         parts += [worker.receive() for worker in self._workers]
-        values = {i: v for share, part in zip(shares, parts, strict=True) for i, v in zip(share, part, strict=True)}
-        return [values[i] for i in range(len(samples))]
+        return _in_order(shares, parts)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -188,26 +227,16 @@ def _answers(busy: list[Worker], *, wait: bool) -> Iterator[Rollout]:
                 yield rollout
 
 
-def split_requests(requests: Sequence[Request], count: int) -> list[list[Request]]:
-    """Each group's samples dealt out evenly, so that every process gets the same mix of problems."""
-    shares: list[list[Request]] = [[] for _ in range(count)]
-    for index, request in enumerate(requests):
-        first = request.first_sample_index
-        for member, share in enumerate(shares):
-            size = (request.num_samples + (index + member) % count) // count
-            if size:
-                share.append(replace(request, num_samples=size, first_sample_index=first))
-            first += size
-    return shares
+def _in_order(shares: Sequence[Sequence[int]], parts: Sequence[Sequence[Made]]) -> list[Made]:
+    """One value per index, from one part per share."""
+    values = {i: v for share, part in zip(shares, parts, strict=True) for i, v in zip(share, part, strict=True)}
+    return [values[i] for i in range(len(values))]
 
 
-def split_samples(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Indices dealt out longest first, back and forth, so that shares are of nearly equal length."""
-    shares: list[list[int]] = [[] for _ in range(count)]
-    for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
-        turn, member = divmod(place, count)
-        shares[count - 1 - member if turn % 2 else member].append(index)
-    return [sorted(share) for share in shares]
+def _parts(flat: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    """Views of the given shapes, one after the other."""
+    sizes = [math.prod(shape) for shape in shapes]
+    return [part.view(shape) for part, shape in zip(flat[: sum(sizes)].split(sizes), shapes, strict=True)]
 
 
 def _chosen(
@@ -225,7 +254,7 @@ def _serve(
     computer: GradientComputer,
     stop_ids: frozenset[int],
     max_active: int,
-    gradient: Tensor,
+    shared: Tensor,
     cancelled: Event,
 ) -> None:
     """The worker process: answer until the connection closes."""
@@ -240,14 +269,14 @@ def _serve(
         except (EOFError, OSError):
             return
         try:
-            for answer in _answer(name, arguments, computer, engine, gradient):
+            for answer in _answer(name, arguments, computer, engine, shared):
                 connection.send(("answer", answer))
         except Exception as error:  # reported to the parent, which stops the run with it
             connection.send(("error", f"{type(error).__name__}: {error}"))
 
 
 def _answer(
-    name: str, arguments: tuple[Any, ...], computer: GradientComputer, engine: TorchEngine, gradient: Tensor
+    name: str, arguments: tuple[Any, ...], computer: GradientComputer, engine: TorchEngine, shared: Tensor
 ) -> Iterator[Any]:
     if name == "generate":
         requests, params, engine.version = arguments
@@ -262,7 +291,13 @@ def _answer(
         computer.model.zero_grad(set_to_none=True)
         metrics = computer.accumulate(*arguments)
         parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in computer.model.parameters()]
-        torch.cat([part.reshape(-1) for part in parts], out=gradient)
+        torch.cat([part.reshape(-1) for part in parts], out=shared)
         yield metrics
+    elif name == "orthogonalise":
+        (shapes,) = arguments
+        lent = _parts(shared, shapes)
+        for matrix, result in zip(lent, orthogonalise_all(lent), strict=True):
+            matrix.copy_(result)
+        yield shapes
     else:
         raise ValueError(f"unknown request {name!r}")

@@ -17,6 +17,8 @@ from deepscaler.config.models import SftSection, TrainingSection
 from deepscaler.data.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.data.traces import WORDS, worked_solution
+from deepscaler.orchestration.team import start_team
+from deepscaler.training.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise
 from deepscaler.training.sft import as_sample, new_model, save_base, sft_computer, train
 from deepscaler.training.tokenizer import build_tokenizer
 from deepscaler.types import TrainSample
@@ -39,7 +41,8 @@ def samples() -> Iterator[TrainSample]:
 def trained(section: SftSection = SECTION) -> tuple[Any, dict[str, Any]]:
     model = new_model(section, TOKENIZER, seed=1)
     computer = sft_computer(model, TrainingSection(tokens_per_micro_batch=1024))
-    return model, train(model, computer, samples(), section)
+    with start_team(computer, model, frozenset(), count=1, max_active=1) as team:
+        return model, train(model, team, samples(), section)
 
 
 def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
@@ -103,3 +106,42 @@ def test_decoding_gives_back_what_was_encoded(pieces: list[str]) -> None:
 def test_every_word_of_a_trace_is_one_token() -> None:
     for word in (*WORDS, "<think>", "</think>", "\\boxed{"):
         assert len(TOKENIZER(word, add_special_tokens=False).input_ids) == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6), (1, 5)])
+def test_an_orthogonalised_matrix_is_that_of_the_plain_rule_in_float64(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(*shape)
+    a, b, c = COEFFICIENTS
+    u, singular, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = singular / singular.norm()
+    for _ in range(NS_STEPS):
+        s = a * s + b * s**3 + c * s**5
+    result = orthogonalise(matrix)
+    assert result.shape == matrix.shape
+    torch.testing.assert_close(result.double(), u @ torch.diag(s) @ v, atol=2e-5, rtol=0)
+
+
+def test_muon_takes_the_momentum_of_gradients_through_what_orthogonalises() -> None:
+    torch.manual_seed(0)
+    weight, seen = torch.nn.Parameter(torch.zeros(8, 2)), []
+    frozen = torch.nn.Parameter(torch.ones(2, 2))
+
+    def half(matrices: Any) -> list[torch.Tensor]:
+        seen.extend(m.clone() for m in matrices)
+        return [m / 2 for m in matrices]
+
+    muon = Muon([weight, frozen], lr=0.1, momentum=0.5, orthogonalise=half)
+    first, second = torch.randn(8, 2), torch.randn(8, 2)
+    for grad in (first, second):
+        weight.grad = grad.clone()
+        muon.step()
+    expected = [0.75 * first, 0.125 * first + 0.75 * second]
+    for got, want in zip(seen, expected, strict=True):
+        torch.testing.assert_close(got, want)
+    torch.testing.assert_close(weight.detach(), -0.1 * 2 * 0.5 * (expected[0] + expected[1]))
+    assert torch.equal(frozen.detach(), torch.ones(2, 2))
+    vector = torch.nn.Parameter(torch.ones(3))
+    vector.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"Muon updates matrices, not tensors of shape \(3,\)"):
+        Muon([vector], lr=0.1).step()
