@@ -1,0 +1,84 @@
+"""Causal attention of packed segments by the compiled functions of `attention_kernels`: float32 on CPU.
+
+T tokens of the row, H query heads, K key-value heads, D head width, S segments.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepscaler.attention import PackedAttention
+
+
+@functools.cache
+def kernels() -> ModuleType | None:
+    """The compiled functions, or None where numba is not installed or does not know this version of numpy."""
+    try:
+        from deepscaler.training import attention_kernels as found
+    except ImportError:
+        return None
+    return found
+
+
+def segments_once(attention: PackedAttention) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every segment of the row once: the tokens before it that all of its tokens see, and its own, as rows."""
+    starts = np.cumsum([0, *attention.lengths])
+    rows = [np.arange(a, b) for a, b in pairwise(starts)]
+    seen: set[int] = set()
+    for members in attention.sequences:
+        for place, segment in enumerate(members):
+            if segment not in seen:
+                seen.add(segment)
+                yield np.concatenate([np.empty(0, np.int64), *(rows[i] for i in members[:place])]), rows[segment]
+
+
+class SegmentKeys:
+    """Which tokens each segment's queries see; made once per micro-batch.
+
+    keys: int64 [sum of L], the tokens of all segments one after the other, own ones last; ends: int64 [S+1] in it.
+    before: int64 [S], how many of its tokens are not its own.
+    """
+
+    def __init__(self, attention: PackedAttention) -> None:
+        segments = list(segments_once(attention))
+        self.keys = np.concatenate([x for pair in segments for x in pair])
+        self.ends = np.cumsum([0, *(len(prefix) + len(own) for prefix, own in segments)])
+        self.before = np.array([len(prefix) for prefix, _ in segments])
+
+
+class CompiledAttention(torch.autograd.Function):
+    """query [T,H,D], key and value [T,K,D], rotary embedding applied, heads of one piece; returns [T,H,D]."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, plan: SegmentKeys) -> Tensor:
+        found = kernels()
+        assert found is not None
+        out, statistics = query.new_empty(query.shape), query.new_empty(*query.shape[:2], 2)
+        arrays = [x.numpy() for x in (query.detach(), key.detach(), value.detach())]
+        found.forward(*arrays, plan.keys, plan.ends, plan.before, scaling, out.numpy(), statistics.numpy())
+        ctx.save_for_backward(query, key, value, out, statistics)
+        ctx.scaling, ctx.plan = scaling, plan
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        found = kernels()
+        assert found is not None
+        saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
+        query, key = saved[:2]
+        grad = grads[0] if grads[0].stride(2) == 1 else grads[0].contiguous()
+        results = query.new_empty(query.shape), key.new_zeros(key.shape), key.new_zeros(key.shape)
+        arrays = [x.detach().numpy() for x in (grad, *saved)]
+        plan: SegmentKeys = ctx.plan
+        found.backward(
+            *arrays, plan.keys, plan.ends, plan.before, ctx.scaling, *(x.numpy() for x in results)
+        )
+        return *results, None, None
