@@ -128,7 +128,3 @@ def exponential(builder: Any, value: Any, subtracted: Any) -> Any:
     exponent = builder.add(builder.fptosi(whole, integers), ir.Constant(integers, [127] * LANES))
     exponent = builder.shl(exponent, ir.Constant(integers, [23] * LANES))
     return builder.fmul(result, builder.bitcast(exponent, vector))
-
-
-largest_of = over_vectors(-math.inf, lambda builder, value, scalars: value, larger)
-exponentials = over_vectors(0.0, exponential, lambda builder, a, b: builder.fadd(a, b))  # returns their sum

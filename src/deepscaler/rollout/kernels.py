@@ -27,8 +27,9 @@ from deepscaler.vectors import (
     LANES,
     array,
     compiled,
-    exponentials,
-    largest_of,
+    exponential,
+    larger,
+    over_vectors,
     part,
 )
 
@@ -135,6 +136,10 @@ def _weighted_rows(
         _one(rows, stride, count, width, at, weight_stride, to, outs)
 
 
+_largest = over_vectors(-math.inf, lambda builder, value, scalars: value, larger)
+_exponentials = over_vectors(0.0, exponential, lambda builder, a, b: builder.fadd(a, b))
+
+
 @part
 def _write(keys: Any, values: Any, key: Any, value: Any, place: int) -> None:
     """A token's key and value [K,D] into a place of its block."""
@@ -212,8 +217,8 @@ def attend(
             for head in range(heads):
                 row = scores[place - start, head]
                 row[visible[place] : vectors * LANES] = -np.inf
-                largest[place, head] = largest_of(row.ctypes.data, vectors, np.float32(0.0))
-                totals[place, head] = exponentials(row.ctypes.data, vectors, largest[place, head])
+                largest[place, head] = _largest(row.ctypes.data, vectors, np.float32(0.0))
+                totals[place, head] = _exponentials(row.ctypes.data, vectors, largest[place, head])
             for head in range(kv_heads):
                 _weighted_rows(
                     values.ctypes.data + (blocks[place] * kv_heads + head) * chunk,

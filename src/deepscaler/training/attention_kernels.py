@@ -26,9 +26,8 @@ from deepscaler.vectors import (
     array,
     compiled,
     exponential,
-    exponentials,
     folded,
-    largest_of,
+    larger,
     part,
 )
 
@@ -179,6 +178,87 @@ def _row_function(*, adds: bool) -> Any:
 _scale_row, _add_row = _row_function(adds=False), _row_function(adds=True)
 
 
+def _over_row(builder: Any, seen: Any, step: Any) -> Any:
+    """step(offset in bytes, select) for every vector of a row of which `seen` numbers count; the last offset.
+
+    select(value, other) puts `other` where nothing counts. The last vector may hold nothing that does: so no jump
+    depends on the number.
+    """
+    whole = builder.udiv(seen, INT64(LANES))
+    with cgutils.for_range(builder, whole) as loop:
+        step(builder.mul(loop.index, INT64(4 * LANES)), lambda value, other: value)
+    kind = ir.VectorType(INT32, LANES)
+    rest = builder.insert_element(
+        ir.Constant(kind, ir.Undefined), builder.trunc(builder.urem(seen, INT64(LANES)), INT32), INT32(0)
+    )
+    rest = builder.shuffle_vector(rest, ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * LANES))
+    counts = builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), rest)
+    last = builder.mul(whole, INT64(4 * LANES))
+    step(last, lambda value, other: builder.select(counts, value, ir.Constant(_VECTOR, [other] * LANES)))
+    return last
+
+
+def _zeros_after(builder: Any, row: Any, last: Any) -> None:
+    """What a strip reads beyond what the row sees."""
+    builder.store(ir.Constant(_VECTOR, [0.0] * LANES), _at(builder, builder.add(row, last), 4 * LANES), align=4)
+
+
+@intrinsic
+def _softmax(typing: Any, scores: Any, seen: Any, statistics: Any) -> Any:
+    """scores := exp(scores - largest), 0 beyond `seen`; statistics := largest and one over the sum. Addresses."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        scores, seen, statistics = arguments
+        most = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [-np.inf] * LANES))
+        total = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES))
+
+        def compare(offset: Any, select: Any) -> None:
+            value = builder.load(_at(builder, builder.add(scores, offset)), align=4)
+            builder.store(larger(builder, builder.load(most), select(value, -np.inf)), most)
+
+        _over_row(builder, seen, compare)
+        largest = folded(builder, builder.load(most), lambda a, b: larger(builder, a, b))
+        subtracted = _broadcast(builder, largest)
+
+        def change(offset: Any, select: Any) -> None:
+            at = _at(builder, builder.add(scores, offset))
+            value = select(exponential(builder, builder.load(at, align=4), subtracted), 0.0)
+            builder.store(value, at, align=4)
+            builder.store(builder.fadd(builder.load(total), value), total)
+
+        _zeros_after(builder, scores, _over_row(builder, seen, change))
+        share = builder.fdiv(FLOAT(1.0), folded(builder, builder.load(total), builder.fadd))
+        builder.store(largest, _at(builder, statistics, kind=FLOAT), align=4)
+        builder.store(share, _at(builder, statistics, 4, FLOAT), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def _softmax_gradient(typing: Any, scores: Any, grads: Any, seen: Any, statistics: Any, delta: Any) -> Any:
+    """scores := p = exp(scores - largest) * share, and grads := p * (grads - delta), 0 beyond `seen`. Addresses."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        scores, grads, seen, statistics, delta = arguments
+        largest, share = (builder.load(_at(builder, statistics, offset, FLOAT), align=4) for offset in (0, 4))
+        largest, share, delta = (_broadcast(builder, x) for x in (largest, share, delta))
+
+        def change(offset: Any, select: Any) -> None:
+            score, grad = (_at(builder, builder.add(x, offset)) for x in (scores, grads))
+            p = builder.fmul(exponential(builder, builder.load(score, align=4), largest), share)
+            builder.store(select(p, 0.0), score, align=4)
+            difference = builder.fsub(builder.load(grad, align=4), delta)
+            builder.store(select(builder.fmul(p, difference), 0.0), grad, align=4)
+
+        last = _over_row(builder, seen, change)
+        for row in (scores, grads):
+            _zeros_after(builder, row, last)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4, types.float32), generate
+
+
 @intrinsic
 def _dot(typing: Any, a: Any, b: Any, count: Any) -> Any:
     """Sum of the products of `count` vectors."""
@@ -195,58 +275,74 @@ def _dot(typing: Any, a: Any, b: Any, count: Any) -> Any:
     return types.float32(*[types.int64] * 3), generate
 
 
-@intrinsic
-def _softmax_gradient(typing: Any, scores: Any, grads: Any, count: Any, largest: Any, share: Any, delta: Any) -> Any:
-    """scores := p = exp(scores - largest) * share, and grads := p * (grads - delta), `count` vectors of a row."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scores, grads, count = arguments[:3]
-        largest, share, delta = (_broadcast(builder, x) for x in arguments[3:])
-        with cgutils.for_range(builder, count) as loop:
-            offset = builder.mul(loop.index, INT64(4 * LANES))
-            score, grad = (_at(builder, builder.add(x, offset)) for x in (scores, grads))
-            p = builder.fmul(exponential(builder, builder.load(score, align=4), largest), share)
-            builder.store(p, score, align=4)
-            change = builder.fsub(builder.load(grad, align=4), delta)
-            builder.store(builder.fmul(p, change), grad, align=4)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, *[types.float32] * 3), generate
-
-
 @part
 def _rounded(count: int, step: int) -> int:
     return (count + step - 1) // step * step
 
 
 @part
+def _longest(ends: Any) -> int:
+    most = 0
+    for segment in range(len(ends) - 1):
+        most = max(most, ends[segment + 1] - ends[segment])
+    return most
+
+
+@part
 def _stride(columns: int) -> int:
-    """Numbers from row to row: an odd number of vectors, so that rows do not compete for places in the cache."""
-    return (_rounded(columns, LANES) // LANES | 1) * LANES
+    """Numbers from row to row: an odd number of vectors, so that rows do not compete for places in the cache.
+
+    Two vectors may be written beyond the last column.
+    """
+    return (_rounded(columns, LANES) // LANES + 2 | 1) * LANES
 
 
 @part
-def _pack(x: Any, head: int, rows: Any, packed: Any) -> None:
+def _pack(x: Any, head: int, tokens: Any, packed: Any) -> None:
     """Rows of x [T,K,D] of one head, one after the other."""
-    for place in range(len(rows)):
-        _scale_row(x[rows[place], head].ctypes.data, packed[place].ctypes.data, x.shape[2], np.float32(1.0))
+    source, target = x.ctypes.data + head * x.strides[1], packed.ctypes.data
+    for token in tokens:
+        _scale_row(source + token * x.strides[0], target, x.shape[2], np.float32(1.0))
+        target += packed.strides[0]
 
 
 @part
-def _transpose(packed: Any, count: int, transposed: Any) -> None:
-    """transposed [width, stride] of the first `count` rows; up to a whole vector with what else stands in `packed`."""
-    row, target_row = 4 * packed.shape[1], 4 * transposed.shape[1]
+def _transpose(packed: Any, count: int, turned: Any) -> None:
+    """turned [width, stride] of the first `count` rows; up to a whole vector with what else stands in `packed`."""
+    row, turned_row = packed.strides[0], turned.strides[0]
     for first in range(0, count, LANES):
         for column in range(0, packed.shape[1], LANES):
-            source = packed.ctypes.data + first * row + 4 * column
-            _transpose_tile(source, row, transposed.ctypes.data + column * target_row + 4 * first, target_row)
+            source, target = packed[first].ctypes.data + 4 * column, turned[column].ctypes.data + 4 * first
+            _transpose_tile(source, row, target, turned_row)
+
+
+@part
+def _addresses(x: Any, tokens: Any, head: int, group: int, found: Any) -> None:
+    """Of the rows of x [T,H,D] in order: all heads of the first token that share a key-value head, and so on."""
+    base, row = x.ctypes.data + head * group * x.strides[1], 0
+    for token in tokens:
+        address = base + token * x.strides[0]
+        for _ in range(group):
+            found[row] = address
+            address += x.strides[1]
+            row += 1
+
+
+@part
+def _seen(before: int, count: int, group: int, found: Any) -> None:
+    """How many keys each row sees."""
+    row = 0
+    for token in range(count):
+        for _ in range(group):
+            found[row] = before + token + 1
+            row += 1
 
 
 _FLOATS, _NUMBERS = array(types.float32, 3), array(types.int64, 1)
 _VIEW = array(types.float32, 3, "A")
 
 
-@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.float32, *[_FLOATS] * 2)
+@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.float32, _FLOATS, array(types.float32, 2))
 def forward(
     query: Any,  # [T,H,D], rows of one piece
     key: Any,  # [T,K,D]
@@ -256,58 +352,69 @@ def forward(
     before: Any,  # int64 [S], how many of them all queries of the segment see
     scaling: float,
     out: Any,  # [T,H,D]
-    statistics: Any,  # [T,H,2], largest score and one over the sum of all exponentials
+    statistics: Any,  # [T*H,2], largest score and one over the sum of all exponentials, in the order of computing
 ) -> None:
     """out := softmax of scaling * query x key, times value, causally over each segment's keys."""
     width, kv_heads = query.shape[2], key.shape[1]
-    group, wide, most = query.shape[1] // kv_heads, _rounded(width, LANES), 0
-    for segment in range(len(before)):
-        most = max(most, ends[segment + 1] - ends[segment])
-    stride = _stride(most)
+    group, wide, most, done = query.shape[1] // kv_heads, _rounded(width, LANES), _longest(ends), 0
+    stride, row = _stride(most), 4 * wide
     packed_keys, packed_values = np.zeros((2, _rounded(most, LANES), wide), np.float32)
-    turned_keys, scores = np.empty((wide, stride), np.float32), np.zeros((_ROWS, stride), np.float32)
+    turned_keys, scores = np.empty((wide, stride), np.float32), np.empty((_ROWS, stride), np.float32)
     queries, results = np.zeros((2, _ROWS, wide), np.float32)
+    seen, query_at, out_at = np.empty((3, most * group), np.int64)
+    q, k, v, s, o = (
+        queries.ctypes.data, turned_keys.ctypes.data, packed_values.ctypes.data, scores.ctypes.data,
+        results.ctypes.data,
+    )  # fmt: skip
     for segment in range(len(before)):
-        rows = keys[ends[segment] : ends[segment + 1]]
-        own = rows[before[segment] :]
+        tokens = keys[ends[segment] : ends[segment + 1]]
+        own = tokens[before[segment] :]
+        _seen(before[segment], len(own), group, seen)
         for head in range(kv_heads):
-            _pack(key, head, rows, packed_keys)
-            _pack(value, head, rows, packed_values)
-            _transpose(packed_keys, len(rows), turned_keys)
+            _pack(key, head, tokens, packed_keys)
+            _pack(value, head, tokens, packed_values)
+            _transpose(packed_keys, len(tokens), turned_keys)
+            _addresses(query, own, head, group, query_at)
+            _addresses(out, own, head, group, out_at)
             for first in range(0, group * len(own), _ROWS):
                 count = min(_ROWS, group * len(own) - first)
-                visible = before[segment] + (first + count - 1) // group + 1
-                columns = _rounded(visible, LANES)
+                visible = seen[first + count - 1]
                 for i in range(count):
-                    token, of_group = divmod(first + i, group)
-                    source = query[own[token], head * group + of_group].ctypes.data
-                    _scale_row(source, queries[i].ctypes.data, width, scaling)
-                _strip(
-                    queries.ctypes.data, 4 * wide, 4, wide, turned_keys.ctypes.data, 4 * stride,
-                    scores.ctypes.data, 4 * stride, columns, 0,
-                )  # fmt: skip
+                    _scale_row(query_at[first + i], q + i * row, width, scaling)
+                _strip(q, row, 4, wide, k, 4 * stride, s, 4 * stride, _rounded(visible, LANES), 0)
                 for i in range(count):
-                    token, of_group = divmod(first + i, group)
-                    seen, at = before[segment] + token + 1, scores[i].ctypes.data
-                    vectors = (seen + LANES - 1) // LANES
-                    scores[i, seen : vectors * LANES] = -np.inf
-                    largest = largest_of(at, vectors, np.float32(0.0))
-                    share = np.float32(1.0) / exponentials(at, vectors, largest)
-                    scores[i, seen:columns] = np.float32(0.0)
-                    statistics[own[token], head * group + of_group, 0] = largest
-                    statistics[own[token], head * group + of_group, 1] = share
-                _strip(
-                    scores.ctypes.data, 4 * stride, 4, visible, packed_values.ctypes.data, 4 * wide,
-                    results.ctypes.data, 4 * wide, wide, 0,
-                )  # fmt: skip
+                    _softmax(s + 4 * stride * i, seen[first + i], statistics.ctypes.data + 8 * (done + i))
+                _strip(s, 4 * stride, 4, visible, v, row, o, row, wide, 0)
                 for i in range(count):
-                    token, of_group = divmod(first + i, group)
-                    place = out[own[token], head * group + of_group]
-                    share = statistics[own[token], head * group + of_group, 1]
-                    _scale_row(results[i].ctypes.data, place.ctypes.data, width, share)
+                    _scale_row(o + i * row, out_at[first + i], width, statistics[done + i, 1])
+                done += count
 
 
-@compiled(*[_VIEW] * 4, *[_FLOATS] * 2, *[_NUMBERS] * 3, types.float32, *[_FLOATS] * 3)
+@part
+def _pass_back(
+    size: int, seen: Any, statistics: int, scaling: float, width: int,
+    queries: Any, grads: Any, deltas: Any, turned_keys: Any, turned_values: Any, packed_keys: Any,
+    scores: Any, changes: Any, results: Any, grad_at: Any,
+) -> None:  # fmt: skip
+    """Probabilities, gradients of scores and of queries for a block of `size` rows, strip by strip."""
+    row, wide, stride, o = queries.strides[0], queries.shape[1], scores.strides[0], results.ctypes.data
+    for first in range(0, size, _ROWS):
+        count = min(_ROWS, size - first)
+        visible = seen[first + count - 1]
+        columns = _rounded(visible, LANES)
+        s, c = scores.ctypes.data + first * stride, changes.ctypes.data + first * stride
+        q, g = queries.ctypes.data + first * row, grads.ctypes.data + first * row
+        _strip(q, row, 4, wide, turned_keys.ctypes.data, stride, s, stride, columns, 0)
+        _strip(g, row, 4, wide, turned_values.ctypes.data, stride, c, stride, columns, 0)
+        for i in range(count):
+            at = statistics + 8 * (first + i)
+            _softmax_gradient(s + i * stride, c + i * stride, seen[first + i], at, deltas[first + i])
+        _strip(c, stride, 4, visible, packed_keys.ctypes.data, row, o, row, wide, 0)
+        for i in range(count):
+            _scale_row(o + i * row, grad_at[first + i], width, scaling)
+
+
+@compiled(*[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.float32, *[_FLOATS] * 3)
 def backward(
     grad: Any,  # [T,H,D] of the output
     query: Any,  # as in `forward`
@@ -325,72 +432,50 @@ def backward(
 ) -> None:
     """Gradients of `forward`; those of shared keys add up in the order of segments."""
     width, kv_heads = query.shape[2], key.shape[1]
-    group, wide, most = query.shape[1] // kv_heads, _rounded(width, LANES), 0
-    for segment in range(len(before)):
-        most = max(most, ends[segment + 1] - ends[segment])
-    stride = _stride(most)
+    group, wide, most, done = query.shape[1] // kv_heads, _rounded(width, LANES), _longest(ends), 0
+    stride, row = _stride(most), 4 * wide
     packed_keys, packed_values, key_sums, value_sums = np.zeros((4, _rounded(most, LANES), wide), np.float32)
     turned_keys, turned_values = np.empty((2, wide, stride), np.float32)
-    scores, changes = np.zeros((2, _BLOCK, stride), np.float32)
+    scores, changes = np.empty((2, _BLOCK, stride), np.float32)
     queries, grads = np.zeros((2, _BLOCK, wide), np.float32)
     results, deltas = np.zeros((_ROWS, wide), np.float32), np.empty(_BLOCK, np.float32)
+    seen, query_at, out_at, grad_at, result_at = np.empty((5, most * group), np.int64)
+    q, g, s, c, o = (
+        queries.ctypes.data, grads.ctypes.data, scores.ctypes.data, changes.ctypes.data, results.ctypes.data,
+    )  # fmt: skip
     for segment in range(len(before)):
-        rows = keys[ends[segment] : ends[segment + 1]]
-        own = rows[before[segment] :]
+        tokens = keys[ends[segment] : ends[segment + 1]]
+        own = tokens[before[segment] :]
+        _seen(before[segment], len(own), group, seen)
         for head in range(kv_heads):
-            _pack(key, head, rows, packed_keys)
-            _pack(value, head, rows, packed_values)
-            _transpose(packed_keys, len(rows), turned_keys)
-            _transpose(packed_values, len(rows), turned_values)
-            key_sums[: len(rows)] = np.float32(0.0)
-            value_sums[: len(rows)] = np.float32(0.0)
+            _pack(key, head, tokens, packed_keys)
+            _pack(value, head, tokens, packed_values)
+            _transpose(packed_keys, len(tokens), turned_keys)
+            _transpose(packed_values, len(tokens), turned_values)
+            _addresses(query, own, head, group, query_at)
+            _addresses(out, own, head, group, out_at)
+            _addresses(grad, own, head, group, grad_at)
+            _addresses(grad_query, own, head, group, result_at)
+            key_sums[: len(tokens)] = np.float32(0.0)
+            value_sums[: len(tokens)] = np.float32(0.0)
             for start in range(0, group * len(own), _BLOCK):
                 size = min(_BLOCK, group * len(own) - start)
                 for i in range(size):
-                    token, of_group = divmod(start + i, group)
-                    row, column = own[token], head * group + of_group
-                    _scale_row(query[row, column].ctypes.data, queries[i].ctypes.data, width, scaling)
-                    _scale_row(grad[row, column].ctypes.data, grads[i].ctypes.data, width, np.float32(1.0))
-                    _scale_row(out[row, column].ctypes.data, results.ctypes.data, width, np.float32(1.0))
-                    deltas[i] = _dot(grads[i].ctypes.data, results.ctypes.data, wide // LANES)
-                for first in range(0, size, _ROWS):
-                    count = min(_ROWS, size - first)
-                    visible = before[segment] + (start + first + count - 1) // group + 1
-                    columns = _rounded(visible, LANES)
-                    _strip(
-                        queries[first].ctypes.data, 4 * wide, 4, wide, turned_keys.ctypes.data, 4 * stride,
-                        scores[first].ctypes.data, 4 * stride, columns, 0,
-                    )  # fmt: skip
-                    _strip(
-                        grads[first].ctypes.data, 4 * wide, 4, wide, turned_values.ctypes.data, 4 * stride,
-                        changes[first].ctypes.data, 4 * stride, columns, 0,
-                    )  # fmt: skip
-                    for i in range(first, first + count):
-                        token, of_group = divmod(start + i, group)
-                        row, column = own[token], head * group + of_group
-                        seen = before[segment] + token + 1
-                        _softmax_gradient(
-                            scores[i].ctypes.data, changes[i].ctypes.data, (seen + LANES - 1) // LANES,
-                            statistics[row, column, 0], statistics[row, column, 1], deltas[i],
-                        )  # fmt: skip
-                        scores[i, seen:columns] = np.float32(0.0)
-                        changes[i, seen:columns] = np.float32(0.0)
-                    _strip(
-                        changes[first].ctypes.data, 4 * stride, 4, visible, packed_keys.ctypes.data, 4 * wide,
-                        results.ctypes.data, 4 * wide, wide, 0,
-                    )  # fmt: skip
-                    for i in range(count):
-                        token, of_group = divmod(start + first + i, group)
-                        place = grad_query[own[token], head * group + of_group].ctypes.data
-                        _scale_row(results[i].ctypes.data, place, width, scaling)
-                visible = before[segment] + (start + size - 1) // group + 1
-                for first in range(0, visible, _ROWS):
-                    unseeing = max(0, (first - before[segment]) * group - start)
-                    for x, y, sums in ((changes, queries, key_sums), (scores, grads, value_sums)):
-                        _strip(
-                            x[unseeing:, first:].ctypes.data, 4, 4 * stride, size - unseeing,
-                            y[unseeing].ctypes.data, 4 * wide, sums[first].ctypes.data, 4 * wide, wide, 1,
-                        )  # fmt: skip
-            for i in range(len(rows)):
-                _add_row(key_sums[i].ctypes.data, grad_key[rows[i], head].ctypes.data, width, np.float32(1.0))
-                _add_row(value_sums[i].ctypes.data, grad_value[rows[i], head].ctypes.data, width, np.float32(1.0))
+                    _scale_row(query_at[start + i], q + i * row, width, scaling)
+                    _scale_row(grad_at[start + i], g + i * row, width, np.float32(1.0))
+                    _scale_row(out_at[start + i], o, width, np.float32(1.0))
+                    deltas[i] = _dot(g + i * row, o, wide // LANES)
+                _pass_back(
+                    size, seen[start:], statistics.ctypes.data + 8 * done, scaling, width, queries, grads, deltas,
+                    turned_keys, turned_values, packed_keys, scores, changes, results, result_at[start:],
+                )  # fmt: skip
+                done += size
+                for first in range(0, seen[start + size - 1], _ROWS):
+                    blind = max(0, (first - before[segment]) * group - start)  # rows that see none of these keys
+                    at, count = 4 * (blind * stride + first), size - blind
+                    keys_at, values_at = key_sums[first].ctypes.data, value_sums[first].ctypes.data
+                    _strip(c + at, 4, 4 * stride, count, q + blind * row, row, keys_at, row, wide, 1)
+                    _strip(s + at, 4, 4 * stride, count, g + blind * row, row, values_at, row, wide, 1)
+            for i in range(len(tokens)):
+                _add_row(key_sums[i].ctypes.data, grad_key[tokens[i], head].ctypes.data, width, np.float32(1.0))
+                _add_row(value_sums[i].ctypes.data, grad_value[tokens[i], head].ctypes.data, width, np.float32(1.0))

@@ -61,7 +61,7 @@ class CompiledAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, plan: SegmentKeys) -> Tensor:
         found = kernels()
         assert found is not None
-        out, statistics = query.new_empty(query.shape), query.new_empty(*query.shape[:2], 2)
+        out, statistics = query.new_empty(query.shape), query.new_empty(query.shape[0] * query.shape[1], 2)
         arrays = [x.numpy() for x in (query.detach(), key.detach(), value.detach())]
         found.forward(*arrays, plan.keys, plan.ends, plan.before, scaling, out.numpy(), statistics.numpy())
         ctx.save_for_backward(query, key, value, out, statistics)
