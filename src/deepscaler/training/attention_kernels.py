@@ -276,16 +276,13 @@ def _dot(typing: Any, a: Any, b: Any, count: Any) -> Any:
 
 
 @part
-def _rounded(count: int, step: int) -> int:
-    return (count + step - 1) // step * step
+def _address(x: Any) -> int:
+    return np.int64(x.ctypes.data)  # unsigned, an address plus a distance would be a float
 
 
 @part
-def _longest(ends: Any) -> int:
-    most = 0
-    for segment in range(len(ends) - 1):
-        most = max(most, ends[segment + 1] - ends[segment])
-    return most
+def _rounded(count: int, step: int) -> int:
+    return (count + step - 1) // step * step
 
 
 @part
@@ -298,51 +295,113 @@ def _stride(columns: int) -> int:
 
 
 @part
-def _pack(x: Any, head: int, tokens: Any, packed: Any) -> None:
-    """Rows of x [T,K,D] of one head, one after the other."""
-    source, target = x.ctypes.data + head * x.strides[1], packed.ctypes.data
+def _pack(x: Any, tokens: Any, group: int, packed: Any, scalar: float) -> None:
+    """packed [K,rows,width] := scalar * x [T,H,D] of those tokens; a token's `group` heads are rows of one K."""
+    from_token, from_head = x.strides[0], x.strides[1]
+    of_head, of_row = packed.strides[0], packed.strides[1]
+    base, target = _address(x), _address(packed)
     for token in tokens:
-        _scale_row(source + token * x.strides[0], target, x.shape[2], np.float32(1.0))
-        target += packed.strides[0]
+        source = base + token * from_token
+        for head in range(x.shape[1] // group):
+            for i in range(group):
+                _scale_row(source, target + head * of_head + i * of_row, x.shape[2], scalar)
+                source += from_head
+        target += group * of_row
 
 
 @part
-def _transpose(packed: Any, count: int, turned: Any) -> None:
-    """turned [width, stride] of the first `count` rows; up to a whole vector with what else stands in `packed`."""
-    row, turned_row = packed.strides[0], turned.strides[0]
+def _unpack(packed: Any, tokens: Any, group: int, x: Any, scalar: float, adds: int) -> None:
+    """The reverse, x (+)= scalar * packed."""
+    to_token, to_head = x.strides[0], x.strides[1]
+    of_head, of_row = packed.strides[0], packed.strides[1]
+    base, source = _address(x), _address(packed)
+    for token in tokens:
+        target = base + token * to_token
+        for head in range(x.shape[1] // group):
+            for i in range(group):
+                if adds:
+                    _add_row(source + head * of_head + i * of_row, target, x.shape[2], scalar)
+                else:
+                    _scale_row(source + head * of_head + i * of_row, target, x.shape[2], scalar)
+                target += to_head
+        source += group * of_row
+
+
+@part
+def _transpose(packed: int, count: int, width: int, turned: int, stride: int) -> None:
+    """turned [width, stride] of `count` packed rows; up to a whole vector with what else stands there."""
     for first in range(0, count, LANES):
-        for column in range(0, packed.shape[1], LANES):
-            source, target = packed[first].ctypes.data + 4 * column, turned[column].ctypes.data + 4 * first
-            _transpose_tile(source, row, target, turned_row)
+        for column in range(0, width, LANES):
+            source, target = packed + 4 * (first * width + column), turned + 4 * (column * stride + first)
+            _transpose_tile(source, 4 * width, target, 4 * stride)
 
 
 @part
-def _addresses(x: Any, tokens: Any, head: int, group: int, found: Any) -> None:
-    """Of the rows of x [T,H,D] in order: all heads of the first token that share a key-value head, and so on."""
-    base, row = x.ctypes.data + head * group * x.strides[1], 0
-    for token in tokens:
-        address = base + token * x.strides[0]
-        for _ in range(group):
-            found[row] = address
-            address += x.strides[1]
-            row += 1
-
-
-@part
-def _seen(before: int, count: int, group: int, found: Any) -> None:
+def _count_seen(before: int, group: int, seen: Any) -> None:
     """How many keys each row sees."""
-    row = 0
-    for token in range(count):
-        for _ in range(group):
-            found[row] = before + token + 1
-            row += 1
+    token, of_group = before + 1, 0
+    for row in range(len(seen)):
+        seen[row] = token
+        of_group += 1
+        if of_group == group:
+            token, of_group = token + 1, 0
+
+
+@part
+def _attend(
+    queries: int, seen: Any, keys: int, values: int, scores: int, stride: int, width: int, statistics: int
+) -> None:
+    """The packed queries of a head, replaced by their outputs strip by strip. Addresses."""
+    for first in range(0, len(seen), _ROWS):
+        count = min(_ROWS, len(seen) - first)
+        visible, row = seen[first + count - 1], 4 * width
+        _strip(queries, row, 4, width, keys, 4 * stride, scores, 4 * stride, _rounded(visible, LANES), 0)
+        for i in range(count):
+            _softmax(scores + 4 * stride * i, seen[first + i], statistics + 8 * i)
+        _strip(scores, 4 * stride, 4, visible, values, row, queries, row, width, 0)
+        queries += _ROWS * row
+        statistics += 8 * _ROWS
+
+
+@part
+def _pass_back(
+    queries: int, grads: int, deltas: Any, seen: Any, keys: int, turned_keys: int, turned_values: int,
+    scores: int, changes: int, stride: int, width: int, statistics: int, results: int,
+) -> None:  # fmt: skip
+    """A block of rows of a head: scores := probabilities, changes := gradients of scores, results := of queries."""
+    row, size = 4 * width, len(seen)
+    for first in range(0, size, _ROWS):
+        count = min(_ROWS, size - first)
+        visible = seen[first + count - 1]
+        columns = _rounded(visible, LANES)
+        s, c = scores + 4 * first * stride, changes + 4 * first * stride
+        _strip(queries + first * row, row, 4, width, turned_keys, 4 * stride, s, 4 * stride, columns, 0)
+        _strip(grads + first * row, row, 4, width, turned_values, 4 * stride, c, 4 * stride, columns, 0)
+        for i in range(count):
+            at = 4 * i * stride
+            _softmax_gradient(s + at, c + at, seen[first + i], statistics + 8 * (first + i), deltas[first + i])
+        _strip(c, 4 * stride, 4, visible, keys, row, results + first * row, row, width, 0)
+
+
+@part
+def _sum_over_rows(
+    queries: int, grads: int, seen: Any, before: int, start: int, group: int,
+    scores: int, changes: int, stride: int, width: int, key_sums: int, value_sums: int,
+) -> None:  # fmt: skip
+    """What a block of rows adds to the gradients of the keys and values that it sees."""
+    row = 4 * width
+    for first in range(0, seen[-1], _ROWS):
+        blind = max(0, (first - before) * group - start)  # so many rows see none of these keys
+        at, count = 4 * (blind * stride + first), len(seen) - blind
+        _strip(changes + at, 4, 4 * stride, count, queries + blind * row, row, key_sums + first * row, row, width, 1)
+        _strip(scores + at, 4, 4 * stride, count, grads + blind * row, row, value_sums + first * row, row, width, 1)
 
 
 _FLOATS, _NUMBERS = array(types.float32, 3), array(types.int64, 1)
 _VIEW = array(types.float32, 3, "A")
 
 
-@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.float32, _FLOATS, array(types.float32, 2))
+@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.int64, types.float32, _FLOATS, array(types.float32, 2))
 def forward(
     query: Any,  # [T,H,D], rows of one piece
     key: Any,  # [T,K,D]
@@ -350,71 +409,42 @@ def forward(
     keys: Any,  # int64 [sum of L], the tokens that the segments' queries see, own tokens last
     ends: Any,  # int64 [S+1], where the tokens of each segment begin and end there
     before: Any,  # int64 [S], how many of them all queries of the segment see
+    most: int,  # tokens of any segment
     scaling: float,
     out: Any,  # [T,H,D]
     statistics: Any,  # [T*H,2], largest score and one over the sum of all exponentials, in the order of computing
 ) -> None:
     """out := softmax of scaling * query x key, times value, causally over each segment's keys."""
-    width, kv_heads = query.shape[2], key.shape[1]
-    group, wide, most, done = query.shape[1] // kv_heads, _rounded(width, LANES), _longest(ends), 0
-    stride, row = _stride(most), 4 * wide
-    packed_keys, packed_values = np.zeros((2, _rounded(most, LANES), wide), np.float32)
-    turned_keys, scores = np.empty((wide, stride), np.float32), np.empty((_ROWS, stride), np.float32)
-    queries, results = np.zeros((2, _ROWS, wide), np.float32)
-    seen, query_at, out_at = np.empty((3, most * group), np.int64)
-    q, k, v, s, o = (
-        queries.ctypes.data, turned_keys.ctypes.data, packed_values.ctypes.data, scores.ctypes.data,
-        results.ctypes.data,
-    )  # fmt: skip
+    kv_heads, width, one, done = key.shape[1], _rounded(query.shape[2], LANES), np.float32(1.0), 0
+    group, stride, room = query.shape[1] // kv_heads, _stride(most), _rounded(most, LANES)
+    packed_keys, packed_values = np.zeros((2, kv_heads, room, width), np.float32)
+    queries = np.zeros((kv_heads, _rounded(most * group, _ROWS), width), np.float32)
+    turned_keys, scores = np.empty((width, stride), np.float32), np.empty((_ROWS, stride), np.float32)
+    seen = np.empty(most * group, np.int64)
     for segment in range(len(before)):
         tokens = keys[ends[segment] : ends[segment + 1]]
         own = tokens[before[segment] :]
-        _seen(before[segment], len(own), group, seen)
+        rows = group * len(own)
+        _pack(key, tokens, 1, packed_keys, one)
+        _pack(value, tokens, 1, packed_values, one)
+        _pack(query, own, group, queries, scaling)
+        _count_seen(before[segment], group, seen[:rows])
         for head in range(kv_heads):
-            _pack(key, head, tokens, packed_keys)
-            _pack(value, head, tokens, packed_values)
-            _transpose(packed_keys, len(tokens), turned_keys)
-            _addresses(query, own, head, group, query_at)
-            _addresses(out, own, head, group, out_at)
-            for first in range(0, group * len(own), _ROWS):
-                count = min(_ROWS, group * len(own) - first)
-                visible = seen[first + count - 1]
-                for i in range(count):
-                    _scale_row(query_at[first + i], q + i * row, width, scaling)
-                _strip(q, row, 4, wide, k, 4 * stride, s, 4 * stride, _rounded(visible, LANES), 0)
-                for i in range(count):
-                    _softmax(s + 4 * stride * i, seen[first + i], statistics.ctypes.data + 8 * (done + i))
-                _strip(s, 4 * stride, 4, visible, v, row, o, row, wide, 0)
-                for i in range(count):
-                    _scale_row(o + i * row, out_at[first + i], width, statistics[done + i, 1])
-                done += count
+            _transpose(_address(packed_keys[head]), len(tokens), width, _address(turned_keys), stride)
+            _attend(
+                _address(queries[head]), seen[:rows], _address(turned_keys), _address(packed_values[head]),
+                _address(scores), stride, width, _address(statistics) + 8 * done,
+            )  # fmt: skip
+            for row in range(rows):
+                at = _address(queries[head]) + 4 * width * row
+                _scale_row(at, at, width, statistics[done + row, 1])
+            done += rows
+        _unpack(queries, own, group, out, one, 0)
 
 
-@part
-def _pass_back(
-    size: int, seen: Any, statistics: int, scaling: float, width: int,
-    queries: Any, grads: Any, deltas: Any, turned_keys: Any, turned_values: Any, packed_keys: Any,
-    scores: Any, changes: Any, results: Any, grad_at: Any,
-) -> None:  # fmt: skip
-    """Probabilities, gradients of scores and of queries for a block of `size` rows, strip by strip."""
-    row, wide, stride, o = queries.strides[0], queries.shape[1], scores.strides[0], results.ctypes.data
-    for first in range(0, size, _ROWS):
-        count = min(_ROWS, size - first)
-        visible = seen[first + count - 1]
-        columns = _rounded(visible, LANES)
-        s, c = scores.ctypes.data + first * stride, changes.ctypes.data + first * stride
-        q, g = queries.ctypes.data + first * row, grads.ctypes.data + first * row
-        _strip(q, row, 4, wide, turned_keys.ctypes.data, stride, s, stride, columns, 0)
-        _strip(g, row, 4, wide, turned_values.ctypes.data, stride, c, stride, columns, 0)
-        for i in range(count):
-            at = statistics + 8 * (first + i)
-            _softmax_gradient(s + i * stride, c + i * stride, seen[first + i], at, deltas[first + i])
-        _strip(c, stride, 4, visible, packed_keys.ctypes.data, row, o, row, wide, 0)
-        for i in range(count):
-            _scale_row(o + i * row, grad_at[first + i], width, scaling)
-
-
-@compiled(*[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.float32, *[_FLOATS] * 3)
+@compiled(
+    *[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_FLOATS] * 3
+)
 def backward(
     grad: Any,  # [T,H,D] of the output
     query: Any,  # as in `forward`
@@ -425,57 +455,53 @@ def backward(
     keys: Any,
     ends: Any,
     before: Any,
+    most: int,
     scaling: float,
     grad_query: Any,  # [T,H,D]
     grad_key: Any,  # [T,K,D] zeros
     grad_value: Any,
 ) -> None:
     """Gradients of `forward`; those of shared keys add up in the order of segments."""
-    width, kv_heads = query.shape[2], key.shape[1]
-    group, wide, most, done = query.shape[1] // kv_heads, _rounded(width, LANES), _longest(ends), 0
-    stride, row = _stride(most), 4 * wide
-    packed_keys, packed_values, key_sums, value_sums = np.zeros((4, _rounded(most, LANES), wide), np.float32)
-    turned_keys, turned_values = np.empty((2, wide, stride), np.float32)
+    kv_heads, width, one, done = key.shape[1], _rounded(query.shape[2], LANES), np.float32(1.0), 0
+    group, stride, room = query.shape[1] // kv_heads, _stride(most), _rounded(most, LANES)
+    packed_keys, packed_values, key_sums, value_sums = np.zeros((4, kv_heads, room, width), np.float32)
+    queries, grads, results = np.zeros((3, kv_heads, _rounded(most * group, _BLOCK), width), np.float32)
+    turned_keys, turned_values = np.empty((2, width, stride), np.float32)
     scores, changes = np.empty((2, _BLOCK, stride), np.float32)
-    queries, grads = np.zeros((2, _BLOCK, wide), np.float32)
-    results, deltas = np.zeros((_ROWS, wide), np.float32), np.empty(_BLOCK, np.float32)
-    seen, query_at, out_at, grad_at, result_at = np.empty((5, most * group), np.int64)
-    q, g, s, c, o = (
-        queries.ctypes.data, grads.ctypes.data, scores.ctypes.data, changes.ctypes.data, results.ctypes.data,
-    )  # fmt: skip
+    seen, deltas = np.empty(most * group, np.int64), np.empty(most * group, np.float32)
     for segment in range(len(before)):
         tokens = keys[ends[segment] : ends[segment + 1]]
         own = tokens[before[segment] :]
-        _seen(before[segment], len(own), group, seen)
+        rows = group * len(own)
+        _pack(key, tokens, 1, packed_keys, one)
+        _pack(value, tokens, 1, packed_values, one)
+        _pack(query, own, group, queries, scaling)
+        _pack(grad, own, group, grads, one)
+        _pack(out, own, group, results, one)
+        _count_seen(before[segment], group, seen[:rows])
+        key_sums[:, : len(tokens)] = np.float32(0.0)
+        value_sums[:, : len(tokens)] = np.float32(0.0)
         for head in range(kv_heads):
-            _pack(key, head, tokens, packed_keys)
-            _pack(value, head, tokens, packed_values)
-            _transpose(packed_keys, len(tokens), turned_keys)
-            _transpose(packed_values, len(tokens), turned_values)
-            _addresses(query, own, head, group, query_at)
-            _addresses(out, own, head, group, out_at)
-            _addresses(grad, own, head, group, grad_at)
-            _addresses(grad_query, own, head, group, result_at)
-            key_sums[: len(tokens)] = np.float32(0.0)
-            value_sums[: len(tokens)] = np.float32(0.0)
-            for start in range(0, group * len(own), _BLOCK):
-                size = min(_BLOCK, group * len(own) - start)
-                for i in range(size):
-                    _scale_row(query_at[start + i], q + i * row, width, scaling)
-                    _scale_row(grad_at[start + i], g + i * row, width, np.float32(1.0))
-                    _scale_row(out_at[start + i], o, width, np.float32(1.0))
-                    deltas[i] = _dot(g + i * row, o, wide // LANES)
+            k, v, tk, tv = (
+                _address(packed_keys[head]), _address(packed_values[head]), _address(turned_keys),
+                _address(turned_values),
+            )  # fmt: skip
+            _transpose(k, len(tokens), width, tk, stride)
+            _transpose(v, len(tokens), width, tv, stride)
+            q, g, r = _address(queries[head]), _address(grads[head]), _address(results[head])
+            for row in range(rows):
+                deltas[row] = _dot(g + 4 * width * row, r + 4 * width * row, width // LANES)
+            for start in range(0, rows, _BLOCK):
+                size, at = min(_BLOCK, rows - start), 4 * width * start
                 _pass_back(
-                    size, seen[start:], statistics.ctypes.data + 8 * done, scaling, width, queries, grads, deltas,
-                    turned_keys, turned_values, packed_keys, scores, changes, results, result_at[start:],
+                    q + at, g + at, deltas[start:], seen[start : start + size], k, tk, tv, _address(scores),
+                    _address(changes), stride, width, _address(statistics) + 8 * (done + start), r + at,
                 )  # fmt: skip
-                done += size
-                for first in range(0, seen[start + size - 1], _ROWS):
-                    blind = max(0, (first - before[segment]) * group - start)  # rows that see none of these keys
-                    at, count = 4 * (blind * stride + first), size - blind
-                    keys_at, values_at = key_sums[first].ctypes.data, value_sums[first].ctypes.data
-                    _strip(c + at, 4, 4 * stride, count, q + blind * row, row, keys_at, row, wide, 1)
-                    _strip(s + at, 4, 4 * stride, count, g + blind * row, row, values_at, row, wide, 1)
-            for i in range(len(tokens)):
-                _add_row(key_sums[i].ctypes.data, grad_key[tokens[i], head].ctypes.data, width, np.float32(1.0))
-                _add_row(value_sums[i].ctypes.data, grad_value[tokens[i], head].ctypes.data, width, np.float32(1.0))
+                _sum_over_rows(
+                    q + at, g + at, seen[start : start + size], before[segment], start, group, _address(scores),
+                    _address(changes), stride, width, _address(key_sums[head]), _address(value_sums[head]),
+                )  # fmt: skip
+            done += rows
+        _unpack(results, own, group, grad_query, scaling, 0)
+        _unpack(key_sums, tokens, 1, grad_key, one, 1)
+        _unpack(value_sums, tokens, 1, grad_value, one, 1)

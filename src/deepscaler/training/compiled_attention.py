@@ -51,6 +51,7 @@ class SegmentKeys:
         segments = list(segments_once(attention))
         self.keys = np.concatenate([x for pair in segments for x in pair])
         self.ends = np.cumsum([0, *(len(prefix) + len(own) for prefix, own in segments)])
+        self.most = int(np.diff(self.ends).max(initial=0))
         self.before = np.array([len(prefix) for prefix, _ in segments])
 
 
@@ -63,7 +64,7 @@ class CompiledAttention(torch.autograd.Function):
         assert found is not None
         out, statistics = query.new_empty(query.shape), query.new_empty(query.shape[0] * query.shape[1], 2)
         arrays = [x.numpy() for x in (query.detach(), key.detach(), value.detach())]
-        found.forward(*arrays, plan.keys, plan.ends, plan.before, scaling, out.numpy(), statistics.numpy())
+        found.forward(*arrays, plan.keys, plan.ends, plan.before, plan.most, scaling, out.numpy(), statistics.numpy())
         ctx.save_for_backward(query, key, value, out, statistics)
         ctx.scaling, ctx.plan = scaling, plan
         return out
@@ -79,6 +80,6 @@ class CompiledAttention(torch.autograd.Function):
         arrays = [x.detach().numpy() for x in (grad, *saved)]
         plan: SegmentKeys = ctx.plan
         found.backward(
-            *arrays, plan.keys, plan.ends, plan.before, ctx.scaling, *(x.numpy() for x in results)
+            *arrays, plan.keys, plan.ends, plan.before, plan.most, ctx.scaling, *(x.numpy() for x in results)
         )
         return *results, None, None
