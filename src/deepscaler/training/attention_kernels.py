@@ -19,6 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from deepscaler.vectors import (
+    BYTES,
     FLOAT,
     INT32,
     INT64,
@@ -33,6 +34,7 @@ from deepscaler.vectors import (
 
 _ROWS = LANES // 2  # of a tile: two vectors of sums for each, and what is multiplied, fit into the registers
 _BLOCK = 64  # rows whose gradients of keys and values are summed in registers, a multiple of _ROWS
+_AHEAD = 4096  # bytes between what is moved and what is fetched for later
 _VECTOR = ir.VectorType(FLOAT, LANES)
 _UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
 
@@ -146,12 +148,18 @@ def _moved(lanes: int, *, adds: bool) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, target, count, scalar = arguments
+        fetch = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [BYTES, INT32, INT32, INT32]), "llvm.prefetch.p0"
+        )
         factor = ir.Constant(kind, ir.Undefined)
         for lane in range(lanes):
             factor = builder.insert_element(factor, scalar, INT32(lane))
         with cgutils.for_range(builder, count) as loop:
             offset = builder.mul(loop.index, INT64(4 * lanes))
             value = builder.load(_at(builder, builder.add(source, offset), kind=kind), align=4)
+            if lanes > 1:
+                ahead = builder.inttoptr(builder.add(builder.add(source, offset), INT64(_AHEAD)), BYTES)
+                builder.call(fetch, [ahead, INT32(0), INT32(3), INT32(1)])
             at = _at(builder, builder.add(target, offset), kind=kind)
             value = builder.fmul(value, factor)
             builder.store(builder.fadd(value, builder.load(at, align=4)) if adds else value, at, align=4)
