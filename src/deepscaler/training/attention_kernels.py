@@ -450,9 +450,7 @@ def forward(
         _unpack(queries, own, group, out, one, 0)
 
 
-@compiled(
-    *[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_FLOATS] * 3
-)
+@compiled(*[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_FLOATS] * 3)
 def backward(
     grad: Any,  # [T,H,D] of the output
     query: Any,  # as in `forward`

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from deepscaler.attention import PackedAttention
 
@@ -52,34 +53,49 @@ class SegmentKeys:
         self.keys = np.concatenate([x for pair in segments for x in pair])
         self.ends = np.cumsum([0, *(len(prefix) + len(own) for prefix, own in segments)])
         self.most = int(np.diff(self.ends).max(initial=0))
-        self.before = np.array([len(prefix) for prefix, _ in segments])
+        self.before = np.array([len(prefix) for prefix, _ in segments], np.int64)
+
+    @property
+    def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """As the compiled functions take them."""
+        return self.keys, self.ends, self.before, self.most
+
+
+def takes_compiled(*tensors: Tensor) -> bool:
+    """Whether the compiled functions are for these tensors, and there."""
+    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and kernels() is not None
 
 
 class CompiledAttention(torch.autograd.Function):
-    """query [T,H,D], key and value [T,K,D], rotary embedding applied, heads of one piece; returns [T,H,D]."""
+    """query [T,H,D], key and value [T,K,D], rotary embedding applied, views as they are; returns [T,H,D].
+
+    Output and gradients are contiguous, so that products read them as [T,H*D].
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, plan: SegmentKeys) -> Tensor:
         found = kernels()
         assert found is not None
         out, statistics = query.new_empty(query.shape), query.new_empty(query.shape[0] * query.shape[1], 2)
-        arrays = [x.numpy() for x in (query.detach(), key.detach(), value.detach())]
-        found.forward(*arrays, plan.keys, plan.ends, plan.before, plan.most, scaling, out.numpy(), statistics.numpy())
-        ctx.save_for_backward(query, key, value, out, statistics)
+        inputs = [_rows(x) for x in (query, key, value)]
+        found.forward(*(x.numpy() for x in inputs), *plan.arguments, scaling, out.numpy(), statistics.numpy())
+        ctx.save_for_backward(*inputs, out, statistics)
         ctx.scaling, ctx.plan = scaling, plan
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         found = kernels()
         assert found is not None
         saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
         query, key = saved[:2]
-        grad = grads[0] if grads[0].stride(2) == 1 else grads[0].contiguous()
         results = query.new_empty(query.shape), key.new_zeros(key.shape), key.new_zeros(key.shape)
-        arrays = [x.detach().numpy() for x in (grad, *saved)]
-        plan: SegmentKeys = ctx.plan
-        found.backward(
-            *arrays, plan.keys, plan.ends, plan.before, plan.most, ctx.scaling, *(x.numpy() for x in results)
-        )
+        arrays = [x.detach().numpy() for x in (_rows(grads[0]), *saved)]
+        found.backward(*arrays, *ctx.plan.arguments, ctx.scaling, *(x.numpy() for x in results))
         return *results, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x [T,H,D] with every row in one piece."""
+    return x.detach() if x.stride(2) == 1 else x.detach().contiguous()

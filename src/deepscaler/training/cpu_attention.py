@@ -13,9 +13,9 @@ T tokens of the row, H query heads, K key-value heads, G = H / K, D head width; 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from deepscaler.attention import PackedAttention
 from deepscaler.cpu import prefers_onednn
+from deepscaler.training.compiled_attention import CompiledAttention, SegmentKeys, segments_once, takes_compiled
 from deepscaler.training.products import product
 
 # Scores of a product, on average over a row, from which this is faster than torch's kernel; below, calls cost more.
@@ -47,14 +48,22 @@ class Block:
 
 
 class CpuPackedAttention(PackedAttention):
-    """`PackedAttention` with the kernel below wherever it is the faster one: long segments, on AMD processors.
+    """`PackedAttention` by compiled functions where numba can be used, else with the kernel below where it pays.
 
     The choice depends on lengths and machine only, so that a resumed run repeats itself.
     """
 
     _plan: Plan | None = None
 
+    @functools.cached_property
+    def segment_keys(self) -> SegmentKeys:
+        return SegmentKeys(self)
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if takes_compiled(query, key, value):
+            rows = (x[0].transpose(0, 1) for x in (query, key, value))
+            compiled: Any = CompiledAttention.apply(*rows, scaling, self.segment_keys)
+            return compiled.transpose(0, 1).unsqueeze(0)
         if query.dtype != torch.float32 or not prefers_onednn():
             return super().attend(layer, query, key, value, scaling)
         if self._plan is None:
@@ -77,7 +86,7 @@ class Plan:
 
     def __init__(self, attention: PackedAttention, group: int) -> None:
         self.group, self.tokens = group, sum(attention.lengths)
-        blocks = list(_blocks(attention, group))
+        blocks = [b for prefix, own in segments_once(attention) for b in _blocks_of(own, prefix, group)]
         queries = np.concatenate([b.queries for b in blocks])
         real = np.concatenate([np.arange(len(b.queries)) < b.count for b in blocks])
         place = np.empty(self.tokens, np.int64)
@@ -91,19 +100,6 @@ class Plan:
         known: dict[tuple[int, int], Tensor] = {}
         shapes = [(len(b.queries), len(b.keys) - b.before) for b in blocks]
         self.masks = [known.setdefault(shape, _mask(*shape)) for shape in shapes]
-
-
-def _blocks(attention: PackedAttention, group: int) -> Iterator[Block]:
-    """Every segment of the row once."""
-    starts = np.cumsum([0, *attention.lengths])
-    rows = [np.arange(a, b) for a, b in pairwise(starts)]
-    seen: set[int] = set()
-    for members in attention.sequences:
-        for place, segment in enumerate(members):
-            if segment not in seen:
-                seen.add(segment)
-                prefix = np.concatenate([np.empty(0, np.int64), *(rows[i] for i in members[:place])])
-                yield from _blocks_of(rows[segment], prefix, group)
 
 
 def _blocks_of(own: np.ndarray, prefix: np.ndarray, group: int) -> Iterator[Block]:
