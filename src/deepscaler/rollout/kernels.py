@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from deepscaler.vectors import (
+from deepscaler.compiled.vectors import (
     BYTES,
     FLOAT,
     INT32,

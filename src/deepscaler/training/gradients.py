@@ -18,6 +18,7 @@ from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.attention import forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
@@ -57,6 +58,7 @@ class GradientComputer:
         for each in (model, reference):
             if each is not None:
                 use_fast_products(each)
+                use_compiled_passes(each)
         self._algorithm, self._training = algorithm, training
         self._temperature, self._float32_head = temperature, float32_head
         self._half = torch.bfloat16 if autocast else None

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepscaler.compiled import passes
 from deepscaler.head import wide_logits
 from deepscaler.training.products import product, weight_gradient
 
@@ -53,14 +54,9 @@ class _TokenLogprobs(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         kept = logprobs.new_empty(count, vocabulary) if wanted and 4 * count * vocabulary <= KEPT_BYTES else None
         for rows in _chunks(count, chunk):
-            target = targets[rows].unsqueeze(1)
             logits = _logits(hidden[rows], weight, temperature, wide)
-            log_p = torch.log_softmax(logits, dim=-1)
-            chosen = log_p.gather(1, target)
-            logprobs[rows] = chosen.squeeze(1)
-            log_sums[rows] = (logits.gather(1, target) - chosen).squeeze(1)
-            p = torch.exp(log_p, out=logits if kept is None else kept[rows])
-            entropies[rows] = torch.linalg.vecdot(p, log_p).neg_()
+            p = logits if kept is None else kept[rows]
+            logprobs[rows], log_sums[rows], entropies[rows] = passes.softmax(logits, targets[rows], p)
         ctx.save_for_backward(hidden, weight, targets, log_sums, entropies)
         ctx.temperature, ctx.chunk, ctx.wide, ctx.kept = temperature, chunk, wide, kept
         ctx.set_materialize_grads(False)

@@ -1,0 +1,1 @@
+"""Functions compiled by numba for CPU, shared by sampling and learning."""

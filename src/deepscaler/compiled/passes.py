@@ -1,0 +1,134 @@
+"""The compiled passes of `pass_kernels` as differentiable functions. Those are for float32 on CPU (`suit`).
+
+T tokens (or rows), W width, D head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def kernels() -> ModuleType | None:
+    """The compiled functions, or None where numba is not installed or does not know this version of numpy."""
+    try:
+        from deepscaler.compiled import pass_kernels as found
+    except ImportError:
+        return None
+    return found
+
+
+def suit(x: Tensor) -> bool:
+    """Whether a pass over x can be a compiled one."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and kernels() is not None
+
+
+def _kernels() -> ModuleType:
+    found = kernels()
+    assert found is not None
+    return found
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+class Norm(torch.autograd.Function):
+    """RMS normalisation of x + branch (None: of x); both [T,W], weight [W]. Returns the norm and the sum [T,W].
+
+    The sum comes back for the residual, so that both gradients arrive together and are added in the same pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        out, inverse = x.new_empty(x.shape), x.new_empty(len(x))
+        if branch is None:
+            hidden = x.contiguous()
+            _kernels().norm(_array(hidden), _array(weight), eps, out.numpy(), inverse.numpy())
+        else:
+            hidden = x.new_empty(x.shape)
+            given = _array(x), _array(branch), _array(weight)
+            _kernels().add_norm(*given, eps, hidden.numpy(), out.numpy(), inverse.numpy())
+        ctx.save_for_backward(hidden, weight, inverse)
+        ctx.set_materialize_grads(False)
+        return out, hidden.view_as(hidden) if hidden is x else hidden
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, inverse = ctx.saved_tensors
+        grad, residual = grads
+        if grad is None:
+            return residual, residual, None, None
+        residual = torch.zeros_like(hidden) if residual is None else residual
+        grad_x, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        given = (_array(x) for x in (residual, grad, hidden, weight, inverse))
+        _kernels().norm_backward(*given, grad_x.numpy(), grad_weight.numpy())
+        return grad_x, grad_x if ctx.needs_input_grad[1] else None, grad_weight, None
+
+
+class Gate(torch.autograd.Function):
+    """silu(gate) * up of [T,W] each."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        out = gate.new_empty(gate.shape)
+        _kernels().gate(_array(gate), _array(up), out.numpy())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_gate, grad_up = gate.new_empty(gate.shape), gate.new_empty(gate.shape)
+        _kernels().gate_backward(*(_array(x) for x in (grads[0], gate, up)), grad_gate.numpy(), grad_up.numpy())
+        return grad_gate, grad_up
+
+
+class Rotation(torch.autograd.Function):
+    """Rotary embedding of x [T, heads * D]; cos and sin [T,D]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.cos, ctx.sin = cos, sin
+        return _rotated(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _rotated(grads[0], ctx.cos, ctx.sin, -1.0), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    out = x.new_empty(x.shape)
+    _kernels().rotate(*(_array(each) for each in (x, cos, sin)), sign, out.numpy())
+    return out
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum of softmax of logits [N,V] exceeds uniforms float32 [N]: int64 [N], and their log p."""
+    tokens, logprobs = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
+    _kernels().draw(_array(logits), _array(uniforms), tokens.numpy(), logprobs.numpy())
+    return tokens, logprobs
+
+
+def softmax(logits: Tensor, targets: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """p [T,V] := softmax of logits float32; returns log p of each row's target, logsumexp and entropy, [T] each.
+
+    p may be logits; all are contiguous. On any device, compiled where it can be.
+    """
+    if suit(logits):
+        results = logits.new_empty(3, len(logits))
+        _kernels().softmax(_array(logits), _array(targets), p.numpy(), *results.numpy())
+        return results[0], results[1], results[2]
+    columns = targets.unsqueeze(1)
+    log_p = torch.log_softmax(logits, dim=-1)
+    chosen = log_p.gather(1, columns)
+    log_sums = logits.gather(1, columns) - chosen
+    torch.exp(log_p, out=p)
+    return chosen.squeeze(1), log_sums.squeeze(1), torch.linalg.vecdot(p, log_p).neg_()
