@@ -1,14 +1,12 @@
-"""Causal attention of packed segments by the compiled functions of `attention_kernels`: float32 on CPU.
+"""Causal attention of packed segments by the compiled functions of `attention_kernels`, for tensors that `suit` them.
 
 T tokens of the row, H query heads, K key-value heads, D head width, S segments.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from itertools import pairwise
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deepscaler.attention import PackedAttention
-
-
-@functools.cache
-def kernels() -> ModuleType | None:
-    """The compiled functions, or None where numba is not installed or does not know this version of numpy."""
-    try:
-        from deepscaler.training import attention_kernels as found
-    except ImportError:
-        return None
-    return found
 
 
 def segments_once(attention: PackedAttention) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -61,11 +49,6 @@ class SegmentKeys:
         return self.keys, self.ends, self.before, self.most
 
 
-def takes_compiled(*tensors: Tensor) -> bool:
-    """Whether the compiled functions are for these tensors, and there."""
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and kernels() is not None
-
-
 class CompiledAttention(torch.autograd.Function):
     """query [T,H,D], key and value [T,K,D], rotary embedding applied, views as they are; returns [T,H,D].
 
@@ -74,11 +57,13 @@ class CompiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, plan: SegmentKeys) -> Tensor:
-        found = kernels()
-        assert found is not None
+        from deepscaler.training import attention_kernels  # compiled when first used
+
         out, statistics = query.new_empty(query.shape), query.new_empty(query.shape[0] * query.shape[1], 2)
         inputs = [_rows(x) for x in (query, key, value)]
-        found.forward(*(x.numpy() for x in inputs), *plan.arguments, scaling, out.numpy(), statistics.numpy())
+        attention_kernels.forward(
+            *(x.numpy() for x in inputs), *plan.arguments, scaling, out.numpy(), statistics.numpy()
+        )
         ctx.save_for_backward(*inputs, out, statistics)
         ctx.scaling, ctx.plan = scaling, plan
         return out
@@ -86,13 +71,13 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found = kernels()
-        assert found is not None
+        from deepscaler.training import attention_kernels  # compiled when first used
+
         saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
         query, key = saved[:2]
         results = query.new_empty(query.shape), key.new_zeros(key.shape), key.new_zeros(key.shape)
         arrays = [x.detach().numpy() for x in (_rows(grads[0]), *saved)]
-        found.backward(*arrays, *ctx.plan.arguments, ctx.scaling, *(x.numpy() for x in results))
+        attention_kernels.backward(*arrays, *ctx.plan.arguments, ctx.scaling, *(x.numpy() for x in results))
         return *results, None, None
 
 

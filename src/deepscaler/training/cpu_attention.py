@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from deepscaler.attention import PackedAttention
+from deepscaler.compiled import passes
 from deepscaler.cpu import prefers_onednn
-from deepscaler.training.compiled_attention import CompiledAttention, SegmentKeys, segments_once, takes_compiled
+from deepscaler.training.compiled_attention import CompiledAttention, SegmentKeys, segments_once
 from deepscaler.training.products import product
 
 # Scores of a product, on average over a row, from which this is faster than torch's kernel; below, calls cost more.
@@ -60,7 +61,7 @@ class CpuPackedAttention(PackedAttention):
         return SegmentKeys(self)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        if takes_compiled(query, key, value):
+        if all(passes.suit(x) for x in (query, key, value)):
             rows = (x[0].transpose(0, 1) for x in (query, key, value))
             compiled: Any = CompiledAttention.apply(*rows, scaling, self.segment_keys)
             return compiled.transpose(0, 1).unsqueeze(0)
