@@ -31,7 +31,7 @@ from deepscaler.types import TrainSample
 
 PROMPT_TOKENS = 32
 SEQUENCE_TOKENS = {"tiny": 160, "small": 256}
-SCALES = {"tiny": (1024, 4096, 16384, 65536), "small": (1024, 8192)}
+SCALES = {"tiny": (1024, 4096, 16384, 65536), "small": (1024, 8192, 65536)}
 PHASES = ("pack", "layers forward", "head forward", "head backward", "layers backward", "clip", "AdamW", "digest")
 
 
