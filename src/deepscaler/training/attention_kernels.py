@@ -33,6 +33,7 @@ from deepscaler.compiled.vectors import (
 )
 
 _BLOCK = 64  # rows whose gradients of keys and values are summed in registers, a multiple of ROWS
+_PACK, _UNPACK, _ADD = 0, 1, 2
 _AHEAD = 4096  # bytes between what is moved and what is fetched for later
 
 _scale = rowwise(lambda x, scalar: x * scalar, inputs=1, outputs=1, scalars=1)
@@ -134,41 +135,28 @@ def _stride(columns: int) -> int:
 
 
 @part
-def _pack(x: Any, tokens: Any, group: int, packed: Any, scalar: Any) -> None:
-    """packed [K,rows,width] := scalar * x [T,H,D] of those tokens; a token's `group` heads are rows of one K."""
-    from_token, from_head = x.strides[0], x.strides[1]
-    of_head, of_row = packed.strides[0], packed.strides[1]
-    base, target = _address(x), _address(packed)
+def _move(x: Any, tokens: Any, group: int, packed: Any, scalar: Any, way: int) -> None:
+    """Between those tokens of x [T,H,D] and packed [K,rows,width], whose rows are a token's `group` heads of one K.
+
+    way: _PACK: packed := scalar * x; _UNPACK: x := scalar * packed; _ADD: x += scalar * packed.
+    """
+    from_token, from_head, of_head, of_row = x.strides[0], x.strides[1], packed.strides[0], packed.strides[1]
+    width, base, first = x.shape[2], _address(x), _address(packed)
     for token in tokens:
-        source = base + token * from_token
+        place = base + token * from_token
         for head in range(x.shape[1] // group):
             for i in range(group):
-                for line in range(0, 4 * x.shape[2], 64):
-                    fetch(source + line + _AHEAD)
-                _scale(x.shape[2], source, target + head * of_head + i * of_row, scalar)
-                source += from_head
-        target += group * of_row
-
-
-@part
-def _unpack(packed: Any, tokens: Any, group: int, x: Any, scalar: Any, adds: int) -> None:
-    """The reverse, x (+)= scalar * packed."""
-    to_token, to_head = x.strides[0], x.strides[1]
-    of_head, of_row = packed.strides[0], packed.strides[1]
-    base, source = _address(x), _address(packed)
-    for token in tokens:
-        target = base + token * to_token
-        for head in range(x.shape[1] // group):
-            for i in range(group):
-                for line in range(0, 4 * x.shape[2], 64):
-                    fetch(target + line + _AHEAD)
-                row = source + head * of_head + i * of_row
-                if adds:
-                    _add(x.shape[2], row, target, target, scalar)
+                row = first + head * of_head + i * of_row
+                for line in range(0, 4 * width, 64):
+                    fetch(place + line + _AHEAD)
+                if way == _PACK:
+                    _scale(width, place, row, scalar)
+                elif way == _UNPACK:
+                    _scale(width, row, place, scalar)
                 else:
-                    _scale(x.shape[2], row, target, scalar)
-                target += to_head
-        source += group * of_row
+                    _add(width, row, place, place, scalar)
+                place += from_head
+        first += group * of_row
 
 
 @part
@@ -269,9 +257,9 @@ def forward(
         tokens = keys[ends[segment] : ends[segment + 1]]
         own = tokens[before[segment] :]
         rows = group * len(own)
-        _pack(key, tokens, 1, packed_keys, one)
-        _pack(value, tokens, 1, packed_values, one)
-        _pack(query, own, group, queries, scaling)
+        _move(key, tokens, 1, packed_keys, one, _PACK)
+        _move(value, tokens, 1, packed_values, one, _PACK)
+        _move(query, own, group, queries, scaling, _PACK)
         _count_seen(before[segment], group, seen[:rows])
         for head in range(kv_heads):
             _transpose(_address(packed_keys[head]), len(tokens), width, _address(turned_keys), stride)
@@ -283,7 +271,7 @@ def forward(
                 place = _address(queries[head]) + 4 * width * row
                 _scale(width, place, place, statistics[done + row, 1])
             done += rows
-        _unpack(queries, own, group, out, one, 0)
+        _move(out, own, group, queries, one, _UNPACK)
 
 
 @compiled(*[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_FLOATS] * 3)
@@ -315,11 +303,11 @@ def backward(
         tokens = keys[ends[segment] : ends[segment + 1]]
         own = tokens[before[segment] :]
         rows = group * len(own)
-        _pack(key, tokens, 1, packed_keys, one)
-        _pack(value, tokens, 1, packed_values, one)
-        _pack(query, own, group, queries, scaling)
-        _pack(grad, own, group, grads, one)
-        _pack(out, own, group, results, one)
+        _move(key, tokens, 1, packed_keys, one, _PACK)
+        _move(value, tokens, 1, packed_values, one, _PACK)
+        _move(query, own, group, queries, scaling, _PACK)
+        _move(grad, own, group, grads, one, _PACK)
+        _move(out, own, group, results, one, _PACK)
         _count_seen(before[segment], group, seen[:rows])
         key_sums[:, : len(tokens)] = np.float32(0.0)
         value_sums[:, : len(tokens)] = np.float32(0.0)
@@ -344,6 +332,6 @@ def backward(
                     _address(changes), stride, width, _address(key_sums[head]), _address(value_sums[head]),
                 )  # fmt: skip
             done += rows
-        _unpack(results, own, group, grad_query, scaling, 0)
-        _unpack(key_sums, tokens, 1, grad_key, one, 1)
-        _unpack(value_sums, tokens, 1, grad_value, one, 1)
+        _move(grad_query, own, group, results, scaling, _UNPACK)
+        _move(grad_key, tokens, 1, key_sums, one, _ADD)
+        _move(grad_value, tokens, 1, value_sums, one, _ADD)

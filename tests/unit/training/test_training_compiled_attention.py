@@ -58,7 +58,8 @@ def compiled(attention: PackedAttention, *tensors: Tensor) -> list[Tensor]:
 
 def of_torch(attention: PackedAttention, *tensors: Tensor) -> list[Tensor]:
     def attend(*leaves: Tensor) -> Tensor:
-        return attention.attend(0, *(x.transpose(0, 1).unsqueeze(0) for x in leaves), SCALING)[0].transpose(0, 1)
+        query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in leaves)
+        return attention.attend(0, query, key, value, SCALING)[0].transpose(0, 1)
 
     return with_gradients(attend, *tensors)
 
