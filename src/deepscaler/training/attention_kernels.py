@@ -33,7 +33,8 @@ from deepscaler.compiled.vectors import (
 )
 
 _BLOCK = 64  # rows whose gradients of keys and values are summed in registers, a multiple of ROWS
-_PACK, _UNPACK, _ADD = 0, 1, 2
+_PACK, _UNPACK, _ADD = np.int64(0), np.int64(1), np.int64(2)  # of numpy, or numba compiles a version for each
+_ALONE = np.int64(1)
 _AHEAD = 4096  # bytes between what is moved and what is fetched for later
 
 _scale = rowwise(lambda x, scalar: x * scalar, inputs=1, outputs=1, scalars=1)
@@ -135,7 +136,7 @@ def _stride(columns: int) -> int:
 
 
 @part
-def _move(x: Any, tokens: Any, group: int, packed: Any, scalar: Any, way: int) -> None:
+def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -> None:
     """Between those tokens of x [T,H,D] and packed [K,rows,width], whose rows are a token's `group` heads of one K.
 
     way: _PACK: packed := scalar * x; _UNPACK: x := scalar * packed; _ADD: x += scalar * packed.
@@ -229,11 +230,11 @@ def _sum_over_rows(
         strip(scores + there, 4, 4 * stride, count, grads + blind * row, row, value_sums + first * row, row, width, 1)
 
 
-_FLOATS, _NUMBERS = array(types.float32, 3), array(types.int64, 1)
+_NUMBERS = array(types.int64, 1)
 _VIEW = array(types.float32, 3, "A")
 
 
-@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.int64, types.float32, _FLOATS, array(types.float32, 2))
+@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.int64, types.float32, _VIEW, array(types.float32, 2))
 def forward(
     query: Any,  # [T,H,D], rows of one piece
     key: Any,  # [T,K,D]
@@ -257,8 +258,8 @@ def forward(
         tokens = keys[ends[segment] : ends[segment + 1]]
         own = tokens[before[segment] :]
         rows = group * len(own)
-        _move(key, tokens, 1, packed_keys, one, _PACK)
-        _move(value, tokens, 1, packed_values, one, _PACK)
+        _move(key, tokens, _ALONE, packed_keys, one, _PACK)
+        _move(value, tokens, _ALONE, packed_values, one, _PACK)
         _move(query, own, group, queries, scaling, _PACK)
         _count_seen(before[segment], group, seen[:rows])
         for head in range(kv_heads):
@@ -274,7 +275,7 @@ def forward(
         _move(out, own, group, queries, one, _UNPACK)
 
 
-@compiled(*[_VIEW] * 4, _FLOATS, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_FLOATS] * 3)
+@compiled(*[_VIEW] * 5, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_VIEW] * 3)
 def backward(
     grad: Any,  # [T,H,D] of the output
     query: Any,  # as in `forward`
@@ -303,8 +304,8 @@ def backward(
         tokens = keys[ends[segment] : ends[segment + 1]]
         own = tokens[before[segment] :]
         rows = group * len(own)
-        _move(key, tokens, 1, packed_keys, one, _PACK)
-        _move(value, tokens, 1, packed_values, one, _PACK)
+        _move(key, tokens, _ALONE, packed_keys, one, _PACK)
+        _move(value, tokens, _ALONE, packed_values, one, _PACK)
         _move(query, own, group, queries, scaling, _PACK)
         _move(grad, own, group, grads, one, _PACK)
         _move(out, own, group, results, one, _PACK)
@@ -333,5 +334,5 @@ def backward(
                 )  # fmt: skip
             done += rows
         _move(grad_query, own, group, results, scaling, _UNPACK)
-        _move(grad_key, tokens, 1, key_sums, one, _ADD)
-        _move(grad_value, tokens, 1, value_sums, one, _ADD)
+        _move(grad_key, tokens, _ALONE, key_sums, one, _ADD)
+        _move(grad_value, tokens, _ALONE, value_sums, one, _ADD)
