@@ -42,17 +42,21 @@ during_training_samples = 1
 [alarms]
 stop = false
 """
+# The engine is replaced once the command has imported it, so that the imports are the command's own.
 FIRST_TOKEN = """
 import os, sys, time
-from deepscaler.cli.main import main
-import deepscaler.rollout.torch_engine as module
-def first(self, requests, params, inner=module.TorchEngine.generate):
-    next(iter(inner(self, requests, params)))
-    print("first token", time.process_time(), flush=True)
-    os._exit(0)
-module.TorchEngine.generate = first
+from deepscaler.cli import main, run_commands
+def prepare(inner=run_commands.prepare):
+    from deepscaler.rollout.torch_engine import TorchEngine
+    def first(self, requests, params, generate=TorchEngine.generate):
+        next(iter(generate(self, requests, params)))
+        print("first token", time.process_time(), flush=True)
+        os._exit(0)
+    TorchEngine.generate = first
+    return inner()
+run_commands.prepare = prepare
 sys.argv = ["deepscaler", *sys.argv[1:]]
-main()
+main.main()
 """
 
 

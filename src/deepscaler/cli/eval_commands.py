@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.cli.run_commands import prepare
+from deepscaler.cli.run_commands import loading, prepare
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EvalRecipe, is_evaluation_recipe, load_evaluation
 from deepscaler.config.schema import RecipeError
@@ -69,8 +69,9 @@ def _overrides(a: EvalArguments) -> list[str]:
 
 
 def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
-    from deepscaler.evaluation.datasets import load_suite
-    from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
+    with loading():
+        from deepscaler.evaluation.datasets import load_suite
+        from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
 
     job = Job(recipe, load_suite(recipe.suite, a.benchmarks), a.out, prepare())
     if a.endpoint is not None:
@@ -84,7 +85,8 @@ def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
 
 def _held_out(a: EvalArguments, path: Path) -> int:
     """The synthetic held-out sets of a training recipe."""
-    from deepscaler.orchestration.evaluate import evaluate_directory
+    with loading():
+        from deepscaler.orchestration.evaluate import evaluate_directory
 
     if a.suite is not None or a.endpoint is not None or a.model is None:
         raise RecipeError(
@@ -121,7 +123,8 @@ def regrade(directory: Path, workers: int) -> int:
 
 
 def serve(model: str, **settings: Any) -> int:
-    from deepscaler.serve.server import ServeOptions, open_service, run
+    with loading():
+        from deepscaler.serve.server import ServeOptions, open_service, run
 
     options = ServeOptions(**settings)
     prepare()

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import FrameType
 from typing import Any, ClassVar
 
 import jinja2
@@ -21,6 +18,7 @@ import numpy as np
 from jinja2 import nodes
 from jinja2.ext import Extension
 
+from deepscaler.data.time_limit import map_within
 from deepscaler.types import IntArray, Problem
 
 OPEN_THINK = "<think>"
@@ -73,19 +71,31 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[IntArray]:
 
 def render_text(tokenizer: Any, question: str) -> str:
     """The prompt as text, special tokens written out. Raises ValueError as `render_prompt` does."""
-    return render_messages(tokenizer, [{"role": "user", "content": question}])
+    return render_messages(tokenizer, _asking(question))
+
+
+def _asking(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}]
 
 
 def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
     """As `render_text`, for a conversation of `role` and `content` whose last message is the question."""
-    template = template_text(tokenizer)
-    _refuse_bombs(template)
-    question = messages[-1]["content"]
+    return _render_all(tokenizer, [messages])[0]
+
+
+def _render_all(tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]]) -> list[str]:
+    """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError."""
+    _refuse_bombs(template_text(tokenizer))
+
+    def render(messages: Sequence[dict[str, str]]) -> str:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        _refuse_wrong(text, messages)
+        return text
+
     try:
-        text = _within(
-            RENDER_LIMIT_S,
-            lambda: tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False),
-        )
+        return map_within(RENDER_LIMIT_S, render, conversations)
+    except _WrongTextError:
+        raise
     # What a template's own code can raise: jinja2's errors, and those of the Python operations it may use.
     except (
         jinja2.TemplateError,
@@ -102,11 +112,20 @@ def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
             f"the tokenizer's chat template fails ({type(error).__name__}: {error}); repair the model's "
             "chat_template.jinja, or take the one of the model it was made from"
         ) from error
-    if not isinstance(text, str) or len(text) > sum(len(m["content"]) for m in messages) + MAX_ADDED_CHARACTERS:
-        raise ValueError(f"the chat template adds more than {MAX_ADDED_CHARACTERS} characters to a prompt; repair it")
-    if question.strip() not in text:
-        raise ValueError("the chat template leaves the question out or changes it; repair the model's template")
-    return text
+
+
+class _WrongTextError(ValueError):
+    """The template ends without an error, but its text is no prompt."""
+
+
+def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
+    limit = sum(len(message["content"]) for message in messages) + MAX_ADDED_CHARACTERS
+    if not isinstance(text, str) or len(text) > limit:
+        raise _WrongTextError(
+            f"the chat template adds more than {MAX_ADDED_CHARACTERS} characters to a prompt; repair it"
+        )
+    if messages[-1]["content"].strip() not in text:
+        raise _WrongTextError("the chat template leaves the question out or changes it; repair the model's template")
 
 
 def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
@@ -146,7 +165,7 @@ def encode_problems(
 ) -> tuple[list[EncodedProblem], list[Problem]]:
     """(problems that fit with their ids, problems dropped as too long). Raises ValueError when none fits."""
     kept, dropped = [], []
-    texts = [render_text(tokenizer, format_question(problem, instruction)) for problem in problems]
+    texts = _render_all(tokenizer, (_asking(format_question(problem, instruction)) for problem in problems))
     for problem, ids in zip(problems, _encode(tokenizer, texts), strict=True):
         if len(ids) <= max_prompt_tokens:
             kept.append(EncodedProblem(problem, ids))
@@ -155,27 +174,6 @@ def encode_problems(
     if not kept:
         raise ValueError(f"all {len(dropped)} prompts exceed data.max_prompt_tokens = {max_prompt_tokens}; raise it")
     return kept, dropped
-
-
-def _within(limit_s: float, render: Callable[[], str]) -> str:
-    """`render()`, or TimeoutError once it has run longer: nested loops are bounded by the sandbox only one by one.
-
-    A trace function asks for the time on every line of the template's code. It works in any thread, unlike a signal,
-    and stops the code itself, unlike waiting for a thread.
-    """
-    deadline = time.monotonic() + limit_s
-
-    def watch(frame: FrameType, event: str, argument: object) -> Any:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not done after {limit_s:g} s")
-        return watch if frame.f_code.co_filename == "<template>" else None
-
-    before = sys.gettrace()
-    sys.settrace(watch)
-    try:
-        return render()
-    finally:
-        sys.settrace(before)
 
 
 class _GenerationTag(Extension):

@@ -1,17 +1,14 @@
-"""Where completions come from: an engine in this process, or a server."""
+"""Completions that an engine in this process makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import Completion, Key, Plan
 from deepscaler.protocols import Sampler
-from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
-from deepscaler.rollout.openai_probe import ReplyWatch
-from deepscaler.types import IntArray, Problem, Request, Rollout, RunError, SamplingParams
+from deepscaler.types import IntArray, Problem, Request, Rollout, SamplingParams
 
 
 class EngineSource:
@@ -63,49 +60,6 @@ class EngineSource:
     @property
     def facts(self) -> dict[str, Any]:
         return {}
-
-
-class ServerSource:
-    """Completions of an OpenAI-compatible server, which applies the chat template itself.
-
-    found: what probing it showed. facts: what it says about the model.
-    """
-
-    def __init__(
-        self, client: OpenAIClient, instruction: str, found: Sequence[str] = (), facts: Mapping[str, Any] | None = None
-    ) -> None:
-        self._client, self._found = client, list(found)
-        self.facts: Mapping[str, Any] = facts or {}
-        self._instruction = instruction
-        self._watch = ReplyWatch(client)
-
-    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
-        """First samples of all problems first, so that the running estimate is of the whole suite.
-
-        Raises RunError at the end when some samples could not be had.
-        """
-        seed = self._client.params.seed
-        asks = (
-            Ask(key, format_question(plan.problem(key), self._instruction), request_seed(seed, *key))
-            for key in sorted(wanted, key=lambda k: k.sample_index)
-        )
-        for answer in self._client.ask(asks):
-            self._watch.note(answer)
-            key = answer.ask.key
-            assert isinstance(key, Key)
-            reply = answer.reply
-            yield Completion(
-                key, reply.text, None, reply.num_tokens, reply.finish_reason, answer.ask.seed, answer.latency_s
-            )
-        if self._client.unfinished:
-            key, why = self._client.unfinished[0]
-            raise RunError(
-                f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. "
-                "All others are kept; the same command asks for the missing ones again"
-            )
-
-    def warnings(self) -> list[str]:
-        return [*self._found, *self._watch.warnings()]
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -20,7 +20,7 @@ from deepscaler.evaluation.finish import finish, finish_partial
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
-from deepscaler.evaluation.sources import EngineSource, ServerSource
+from deepscaler.evaluation.sources import EngineSource
 from deepscaler.evaluation.store import SampleStore, settings_hash
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.orchestration.embedded import (
@@ -159,6 +159,7 @@ def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
 
 @contextmanager
 def _server_source(client: Any, job: Job) -> Iterator[Source]:
+    from deepscaler.evaluation.server_source import ServerSource
     from deepscaler.rollout.openai_probe import check_server, probe_sampling
 
     facts = check_server(client)

@@ -160,3 +160,27 @@ def test_a_programming_error_keeps_its_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert "AssertionError" in done.stderr
+
+
+def test_training_loads_without_the_optional_packages_and_leaves_the_collector_as_it_was() -> None:
+    code = (
+        "import gc, sys\n"
+        "for name in ('aiohttp', 'starlette', 'uvicorn', 'vllm', 'trl'):\n"
+        "    sys.modules[name] = None\n"
+        "from deepscaler.cli.run_commands import loading\n"
+        "try:\n"
+        "    with loading():\n"
+        "        assert not gc.isenabled()\n"
+        "        import deepscaler.no_such_module\n"
+        "except ModuleNotFoundError:\n"
+        "    assert gc.isenabled()\n"
+        "with loading():\n"
+        "    from deepscaler.orchestration import base_model, build, loop, quickstart\n"
+        "frozen = gc.get_freeze_count()\n"
+        "assert gc.isenabled() and frozen > 100_000\n"
+        "with loading():\n"
+        "    assert gc.isenabled()\n"
+        "assert gc.get_freeze_count() == frozen\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from deepscaler.data import templates
-from deepscaler.data.templates import render_prompt, render_text, template_facts, template_hash
+from deepscaler.data.templates import encode_problems, render_prompt, render_text, template_facts, template_hash
+from deepscaler.types import Problem
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 R1_SPECIALS = [EOS, "<｜User｜>", "<｜Assistant｜>", BOS, "<think>", "</think>"]
@@ -190,3 +191,33 @@ def test_ordinary_text_in_a_template_is_no_bomb() -> None:
         "{{ 'Of 1000000 people 5% say {x} or 100%.' }}{% generation %}{{ messages[0].content }}{% endgeneration %}"
     )
     assert render_text(made, "why?").endswith("100%.why?")
+
+
+def test_the_text_is_what_transformers_renders_bit_by_bit() -> None:
+    questions = ["What is π?", "a <b> & 'c' \"d\"", "{{ 1 }} {% raw %}", "two\nlines  ", "<think>", "😀 é"]
+    for made in (r1(), tokenizer(CHATML_SPECIALS, QWEN25, eos="<|im_end|>")):
+        kept, _ = encode_problems([Problem(str(i), q, ("1",)) for i, q in enumerate(questions)], made, "", 999)
+        for question, encoded in zip(questions, kept, strict=True):
+            messages = [{"role": "user", "content": question}]
+            text = made.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            ids = made.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            assert render_text(made, question) == text
+            assert encoded.prompt_ids.tolist() == render_prompt(made, question)[0].tolist() == ids
+
+
+def test_one_prompt_among_many_on_which_the_template_hangs_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "RENDER_LIMIT_S", 0.2)
+    made = r1()
+    problems = [Problem(str(i), f"good {i}", ("1",)) for i in range(300)]
+    for fault, message in (
+        (ENDLESS, "fails .TimeoutError: not done after 0.2 s"),
+        ("{{ 1 / 0 }}", "fails .ZeroDivisionError"),
+        ("{{ 'a' * 99999 * 9 }}", "adds more than"),
+    ):
+        made.chat_template = (
+            "{% if 'bad' in messages[0].content %}" + fault + "{% endif %}<｜User｜>{{ messages[0].content }}"
+        )
+        with pytest.raises(ValueError, match=message):
+            encode_problems([*problems[:200], Problem("bad", "bad", ("1",)), *problems[200:]], made, "", 999)
+        kept, dropped = encode_problems(problems, made, "", 999)
+        assert len(kept) == 300 and not dropped

@@ -1,0 +1,55 @@
+"""Completions that a server makes. Apart from `sources`, because its client needs aiohttp, which training does not."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from deepscaler.data.templates import format_question
+from deepscaler.evaluation.completions import Completion, Key, Plan
+from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
+from deepscaler.rollout.openai_probe import ReplyWatch
+from deepscaler.types import RunError
+
+
+class ServerSource:
+    """Completions of an OpenAI-compatible server, which applies the chat template itself.
+
+    found: what probing it showed. facts: what it says about the model.
+    """
+
+    def __init__(
+        self, client: OpenAIClient, instruction: str, found: Sequence[str] = (), facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client, self._found = client, list(found)
+        self.facts: Mapping[str, Any] = facts or {}
+        self._instruction = instruction
+        self._watch = ReplyWatch(client)
+
+    def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
+        """First samples of all problems first, so that the running estimate is of the whole suite.
+
+        Raises RunError at the end when some samples could not be had.
+        """
+        seed = self._client.params.seed
+        asks = (
+            Ask(key, format_question(plan.problem(key), self._instruction), request_seed(seed, *key))
+            for key in sorted(wanted, key=lambda k: k.sample_index)
+        )
+        for answer in self._client.ask(asks):
+            self._watch.note(answer)
+            key = answer.ask.key
+            assert isinstance(key, Key)
+            reply = answer.reply
+            yield Completion(
+                key, reply.text, None, reply.num_tokens, reply.finish_reason, answer.ask.seed, answer.latency_s
+            )
+        if self._client.unfinished:
+            key, why = self._client.unfinished[0]
+            raise RunError(
+                f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. "
+                "All others are kept; the same command asks for the missing ones again"
+            )
+
+    def warnings(self) -> list[str]:
+        return [*self._found, *self._watch.warnings()]
