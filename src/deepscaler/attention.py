@@ -75,8 +75,8 @@ class PackedAttention:
 
     The row consists of segments of the given `lengths`. A sequence is a tuple of segment indices, in order: two
     completions of one prompt are (0, 1) and (0, 2), and the prompt stands in the row once. Without `sequences` every
-    segment is one. On CPU it is a loop over the sequences (training/cpu_attention.py has a faster one for long
-    segments on AMD); on CUDA in half precision torch's variable-length flash attention does the whole row at once.
+    segment is one. On CPU it is a loop over the sequences (training/cpu_attention.py has a faster one for float32); on
+    CUDA in half precision torch's variable-length flash attention does the whole row at once.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """What the functions that numba compiles for CPU are written with: vectors of float32, and a copy on disk.
 
 Compilers do not find the innermost loops, so they are written in LLVM's vectors, as wide as the processor's. Compiled
-functions are kept in a folder named after the text of this file and their own: import nothing else that is compiled
-into them, or a changed part would not be noticed.
+functions are kept in a folder named after the text of this file, of `tiles` and their own: import nothing else that is
+compiled into them, or a changed part would not be noticed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def compiled(*signature: Any) -> Callable[[Any], Any]:
 
 def _folder(source: Path) -> Path:
     """Beside the sources, or among the user's files where an installation is not theirs to write."""
-    text = hashlib.sha256(Path(__file__).read_bytes() + source.read_bytes()).hexdigest()[:16]
+    sources = Path(__file__), Path(__file__).with_name("tiles.py"), source
+    text = hashlib.sha256(b"".join(x.read_bytes() for x in sources)).hexdigest()[:16]
     beside = source.parent / "__pycache__"
     if not os.access(beside if beside.exists() else beside.parent, os.W_OK):
         beside = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepscaler"
@@ -83,7 +84,7 @@ def over_vectors(first: float, step: Any, combine: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, count, scalar = arguments
         found = cgutils.alloca_once_value(builder, ir.Constant(vector, [first] * LANES))
-        scalars = _in_all_lanes(builder, scalar, vector)
+        scalars = in_all_lanes(builder, scalar, vector)
         with cgutils.for_range(builder, count) as loop:
             offset = builder.mul(loop.index, INT64(4 * LANES))
             at = builder.inttoptr(builder.add(address, offset), vector.as_pointer())
@@ -192,7 +193,7 @@ def rowwise(step: Callable[..., Any], *, inputs: int, outputs: int = 0, scalars:
         sums = []
         for lanes, start, stop in ((LANES, INT64(0), whole), (1, whole, count)):
             vector = ir.VectorType(FLOAT, lanes)
-            numbers = [Vector(builder, _in_all_lanes(builder, x, vector)) for x in arguments[1 + inputs + outputs :]]
+            numbers = [Vector(builder, in_all_lanes(builder, x, vector)) for x in arguments[1 + inputs + outputs :]]
             found = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * lanes))
             with cgutils.for_range_slice(builder, start, stop, INT64(lanes)) as (index, _):
                 offset = builder.shl(index, INT64(2))
@@ -223,7 +224,8 @@ def rowwise(step: Callable[..., Any], *, inputs: int, outputs: int = 0, scalars:
     return intrinsic(rowwise)
 
 
-def _in_all_lanes(builder: Any, scalar: Any, vector: Any) -> Any:
+def in_all_lanes(builder: Any, scalar: Any, vector: Any) -> Any:
+    """A scalar as a vector of that type."""
     undefined = ir.Constant(vector, ir.Undefined)
     lane = builder.insert_element(undefined, scalar, INT32(0))
     return builder.shuffle_vector(lane, undefined, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
