@@ -58,13 +58,14 @@ def measure(size: str, tokens: int, what: str) -> dict[str, float]:
     model, samples = build(size, NAME), make_samples(tokens)
     if what == "checkpointed":
         enable_checkpointing(model)
+    training = TrainingSection(tokens_per_micro_batch=tokens)
+    computer = GradientComputer(model, None, AlgorithmSection(), training, temperature=1.0)
     start = time.process_time()
     if what == "hidden":
         batch = pack(samples, next(model.parameters()).device)
         forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention).sum().backward()
     elif what != "start":
-        training = TrainingSection(tokens_per_micro_batch=tokens)
-        GradientComputer(model, None, AlgorithmSection(), training, temperature=1.0).accumulate(samples, None, None)
+        computer.accumulate(samples, None, None)
     seconds = time.process_time() - start
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "seconds": seconds}
 

@@ -15,7 +15,9 @@ from deepscaler.rollout.sizing import DTYPES, cache_bytes, pick_device, pick_dty
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.app import LOOPBACK, Service, make_app
 from deepscaler.serve.engine_thread import EngineThread
+from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
+from deepscaler.training.products import use_fast_products
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     dtype = DTYPES[pick_dtype(options.dtype, device)]
     tokenizer = load_tokenizer(model_dir)
     model: Any = load_model(model_dir, dtype=dtype, device=device)
+    use_fast_products(model)  # prompts are computed as the learner and an evaluation compute them
+    use_compiled_passes(model)
     own = model.config.max_position_embeddings
     if options.context > own:
         raise ValueError(f"--context {options.context} is above the model's context of {own} tokens; lower it")
