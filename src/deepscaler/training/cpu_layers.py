@@ -72,7 +72,7 @@ class CompiledLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
         if len(hidden_states) > 1 or not passes.suit(hidden_states) or not passes.suit(self.input_layernorm.weight):
             return self.plain_class.forward(self, hidden_states, **context)
-        normed, hidden = _normed(self.input_layernorm, hidden_states[0])
+        normed, hidden = _normed(self.input_layernorm, hidden_states.squeeze(0))
         branch = _attended(self.self_attn, normed, context["position_embeddings"], context["attention_context"])
         normed, hidden = _normed(self.post_attention_layernorm, hidden, branch)
         gated: Any = passes.Gate.apply(self.mlp.gate_proj(normed), self.mlp.up_proj(normed))
@@ -86,8 +86,8 @@ def _attended(module: Any, normed: Tensor, turns: tuple[Tensor, Tensor], context
     )
     if hasattr(module, "q_norm"):
         query, key = module.q_norm(query), module.k_norm(key)
-    cos, sin = (turn[0] for turn in turns)
+    cos, sin = (turn.squeeze(0) for turn in turns)
     query, key = (passes.Rotation.apply(x.flatten(1), cos, sin).view(x.shape) for x in (query, key))  # type: ignore[union-attr]
     query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     out = context.attend(module.layer_idx, query, key, value, module.scaling)
-    return module.o_proj(out[0].transpose(0, 1).reshape(len(normed), -1))
+    return module.o_proj(out.squeeze(0).transpose(0, 1).reshape(len(normed), -1))
