@@ -20,7 +20,7 @@ def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list
     from deepscaler.report import write_report
 
     chosen = load_recipe(recipe, overrides if seed is None else [*overrides, f"seed={seed}"])
-    progress = prepare()
+    progress = prepare_for_training()
     summary = run_quickstart(chosen, run_dir, progress)
     report_file = Path(summary["report"])
     write_report([report_file.parent], report_file)
@@ -39,7 +39,7 @@ def sft(recipe: Path, *, out: Path | None, overrides: list[str]) -> int:
         raise ValueError(f"{recipe} has no [sft] section, so there is no base model to make")
     if out is not None and out.exists():
         raise ValueError(f"{out} exists; give a directory that does not, or remove it")
-    print(ensure_base(chosen, prepare(), out)[0])
+    print(ensure_base(chosen, prepare_for_training(), out)[0])
     return 0
 
 
@@ -51,7 +51,7 @@ def train(recipe: Path, *, run_dir: Path, overrides: list[str]) -> int:
 
     chosen = load_recipe(recipe, overrides)
     check_same_recipe(chosen, run_dir)
-    progress = prepare()
+    progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
     with open_run(chosen, base, run_dir, progress) as run:
         step = run_loop(run)
@@ -94,6 +94,16 @@ def prepare() -> Progress:
     # SIGTERM behaves like Ctrl-C where the training loop does not take over (evaluation, sft).
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return Progress()
+
+
+def prepare_for_training() -> Progress:
+    """`prepare`, and the functions that training compiles on CPU."""
+    progress = prepare()
+    if not _cuda():
+        from deepscaler.orchestration.compiling import compile_once
+
+        compile_once(progress.message)
+    return progress
 
 
 def _cuda() -> bool:

@@ -52,6 +52,11 @@ def compiled(*signature: Any) -> Callable[[Any], Any]:
     return compile_
 
 
+def is_kept(source: Path) -> bool:
+    """Whether functions of this file were compiled before, here and as they are now."""
+    return _folder(source).is_dir()
+
+
 def _folder(source: Path) -> Path:
     """Beside the sources, or among the user's files where an installation is not theirs to write."""
     sources = Path(__file__), Path(__file__).with_name("tiles.py"), source
