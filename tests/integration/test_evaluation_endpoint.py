@@ -121,9 +121,15 @@ def test_samples_that_cannot_be_had_are_named_and_the_others_kept(tmp_path: Path
             raise web.HTTPServiceUnavailable  # for this problem alone
         return REPLY(question, seed)
 
-    with ScriptedServer(Script(reply)) as server:
+    class Waits(dict[str, float]):
+        """Others take so long that this problem is given up before any of them has answered."""
+
+        def get(self, question: str, default: float = 0.0) -> float:  # type: ignore[override]
+            return 0.0 if question.startswith("What is 3 at 0.8?") else 0.5
+
+    with ScriptedServer(Script(reply, wait_s=Waits())) as server:
         with pytest.raises(RunError, match=r"2 samples could not be had.*0.8/3.*asks for the missing ones again"):
             evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=2", "client.max_attempts=2"))
-        server.script.reply = REPLY
+        server.script.reply, server.script.wait_s = REPLY, {}
         results = evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=2"))
     assert results.content["run"]["resumed_samples"] == 158

@@ -84,6 +84,7 @@ class OpenAIClient:
         self._jitter = random.Random(params.seed)
         self._texts: dict[str, int] = {}  # id of a reply -> hash of its text
         self._last_success = 0.0
+        self._refused: set[str] = set()  # questions given up since then
 
     def ask(self, asks: Iterable[Ask]) -> Iterator[Answer]:
         """Yield answers as they arrive. Raises EndpointError when going on is pointless; closing cancels the rest."""
@@ -171,7 +172,9 @@ class OpenAIClient:
             try:
                 answer = await self._complete(session, ask, self._body(ask))
             except _GaveUpError as error:
-                if self._last_success < begun:
+                self._refused.add(ask.question)
+                # A server that is well can refuse one question again and again while the others take their time.
+                if self._last_success < begun and len(self._refused) > 1:
                     raise EndpointError(
                         f"{self.endpoint.address} gave no usable answer to any request for "
                         f"{time.monotonic() - begun:.0f} s; the last fault: {error}. Finished samples are kept: run "
@@ -201,6 +204,7 @@ class OpenAIClient:
                 continue
             if self._is_new(reply) or duplicates == MAX_DUPLICATES:
                 self._last_success = time.monotonic()
+                self._refused.clear()
                 return Answer(ask, reply, self._last_success - start)
             fault, wait_s, duplicates = "the reply to another request", 0.0, duplicates + 1
             self.faults["duplicate"] += 1
