@@ -98,7 +98,7 @@ def train(
         loss, following = _update(model, team, optimizers, batch, batches, making_tokens, _rate(step, section))
         num_tokens += sum(s.num_tokens for s in batch)
         seconds = time.monotonic() - start
-        if report is not None:
+        if report is not None and (step or section.steps == 1):  # the first waits for processes to start
             left = seconds / (step + 1) * (section.steps - step - 1)
             state = {"step": step + 1, "num_steps": section.steps, "loss": loss}
             report({**state, "tokens_per_s": num_tokens / seconds, "seconds_left": left})
