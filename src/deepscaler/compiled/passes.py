@@ -5,7 +5,6 @@ T tokens (or rows), W width, D head width, V vocabulary.
 
 from __future__ import annotations
 
-import functools
 from types import ModuleType
 from typing import Any
 
@@ -13,27 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-@functools.cache
-def kernels() -> ModuleType | None:
-    """The compiled functions, or None where numba is not installed or does not know this version of numpy."""
-    try:
-        from deepscaler.compiled import pass_kernels as found
-    except ImportError:
-        return None
-    return found
+from deepscaler import compiled
 
 
 def suit(x: Tensor) -> bool:
     """Whether a pass over x can be a compiled one."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and kernels() is not None
+    return plain and compiled.has_numba()
 
 
 def _kernels() -> ModuleType:
-    found = kernels()
-    assert found is not None
-    return found
+    from deepscaler.compiled import pass_kernels  # compiled when first used
+
+    return pass_kernels
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -65,7 +56,7 @@ class Norm(torch.autograd.Function):
         hidden, weight, inverse = ctx.saved_tensors
         grad, residual = grads
         if grad is None:
-            return residual, residual, None, None
+            return residual, residual if ctx.needs_input_grad[1] else None, None, None
         residual = torch.zeros_like(hidden) if residual is None else residual
         grad_x, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         given = (_array(x) for x in (residual, grad, hidden, weight, inverse))

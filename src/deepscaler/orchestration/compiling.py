@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from deepscaler import compiled
+
 PACKAGE = Path(__file__).parents[1]
 SOURCES = ("compiled/pass_kernels.py", "rollout/kernels.py", "training/attention_kernels.py")
 
@@ -14,10 +16,10 @@ def compile_once(say: Callable[[str], None]) -> None:
 
     Without numba nothing happens; every place that would use a compiled function has another way.
     """
-    try:
-        from deepscaler.compiled.vectors import is_kept
-    except ImportError:
+    if not compiled.has_numba():
         return
+    from deepscaler.compiled.vectors import is_kept
+
     if not all(is_kept(PACKAGE / source) for source in SOURCES):
         say("compiling for this processor, once per installation (about ten seconds)")
         compile_all()

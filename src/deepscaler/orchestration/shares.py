@@ -19,12 +19,13 @@ def split_requests(requests: Sequence[Request], count: int, max_completion_token
     Groups with a long prompt go to one process each, as far as there is one for every process; all others are split,
     so that every process gets the same mix of problems.
     """
-    heavy = [r for r in requests if len(r.prompt_ids) > WHOLE_FROM * r.num_samples * max_completion_tokens]
-    whole = {id(r): place % count for place, r in enumerate(heavy[: len(heavy) // count * count])}
+    room = [r.num_samples * max_completion_tokens for r in requests]
+    heavy = [i for i, r in enumerate(requests) if len(r.prompt_ids) > WHOLE_FROM * room[i]]
+    whole = {index: place % count for place, index in enumerate(heavy[: len(heavy) // count * count])}
     shares: list[list[Request]] = [[] for _ in range(count)]
     for index, request in enumerate(requests):
-        if id(request) in whole:
-            shares[whole[id(request)]].append(request)
+        if index in whole:
+            shares[whole[index]].append(request)
             continue
         first = request.first_sample_index
         for member, share in enumerate(shares):

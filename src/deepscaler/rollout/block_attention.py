@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepscaler.compiled import has_numba
 from deepscaler.rollout.cache import BlockCache
-from deepscaler.rollout.compiled_attention import CompiledLayout, in_order_of_memory, kernels
+from deepscaler.rollout.compiled_attention import CompiledLayout, in_order_of_memory
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.rows import Rows, draw_rows
 
@@ -153,7 +154,7 @@ class BlockStep:
     def __init__(self, decoder: Decoder, cache: BlockCache, *, compiled: bool = True) -> None:
         """compiled: by the function of `kernels`, where that is to be had."""
         self._decoder, self._cache = decoder, cache
-        suits = compiled and cache.dtype == torch.float32 and kernels() is not None
+        suits = compiled and cache.dtype == torch.float32 and has_numba()
         self._layout_type = CompiledLayout if suits else BlockLayout
         self._layout: CompiledLayout | BlockLayout | None = None
 

@@ -5,9 +5,6 @@ N sequences, M blocks in use by them, H query heads, K key-value heads, D head w
 
 from __future__ import annotations
 
-import functools
-from types import ModuleType
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,16 +15,6 @@ from deepscaler.rollout.cache import BlockCache
 Places = NDArray[np.int64]
 
 
-@functools.cache
-def kernels() -> ModuleType | None:
-    """The compiled functions, or None where numba is not installed or does not know this version of numpy."""
-    try:
-        from deepscaler.rollout import kernels as found
-    except ImportError:
-        return None
-    return found
-
-
 class CompiledLayout:
     """Where everything lies for as long as no block is added or freed; the same for all layers.
 
@@ -36,9 +23,10 @@ class CompiledLayout:
 
     def __init__(self, table_NT: Places, count_N: Places, cache: BlockCache, heads: int, padding: int) -> None:
         """table_NT and count_N as in `Rows.tables`; `padding`: rows of zeros wanted after the N sequences."""
-        found = kernels()
-        assert found is not None and cache.dtype == torch.float32
-        self._attend, self._block_tokens = found.attend, cache.block_tokens
+        from deepscaler.rollout import kernels  # compiled when first used
+
+        assert cache.dtype == torch.float32
+        self._attend, self._block_tokens = kernels.attend, cache.block_tokens
         self._keys, self._values = ([x.numpy() for x in tensors] for tensors in (cache.keys, cache.values))
         self._blocks_M, self._owner_M, place_M = in_order_of_memory(table_NT, count_N)
         self.num_blocks = len(self._blocks_M)

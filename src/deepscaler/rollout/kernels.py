@@ -1,8 +1,8 @@
 """Attention of one new token per sequence as one compiled function, for CPU and float32.
 
 A block is read from memory once for all query heads that share a key-value head, at the rate of memory; torch's
-operators read it once per head, or at a third of that rate (docs/experiments.md). numba compiles the function at its
-first call (a second) and keeps it on disk. The innermost loop is written in LLVM's vectors, since compilers do not
+operators read it once per head, or at a third of that rate (docs/experiments.md). numba compiles the function when this
+module is first imported (two seconds) and keeps it on disk. The innermost loop is written in LLVM's vectors, since compilers do not
 find it: several rows of weights times one row of the cache, sums in registers.
 
 N sequences, M blocks in use by them, H query heads, K key-value heads, D head width, B tokens in a block.
@@ -28,6 +28,7 @@ from deepscaler.compiled.vectors import (
     array,
     compiled,
     exponential,
+    in_all_lanes,
     larger,
     over_vectors,
     part,
@@ -44,8 +45,6 @@ def _sums_of_rows(heads: int, lanes: int, vectors: int) -> Any:
     out[h, c] = sum over r < count of weights[h, r] * rows[r, c], for h < heads and c < lanes * vectors.
     """
     vector = ir.VectorType(FLOAT, lanes)
-    undefined = ir.Constant(vector, ir.Undefined)
-    first_lane = ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, stride, count, weights, weight_stride, out, out_stride = arguments
@@ -75,8 +74,7 @@ def _sums_of_rows(heads: int, lanes: int, vectors: int) -> Any:
                 builder.call(fetch, [pointer(row, offset + _AHEAD, BYTES), INT32(0), INT32(3), INT32(1)])
             for address, cells in zip(head_weights, sums, strict=True):
                 weight = builder.load(builder.inttoptr(moved(address, loop.index), FLOAT.as_pointer()))
-                lane = builder.insert_element(undefined, weight, INT32(0))
-                weight = builder.shuffle_vector(lane, undefined, first_lane)
+                weight = in_all_lanes(builder, weight, vector)
                 for part, cell in zip(parts, cells, strict=True):
                     builder.store(builder.call(multiply_add, [weight, part, builder.load(cell)]), cell)
         for address, cells in zip(head_outs, sums, strict=True):

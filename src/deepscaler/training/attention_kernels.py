@@ -136,6 +136,14 @@ def _stride(columns: int) -> int:
 
 
 @part
+def _sizes(query: Any, key: Any, most: int) -> Any:
+    """Key-value heads, query heads of each, numbers of a packed row, of a row of scores, and packed rows."""
+    kv_heads = key.shape[1]
+    group, width = query.shape[1] // kv_heads, _rounded(query.shape[2], LANES)
+    return kv_heads, group, width, _stride(most), _rounded(most, LANES)
+
+
+@part
 def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -> None:
     """Between those tokens of x [T,H,D] and packed [K,rows,width], whose rows are a token's `group` heads of one K.
 
@@ -248,8 +256,8 @@ def forward(
     statistics: Any,  # [T*H,2], largest score and one over the sum of all exponentials, in the order of computing
 ) -> None:
     """out := softmax of scaling * query x key, times value, causally over each segment's keys."""
-    kv_heads, width, one, done = key.shape[1], _rounded(query.shape[2], LANES), np.float32(1.0), 0
-    group, stride, room = query.shape[1] // kv_heads, _stride(most), _rounded(most, LANES)
+    kv_heads, group, width, stride, room = _sizes(query, key, most)
+    one, done = np.float32(1.0), 0
     packed_keys, packed_values = np.zeros((2, kv_heads, room, width), np.float32)
     queries = np.zeros((kv_heads, _rounded(most * group, ROWS), width), np.float32)
     turned_keys, scores = np.empty((width, stride), np.float32), np.empty((ROWS, stride), np.float32)
@@ -293,8 +301,8 @@ def backward(
     grad_value: Any,
 ) -> None:
     """Gradients of `forward`; those of shared keys add up in the order of segments."""
-    kv_heads, width, one, done = key.shape[1], _rounded(query.shape[2], LANES), np.float32(1.0), 0
-    group, stride, room = query.shape[1] // kv_heads, _stride(most), _rounded(most, LANES)
+    kv_heads, group, width, stride, room = _sizes(query, key, most)
+    one, done = np.float32(1.0), 0
     packed_keys, packed_values, key_sums, value_sums = np.zeros((4, kv_heads, room, width), np.float32)
     queries, grads, results = np.zeros((3, kv_heads, _rounded(most * group, _BLOCK), width), np.float32)
     turned_keys, turned_values = np.empty((2, width, stride), np.float32)

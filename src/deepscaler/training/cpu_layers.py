@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from deepscaler import attention
+from deepscaler import attention, compiled
 from deepscaler.compiled import passes
 
 
 def use_compiled_passes(model: Any) -> None:
     """Let the layers of the model compute with compiled passes, where their parts are the known ones."""
-    if passes.kernels() is None:
+    if not compiled.has_numba():
         return
     for layer in model.base_model.layers:
         if not isinstance(layer, CompiledLayer) and _is_known(layer):

@@ -27,7 +27,8 @@ RECORD_FILE = "sft.json"
 MAX_CONTEXT = 2048
 DECAY_FROM = 0.6  # share of the steps after which the learning rate falls linearly to 0
 MAX_GRAD_NORM = 1.0
-# A token's worth of worked solution, and of gradient: passes and calls, and 6 operations per parameter.
+# µs for a token's worth of worked solution, and of gradient: passes and calls, and 6 operations per parameter. Only how
+# evenly processes share a step depends on them. Measured before passes were compiled, which took about 10 of the 20.
 MAKING_US, FIXED_US, US_PER_PARAMETER = 2.5, 20.0, 4e-5
 # Cross-entropy is REINFORCE with advantage 1 on the given completions.
 CROSS_ENTROPY = AlgorithmSection(loss="reinforce")
@@ -164,7 +165,7 @@ def _update(
 
 
 def _making_cost(model: Any) -> float:
-    """What making a sample costs, as a share of its gradient (µs a token as measured for docs/benchmarks.md)."""
+    """What making a sample costs, as a share of its gradient."""
     return MAKING_US / (FIXED_US + US_PER_PARAMETER * model.num_parameters())
 
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepscaler import compiled
 from deepscaler.compiled import passes
 
-pytestmark = pytest.mark.skipif(passes.kernels() is None, reason="numba is not installed")
+pytestmark = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not installed")
 SHAPES = [(1, 5), (7, 3), (65, 16), (64, 40), (130, 129)]
 
 
@@ -43,6 +44,7 @@ def test_norms_with_and_without_a_branch(shape):
     x, branch, weight = random(*shape), random(*shape, seed=1), random(shape[1], seed=2)
     both(lambda x, w: passes.Norm.apply(x, None, w, 1e-6), lambda x, w: (norm(x, w), x), [x, weight])
     both(lambda x, w: passes.Norm.apply(x, None, w, 1e-6)[0], norm, [x, weight])
+    both(lambda x: passes.Norm.apply(x, None, weight, 1e-6)[1], lambda x: x * 1.0, [x])
     both(
         lambda x, b, w: passes.Norm.apply(x, b, w, 1e-6),
         lambda x, b, w: (norm(x + b, w), x + b),

@@ -11,16 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config
 
+from deepscaler.compiled import has_numba
 from deepscaler.rollout.block_attention import BlockLayout
 from deepscaler.rollout.cache import BlockCache
-from deepscaler.rollout.compiled_attention import CompiledLayout, kernels
+from deepscaler.rollout.compiled_attention import CompiledLayout
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.products import OneDnnProducts, Products, TorchProducts, has_packing
 
 CPU = torch.device("cpu")
-LAYOUTS: list[Any] = [BlockLayout] + ([CompiledLayout] if kernels() else [])
+LAYOUTS: list[Any] = [BlockLayout] + ([CompiledLayout] if has_numba() else [])
 PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if has_packing() else [])
-needs_numba = pytest.mark.skipif(not kernels(), reason="numba is not installed")
+needs_numba = pytest.mark.skipif(not has_numba(), reason="numba is not installed")
 
 
 def blocks_for(cache: BlockCache, lengths: list[int]) -> tuple[Any, Any]:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from deepscaler import compiled
 from deepscaler.attention import PackedAttention
-from deepscaler.compiled import passes
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.cpu_attention import CompiledAttention, CpuPackedAttention, SegmentKeys
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.learner import enable_checkpointing
 
-pytestmark = pytest.mark.skipif(passes.kernels() is None, reason="numba is not there or does not know this numpy")
+pytestmark = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not there or does not know this numpy")
 
 CPU = torch.device("cpu")
 SCALING = 0.3
@@ -47,7 +47,7 @@ def with_gradients(attend: Any, *tensors: Tensor) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, leaves, tensors[3])]
 
 
-def compiled(attention: PackedAttention, *tensors: Tensor) -> list[Tensor]:
+def of_ours(attention: PackedAttention, *tensors: Tensor) -> list[Tensor]:
     segments = SegmentKeys(attention)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
@@ -69,7 +69,7 @@ def of_torch(attention: PackedAttention, *tensors: Tensor) -> list[Tensor]:
 def test_values_and_gradients_equal_those_of_torch_in_float64(lengths, sequences, shape):
     attention = PackedAttention(lengths, CPU, sequences)
     tensors = inputs(sum(lengths), *shape, seed=sum(lengths) + shape[2])
-    for found, expected in zip(compiled(attention, *tensors), of_torch(attention, *tensors), strict=True):
+    for found, expected in zip(of_ours(attention, *tensors), of_torch(attention, *tensors), strict=True):
         assert found.is_contiguous()
         assert (found - expected).norm() <= 3e-6 * expected.norm()
         assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
@@ -79,19 +79,19 @@ def test_large_scores_neither_overflow_nor_vanish():
     attention = PackedAttention([40], CPU)
     query, *others = inputs(40, 2, 1, 32)
     tensors = [200 * query, *others]
-    for found, expected in zip(compiled(attention, *tensors), of_torch(attention, *tensors), strict=True):
+    for found, expected in zip(of_ours(attention, *tensors), of_torch(attention, *tensors), strict=True):
         assert (found - expected).norm() <= 1e-3 * expected.norm()
 
 
 def test_views_are_read_as_they_are():
     attention = PackedAttention([30, 9], CPU)
     tensors = [x.float() for x in inputs(39, 4, 2, 32)]
-    expected = compiled(attention, *tensors)
+    expected = of_ours(attention, *tensors)
     joined = torch.cat([x.flatten(1) for x in tensors[:3]], 1)
     query, key, value = (x.view(39, -1, 32) for x in joined.split([128, 64, 64], 1))
     turned = tensors[3].permute(2, 0, 1).contiguous().permute(1, 2, 0)
     columns = value.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-    for a, b in zip(compiled(attention, query, key, columns, turned), expected, strict=True):
+    for a, b in zip(of_ours(attention, query, key, columns, turned), expected, strict=True):
         assert torch.equal(a, b)
 
 
@@ -99,12 +99,12 @@ def test_bits_repeat_and_depend_on_nothing_but_the_sequence():
     lengths = [20, 33, 47]
     attention = PackedAttention(lengths, CPU, [(0, 1), (0, 2)])
     tensors = inputs(100, 4, 2, 32)
-    first, second = compiled(attention, *tensors), compiled(attention, *tensors)
+    first, second = of_ours(attention, *tensors), of_ours(attention, *tensors)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    alone = compiled(PackedAttention([67], CPU), *(torch.cat([x[:20], x[53:]]) for x in tensors))
+    alone = of_ours(PackedAttention([67], CPU), *(torch.cat([x[:20], x[53:]]) for x in tensors))
     torch.testing.assert_close(first[0][53:], alone[0][20:], rtol=2e-6, atol=2e-6)  # strips begin elsewhere
     order = torch.cat([torch.arange(53, 100), torch.arange(53)])
-    moved = compiled(PackedAttention([47, 20, 33], CPU, [(1, 2), (1, 0)]), *(x[order] for x in tensors))
+    moved = of_ours(PackedAttention([47, 20, 33], CPU, [(1, 2), (1, 0)]), *(x[order] for x in tensors))
     assert torch.equal(moved[0], first[0][order])
     assert torch.equal(moved[1], first[1][order])
 
@@ -115,7 +115,7 @@ def test_what_is_not_finite_reaches_outputs_and_gradients(which, number):
     attention = PackedAttention([10, 50], CPU)
     tensors = inputs(60, 2, 1, 32)
     tensors[which][30, 0, 5] = number
-    out, *gradients = compiled(attention, *tensors)
+    out, *gradients = of_ours(attention, *tensors)
     assert not out[30:].isfinite().all()
     assert out[:10].isfinite().all(), "another sequence sees nothing of it"
     if number is torch.nan:
@@ -153,7 +153,7 @@ def test_an_update_is_the_same_without_numba(tiny_model, make_samples_of, monkey
     results = []
     for there in (True, False):
         if not there:
-            monkeypatch.setattr(passes, "kernels", lambda: None)
+            monkeypatch.setattr(compiled, "has_numba", lambda: False)
         model = tiny_model(family)
         computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
         samples = make_samples_of([40, 9, 70])
@@ -186,6 +186,6 @@ def test_other_number_types_and_machines_without_numba_go_to_torch(monkeypatch):
         CpuPackedAttention([20], CPU).attend(0, query, key, key, 1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         CpuPackedAttention([20], CPU).attend(0, query.float(), key.float(), key.bfloat16(), 1.0)
-    monkeypatch.setattr(passes, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "has_numba", lambda: False)
     CpuPackedAttention([20], CPU).attend(0, query.float(), key.float(), key.float(), 1.0)
     assert used == [torch.float32]

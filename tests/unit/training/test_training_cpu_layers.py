@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepscaler import compiled
 from deepscaler.attention import PackedAttention, forward_hidden
-from deepscaler.compiled import passes
 from deepscaler.training.cpu_layers import CompiledLayer, CompiledNorm, use_compiled_passes
 from deepscaler.training.learner import enable_checkpointing
 
-needs_numba = pytest.mark.skipif(passes.kernels() is None, reason="numba is not installed")
+needs_numba = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not installed")
 CPU = torch.device("cpu")
 # Lengths of segments, and sequences of them: plain; one prompt of three; a prompt within a prompt.
 ROWS = [
@@ -118,7 +118,7 @@ def test_without_numba_and_with_unknown_layers_nothing_is_replaced(tiny_model, m
     model.config.hidden_act = "gelu"
     use_compiled_passes(model)
     assert not any(isinstance(layer, CompiledLayer) for layer in model.base_model.layers)
-    monkeypatch.setattr(passes, "kernels", lambda: None)
+    monkeypatch.setattr(compiled, "has_numba", lambda: False)
     model = tiny_model("qwen2")
     use_compiled_passes(model)
     assert not any(isinstance(module, CompiledLayer | CompiledNorm) for module in model.modules())
