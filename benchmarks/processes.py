@@ -3,8 +3,8 @@
     python benchmarks/processes.py [--work "sampling, tiny" ...] [--rounds 2] [--write]
 
 Sampling and updates of the models of the other benchmarks, and the quickstart's supervised base. Settings alternate in
-every round, each in a process of its own, the ratio is that of medians. Wall time, so other programs show. Prints JSON;
---write puts the table into docs/benchmarks.md.
+every round, each in a process of its own; a ratio is taken within its round. Wall time, so other programs show. Prints
+JSON; --write puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from records import machine, write_table
+from records import machine, middle, with_range, write_table
 
 SETTINGS = {"one process, one thread": (1, 1), "two threads": (1, 2), "two processes": (2, 1)}
 SUPERVISED_STEPS = 40
@@ -122,9 +122,17 @@ def compared(work: str, rounds: int) -> dict[str, list[float]]:
 def write(results: dict[str, dict[str, list[float]]], rounds: int, info: dict[str, Any]) -> None:
     rows = []
     for work, rates in results.items():
-        single, *others = (statistics.median(values) for values in rates.values())
-        rows.append((work, f"{single:,.0f}", *(f"{value:,.0f} (**{value / single:.2f}**)" for value in others)))
-    note = f"Tokens per second of wall time and their ratio to one thread; medians of {rounds} alternating rounds."
+        single, *others = rates.values()
+        cells = [
+            f"{statistics.median(values):,.0f} (**{with_range(middle(ratios))}**)"
+            for values in others
+            for ratios in [[a / b for a, b in zip(values, single, strict=True)]]
+        ]
+        rows.append((work, f"{statistics.median(single):,.0f}", *cells))
+    note = (
+        "Tokens per second of wall time, and their ratio to one thread in the same round, median (range) of "
+        f"{rounds} alternating rounds."
+    )
     write_table("processes.py", ("work", *SETTINGS), rows, note, info)
 
 

@@ -2,8 +2,8 @@
 
 A block is read from memory once for all query heads that share a key-value head, at the rate of memory; torch's
 operators read it once per head, or at a third of that rate (docs/experiments.md). numba compiles the function when this
-module is first imported (two seconds) and keeps it on disk. The innermost loop is written in LLVM's vectors, since compilers do not
-find it: several rows of weights times one row of the cache, sums in registers.
+module is first imported (two seconds) and keeps it on disk. The innermost loop is written in LLVM's vectors, since
+compilers do not find it: several rows of weights times one row of the cache, sums in registers.
 
 N sequences, M blocks in use by them, H query heads, K key-value heads, D head width, B tokens in a block.
 """

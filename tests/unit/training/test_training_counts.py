@@ -100,6 +100,7 @@ def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
         assert per_layer["select_backward"] == 0, "zeros and a copy where a view would do"
 
 
+@pytest.mark.skipif(not has_numba(), reason="numba is not installed")
 def test_attention_keeps_its_inputs_its_output_and_two_numbers_of_a_row():
     segments = SegmentKeys(PackedAttention([40, 100, 70], CPU, [(0, 1), (0, 2)]))
     assert len(segments.keys) == 40 + 140 + 110, "each segment once, over what is before it and itself"
