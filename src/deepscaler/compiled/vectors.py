@@ -1,16 +1,14 @@
 """What the functions that numba compiles for CPU are written with: vectors of float32, and a copy on disk.
 
 Compilers do not find the innermost loops, so they are written in LLVM's vectors, as wide as the processor's. Compiled
-functions are kept in a folder named after the text of this file, of `tiles` and their own: import nothing else that is
-compiled into them, or a changed part would not be noticed.
+functions are kept on disk in a folder named after the text of this file, of `tiles` and their own (`disk_cache`):
+import nothing else that is compiled into them, or a changed part would not be noticed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
+
+from deepscaler.compiled import disk_cache
 
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8  # float32 in a vector
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -35,36 +35,24 @@ part = njit(**_OPTIONS)  # of a compiled function, compiled into it
 
 
 def compiled(*signature: Any) -> Callable[[Any], Any]:
-    """Compiled when its module is imported, or taken from disk where a folder can be written."""
+    """Loaded from disk when its module is imported, where a child process has put it if nobody had before.
+
+    Raises RuntimeError when it cannot be compiled or loaded.
+    """
 
     def compile_(function: Any) -> Any:
+        source = Path(inspect.getfile(function))
+        disk_cache.ensure([source])
         settings: Any = config  # filled at run time
-        before, settings.CACHE_DIR = settings.CACHE_DIR, str(_folder(Path(inspect.getfile(function))))
+        before, settings.CACHE_DIR = settings.CACHE_DIR, str(disk_cache.place(source))
         try:
-            return njit(types.void(*signature), cache=True, **_OPTIONS)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            return njit(types.void(*signature), **_OPTIONS)(function)
+            dispatcher = njit(types.void(*signature), cache=True, **_OPTIONS)(function)
         finally:
             settings.CACHE_DIR = before
+        disk_cache.check_loaded(source, sum(dispatcher.stats.cache_hits.values()))
+        return dispatcher
 
     return compile_
-
-
-def is_kept(source: Path) -> bool:
-    """Whether functions of this file were compiled before, here and as they are now."""
-    return _folder(source).is_dir()
-
-
-def _folder(source: Path) -> Path:
-    """Beside the sources, or among the user's files where an installation is not theirs to write."""
-    sources = Path(__file__), Path(__file__).with_name("tiles.py"), source
-    text = hashlib.sha256(b"".join(x.read_bytes() for x in sources)).hexdigest()[:16]
-    beside = source.parent / "__pycache__"
-    if not os.access(beside if beside.exists() else beside.parent, os.W_OK):
-        beside = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepscaler"
-    return beside / f"{source.stem}-{text}"
 
 
 def array(kind: Any, dimensions: int, layout: str = "C") -> Any:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from deepscaler import compiled
 
-PACKAGE = Path(__file__).parents[1]
 SOURCES = ("compiled/pass_kernels.py", "rollout/kernels.py", "training/attention_kernels.py")
 
 
@@ -18,17 +16,9 @@ def compile_once(say: Callable[[str], None]) -> None:
     """
     if not compiled.has_numba():
         return
-    from deepscaler.compiled.vectors import is_kept
+    from deepscaler.compiled import disk_cache
 
-    if not all(is_kept(PACKAGE / source) for source in SOURCES):
+    sources = [disk_cache.PACKAGE / source for source in SOURCES]
+    if not all(disk_cache.folder(source).is_dir() for source in sources):
         say("compiling for this processor, once per installation (about ten seconds)")
-        compile_all()
-
-
-def compile_all() -> None:
-    """Importing is what compiles."""
-    from deepscaler.compiled import pass_kernels
-    from deepscaler.rollout import kernels
-    from deepscaler.training import attention_kernels
-
-    assert pass_kernels and kernels and attention_kernels
+        disk_cache.ensure(sources)
