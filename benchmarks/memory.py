@@ -24,8 +24,8 @@ from records import machine, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME, forward_hidden
+from deepscaler.config import memory
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.training import packing
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.learner import enable_checkpointing
 from deepscaler.training.packing import pack
@@ -54,7 +54,7 @@ def make_samples(tokens: int) -> list[TrainSample]:
 def measure(size: str, tokens: int, what: str) -> dict[str, float]:
     """Peak resident MB and CPU seconds. `what`: `start`, `hidden`, `loss`, or `checkpointed` (the loss as well)."""
     cpu.prepare(threads=1)
-    packing.CPU_MICRO_BATCH_TOKENS = tokens  # all of it in one micro-batch, which a CPU run would cut up
+    memory.MICRO_BATCH_TOKENS, memory.MICRO_BATCH_BYTES = tokens, 2**50  # one micro-batch, which a CPU run would split
     model, samples = build(size, NAME), make_samples(tokens)
     if what == "checkpointed":
         enable_checkpointing(model)

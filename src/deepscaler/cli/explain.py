@@ -17,6 +17,7 @@ from deepscaler.config.explain import Explanation, SettingRow
 from deepscaler.config.explain import explain as explain_recipe
 from deepscaler.config.load import resolve
 from deepscaler.config.presets import PRESETS
+from deepscaler.cpu import available_cores
 
 NAME_WIDTH, VALUE_WIDTH = 26, 25  # leaves 25 columns of 80 for the origin
 STAGES_ABREAST = 3
@@ -24,7 +25,7 @@ STAGES_ABREAST = 3
 
 def show_recipe(path: Path, overrides: Sequence[str], *, world_size: int, as_json: bool) -> None:
     """Print a recipe laid open. Raises RecipeError for a recipe that cannot be used."""
-    explanation = explain_recipe(resolve(path, overrides), world_size)
+    explanation = explain_recipe(resolve(path, overrides), world_size, available_cores())
     if as_json:
         print(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
         return

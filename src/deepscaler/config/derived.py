@@ -6,9 +6,10 @@ Batch sizes are given once, globally; the numbers per rank exist only here and a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 
+from deepscaler.config.memory import ModelShape, cpu_micro_batch_tokens, cpu_peak
 from deepscaler.config.models import Recipe, StageSection
 
 
@@ -23,11 +24,14 @@ class Size:
     formula: str
 
 
-def derived(recipe: Recipe, world_size: int = 1) -> list[Size]:
-    """All derived sizes. world_size: number of ranks that share a step's work; raises ValueError below 1."""
+def derived(recipe: Recipe, world_size: int = 1, cores: int = 1) -> list[Size]:
+    """All derived sizes. world_size: number of ranks that share a step's work; raises ValueError below 1.
+
+    cores: of this machine, each of which runs a process where the recipe does not say how many.
+    """
     if world_size < 1:
         raise ValueError(f"world size {world_size}: expected at least 1 rank")
-    sizes = [*_of_run(recipe)]
+    sizes = [*_of_run(recipe), *memory_on_cpu(recipe, recipe.training.processes or cores)]
     for index, stage in enumerate(recipe.stages):
         sizes += _of_stage(recipe, index, stage, world_size)
     return [*sizes, *_of_evaluation(recipe)]
@@ -138,6 +142,19 @@ def _micro_batches(
     yield Size(scope, "per rank: sampled", per_step, "sequences", f"sequences per step / {ranks}")
     yield Size(scope, "per rank: per update", each, "sequences", f"sequences per update / {ranks}")
     yield Size(scope, "per rank: micro-batches", bound, "micro-batches", f"per update, at most; {ranks}")
+
+
+def memory_on_cpu(recipe: Recipe, processes: int) -> list[Size]:
+    """What training takes of a machine without a GPU; nothing where the model's shape is not known beforehand."""
+    shape = ModelShape.of_recipe(recipe)
+    if shape is None:
+        return []
+    peak, tokens = cpu_peak(recipe, shape, processes), cpu_micro_batch_tokens(shape.activation_bytes_per_token)
+    parts = ", ".join(f"{name} {value / 2**20:,.0f}" for name, value in asdict(peak).items())
+    return [
+        Size("run", "micro-batch on CPU", tokens, "tokens", "activations of 512 MiB, at most 4,096; or one sequence"),
+        Size("run", "peak memory on CPU", round(peak.total / 2**20), "MiB", f"{processes} processes: {parts}"),
+    ]
 
 
 def _of_evaluation(recipe: Recipe) -> Iterator[Size]:

@@ -41,7 +41,7 @@ class Explanation:
         }
 
 
-def explain(resolved: Resolved, world_size: int = 1) -> Explanation:
+def explain(resolved: Resolved, world_size: int = 1, cores: int = 1) -> Explanation:
     """Everything known about a recipe before it runs. world_size: ranks to show per-rank numbers for."""
     recipe = resolved.recipe
     rows = tuple(
@@ -54,7 +54,7 @@ def explain(resolved: Resolved, world_size: int = 1) -> Explanation:
         )
         for key, value, field in schema.leaves(recipe)
     )
-    sizes = tuple(derived(recipe, world_size))
+    sizes = tuple(derived(recipe, world_size, cores))
     warnings = [*warnings_for(recipe, resolved.origins), *_idle_ranks(sizes, world_size)]
     return Explanation(recipe.name, recipe_hash(recipe), rows, sizes, tuple(warnings))
 

@@ -208,7 +208,10 @@ class OptimizerSection(Section):
 
 class TrainingSection(Section):
     tokens_per_micro_batch: int = setting(
-        32768, unit="tokens", doc="most packed tokens per forward and backward; on CPU 4,096 where sequences fit", gt=0
+        32768,
+        unit="tokens",
+        doc="most packed tokens per forward and backward; on CPU fewer, as docs/recipes.md says, where sequences fit",
+        gt=0,
     )
     logprob_chunk_tokens: int | None = setting(
         None,

@@ -17,6 +17,7 @@ from deepscaler.algorithms.importance import truncated_importance_weights
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.attention import forward_hidden
+from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.logprobs import token_logprobs
@@ -63,6 +64,8 @@ class GradientComputer:
         self._temperature, self._float32_head = temperature, float32_head
         self._half = torch.bfloat16 if autocast else None
         self._device = next(model.parameters()).device
+        config: Any = model.config
+        self._activation_bytes = ModelShape.of_config(config.to_dict()).activation_bytes_per_token
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
         metrics = UpdateMetrics()
@@ -147,4 +150,5 @@ class GradientComputer:
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         lengths = [s.num_tokens for s in samples]
-        return plan_samples(samples, micro_batch_budget(self._training.tokens_per_micro_batch, lengths, self._device))
+        limit = self._training.tokens_per_micro_batch
+        return plan_samples(samples, micro_batch_budget(limit, lengths, self._device, self._activation_bytes))

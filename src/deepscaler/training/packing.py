@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deepscaler.attention import PackedAttention
+from deepscaler.config.memory import cpu_micro_batch_tokens
 from deepscaler.training.cpu_attention import CpuPackedAttention
 from deepscaler.types import TrainSample
 
@@ -36,15 +37,14 @@ class PackedBatch:
         return self.input_ids.shape[1]
 
 
-# On CPU larger micro-batches are no faster, and activations take about 15 x width x layers x 4 bytes a token.
-CPU_MICRO_BATCH_TOKENS = 4096
+def micro_batch_budget(limit: int, lengths: Sequence[int], device: torch.device, activation_bytes: int) -> int:
+    """Packed tokens per micro-batch: the recipe's limit; on CPU less where the longest sequence allows it.
 
-
-def micro_batch_budget(limit: int, lengths: Sequence[int], device: torch.device) -> int:
-    """Packed tokens per micro-batch: the recipe's limit; on CPU less where the longest sequence allows it."""
+    activation_bytes: what the model keeps of one token for the backward pass.
+    """
     if device.type != "cpu":
         return limit
-    return min(limit, max(CPU_MICRO_BATCH_TOKENS, *lengths, 1))
+    return min(limit, max(cpu_micro_batch_tokens(activation_bytes), *lengths, 1))
 
 
 def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bare_recipe import bare_recipe
-from deepscaler.attention import NAME, PackedAttention
+from deepscaler.attention import NAME, PackedAttention, forward_hidden
 from deepscaler.compiled import has_numba
+from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.orchestration import local
 from deepscaler.rollout import torch_engine
@@ -24,7 +25,7 @@ from deepscaler.training import logprobs
 from deepscaler.training.cpu_attention import CompiledAttention, SegmentKeys
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
-from deepscaler.training.packing import CPU_MICRO_BATCH_TOKENS, micro_batch_budget, pack, plan_samples
+from deepscaler.training.packing import micro_batch_budget, pack, plan_samples
 from deepscaler.types import TrainSample
 
 CPU = torch.device("cpu")
@@ -156,10 +157,38 @@ def test_the_completions_of_a_prompt_are_planned_together(make_samples_of):
 
 
 def test_micro_batches_on_a_cpu_stay_small_but_hold_the_longest_sequence():
-    assert micro_batch_budget(32768, [100, 200], CPU) == CPU_MICRO_BATCH_TOKENS
-    assert micro_batch_budget(32768, [100, 20_000], CPU) == 20_000
-    assert micro_batch_budget(1_000, [100, 200], CPU) == 1_000
-    assert micro_batch_budget(32768, [100], torch.device("cuda")) == 32768
+    small = 10_000
+    assert micro_batch_budget(32768, [100, 200], CPU, small) == MICRO_BATCH_TOKENS
+    assert micro_batch_budget(32768, [100, 20_000], CPU, small) == 20_000
+    assert micro_batch_budget(1_000, [100, 200], CPU, small) == 1_000
+    assert micro_batch_budget(32768, [100], torch.device("cuda"), small) == 32768
+
+
+def test_micro_batches_on_a_cpu_keep_to_their_memory_whatever_the_model():
+    large = 1_000_000
+    assert micro_batch_budget(32768, [100, 200], CPU, large) * large <= MICRO_BATCH_BYTES
+    assert micro_batch_budget(32768, [100, 2_000], CPU, large) == 2_000
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_the_activations_kept_for_the_backward_pass_are_those_of_the_formula(tiny_model, family, make_samples_of):
+    """Counted by autograd itself: every tensor that a layer saves, once for each storage."""
+    model = tiny_model(family)
+    computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
+    batch = pack(make_samples_of([40, 30, 50]), CPU)
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        forward_hidden(computer.model, batch.input_ids, batch.position_ids, batch.attention).sum()
+    found = sum(storage.nbytes() for storage in kept.values()) / batch.num_tokens
+    expected = ModelShape.of_config(model.config.to_dict()).activation_bytes_per_token
+    assert expected * 0.9 < found < expected * 1.35  # beside the layers: embedding, final norm, rotary tables
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])

@@ -1,0 +1,126 @@
+"""How much memory training takes on CPU, by arithmetic on the shapes of the model; `deepscaler explain` shows it.
+
+Weights, gradients and optimizer are counted exactly. Activations are what the layers keep for the backward pass:
+per token and layer 4 widths (two norms and their inputs), the rotated query, key and value, the attention's output,
+and 3 widths of the MLP. docs/recipes.md compares the sum with measurements.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config.models import Recipe
+
+FLOAT32 = 4
+# Activations of one micro-batch and process on CPU. Larger ones are not faster there, and a constant leaves the
+# rounding of a run independent of the machine.
+MICRO_BATCH_BYTES = 512 * 2**20
+MICRO_BATCH_TOKENS = 4096
+PROCESS_BYTES = 400 * 2**20  # Python, torch and transformers, measured; shared libraries once for every process
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a decoder-only transformer, under the names of its config.json."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tie_word_embeddings: bool
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> ModelShape:
+        """Raises KeyError for a config without one of the sizes."""
+        heads = int(config["num_attention_heads"])
+        return cls(
+            hidden_size=int(config["hidden_size"]),
+            intermediate_size=int(config["intermediate_size"]),
+            num_hidden_layers=int(config["num_hidden_layers"]),
+            num_attention_heads=heads,
+            num_key_value_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            vocab_size=int(config["vocab_size"]),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> ModelShape | None:
+        """Of the model that the recipe makes, or has in a local directory; None where it is not known beforehand."""
+        if recipe.sft is not None:
+            s = recipe.sft
+            heads = s.num_heads, s.num_kv_heads, s.head_dim
+            return cls(s.hidden_size, s.mlp_size, s.num_layers, *heads, vocab_size=0, tie_word_embeddings=True)
+        try:
+            return cls.of_config(json.loads((Path(recipe.model.path or "") / "config.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
+            return None
+
+    @property
+    def num_parameters(self) -> int:
+        """Without biases and norms, which are a thousandth of it."""
+        width, heads = self.hidden_size, self.num_attention_heads + self.num_key_value_heads
+        layer = 2 * width * heads * self.head_dim + 3 * width * self.intermediate_size
+        embeddings = self.vocab_size * width * (1 if self.tie_word_embeddings else 2)
+        return self.num_hidden_layers * layer + embeddings
+
+    @property
+    def activation_bytes_per_token(self) -> int:
+        """What the layers keep of one token for the backward pass, float32."""
+        heads = 2 * (self.num_attention_heads + self.num_key_value_heads)
+        layer = 4 * self.hidden_size + heads * self.head_dim + 3 * self.intermediate_size
+        return FLOAT32 * self.num_hidden_layers * layer
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        return FLOAT32 * 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+
+def cpu_micro_batch_tokens(activation_bytes_per_token: int) -> int:
+    """Packed tokens of a micro-batch on CPU, where the longest sequence allows it."""
+    return max(1, min(MICRO_BATCH_TOKENS, MICRO_BATCH_BYTES // activation_bytes_per_token))
+
+
+@dataclass(frozen=True)
+class CpuPeak:
+    """Bytes of all processes together at the most, by what they are for."""
+
+    weights: int  # one copy in shared memory, and the reference's
+    gradients: int  # one for each process
+    optimizer: int  # two moments
+    activations: int  # of one micro-batch for each process
+    cache: int  # keys and values of the sequences decoded at once
+    programs: int
+
+    @property
+    def total(self) -> int:
+        """Sampling and updates take turns, but freed memory stays with the processes."""
+        return sum((self.weights, self.gradients, self.optimizer, self.activations, self.cache, self.programs))
+
+
+def cpu_peak(recipe: Recipe, shape: ModelShape, processes: int) -> CpuPeak:
+    """The expected peak of a training step in float32 on CPU over the recipe's stages."""
+    weights = FLOAT32 * shape.num_parameters
+    stages = [
+        (stage.group_size or recipe.rollout.group_size, recipe.data.max_prompt_tokens, stage.max_completion_tokens)
+        for stage in recipe.stages
+    ]
+    sequences = max(group * recipe.rollout.prompts_per_step for group, _, _ in stages)
+    longest = max(prompt + completion for _, prompt, completion in stages)
+    limit = min(recipe.training.tokens_per_micro_batch, cpu_micro_batch_tokens(shape.activation_bytes_per_token))
+    tokens = min(max(limit, longest), -(-sequences * longest // processes))
+    return CpuPeak(
+        weights=weights * (2 if recipe.algorithm.kl.coefficient > 0 else 1),
+        gradients=weights * processes,
+        optimizer=2 * weights,
+        activations=processes * tokens * shape.activation_bytes_per_token,
+        cache=min(sequences, recipe.rollout.max_active) * longest * shape.cache_bytes_per_token,
+        programs=processes * PROCESS_BYTES,
+    )
