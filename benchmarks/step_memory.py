@@ -149,8 +149,8 @@ def main() -> None:
             for size, r in result.items()
         ]
         columns = ("size", "measured, MiB", "expected, MiB", "expected / measured")
-        note = f"{arguments.processes} processes; {PROMPTS} x {GROUP} completions of {COMPLETION_TOKENS} tokens, two steps."
-        write_table("step_memory.py", columns, rows, note, info)
+        work = f"{PROMPTS} x {GROUP} completions of {COMPLETION_TOKENS} tokens, two steps"
+        write_table("step_memory.py", columns, rows, f"{arguments.processes} processes; {work}.", info)
 
 
 if __name__ == "__main__":
