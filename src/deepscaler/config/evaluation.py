@@ -1,4 +1,4 @@
-"""The recipe of an evaluation as frozen models. Its defaults are the suite `competition` (docs/recipe.md, Evaluation)."""
+"""The recipe of an evaluation as frozen models. Its defaults: the suite `competition` (docs/recipe.md, Evaluation)."""
 
 from __future__ import annotations
 
