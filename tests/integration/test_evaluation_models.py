@@ -105,6 +105,6 @@ def test_all_five_benchmarks_with_a_server_that_knows_the_solutions(tmp_path: Pa
         results = evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=1", datasets=datasets))
     scores = {name: figure["pass@1"] for name, figure in results.content["benchmarks"].items()}
     assert len(table(tmp_path)) == len(everything) == 1560
-    # Minerva: about 40 references contradict their own solution (RECIPE §5).
+    # Minerva: about 40 references contradict their own solution (docs/recipe.md).
     assert scores.pop("minerva") > 0.8
     assert min(scores.values()) > 0.97, scores

@@ -1,4 +1,4 @@
-"""The recipe of an evaluation as frozen models. Its defaults are the suite `competition` (RECIPE §6)."""
+"""The recipe of an evaluation as frozen models. Its defaults: the suite `competition` (docs/recipe.md, Evaluation)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SuiteSection(Section):
     )
     instruction: str = setting(
         "Let's think step by step and output the final answer within \\boxed{}.",
-        doc="appended to every problem after a space, one user message, no system prompt (RECIPE §5)",
+        doc="appended to every problem after a space, one user message, no system prompt (docs/recipe.md)",
     )
 
 

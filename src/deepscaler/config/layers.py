@@ -13,6 +13,9 @@ from deepscaler.config.schema import RecipeError
 
 ORIGIN_DEFAULT = "default"
 ORIGIN_SET = "--set"
+_PACKAGE = Path(__file__).parents[1]
+# Recipes that come with the package: in it after an ordinary installation, else in the checkout.
+SHIPPED = next((p for p in (_PACKAGE / "recipes", _PACKAGE.parents[1] / "recipes") if p.is_dir()), _PACKAGE / "recipes")
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -120,11 +123,19 @@ def _bare(origin: str) -> str:
     return origin.removeprefix("file:")
 
 
+def find_recipe(path: Path) -> Path:
+    """The file, or the recipe of that name that comes with the package: `quickstart`, `recipes/quickstart.toml`."""
+    if path.exists() or path.parent not in (Path(), Path("recipes")):
+        return path
+    shipped = SHIPPED / path.name
+    return next((file for file in (shipped, shipped.with_name(f"{path.name}.toml")) if file.is_file()), path)
+
+
 def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The file and all it extends, the furthest base first. `extends` is relative to the file saying it."""
     chain: list[tuple[Path, dict[str, Any]]] = []
     seen: list[Path] = []
-    current: Path | None = path
+    current: Path | None = find_recipe(path)
     while current is not None:
         identity = current.resolve()
         if identity in seen:
@@ -147,6 +158,8 @@ def _read(path: Path, wanted_by: Path | None) -> dict[str, Any]:
     except FileNotFoundError:
         near = ", ".join(sorted(p.name for p in path.parent.glob("*.toml"))) if path.parent.is_dir() else ""
         hint = f"; recipes in that folder: {near}" if near else ""
+        if not hint:
+            hint = f"; recipes of this package: {', '.join(sorted(p.stem for p in SHIPPED.glob('*.toml')))}"
         raise RecipeError(f"{path}: no such recipe{by}{hint}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot read the recipe{by}: {error.strerror}") from None

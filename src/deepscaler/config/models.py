@@ -80,7 +80,7 @@ class DataSection(Section):
     answer_field: str = setting("answer", doc="column that holds the answer or list of answers")
     instruction: str = setting(
         "Let's think step by step and output the final answer within \\boxed{}.",
-        doc="appended to every problem after a space (RECIPE §5)",
+        doc="appended to every problem after a space (docs/recipe.md)",
     )
     max_prompt_tokens: int = setting(1024, unit="tokens", doc="longer prompts are dropped at load and counted", gt=0)
     raw_sources: tuple[str, ...] = setting(

@@ -43,7 +43,7 @@ class TemplateFacts:
 
 
 def format_question(problem: Problem, instruction: str) -> str:
-    """The user message: the problem, a space, the instruction (RECIPE §5); nothing is added for an empty one."""
+    """The user message: the problem, a space, the instruction (docs/recipe.md); nothing is added for an empty one."""
     return f"{problem.prompt} {instruction}" if instruction else problem.prompt
 
 

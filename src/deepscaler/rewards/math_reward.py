@@ -26,7 +26,7 @@ def grade(
     """The verdict on one completion against alternative references, any of which suffices.
 
     `thinking_prefilled`: the chat template opened `<think>`, so that the completion starts inside it. `tolerance`: the
-    absolute one that the data set's row declares. Never raises for what a completion holds. RECIPE §4.
+    absolute one that the data set's row declares. Never raises for what a completion holds. docs/recipe.md, Reward.
     """
     if isinstance(references, str):
         raise TypeError("references is a sequence of strings, not one string")
