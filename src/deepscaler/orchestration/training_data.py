@@ -63,7 +63,9 @@ def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datase
         name = Path(file).stem
         if name in sets:
             raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
-        sets[name] = load_problems(file, instruction=recipe.data.instruction)
+        data = recipe.data
+        fields = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
+        sets[name] = load_problems(file, **fields, instruction=data.instruction)
     if not sets:
         return describe({}), ()
     held_out = hold_out(sets, section.during_training_problems, training)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.data.hub import DATASETS, data_files, is_hub_name, reachable
-from deepscaler.data.layouts import Columns, Layout, read_fields, unboxed, without_instruction, write_layout
+from deepscaler.data.layouts import Columns, Layout, read_fields, without_instruction, write_layout
 from deepscaler.data.readers import DataError
 from deepscaler.data.sources import load_problems, locate
+from deepscaler.types import Message
 
 INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
 ROWS: list[dict[str, Any]] = [
@@ -71,22 +72,9 @@ def test_the_last_user_message_is_the_problem() -> None:
         {"role": "user", "content": "1+1?"},
     ]
     fields = read_fields({"prompt": prompt, "solution": "$\\boxed{2}$"}, Columns())
-    assert (fields.problem, fields.answer) == ("1+1?", "2")
+    assert (fields.problem, fields.answer) == ("1+1?", "$\\boxed{2}$")
+    assert fields.earlier == (Message("system", "Be brief."),)
     assert read_fields({"prompt": "1+1?", "answer": 2}, Columns()).answer == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "inner"),
-    [
-        ("\\boxed{2}", "2"),
-        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
-        ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
-        ("2", "2"),
-        ("so \\boxed{2}", "so \\boxed{2}"),
-    ],
-)
-def test_only_a_whole_box_is_opened(text: str, inner: str) -> None:
-    assert unboxed(text) == inner
 
 
 def test_instructions_come_off_and_problems_stay() -> None:
