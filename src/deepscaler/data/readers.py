@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ def _read_csv(path: Path, raw: bytes, *, delimiter: str = ",") -> list[Any]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     rows = []
     try:
+        _refuse_twins(path, reader.fieldnames or ())
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(
@@ -136,7 +137,7 @@ def _read_parquet(path: Path, raw: bytes) -> list[Any]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(raw))
+        table = pq.ParquetFile(pa.BufferReader(raw)).read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
     return _arrow_rows(path, table)
@@ -155,17 +156,21 @@ def _read_arrow(path: Path, raw: bytes) -> list[Any]:
     return _arrow_rows(path, table)
 
 
+def _refuse_twins(path: Path, columns: Sequence[str]) -> None:
+    twins = sorted({name for name in columns if columns.count(name) > 1})
+    if twins:
+        raise DataError(f"{path}: two columns are called {', '.join(map(repr, twins))}; rename one of them")
+
+
 def _arrow_rows(path: Path, table: Any) -> list[Any]:
     import pyarrow as pa
 
+    _refuse_twins(path, table.column_names)
     for name in table.column_names:
         try:
             table[name].validate(full=True)
         except pa.ArrowInvalid as error:  # names the row inside its chunk
             raise DataError(f"{path}, field {name!r}: {error}; write the file again with UTF-8 text") from error
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}: two columns are called {', '.join(map(repr, twice))}; rename one of them")
     rows = table.to_pylist()
     for field in table.schema:
         if _has_short_float(field.type):
