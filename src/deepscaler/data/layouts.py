@@ -33,7 +33,7 @@ class Columns:
     """Which columns hold the problem and its answer, a path of names with dots for one inside another
     (`extra_info.answer`); instruction: what prompts carry besides the problem.
 
-    A row without a named column is read by its layout.
+    verl's and TRL's layouts are known without their columns' names, and a prepared file has its own.
     """
 
     problem: str = "problem"
@@ -82,8 +82,9 @@ def read_fields(row: Mapping[str, Any], columns: Columns) -> Fields:
         named = columns.problem != "problem" and _at(row, columns.problem) is not MISSING
         question = _question(row, columns.problem if named else "prompt", columns)
         return _fields(row, {**extra, "source": row.get("data_source")}, question, answer_field)
-    question = _question(row, _first(row, (columns.problem, "problem", "prompt")), columns)
-    return _fields(row, row, question, _first(row, (columns.answer, "answer", "solution")))
+    question = _question(row, _first(row, (columns.problem, "prompt")), columns)
+    solution = ("solution",) if question[0] == "prompt" or columns.answer == "answer" else ()
+    return _fields(row, row, question, _first(row, (columns.answer, *solution)))
 
 
 _Question = tuple[str, Any, tuple[Message, ...]]  # field, problem, the messages before it

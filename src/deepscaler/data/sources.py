@@ -43,15 +43,22 @@ def locate(source: str | Path) -> list[SourceFile]:
 
 
 def load_problems(
-    source: str | Path, *, prompt_field: str = "problem", answer_field: str = "answer", instruction: str = ""
+    source: str | Path,
+    *,
+    prompt_field: str = "problem",
+    answer_field: str = "answer",
+    instruction: str = "",
+    or_default_fields: bool = False,
 ) -> list[Problem]:
     """Every row of a source: what `deepscaler data prepare` wrote, or any file of the layouts of `layouts.py`.
 
     Answers may be strings, numbers (142.0 becomes "142"), lists of alternatives, or worked solutions that mark their
     answer (`references.py`). Raises DataError for the first row without prompt or answer, of a wrong type, with broken
-    text, or with a repeated id; nothing is dropped silently.
+    text, or with a repeated id; nothing is dropped silently. or_default_fields: a row without the named fields may have
+    `problem` and `answer`.
     """
-    columns = Columns(prompt_field, answer_field, instruction)
+    columns = [Columns(prompt_field, answer_field, instruction)]
+    columns += [Columns(instruction=instruction)] if or_default_fields else []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     for file in locate(source):
@@ -89,11 +96,17 @@ def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> 
     return problems, source_of
 
 
-def _problem(where: str, stem: str, row: Any, columns: Columns) -> Problem:
+def _read_fields(row: Mapping[str, Any], columns: Sequence[Columns]) -> Fields:
+    """The row's values by the first columns that it has, by the first of all where it has none."""
+    choices = [read_fields(row, some) for some in columns]
+    return next((fields for fields in choices if MISSING not in (fields.problem, fields.answer)), choices[0])
+
+
+def _problem(where: str, stem: str, row: Any, columns: Sequence[Columns]) -> Problem:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
     try:
-        fields = read_fields(row, columns)
+        fields = _read_fields(row, columns)
     except ConversationError as error:
         raise DataError(f"{where}, field 'prompt': {error}") from error
     for field, value in ((fields.problem_field, fields.problem), (fields.answer_field, fields.answer)):

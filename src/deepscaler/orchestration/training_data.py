@@ -43,8 +43,12 @@ def load_training_data(recipe: Recipe) -> TrainingData:
     if data.source == "mix":
         problems, source_of = load_mixture(data.sources, instruction=data.instruction)
     else:
-        fields = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
-        problems = load_problems(data.source, **fields, instruction=data.instruction)
+        problems = load_problems(
+            data.source,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            instruction=data.instruction,
+        )
         source_of = [0] * len(problems)
     return TrainingData(problems, source_of, *load_validation(recipe, problems))
 
@@ -64,8 +68,13 @@ def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datase
         if name in sets:
             raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
         data = recipe.data
-        fields = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
-        sets[name] = load_problems(file, **fields, instruction=data.instruction)
+        sets[name] = load_problems(
+            file,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            instruction=data.instruction,
+            or_default_fields=True,
+        )
     if not sets:
         return describe({}), ()
     held_out = hold_out(sets, section.during_training_problems, training)
