@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepscaler.data.dedupe import Progress
+from deepscaler.data.identity import asked_text
 from deepscaler.data.resemblance import Match, SameAnswer, Side, compare, holds_letters, holds_numbers
 from deepscaler.data.rows import Drop
 from deepscaler.data.shingles import Shingles, overlap, share_of, word_shingles
@@ -49,7 +50,7 @@ def find_contamination(
 ) -> list[Finding]:
     """Every training row that is a benchmark's problem, or looks like one, by row and then by benchmark."""
     tests = [(name, problem) for name, members in benchmarks.items() for problem in members]
-    asked = Wordings([problem.prompt for _, problem in tests], rows.vocabulary)
+    asked = Wordings([asked_text(problem.prompt, problem.earlier) for _, problem in tests], rows.vocabulary)
     row_shingles, test_shingles = word_shingles(rows), word_shingles(asked)
     found = []
     pairs = {(row, test) for row, test, _ in _overlaps(row_shingles, test_shingles, progress)}

@@ -14,3 +14,8 @@ def problem_id(text: str, earlier: Sequence[Message] = ()) -> str:
     if earlier:
         text = json.dumps([*([message.role, message.content] for message in earlier), text])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def asked_text(text: str, earlier: Sequence[Message] = ()) -> str:
+    """All that is asked: the turns before the last message belong to the problem, a system message does not."""
+    return "\n\n".join([*(message.content for message in earlier if message.role != "system"), text])

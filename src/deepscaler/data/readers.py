@@ -171,6 +171,11 @@ def _arrow_rows(path: Path, table: Any) -> list[Any]:
             table[name].validate(full=True)
         except pa.ArrowInvalid as error:  # names the row inside its chunk
             raise DataError(f"{path}, field {name!r}: {error}; write the file again with UTF-8 text") from error
+    return arrow_to_rows(table)
+
+
+def arrow_to_rows(table: Any) -> list[Any]:
+    """The rows of an Arrow table or record batch, 32- and 16-bit floats as the shortest decimal that gives them."""
     rows = table.to_pylist()
     for field in table.schema:
         if _has_short_float(field.type):
@@ -188,7 +193,7 @@ def _has_short_float(kind: Any) -> bool:
 
 
 def _as_written(value: Any, kind: Any) -> Any:
-    """A value whose 32- and 16-bit floats have the shortest decimal that gives them: 0.1, not 0.10000000149011612."""
+    """0.1 for the 32-bit float that to_pylist gives as 0.10000000149011612, also inside lists and structs."""
     import numpy as np
     import pyarrow as pa
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from deepscaler.data.broken_text import fault_of, repair_latex
 from deepscaler.data.conversations import ConversationError
+from deepscaler.data.identity import asked_text
 from deepscaler.data.layouts import MISSING, Columns, Fields, read_fields, shown
 from deepscaler.data.question_lint import question_fault
 from deepscaler.data.readers import DataError
@@ -169,9 +170,8 @@ def messages_before(table: pa.Table) -> list[tuple[Message, ...]]:
 
 
 def asked(table: pa.Table) -> list[str]:
-    """Per row all that is asked: the turns before the problem belong to it, a system message does not."""
-    texts = zip(table["problem"].to_pylist(), messages_before(table), strict=True)
-    return ["\n\n".join([*(m.content for m in earlier if m.role != "system"), text]) for text, earlier in texts]
+    """Per row all that is asked, turns before the problem included."""
+    return list(map(asked_text, table["problem"].to_pylist(), messages_before(table)))
 
 
 DROPPED_COLUMNS = ("source", "row", "step", "reason", "detail", "problem", "answer", "record")

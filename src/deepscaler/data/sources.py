@@ -83,8 +83,10 @@ def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> 
     source_of: list[int] = []
     place: dict[str, int] = {}
     for index, source in enumerate(sources):
-        fields = {"prompt_field": source.prompt_field, "answer_field": source.answer_field}
-        for problem in load_problems(source.path, **fields, instruction=instruction):
+        loaded = load_problems(
+            source.path, prompt_field=source.prompt_field, answer_field=source.answer_field, instruction=instruction
+        )
+        for problem in loaded:
             other = place.setdefault(problem.id, index)
             if other != index:
                 raise DataError(

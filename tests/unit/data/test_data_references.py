@@ -7,8 +7,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from deepscaler.cli import grade_rows
 from deepscaler.cli.data_commands import readable
 from deepscaler.data.benchmark_specs import BENCHMARKS
 from deepscaler.data.benchmarks import clean_answer
@@ -185,3 +188,17 @@ def test_other_peoples_evaluation_files_are_read_as_they_are(name: str, size: in
     problems = load_problems(shared("data", "more") / f"{name}.parquet")
     assert len(problems) == size
     assert all(readable(reference) for problem in problems for reference in problem.references)
+
+
+def test_saved_completions_are_graded_against_the_answers_that_solutions_mark(tmp_path: Path) -> None:
+    rows = [{"response": "\\boxed{72}", "reference": text} for text in (GSM8K, "So it is \\boxed{72}.", PROSE)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = pa.table({"response": ["\\boxed{0.1}"], "reference": pa.array([0.1], pa.float32())})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    columns = grade_rows.Columns("response", "reference")
+    read = [
+        list(row.item.references)
+        for name in ("rows.jsonl", "rows.parquet")
+        for row in grade_rows.read_rows(tmp_path / name, columns, thinking_prefilled=False)
+    ]
+    assert read == [["72"], ["72"], [PROSE], ["0.1"]]
