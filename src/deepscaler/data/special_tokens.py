@@ -32,6 +32,16 @@ class RenderedText(str):
         return made
 
 
+def control_tokens(tokenizer: Any) -> ControlTokens:
+    """Those of a tokenizer, found once for as long as its vocabulary does not grow."""
+    return _control_tokens(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _control_tokens(tokenizer: Any, num_tokens: int) -> ControlTokens:
+    return ControlTokens(tokenizer)
+
+
 class ControlTokens:
     """The tokens of a tokenizer that steer a conversation: its special ones, and added ones such as `<think>`."""
 

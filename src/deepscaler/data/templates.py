@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import nodes
 from jinja2.ext import Extension
 
-from deepscaler.data.special_tokens import ControlTokens, RenderedText
+from deepscaler.data.special_tokens import RenderedText, control_tokens
 from deepscaler.data.time_limit import map_within
 from deepscaler.types import IntArray, Problem
 
@@ -77,7 +77,7 @@ def encode_rendered(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     for index, text in enumerate(texts):
         if isinstance(text, RenderedText):
-            encoded[index] = ControlTokens(tokenizer).encode(tokenizer, text.marked)
+            encoded[index] = control_tokens(tokenizer).encode(tokenizer, text.marked)
     return encoded
 
 
@@ -113,7 +113,7 @@ def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
 def _render_all(tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]]) -> list[str]:
     """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError."""
     _refuse_bombs(template_text(tokenizer))
-    controls = ControlTokens(tokenizer)
+    controls = control_tokens(tokenizer)
 
     def render(messages: Sequence[dict[str, str]]) -> str:
         marked = [controls.mark_message(message) for message in messages]

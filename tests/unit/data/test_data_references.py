@@ -13,6 +13,7 @@ import pytest
 
 from deepscaler.cli import grade_rows
 from deepscaler.cli.data_commands import readable
+from deepscaler.data.benchmark_lint import lint_benchmark
 from deepscaler.data.benchmark_specs import BENCHMARKS
 from deepscaler.data.benchmarks import clean_answer
 from deepscaler.data.layouts import Columns
@@ -21,7 +22,7 @@ from deepscaler.data.readers import DataError
 from deepscaler.data.references import NoAnswerError, WrongTypeError, num_sentences, read_answers, value_in
 from deepscaler.data.sources import load_problems
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import Outcome, Problem
 from shared_data import shared
 
 GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nIn all she sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
@@ -202,3 +203,11 @@ def test_saved_completions_are_graded_against_the_answers_that_solutions_mark(tm
         for row in grade_rows.read_rows(tmp_path / name, columns, thinking_prefilled=False)
     ]
     assert read == [["72"], ["72"], [PROSE], ["0.1"]]
+
+
+def test_the_benchmark_lint_asks_for_the_value_in_a_reference() -> None:
+    spec = BENCHMARKS["math500"]
+    problem = Problem("math500/0", "How many?", ("The answer surely is 72.",))
+    rows = [{"problem": problem.prompt, "answer": problem.references[0]}]
+    findings = lint_benchmark(spec, rows, [problem], lambda text, references: _verdict(text, list(references)))
+    assert "unreadable" in {finding.kind for finding in findings}
