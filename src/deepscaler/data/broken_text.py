@@ -7,6 +7,7 @@ holds a form feed and `rac12` where `\frac12` was meant. Where the characters ha
 from __future__ import annotations
 
 import re
+from bisect import bisect
 
 _LETTER = {"\a": "a", "\b": "b", "\t": "t", "\n": "n", "\v": "v", "\f": "f", "\r": "r"}
 # Before letters no text of a problem holds these: they begin a command, or the text is broken.
@@ -30,6 +31,7 @@ def repair_latex(text: str, *, is_formula: bool = False) -> str:
 
     Only where that is the one reading; `fault_of` names what stays. is_formula: an answer, not prose with formulas.
     """
+    dollars = [found.start() for found in re.finditer(r"(?<!\\)\$", text)] if _EATEN.search(text) else []
 
     def restored(found: re.Match[str]) -> str:
         control = found[1] or found[3]
@@ -40,7 +42,7 @@ def repair_latex(text: str, *, is_formula: bool = False) -> str:
             braced = command == "text" and text.startswith("{", found.end())
             known = braced or _NO_WORDS.fullmatch(command) is not None
             if not known and _IN_FORMULA.fullmatch(command):
-                known = is_formula or len(re.findall(r"(?<!\\)\$", text[: found.start()])) % 2 == 1
+                known = is_formula or bisect(dollars, found.start()) % 2 == 1
         return f"\\{command}" if known else found[0]
 
     return _EATEN.sub(restored, text)

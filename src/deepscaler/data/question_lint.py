@@ -9,7 +9,7 @@ from typing import Any
 from deepscaler.data.layouts import Fields, shown
 
 _IMAGE = re.compile(
-    r"<image(?:[_ ]?\d+)?\s*/?>|<img\b|!\[[^\]]*\]\([^)]*\)|!\[\[[^\]]*\]\]|\\includegraphics\b|\[(?:image|img)\]"
+    r"<image(?:[_ ]?\d+)?\s*/?>|<img\b|!\[[^\]]{0,200}\]\(|!\[\[[^\]]{0,200}\]\]|\\includegraphics\b|\[(?:image|img)\]"
     r"|<\|(?:image(?:_pad|_\d+)?|vision_start)\|>",
     re.IGNORECASE,
 )

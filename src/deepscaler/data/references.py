@@ -101,6 +101,7 @@ def read_reference(text: str) -> str:
     return text
 
 
+MAX_READ_CHARACTERS = 20_000  # of a text, to tell whether it is prose
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _IDEOGRAPHS = re.compile(r"[぀-ヿ一-鿿가-힯]")
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
@@ -113,7 +114,7 @@ def num_sentences(text: str) -> int:
 
     A formula counts as a word, and so do two characters of a script without spaces.
     """
-    plain = _COMMAND.sub(" ", _FORMULA.sub(" formula ", text))
+    plain = _COMMAND.sub(" ", _FORMULA.sub(" formula ", text[:MAX_READ_CHARACTERS]))
     return sum(map(_is_prose, _BREAK.split(plain)))
 
 
@@ -153,18 +154,21 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
             yield box.start(), position, (box[1] or box[2]).rstrip(".,")
             continue
         end = _closing_brace(text, box.end())
+        if end < 0:
+            yield box.start(), len(text), ""
+            return
         yield box.start(), end + 1, text[box.end() : end]
         position = end + 1
 
 
 def _closing_brace(text: str, start: int) -> int:
-    """Index of the brace that closes the one before `start`; `start` itself when none does."""
+    """Index of the brace that closes the one before `start`, -1 when none does."""
     depth = 1
     for brace in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return brace.start()
-    return start
+    return -1
 
 
 _SAYS = re.compile(r"\b(?:is|are|was|equals?|answer|therefore|thus|hence|so|gives?)\b|[.。]\s*$|答案", re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -16,8 +17,10 @@ from deepscaler.cli.data_commands import readable
 from deepscaler.data.benchmark_lint import lint_benchmark
 from deepscaler.data.benchmark_specs import BENCHMARKS
 from deepscaler.data.benchmarks import clean_answer
-from deepscaler.data.layouts import Columns
+from deepscaler.data.broken_text import repair_latex
+from deepscaler.data.layouts import Columns, Fields
 from deepscaler.data.prepare import Settings, Tools, prepare
+from deepscaler.data.question_lint import question_fault
 from deepscaler.data.readers import DataError
 from deepscaler.data.references import NoAnswerError, WrongTypeError, num_sentences, read_answers, value_in
 from deepscaler.data.sources import load_problems
@@ -211,3 +214,13 @@ def test_the_benchmark_lint_asks_for_the_value_in_a_reference() -> None:
     rows = [{"problem": problem.prompt, "answer": problem.references[0]}]
     findings = lint_benchmark(spec, rows, [problem], lambda text, references: _verdict(text, list(references)))
     assert "unreadable" in {finding.kind for finding in findings}
+
+
+@pytest.mark.parametrize("part", ["\\boxed{", "\\[", "\\begin{a}", "####", "\\boxed", "$", "\to ", "![", "<|a"])
+def test_texts_made_to_be_slow_are_read_in_time(part: str) -> None:
+    """A quadratic reading of these would take minutes."""
+    text = part * 200_000
+    with contextlib.suppress(NoAnswerError):
+        read_answers(text)
+    repair_latex(text)
+    question_fault(Fields(text[:50_000], "1", "problem", "answer"), text[:50_000])
