@@ -43,10 +43,19 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. role: `system`, `user`, `assistant`, as chat templates know them."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A question with checkable answers. `references` are alternatives: matching any one is correct.
 
     tolerance: absolute, only where the dataset's row declares one; without it, numbers are compared exactly.
+    earlier: what the model is shown before the question, e.g. a system message.
     """
 
     id: str
@@ -56,6 +65,7 @@ class Problem:
     difficulty: float | None = None
     solution: str | None = None
     tolerance: float | None = None
+    earlier: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,52 @@ def test_broken_utf8(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     assert_refused(result, tmp_path / "run", "problems.jsonl, line 2", "not UTF-8", "convert")
 
 
+PROSE = "Half of 48 is 24 clips. So she sold 72 clips in all."
+
+
+@pytest.mark.parametrize("where", ["data.source", "evaluation.validation_files"])
+def test_a_worked_solution_that_marks_no_answer(cli: Cli, recipe: Path, tmp_path: Path, where: str) -> None:
+    rows = [GOOD, json.dumps({"problem": "3 a+4", "answer": PROSE}).encode()]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(rows))
+    training = with_data(recipe, GOOD)
+    value = tmp_path / "rows.jsonl"
+    extra = [*training, "--set", f"{where}={value}" if where == "data.source" else f'{where}=["{value}"]']
+    result = cli("train", recipe, "--run-dir", tmp_path / "run", *extra)
+    assert_refused(result, tmp_path / "run", "rows.jsonl, row 1, field 'answer'", "several sentences", "####")
+
+
+def test_half_a_surrogate_pair(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    extra = with_data(recipe, GOOD + b'\n{"problem": "3 \\ud800 a+4", "answer": "7"}\n')
+    result = cli("train", recipe, "--run-dir", tmp_path / "run", *extra)
+    assert_refused(result, tmp_path / "run", "problems.jsonl, row 1, field 'problem'", "surrogate", "remove the row")
+
+
+def test_a_latex_command_eaten_by_json(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    extra = with_data(recipe, GOOD + b'\n{"problem": "3 a+4", "answer": "\\fx2"}\n')
+    result = cli("train", recipe, "--run-dir", tmp_path / "run", *extra)
+    assert_refused(result, tmp_path / "run", "row 1, field 'answer'", "control character", "double the backslashes")
+
+
+def test_a_conversation_that_asks_nothing(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    prompt = [{"role": "user", "content": "3 a+4"}, {"role": "assistant", "content": "7"}]
+    extra = with_data(recipe, GOOD + b"\n" + json.dumps({"prompt": prompt, "answer": "7"}).encode())
+    result = cli("train", recipe, "--run-dir", tmp_path / "run", *extra)
+    assert_refused(result, tmp_path / "run", "row 1, field 'prompt'", "last message must be the user's")
+
+
+def test_files_as_people_have_them_are_trained_on(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    """GSM8K's columns and solutions, verl's rows with a system message, a control token's text, an id of 0."""
+    gsm8k = [{"id": i, "question": f"3{i} a+4<eos>", "answer": f"3{i}+4\n#### {34 + i}"} for i in range(6)]
+    verl = [
+        {"prompt": [{"role": "system", "content": "brief"}, {"role": "user", "content": f"2{i} a+4"}],
+         "reward_model": {"style": "rule", "ground_truth": f"So it is \\boxed{{{24 + i}}}."}}
+        for i in range(6)
+    ]  # fmt: skip
+    extra = with_data(recipe, "\n".join(map(json.dumps, [*gsm8k, *verl])).encode())
+    extra += ["--set", "data.prompt_field=question"]
+    assert cli("train", recipe, "--run-dir", tmp_path / "run", *extra)[0] == 0
+
+
 def test_prompts_longer_than_the_limit(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     extra = with_data(recipe, json.dumps({"problem": "1" * 100, "answer": "1"}).encode())
     result = cli("train", recipe, "--run-dir", tmp_path / "run", *extra)

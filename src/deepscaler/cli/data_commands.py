@@ -14,9 +14,10 @@ from deepscaler.data.layouts import Columns, Layout
 from deepscaler.data.preparation_files import write_preparation
 from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
+from deepscaler.data.references import value_in
 from deepscaler.evaluation.held_out import same_answer
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import Outcome, Problem
 
 WIDTH = 80
 
@@ -86,8 +87,9 @@ def prepare_command(
 
 
 def readable(reference: str) -> bool:
-    """Whether a reference, given as the answer, is graded correct against itself."""
-    return grade(f"\\boxed{{{reference}}}", [reference], thinking_prefilled=False).outcome is Outcome.CORRECT
+    """Whether the value that a person would box for a reference is graded correct against it."""
+    boxed = f"\\boxed{{{value_in(reference)}}}"
+    return grade(boxed, [reference], thinking_prefilled=False).outcome is Outcome.CORRECT
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -114,13 +116,13 @@ def _load_benchmarks(directory: Path | None, without: bool) -> list[LoadedBenchm
 
 def _prompt_tokens(
     model: str, revision: str | None, instruction: str, progress: Callable[[str, int, int], None]
-) -> Callable[[Sequence[str]], list[int]]:
+) -> Callable[[Sequence[Problem]], list[int]]:
     """Counts a prompt as training will: the question in the tokenizer's chat template."""
     from huggingface_hub.constants import ENDPOINT
     from transformers import AutoTokenizer
 
     from deepscaler.data.hub import reachable
-    from deepscaler.data.templates import render_prompt
+    from deepscaler.data.templates import encode_problem
 
     # Without a network a copy from the hub's cache does as well, and its client would retry for a minute.
     offline = not Path(model).exists() and not reachable(ENDPOINT)
@@ -132,13 +134,12 @@ def _prompt_tokens(
             "--tokenizer DIR; training drops overlong prompts at load as well"
         ) from error
 
-    def count(problems: Sequence[str]) -> list[int]:
+    def count(problems: Sequence[Problem]) -> list[int]:
         lengths = []
         for number, problem in enumerate(problems):
             if number % 200 == 0:
                 progress("prompt length", number, len(problems))
-            question = f"{problem} {instruction}" if instruction else problem
-            lengths.append(len(render_prompt(tokenizer, question)[0]))
+            lengths.append(len(encode_problem(tokenizer, problem, instruction)))
         progress("prompt length", len(problems), len(problems))
         return lengths
 

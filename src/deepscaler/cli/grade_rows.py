@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.data.readers import arrow_to_rows
+from deepscaler.data.references import NoAnswerError, read_reference
 from deepscaler.rewards.process import Item
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -110,7 +112,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:
             present = [name for name in file.schema_arrow.names if name in wanted]
             index = 0
             for batch in file.iter_batches(batch_size=256, columns=present):
-                for record in batch.to_pylist():
+                for record in arrow_to_rows(batch):
                     yield f"row {index}", {name: _as_number(value) for name, value in record.items()}
                     index += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -163,7 +165,17 @@ def _references(value: Any, columns: Columns, where: str) -> list[str]:
                 f"{where}: field {columns.reference!r} holds {kind}; a reference is a string, a number, or a list "
                 "of these. --reference-column names another column"
             )
-    return [str(alternative or "") for alternative in alternatives]
+    return [_reference(alternative) for alternative in alternatives]
+
+
+def _reference(text: str | None) -> str:
+    """The answer that a worked solution marks; any other text as it is, for the grader to judge."""
+    if not text or isinstance(text, Number):
+        return str(text or "")
+    try:
+        return read_reference(text)
+    except NoAnswerError:
+        return text
 
 
 def _tolerance(record: dict[str, Any], name: str, where: str) -> float | None:

@@ -10,9 +10,16 @@ from typing import Any
 
 from deepscaler.data.benchmark_specs import BenchmarkSpec, HubSource
 from deepscaler.data.hub import snapshot
-from deepscaler.data.readers import FORMATS, DataError, read_rows
+from deepscaler.data.readers import FORMATS, DataError, format_of, is_data_file, read_rows
 
-_PREFERRED = (".parquet", ".jsonl", ".json", ".csv")  # where a dataset holds its rows in several formats
+_PREFERRED = (
+    ".parquet",
+    ".jsonl",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".arrow",
+)  # where a dataset holds its rows in several formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,14 @@ def split_files(directory: Path, source: HubSource) -> list[Path]:
     found = sorted(
         path
         for path in directory.rglob("*")
-        if path.suffix.lower() in FORMATS and not any(p.startswith(".") for p in path.relative_to(directory).parts)
+        if is_data_file(path) and not any(p.startswith(".") for p in path.relative_to(directory).parts)
     )
     for word in filter(None, (source.config, source.split)):
         named = [path for path in found if _names(path.relative_to(directory), word)]
         if word == source.config or named:
             found = named
     for suffix in _PREFERRED:
-        files = [path for path in found if path.suffix.lower() == suffix]
+        files = [path for path in found if format_of(path) == suffix]
         if files:
             return files
     what = f"configuration {source.config}, split {source.split}" if source.config else f"split {source.split}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deepscaler.data.benchmark_specs import BenchmarkSpec
+from deepscaler.data.references import value_in
 from deepscaler.types import Outcome, Problem, Verdict
 
 Kind = Literal[
@@ -23,7 +24,7 @@ Kind = Literal[
 ]
 KINDS: dict[str, str] = {
     "contradiction": "the reference differs from the boxed value of the row's own solution",
-    "unreadable": "the grader does not find the reference equal to itself",
+    "unreadable": "the grader does not accept the value that the reference gives",
     "duplicate": "the same problem stands in an earlier row",
     "out_of_range": "an AIME answer that is no integer from 0 to 999",
     "unit": "the row names a unit that is not part of the reference",
@@ -108,7 +109,7 @@ def _contradiction(spec: BenchmarkSpec, number: int, problem: Problem, judge: Ju
 
 def _unreadable(spec: BenchmarkSpec, number: int, problem: Problem, judge: Judge) -> Iterator[Finding]:
     for reference in problem.references:
-        verdict = judge(f"\\boxed{{{reference}}}", [reference])
+        verdict = judge(f"\\boxed{{{value_in(reference)}}}", [reference])
         if verdict.outcome is not Outcome.CORRECT:
             yield Finding(spec.name, number, "unreadable", f"{reference}: {verdict.outcome.value} {verdict.detail}")
 

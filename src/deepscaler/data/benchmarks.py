@@ -14,6 +14,7 @@ from typing import Any
 from deepscaler.data.benchmark_hub import download, read_layout
 from deepscaler.data.benchmark_review import correct, reviewed_rows
 from deepscaler.data.benchmark_specs import BENCHMARKS, AnswerForm, BenchmarkSpec
+from deepscaler.data.references import NoAnswerError, read_reference
 from deepscaler.data.sources import DataError
 from deepscaler.types import Problem
 
@@ -134,8 +135,9 @@ def _check_rows(spec: BenchmarkSpec, problems: Sequence[Problem]) -> tuple[bool,
 
 
 def row_hash(problem: Problem) -> str:
-    """64 bits (16 hex digits) over the prompt, the references in order, and the tolerance."""
-    content = json.dumps([problem.prompt, list(problem.references), problem.tolerance], ensure_ascii=True)
+    """64 bits (16 hex digits) over the prompt with the messages before it, the references in order, the tolerance."""
+    earlier = [[[message.role, message.content] for message in problem.earlier]] if problem.earlier else []
+    content = json.dumps([problem.prompt, list(problem.references), problem.tolerance, *earlier], ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -258,7 +260,10 @@ def _clean_text(where: str, value: Any, form: AnswerForm) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: expected an answer's text, found {value!r:.80}")
     _whole_text(where, value)
-    text = value.strip()
+    try:
+        text = read_reference(value)
+    except NoAnswerError as error:
+        raise DataError(f"{where}: {error}") from error
     if form == "integer_text" and re.fullmatch(r"\d+", text):
         text = text.lstrip("0") or "0"
     elif form == "joined_list":

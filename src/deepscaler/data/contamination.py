@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepscaler.data.dedupe import Progress
-from deepscaler.data.resemblance import Match, SameAnswer, Side, compare, holds_numbers
+from deepscaler.data.identity import asked_text
+from deepscaler.data.resemblance import Match, SameAnswer, Side, compare, holds_letters, holds_numbers
 from deepscaler.data.rows import Drop
-from deepscaler.data.shingles import Shingles, word_shingles
+from deepscaler.data.shingles import Shingles, overlap, share_of, word_shingles
+from deepscaler.data.whole_text import beginnings
 from deepscaler.data.wording import Wordings
 from deepscaler.types import Problem
 
@@ -18,6 +20,7 @@ from deepscaler.types import Problem
 # row's answer says.
 CONTAINED_TOKENS = 20
 CONTAINED_SHARE = 0.95
+CONTAINED_LETTERS = 80  # the same for its letters
 _LEAST_JACCARD, _LEAST_CONTAINMENT = 0.25, 0.8  # below both, `compare` is not asked
 _CHUNK_ROWS = 1000
 
@@ -47,13 +50,13 @@ def find_contamination(
 ) -> list[Finding]:
     """Every training row that is a benchmark's problem, or looks like one, by row and then by benchmark."""
     tests = [(name, problem) for name, members in benchmarks.items() for problem in members]
-    asked = Wordings([problem.prompt for _, problem in tests], rows.vocabulary)
+    asked = Wordings([asked_text(problem.prompt, problem.earlier) for _, problem in tests], rows.vocabulary)
     row_shingles, test_shingles = word_shingles(rows), word_shingles(asked)
     found = []
-    for row, test, common in _overlaps(row_shingles, test_shingles, progress):
-        row_size, test_size = int(row_shingles.sizes[row]), int(test_shingles.sizes[test])
-        jaccard = common / (row_size + test_size - common)
-        containment = common / min(row_size, test_size)
+    pairs = {(row, test) for row, test, _ in _overlaps(row_shingles, test_shingles, progress)}
+    pairs.update(beginnings(rows.letters, asked.letters))
+    for row, test in sorted(pairs):
+        jaccard, containment = overlap(row_shingles.of(row), test_shingles.of(test))
         name, problem = tests[test]
         match = compare(
             Side.of(rows, row, answers[row]),
@@ -62,12 +65,22 @@ def find_contamination(
             containment=containment,
             same_answer=same_answer,
         )
-        whole = common / test_size >= CONTAINED_SHARE and len(asked[test]) >= CONTAINED_TOKENS
-        if match in (None, Match.SIMILAR) and whole and holds_numbers(rows[row], asked[test]):
+        if match in (None, Match.SIMILAR) and _stands_whole(rows, row, asked, test, row_shingles, test_shingles):
             match = Match.CONTAINED
         if match is not None:
             found.append(Finding(row, name, problem, match, jaccard, containment))
     return found
+
+
+def _stands_whole(
+    rows: Wordings, row: int, asked: Wordings, test: int, row_shingles: Shingles, test_shingles: Shingles
+) -> bool:
+    """Whether a benchmark problem stands in a row to the last word pair or letter, and is long enough to be told."""
+    if holds_letters(rows.letters[row], asked.letters[test], least=CONTAINED_LETTERS):
+        return True
+    share = share_of(test_shingles.of(test), row_shingles.of(row))
+    enough = share >= CONTAINED_SHARE and len(asked[test]) >= CONTAINED_TOKENS
+    return enough and holds_numbers(rows[row], asked[test])
 
 
 def _overlaps(rows: Shingles, tests: Shingles, progress: Progress) -> Iterator[tuple[int, int, int]]:

@@ -16,6 +16,7 @@ from deepscaler.data.rows import Drop
 from deepscaler.data.shingles import (
     BANDS,
     ROWS,
+    WINDOW,
     Hashes,
     Shingles,
     candidate_pairs,
@@ -54,20 +55,30 @@ def find_duplicates(
     clusters = Clusters(len(wordings))
     found = []
 
-    def look(i: int, j: int, jaccard: float, containment: float) -> None:
+    def look(i: int, j: int, jaccard: float, containment: float) -> bool:
         a, b = Side.of(wordings, i, answers[i]), Side.of(wordings, j, answers[j])
         match = compare(a, b, jaccard=jaccard, containment=containment, same_answer=same_answer)
-        if match not in (None, Match.SIMILAR):
-            clusters.join(i, j)
-            found.append(Duplicate(i, j, match, jaccard, containment))
+        if match in (None, Match.SIMILAR):
+            return False
+        clusters.join(i, j)
+        found.append(Duplicate(i, j, match, jaccard, containment))
+        return True
 
     kept = []
     for group in _equal_wordings(wordings).values():
-        kept.append(group[0])
-        for other in group[1:]:
-            look(group[0], other, 1.0, 1.0)
+        # Brackets are no tokens, so equal ones may be several problems; each row is compared with the first of each.
+        firsts: list[int] = []
+        for row in group:
+            if not any(look(first, row, 1.0, 1.0) for first in firsts[:WINDOW]):
+                firsts.append(row)
+        kept += firsts
     kept_rows = np.array(sorted(kept), dtype=np.int64)
     shingles = word_shingles(wordings)
+    same_letters: dict[str, int] = {}
+    for row in kept_rows.tolist():  # where formulas begin and end may change many tokens and no letter
+        first = same_letters.setdefault(wordings.letters[row], row)
+        if first != row:
+            look(first, row, *overlap(shingles.of(first), shingles.of(row)))
     numbers = _number_sets(wordings)
     pairs = kept_rows[_candidates(wordings, shingles, kept_rows, seed)]
     for number, (i, j) in enumerate(pairs.tolist()):

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from deepscaler.data.readers import FORMATS, DataError
+from deepscaler.data.readers import FORMATS, DataError, is_data_file
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _NO_DATA = re.compile(
-    r"(^|/)\.|(^|/)(dataset_infos|dataset_info|state|README)\b|(^|[/_.-])(test|valid|validation|dev)\b"
+    r"(^|/)\.|(^|/)(dataset_infos|dataset_info|dataset_dict|state|README)\b|(^|/)cache-[^/]*\.arrow$"
+    r"|(^|[/_.-])(test|valid|validation|dev)\b"
 )
 
+_PATTERNS = [f"*{suffix}{packed}" for suffix in FORMATS for packed in ("", ".gz")]
 CONNECT_S = 5.0
 T = TypeVar("T")
 
@@ -56,7 +58,7 @@ DATASETS = {
 
 def is_hub_name(source: str) -> bool:
     """Whether a source that is no local path could be a dataset's name, `owner/name` or `owner/name@revision`."""
-    return _NAME.fullmatch(source) is not None and Path(source).suffix.lower() not in FORMATS
+    return _NAME.fullmatch(source) is not None and not is_data_file(Path(source))
 
 
 def fetch(source: str) -> tuple[list[Path], str, str]:
@@ -89,10 +91,8 @@ def _download(name: str, revision: str, known: HubDataset | None) -> list[Path]:
             return [Path(hub.hf_hub_download(name, file, **options)) for file in known.files]
         if offline:
             raise OSError
-        patterns = [f"*{suffix}" for suffix in FORMATS]
-        return data_files(
-            Path(hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
-        )
+        options = {"repo_type": "dataset", "revision": revision, "allow_patterns": _PATTERNS}
+        return data_files(Path(hub.snapshot_download(name, **options)))
 
     return _ask_hub(name, get, instead)
 
@@ -102,11 +102,10 @@ def snapshot(name: str, revision: str, *, instead: str) -> Path:
 
     Raises DataError that ends with what to do `instead`.
     """
-    patterns = [f"*{suffix}" for suffix in FORMATS]
 
     def get(hub: Any, offline: bool) -> Path:
         options = {"repo_type": "dataset", "revision": revision, "local_files_only": offline}
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, **options))
+        return Path(hub.snapshot_download(name, allow_patterns=_PATTERNS, **options))
 
     return _ask_hub(name, get, instead)
 
@@ -146,11 +145,12 @@ def reachable(endpoint: str) -> bool:
 
 
 def data_files(directory: Path) -> list[Path]:
-    """The training files of a directory laid out like a dataset on the hub, in the order of their names.
+    """The training files of a directory laid out like a dataset on the hub, or written by `save_to_disk` of datasets,
+    in the order of their names.
 
     Test and validation splits, hidden files and the hub's own descriptions are left out.
     """
-    found = [path for suffix in FORMATS for path in directory.rglob(f"*{suffix}")]
+    found = [path for path in directory.rglob("*") if is_data_file(path)]
     found = sorted(path for path in found if not _NO_DATA.search(path.relative_to(directory).as_posix()))
     if not found:
         raise DataError(f"{directory} holds no training file; expected {', '.join(FORMATS)}")

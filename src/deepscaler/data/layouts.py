@@ -1,9 +1,10 @@
-r"""The layouts in which problems come and go: plain columns, verl's, and TRL's.
+r"""The layouts in which problems come and go: plain columns, verl's, TRL's, and what preparation writes.
 
-plain  {"problem": "1+1?", "answer": "2"}
-verl   {"data_source": "math", "prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": "2"}, "extra_info": {"index": 0, "split": "train"}}
-TRL    {"prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "solution": "\\boxed{2}"}
+plain     {"problem": "1+1?", "answer": "2"}
+verl      {"data_source": "math", "prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "ability": "math",
+           "reward_model": {"style": "rule", "ground_truth": "2"}, "extra_info": {"index": 0, "split": "train"}}
+TRL       {"prompt": [{"role": "user", "content": "1+1? Let's think ..."}], "solution": "So it is \\boxed{2}."}
+prepared  {"problem": "1+1?", "answer": ["2"], "earlier": [], "file": "rows.json", "row": 0, ...} (prepare.PREPARED)
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from deepscaler.data.conversations import decoded, read_prompt
+from deepscaler.types import Message
 
 Layout = Literal["plain", "verl", "trl"]
 MISSING = object()
@@ -26,7 +30,11 @@ _DEEPSCALER_AFTER = "Let's think step by step and output the final answer within
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a plain layout hold the problem and its answer; instruction: what prompts carry besides it."""
+    """Which columns hold the problem and its answer, a path of names with dots for one inside another
+    (`extra_info.answer`); instruction: what prompts carry besides the problem.
+
+    verl's and TRL's layouts are known without their columns' names, and a prepared file has its own.
+    """
 
     problem: str = "problem"
     answer: str = "answer"
@@ -35,83 +43,92 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A row's values under our names, unchecked; MISSING where the row has no such field."""
+    """A row's values under our names, unchecked; MISSING where the row has no such field.
+
+    earlier: the messages before the problem. choices: answers to choose from, in a column of their own. has_image: a
+    column of images is filled.
+    """
 
     problem: Any
     answer: Any
     problem_field: str
     answer_field: str
+    earlier: tuple[Message, ...] = ()
     difficulty: Any = None
     solution: Any = None
     source: Any = None
     id: Any = None
+    choices: Any = None
+    has_image: bool = False
 
 
-def layout_of(row: Mapping[str, Any], columns: Columns) -> Layout:
-    """verl's where a reward model stands beside the prompt, TRL's where a prompt stands and no problem column."""
-    if isinstance(row.get("reward_model"), Mapping) and "prompt" in row:
-        return "verl"
-    return "trl" if "prompt" in row and columns.problem not in row else "plain"
+_PREPARED = frozenset(("id", "problem", "answer", "source", "difficulty", "solution", "file", "row"))
+_CHOICES = ("choices", "options")
+_IMAGES = ("images", "image", "decoded_image")
 
 
 def read_fields(row: Mapping[str, Any], columns: Columns) -> Fields:
-    """The row's values, whatever its layout."""
-    match layout_of(row, columns):
-        case "verl":
-            return _read_verl(row, columns)
-        case "trl":
-            return _read_trl(row, columns)
-        case "plain":
-            return Fields(
-                problem=row.get(columns.problem, MISSING),
-                answer=row.get(columns.answer, MISSING),
-                problem_field=columns.problem,
-                answer_field=columns.answer,
-                difficulty=row.get("difficulty"),
-                solution=row.get("solution"),
-                source=row.get("source"),
-                id=row.get("id"),
-            )
+    """The row's values, whatever its layout. Raises ConversationError for a prompt that cannot be asked."""
+    if row.keys() >= _PREPARED:
+        earlier = tuple(Message(message["role"], message["content"]) for message in row.get("earlier") or ())
+        return _fields(row, row, ("problem", row["problem"], earlier), "answer")
+    row = {**row, **{name: decoded(row[name]) for name in ("reward_model", "extra_info") if name in row}}
+    if "prompt" in row and isinstance(row.get("reward_model"), Mapping):
+        extra = row["extra_info"] if isinstance(row.get("extra_info"), Mapping) else {}
+        verl = "reward_model.ground_truth"
+        own = (columns.answer,) if columns.answer != "answer" else ()
+        references = ("extra_info.references",) if extra.get("references") else ()
+        answer_field = _first(row, (*own, *references, verl), default=verl)
+        named = columns.problem != "problem" and _at(row, columns.problem) is not MISSING
+        question = _question(row, columns.problem if named else "prompt", columns)
+        return _fields(row, {**extra, "source": row.get("data_source")}, question, answer_field)
+    question = _question(row, _first(row, (columns.problem, "prompt")), columns)
+    solution = ("solution",) if question[0] == "prompt" or columns.answer == "answer" else ()
+    return _fields(row, row, question, _first(row, (columns.answer, *solution)))
 
 
-def _read_verl(row: Mapping[str, Any], columns: Columns) -> Fields:
-    extra = row["extra_info"] if isinstance(row.get("extra_info"), Mapping) else {}
-    answer = extra.get("references") or row["reward_model"].get("ground_truth", MISSING)
+_Question = tuple[str, Any, tuple[Message, ...]]  # field, problem, the messages before it
+
+
+def _question(row: Mapping[str, Any], field: str, columns: Columns) -> _Question:
+    """What a prompt asks, without the instructions around it; a column of bare problems is left as it is."""
+    value = _at(row, field)
+    problem, earlier = read_prompt(value)
+    if isinstance(problem, str) and (field == "prompt" or problem is not value):
+        problem = without_instruction(problem, columns.instruction)
+    return field, problem, earlier
+
+
+def _fields(row: Mapping[str, Any], facts: Mapping[str, Any], question: _Question, answer_field: str) -> Fields:
+    """facts: what holds difficulty, source and id, which verl's layout keeps apart."""
+    problem_field, problem, earlier = question
     return Fields(
-        problem=_question(row["prompt"], columns.instruction),
-        answer=answer,
-        problem_field="prompt",
-        answer_field="reward_model.ground_truth",
-        difficulty=extra.get("difficulty"),
-        source=row.get("data_source"),
-        id=extra.get("id"),
+        problem=problem,
+        answer=_at(row, answer_field),
+        problem_field=problem_field,
+        answer_field=answer_field,
+        earlier=earlier,
+        difficulty=facts.get("difficulty"),
+        solution=row.get("solution"),
+        source=facts.get("source"),
+        id=facts.get("id"),
+        choices=next((row[name] for name in _CHOICES if row.get(name)), None),
+        has_image=any(row.get(name) for name in _IMAGES),
     )
 
 
-def _read_trl(row: Mapping[str, Any], columns: Columns) -> Fields:
-    field = columns.answer if columns.answer in row else "solution"
-    answer = row.get(field, MISSING)
-    if field == "solution" and isinstance(answer, str):
-        answer = unboxed(answer)
-    return Fields(
-        problem=_question(row["prompt"], columns.instruction),
-        answer=answer,
-        problem_field="prompt",
-        answer_field=field,
-        difficulty=row.get("difficulty"),
-        source=row.get("source"),
-        id=row.get("id"),
-    )
+def _first(row: Mapping[str, Any], paths: Sequence[str], default: str | None = None) -> str:
+    """The first of some columns that the row has; `default`, or the first of all, when it has none."""
+    return next((path for path in paths if _at(row, path) is not MISSING), default or paths[0])
 
 
-def _question(prompt: Any, instruction: str) -> Any:
-    """The last user message of a conversation, or the prompt itself, without the instructions around the problem."""
-    if isinstance(prompt, list):
-        messages = [m for m in prompt if isinstance(m, Mapping) and m.get("role") == "user"]
-        if not messages:
-            return MISSING
-        prompt = messages[-1].get("content")
-    return without_instruction(prompt, instruction) if isinstance(prompt, str) else prompt
+def _at(row: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of one inside another: a column whose own name has dots comes first."""
+    if path in row:
+        return row[path]
+    outer, dot, inner = path.partition(".")
+    value = decoded(row.get(outer)) if dot else None
+    return _at(value, inner) if isinstance(value, Mapping) else MISSING
 
 
 def without_instruction(text: str, instruction: str = "") -> str:
@@ -122,30 +139,12 @@ def without_instruction(text: str, instruction: str = "") -> str:
     return text
 
 
-def unboxed(text: str) -> str:
-    r"""`2` for `\boxed{2}` and for `$\boxed{2}$`; any other text as it is."""
-    inner = text.strip().strip("$").strip()
-    if inner.startswith("\\boxed{") and inner.endswith("}"):
-        inner = inner.removeprefix("\\boxed{")[:-1]
-        if _balanced(inner):
-            return inner
-    return text
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for character in text:
-        depth += (character == "{") - (character == "}")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 def write_layout(rows: Sequence[Mapping[str, Any]], layout: Layout, instruction: str, split: str) -> Iterator[dict]:
     """Prepared rows (prepare.SCHEMA) in another program's layout; `read_fields` gives the same problems back."""
     for number, row in enumerate(rows):
         content = f"{row['problem']} {instruction}" if instruction else row["problem"]
-        prompt = [{"role": "user", "content": content}]
+        earlier = [{"role": message["role"], "content": message["content"]} for message in row.get("earlier") or ()]
+        prompt = [*earlier, {"role": "user", "content": content}]
         references = list(row["answer"])
         if layout == "trl":
             yield {

@@ -57,11 +57,9 @@ def write_preparation(
 
 
 def write_split(table: pa.Table, path: Path, layout: Layout, columns: Columns, split: str) -> None:
-    """One Parquet file of prepared rows. In the plain layout problem and answer keep the names they were read under,
-    so that one recipe reads the raw file and the prepared one."""
-    if layout == "plain":
-        table = table.rename_columns({"problem": columns.problem, "answer": columns.answer})
-    else:
+    """One Parquet file of prepared rows: in the plain layout with PREPARED's names, which every recipe reads whatever
+    columns it names, so that one recipe takes the raw file and the prepared one."""
+    if layout != "plain":
         table = pa.Table.from_pylist(list(write_layout(table.to_pylist(), layout, columns.instruction, split)))
     pq.write_table(table, path, compression="zstd")
 

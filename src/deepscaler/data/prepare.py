@@ -27,10 +27,22 @@ from deepscaler.data.identity import problem_id
 from deepscaler.data.layouts import Columns
 from deepscaler.data.readers import DataError, read_rows
 from deepscaler.data.resemblance import SameAnswer
-from deepscaler.data.rows import DROPPED_COLUMNS, SCHEMA, Drop, map_columns, normalize, repeated_ids, take_out
+from deepscaler.data.rows import (
+    DROPPED_COLUMNS,
+    SCHEMA,
+    Drop,
+    asked,
+    map_columns,
+    messages_before,
+    normalize,
+    repeated_ids,
+    take_out,
+)
 from deepscaler.data.sources import SourceFile, locate
 from deepscaler.data.wording import Vocabulary, Wordings
+from deepscaler.types import Problem
 
+CountTokens = Callable[[Sequence[Problem]], Sequence[int]]
 Report = Callable[[str, int, int], None]  # step, done, of
 
 PREPARED = pa.schema(
@@ -41,6 +53,7 @@ PREPARED = pa.schema(
         "source": pa.string(),
         "difficulty": pa.float64(),
         "solution": pa.large_string(),
+        "earlier": SCHEMA.field("earlier").type,
         "file": pa.string(),
         "row": pa.int64(),
     }
@@ -61,12 +74,13 @@ class Settings:
 class Tools:
     """same_answer: whether two references mean the same. readable: whether the grader can use a reference.
 
-    prompt_tokens: length of the prompts of many problems; absent, prompts are not measured.
+    prompt_tokens: length of the prompts of many problems, of which only prompt and earlier messages are filled in;
+    absent, prompts are not measured.
     """
 
     same_answer: SameAnswer
     readable: Callable[[str], bool]
-    prompt_tokens: Callable[[Sequence[str]], Sequence[int]] | None = None
+    prompt_tokens: CountTokens | None = None
     report: Report = lambda step, done, of: None
 
 
@@ -151,7 +165,7 @@ def _compare(
     """Take out duplicates, then benchmark problems. Both are sought among all rows: a duplicate that leaves may be the
     one whose wording gives its cluster away as a benchmark's problem."""
     done.compared = table
-    wordings, answers = Wordings(table["problem"].to_pylist(), Vocabulary()), table["answer"].to_pylist()
+    wordings, answers = Wordings(asked(table), Vocabulary()), table["answer"].to_pylist()
     done.duplicates = find_duplicates(
         wordings, answers, tools.same_answer, seed=settings.seed, progress=partial(tools.report, "duplicates")
     )
@@ -173,12 +187,11 @@ def _compare(
     return done.drop(table, staying, "contamination")
 
 
-def overlong_prompts(
-    table: pa.Table, prompt_tokens: Callable[[Sequence[str]], Sequence[int]], limit: int
-) -> list[Drop | None]:
+def overlong_prompts(table: pa.Table, prompt_tokens: CountTokens, limit: int) -> list[Drop | None]:
     """A Drop for every row whose prompt has more than `limit` tokens."""
     places = zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
-    lengths = prompt_tokens(table["problem"].to_pylist())
+    texts = zip(table["problem"].to_pylist(), messages_before(table), strict=True)
+    lengths = prompt_tokens([Problem("", text, (), earlier=earlier) for text, earlier in texts])
     return [
         Drop("overlong_prompt", f"{file}, row {row}: {length} tokens, at most {limit}") if length > limit else None
         for (file, row), length in zip(places, lengths, strict=True)
@@ -191,7 +204,8 @@ def split(table: pa.Table, validation_frac: float, seed: int) -> tuple[pa.Table,
     So it does not move when other rows come or go, or stand in another order.
     """
     columns: dict[str, Any] = {name: table[name] for name in PREPARED.names if name != "id"}
-    ids = [problem_id(text) for text in table["problem"].to_pylist()]
+    texts = zip(table["problem"].to_pylist(), messages_before(table), strict=True)
+    ids = [problem_id(text, earlier) for text, earlier in texts]
     prepared = pa.table({"id": pa.array(ids, pa.string()), **columns}).select(PREPARED.names).cast(PREPARED)
     kept_out = [_share(identity, seed) < validation_frac for identity in ids]
     return (

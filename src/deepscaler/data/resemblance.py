@@ -35,6 +35,7 @@ SYNONYMS = FILLERS | frozenset(_SYNONYMS.split())
 MIN_JACCARD = 0.5  # of word pairs, for problems with equal answers
 REWRITTEN_JACCARD = 0.3  # the same where the answer has three digits and more
 MIN_CONTAINMENT = 0.85  # of the shorter problem's word pairs in the longer one
+MIN_LETTERS = 12  # of a text that stands whole in another, for problems with equal answers
 LISTED_JACCARD = 0.6  # alike enough to be listed as another question of the same pattern
 
 
@@ -51,7 +52,7 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One problem of a pair: tokens, digests of figures (empty without) and letters, reference answers."""
+    """One problem of a pair: tokens, digest of figures (empty without), letters (`letter_text`), reference answers."""
 
     tokens: Sequence[str]
     figure: str
@@ -66,11 +67,12 @@ class Side:
 def compare(a: Side, b: Side, *, jaccard: float, containment: float, same_answer: SameAnswer) -> Match | None:
     """How `a` and `b` relate, given the overlap of their word pairs; None for problems that only share phrases."""
     pair = _Pair(a, b, jaccard, containment)
-    if pair.same_numbers and (jaccard >= REWRITTEN_JACCARD or containment >= MIN_CONTAINMENT):
+    whole = holds_letters(a.letters, b.letters) or holds_letters(b.letters, a.letters)
+    if pair.same_numbers and (jaccard >= REWRITTEN_JACCARD or containment >= MIN_CONTAINMENT or whole):
         if any(same_answer(x, y) for x in a.answers for y in b.answers):
-            if list(a.tokens) == list(b.tokens) and not pair.other_figure:
+            if (list(a.tokens) == list(b.tokens) or a.letters == b.letters) and not pair.other_figure:
                 return Match.VERBATIM
-            if _same_question(pair):
+            if _same_question(pair) or (whole and not pair.other_figure):
                 return Match.REWORDED
         elif _encodes(pair):
             return Match.ENCODED
@@ -169,6 +171,20 @@ def _difference(a: Sequence[str], b: Sequence[str]) -> tuple[Counter[str], Count
     """Tokens that one has more often than the other, in both directions."""
     count_a, count_b = Counter(a), Counter(b)
     return count_a - count_b, count_b - count_a
+
+
+def holds_letters(text: str, part: str, *, least: int = 0) -> bool:
+    """Whether `part` stands whole in `text`, both as `letter_text`, and says enough to be a problem of its own.
+
+    least: letters it must have. Any part needs a number in it or 40 letters, and its numbers must end where they do.
+    """
+    if len(part) < max(least, MIN_LETTERS) or not (len(part) >= 40 or any(map(str.isdigit, part))):
+        return False
+    start = text.find(part)
+    if start < 0:
+        return False
+    before, after = text[:start][-1:], text[start + len(part) :][:1]
+    return not (before.isdigit() and part[0].isdigit()) and not (after.isdigit() and part[-1].isdigit())
 
 
 def holds_numbers(text: Sequence[str], part: Sequence[str]) -> bool:

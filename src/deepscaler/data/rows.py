@@ -11,9 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from deepscaler.data.broken_text import fault_of, repair_latex
+from deepscaler.data.conversations import ConversationError
+from deepscaler.data.identity import asked_text
 from deepscaler.data.layouts import MISSING, Columns, Fields, read_fields, shown
+from deepscaler.data.question_lint import question_fault
 from deepscaler.data.readers import DataError
-from deepscaler.data.sources import SourceFile, WrongTypeError, read_answers, read_difficulty
+from deepscaler.data.references import NoAnswerError, WrongTypeError, read_answers
+from deepscaler.data.sources import SourceFile, read_difficulty
+from deepscaler.types import Message
 
 # file, row: where the row stands. record: the whole row as JSON. fault: why it cannot be used; fault_detail: in words.
 SCHEMA = pa.schema(
@@ -25,6 +31,7 @@ SCHEMA = pa.schema(
         "source": pa.string(),
         "difficulty": pa.float64(),
         "solution": pa.large_string(),
+        "earlier": pa.list_(pa.struct({"role": pa.string(), "content": pa.large_string()})),
         "row_id": pa.string(),
         "fault": pa.string(),
         "fault_detail": pa.string(),
@@ -62,15 +69,18 @@ def map_columns(rows: Sequence[Any], file: SourceFile, columns: Columns) -> pa.T
 
 def _map_row(number: int, row: Any, file: SourceFile, columns: Columns) -> dict[str, Any]:
     mapped: dict[str, Any] = dict.fromkeys(SCHEMA.names)
-    mapped |= {"file": file.name, "row": number, "source": file.path.stem, "answer": [], "problem": ""}
+    mapped |= {"file": file.name, "row": number, "source": file.path.stem, "answer": [], "problem": "", "earlier": []}
     mapped["record"] = json.dumps(row, default=str)  # ASCII, so that it can hold what is no Unicode text
     if not isinstance(row, Mapping):
         return mapped | _fault("wrong_type", file, number, None, f"expected an object, found {shown(row)}")
-    fields = read_fields(row, columns)
+    try:
+        fields = read_fields(row, columns)
+    except ConversationError as error:
+        return mapped | _fault(error.reason, file, number, "prompt", str(error))
     mapped |= {
         "source": _text(fields.source) or file.path.stem,
         "difficulty": read_difficulty(fields.difficulty),
-        "solution": _text(fields.solution) or None,
+        "solution": _text(_repaired(fields.solution)) or None,
         "row_id": None if fields.id is None else _text(str(fields.id)),
     }
     return mapped | _problem(fields, file, number) | _answer(fields, file, number)
@@ -85,9 +95,13 @@ def _problem(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
         return _fault("wrong_type", *where, f"expected a problem's text, found {shown(problem)}")
     if len(problem) > MAX_PROBLEM_CHARACTERS:
         return _fault("overlong_problem", *where, f"{len(problem):,} characters, at most {MAX_PROBLEM_CHARACTERS:,}")
-    if not _is_text(problem):
-        return _fault("broken_text", *where, "half of a surrogate pair, which is no character")
-    return {"problem": problem}
+    problem = repair_latex(problem)
+    for text in (problem, *(message.content for message in fields.earlier)):
+        if broken := fault_of(text):
+            return _fault("broken_text", *where, broken)
+    earlier = [{"role": message.role, "content": message.content} for message in fields.earlier]
+    fault = question_fault(fields, problem)
+    return {"problem": problem, "earlier": earlier} | (_fault(fault[0], *where, fault[1]) if fault else {})
 
 
 def _answer(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
@@ -101,10 +115,13 @@ def _answer(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
         references = read_answers(answer)
     except WrongTypeError as error:
         return _fault("wrong_type", *where, str(error))
+    except NoAnswerError as error:
+        return _fault("unparsable_answer", *where, str(error))
     if not references:
         return _fault("empty_answer", *where, "an empty answer")
-    if not all(map(_is_text, references)):
-        return _fault("broken_text", *where, "half of a surrogate pair, which is no character")
+    for reference in references:
+        if fault := fault_of(reference):
+            return _fault("broken_text", *where, fault)
     return {"answer": list(references)}
 
 
@@ -113,12 +130,12 @@ def _fault(reason: str, file: SourceFile, number: int, field: str | None, found:
     return {"fault": reason, "fault_detail": f"{where}: {found}".encode("utf-8", "replace").decode()}
 
 
+def _repaired(value: Any) -> Any:
+    return repair_latex(value) if isinstance(value, str) else value
+
+
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) and _is_text(value) else ""
-
-
-def _is_text(value: str) -> bool:
-    return not re.search("[\ud800-\udfff]", value)
+    return value if isinstance(value, str) and not fault_of(value) else ""
 
 
 _INVISIBLE = re.compile("[\u200b\u200c\u200d\u2060\ufeff\x00]")
@@ -145,6 +162,16 @@ def normalize(table: pa.Table) -> pa.Table:
         index = table.schema.get_field_index(name)
         table = table.set_column(index, SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type))
     return table
+
+
+def messages_before(table: pa.Table) -> list[tuple[Message, ...]]:
+    """Per row the messages before the problem."""
+    return [tuple(Message(m["role"], m["content"]) for m in row or ()) for row in table["earlier"].to_pylist()]
+
+
+def asked(table: pa.Table) -> list[str]:
+    """Per row all that is asked, turns before the problem included."""
+    return list(map(asked_text, table["problem"].to_pylist(), messages_before(table)))
 
 
 DROPPED_COLUMNS = ("source", "row", "step", "reason", "detail", "problem", "answer", "record")

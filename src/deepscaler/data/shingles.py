@@ -155,7 +155,16 @@ def overlap(a: Hashes, b: Hashes) -> tuple[float, float]:
         return 0.0, 0.0
     if len(a) > len(b):
         a, b = b, a
+    common = _in_common(a, b)
+    return common / (len(a) + len(b) - common), common / len(a)
+
+
+def share_of(part: Hashes, whole: Hashes) -> float:
+    """Which share of a sorted set stands in another; 0 for an empty one."""
+    return _in_common(part, whole) / len(part) if len(part) and len(whole) else 0.0
+
+
+def _in_common(a: Hashes, b: Hashes) -> int:
     at = np.searchsorted(b, a)
     at[at == len(b)] = 0
-    common = int(np.count_nonzero(b[at] == a))
-    return common / (len(a) + len(b) - common), common / len(a)
+    return int(np.count_nonzero(b[at] == a))

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config.models import SourceSection
+from deepscaler.data.broken_text import fault_of, repair_latex
+from deepscaler.data.conversations import ConversationError
 from deepscaler.data.hub import data_files, fetch, is_hub_name
 from deepscaler.data.identity import problem_id
 from deepscaler.data.layouts import MISSING, Columns, Fields, read_fields, shown
-from deepscaler.data.readers import FORMATS, DataError, read_rows
+from deepscaler.data.readers import DataError, is_data_file, read_rows
+from deepscaler.data.references import NoAnswerError, WrongTypeError, read_answers
 from deepscaler.types import Problem
 
-__all__ = ["DataError", "SourceFile", "WrongTypeError", "load_problems", "locate", "read_answers"]
+__all__ = ["DataError", "SourceFile", "load_problems", "locate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +36,29 @@ def locate(source: str | Path) -> list[SourceFile]:
     path = Path(source)
     if path.is_dir():
         return [SourceFile(file, str(file)) for file in data_files(path)]
-    if path.suffix.lower() in FORMATS or path.exists() or not is_hub_name(str(source)):
+    if is_data_file(path) or path.exists() or not is_hub_name(str(source)):
         return [SourceFile(path, str(path))]
     files, revision, licence = fetch(str(source))
     return [SourceFile(file, f"{source}/{file.name}", revision, licence) for file in files]
 
 
 def load_problems(
-    source: str | Path, *, prompt_field: str = "problem", answer_field: str = "answer", instruction: str = ""
+    source: str | Path,
+    *,
+    prompt_field: str = "problem",
+    answer_field: str = "answer",
+    instruction: str = "",
+    or_default_fields: bool = False,
 ) -> list[Problem]:
     """Every row of a source: what `deepscaler data prepare` wrote, or any file of the layouts of `layouts.py`.
 
-    Answers may be strings, numbers (142.0 becomes "142") or lists of alternatives. Raises DataError for the first
-    row without prompt or answer, of a wrong type, or with a repeated id; nothing is dropped silently.
+    Answers may be strings, numbers (142.0 becomes "142"), lists of alternatives, or worked solutions that mark their
+    answer (`references.py`). Raises DataError for the first row without prompt or answer, of a wrong type, with broken
+    text, or with a repeated id; nothing is dropped silently. or_default_fields: a row without the named fields may have
+    `problem` and `answer`.
     """
-    columns = Columns(prompt_field, answer_field, instruction)
+    columns = [Columns(prompt_field, answer_field, instruction)]
+    columns += [Columns(instruction=instruction)] if or_default_fields else []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     for file in locate(source):
@@ -72,8 +83,10 @@ def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> 
     source_of: list[int] = []
     place: dict[str, int] = {}
     for index, source in enumerate(sources):
-        fields = {"prompt_field": source.prompt_field, "answer_field": source.answer_field}
-        for problem in load_problems(source.path, **fields, instruction=instruction):
+        loaded = load_problems(
+            source.path, prompt_field=source.prompt_field, answer_field=source.answer_field, instruction=instruction
+        )
+        for problem in loaded:
             other = place.setdefault(problem.id, index)
             if other != index:
                 raise DataError(
@@ -85,57 +98,63 @@ def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> 
     return problems, source_of
 
 
-def _problem(where: str, stem: str, row: Any, columns: Columns) -> Problem:
+def _read_fields(row: Mapping[str, Any], columns: Sequence[Columns]) -> Fields:
+    """The row's values by the first columns that it has, by the first of all where it has none."""
+    choices = [read_fields(row, some) for some in columns]
+    return next((fields for fields in choices if MISSING not in (fields.problem, fields.answer)), choices[0])
+
+
+def _problem(where: str, stem: str, row: Any, columns: Sequence[Columns]) -> Problem:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
-    fields = read_fields(row, columns)
+    try:
+        fields = _read_fields(row, columns)
+    except ConversationError as error:
+        raise DataError(f"{where}, field 'prompt': {error}") from error
     for field, value in ((fields.problem_field, fields.problem), (fields.answer_field, fields.answer)):
         if value is MISSING:
             raise DataError(f"{where}: no field {field!r}; it has {', '.join(map(str, row))}")
-    prompt = fields.problem
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{where}, field {fields.problem_field!r}: expected a problem's text, found {shown(prompt)}")
+    if not isinstance(fields.problem, str) or not fields.problem.strip():
+        found = shown(fields.problem)
+        raise DataError(f"{where}, field {fields.problem_field!r}: expected a problem's text, found {found}")
+    prompt = repair_latex(fields.problem)
+    names = {"id": _name(fields.id), "source": _name(fields.source)}
+    _refuse_broken(where, fields.problem_field, prompt, *(message.content for message in fields.earlier))
+    for field, name in names.items():
+        _refuse_broken(where, field, name)
     return Problem(
-        id=str(fields.id or problem_id(prompt)),
+        id=names["id"] or problem_id(fields.problem, fields.earlier),
         prompt=prompt.strip(),
         references=_references(where, fields),
-        source=str(fields.source or stem),
+        source=names["source"] or stem,
         difficulty=read_difficulty(fields.difficulty),
-        solution=fields.solution if isinstance(fields.solution, str) else None,
+        solution=fields.solution if isinstance(fields.solution, str) and not fault_of(fields.solution) else None,
+        earlier=fields.earlier,
     )
 
 
+def _name(value: Any) -> str:
+    """An id or a source as text; empty where the row has none. 0 is an id."""
+    return "" if value is None else str(value)
+
+
+def _refuse_broken(where: str, field: str, *texts: str) -> None:
+    for text in texts:
+        if fault := fault_of(text):
+            raise DataError(f"{where}, field {field!r}: {fault}; write the text again, or remove the row")
+
+
 def _references(where: str, fields: Fields) -> tuple[str, ...]:
-    where = f"{where}, field {fields.answer_field!r}"
+    place = f"{where}, field {fields.answer_field!r}"
     try:
         references = read_answers(fields.answer)
-    except WrongTypeError as error:
-        raise DataError(f"{where}: {error}") from error
+    except (WrongTypeError, NoAnswerError) as error:
+        raise DataError(f"{place}: {error}") from error
     if not references:
         kind = "empty list of answers" if isinstance(fields.answer, list) else "empty answer"
-        raise DataError(f"{where}: {kind}; fill it in or remove the row")
+        raise DataError(f"{place}: {kind}; fill it in or remove the row")
+    _refuse_broken(where, fields.answer_field, *references)
     return references
-
-
-class WrongTypeError(ValueError):
-    """A value that can be no answer."""
-
-
-def read_answers(value: Any) -> tuple[str, ...]:
-    """The alternatives an answer's field holds, stripped, without empty ones. Raises WrongTypeError.
-
-    A number that is whole is written without its fraction: 142.0 becomes "142".
-    """
-    answers = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, bool) or not isinstance(item, str | int | float):
-            raise WrongTypeError(f"expected text, a number or a list of them, found {shown(item)}")
-        if isinstance(item, float):
-            if not math.isfinite(item):
-                raise WrongTypeError(f"expected a finite number, found {item}")
-            item = int(item) if item.is_integer() else item
-        answers.append(str(item).strip())
-    return tuple(answer for answer in answers if answer)
 
 
 def read_difficulty(value: Any) -> float | None:

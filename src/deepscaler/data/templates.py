@@ -18,6 +18,7 @@ import numpy as np
 from jinja2 import nodes
 from jinja2.ext import Extension
 
+from deepscaler.data.special_tokens import RenderedText, control_tokens
 from deepscaler.data.time_limit import map_within
 from deepscaler.types import IntArray, Problem
 
@@ -47,6 +48,17 @@ def format_question(problem: Problem, instruction: str) -> str:
     return f"{problem.prompt} {instruction}" if instruction else problem.prompt
 
 
+def problem_messages(problem: Problem, instruction: str) -> list[dict[str, str]]:
+    """What the model is shown of a problem: the messages before it, and the user's that asks it."""
+    earlier = [{"role": message.role, "content": message.content} for message in problem.earlier]
+    return [*earlier, *_asking(format_question(problem, instruction))]
+
+
+def encode_problem(tokenizer: Any, problem: Problem, instruction: str) -> IntArray:
+    """Prompt ids int32 of one problem. Raises ValueError as `render_prompt` does."""
+    return _encode(tokenizer, [render_messages(tokenizer, problem_messages(problem, instruction))])[0]
+
+
 def render_prompt(tokenizer: Any, question: str) -> tuple[IntArray, bool]:
     """(prompt ids int32, whether the template opened `<think>` for the model).
 
@@ -56,10 +68,22 @@ def render_prompt(tokenizer: Any, question: str) -> tuple[IntArray, bool]:
     return _encode(tokenizer, [text])[0], text.rstrip().endswith(OPEN_THINK)
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[IntArray]:
-    """Prompt ids of rendered texts, all in one call. Raises ValueError for a prompt that begins with two BOS."""
+def encode_rendered(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of rendered texts, all in one call; what contents hold of control tokens' text is encoded as text.
+
+    Raises ValueError where the tokenizer cannot do so.
+    """
     # The template writes the special tokens itself: letting the tokenizer add its own would double the BOS.
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    for index, text in enumerate(texts):
+        if isinstance(text, RenderedText):
+            encoded[index] = control_tokens(tokenizer).encode(tokenizer, text.marked)
+    return encoded
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[IntArray]:
+    """Prompt ids of rendered texts. Raises ValueError for a prompt that begins with two BOS."""
+    encoded = encode_rendered(tokenizer, texts)
     bos = tokenizer.bos_token_id
     if bos is not None and any(list(ids[:2]) == [bos, bos] for ids in encoded):
         raise ValueError(
@@ -79,18 +103,24 @@ def _asking(question: str) -> list[dict[str, str]]:
 
 
 def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
-    """As `render_text`, for a conversation of `role` and `content` whose last message is the question."""
+    """As `render_text`, for a conversation of `role` and `content` whose last message is the question.
+
+    A RenderedText where a content holds the text of a control token: encode it with `encode_rendered`.
+    """
     return _render_all(tokenizer, [messages])[0]
 
 
 def _render_all(tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]]) -> list[str]:
     """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError."""
     _refuse_bombs(template_text(tokenizer))
+    controls = control_tokens(tokenizer)
 
     def render(messages: Sequence[dict[str, str]]) -> str:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        _refuse_wrong(text, messages)
-        return text
+        marked = [controls.mark_message(message) for message in messages]
+        text = tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
+        _refuse_wrong(text, marked)
+        shown = controls.unmarked(text)
+        return text if shown == text else RenderedText(shown, text)
 
     try:
         return map_within(RENDER_LIMIT_S, render, conversations)
@@ -126,6 +156,12 @@ def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
         )
     if messages[-1]["content"].strip() not in text:
         raise _WrongTextError("the chat template leaves the question out or changes it; repair the model's template")
+    lost = [m["role"] for m in messages if m["role"] in ("system", "user") and m["content"].strip() not in text]
+    if lost:
+        raise _WrongTextError(
+            f"the chat template leaves out or changes a {lost[0]} message of the conversation; repair the model's "
+            "template, or put what it says into the question"
+        )
 
 
 def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
@@ -165,7 +201,7 @@ def encode_problems(
 ) -> tuple[list[EncodedProblem], list[Problem]]:
     """(problems that fit with their ids, problems dropped as too long). Raises ValueError when none fits."""
     kept, dropped = [], []
-    texts = _render_all(tokenizer, (_asking(format_question(problem, instruction)) for problem in problems))
+    texts = _render_all(tokenizer, (problem_messages(problem, instruction) for problem in problems))
     for problem, ids in zip(problems, _encode(tokenizer, texts), strict=True):
         if len(ids) <= max_prompt_tokens:
             kept.append(EncodedProblem(problem, ids))

@@ -35,7 +35,8 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _KEEP_OR_SPLIT = re.compile(r"\\(?:begin|end)\{\w*\*?\}|\\[a-zA-Z]+|(?<=[a-zA-Z])(?=[a-zA-Z])")
-_DASHES = str.maketrans("\u2212\u2013\u2014", "---")
+# Punctuation that NFKC leaves apart: dashes, the full stop and comma of Chinese and Japanese, quotation marks.
+_FOLDED = str.maketrans("\u2212\u2013\u2014\u3002\u3001\u201c\u201d\u201e\u2018\u2019", '---.,"""\'\'')
 _NUMBER = re.compile(r"\d*\.?\d+")
 _SILENT_COMMANDS = (
     "left right displaystyle text mathrm textbf textit textrm mathbf mbox quad qquad big bigl bigr emph it bf rm cal "
@@ -64,7 +65,7 @@ _SAME = {
 
 def words(text: str) -> list[str]:
     """The tokens of a problem, without its figures."""
-    text = unicodedata.normalize("NFKC", text).translate(_DASHES)
+    text = unicodedata.normalize("NFKC", text).translate(_FOLDED)
     text = _FIGURE.sub(" ", text)
     text = _FORMULA.sub(lambda formula: _factors_apart(formula[0]), text)
     text = _ENVIRONMENT.sub(" ", text)
@@ -88,13 +89,12 @@ def figure_digest(text: str) -> str:
     return hashlib.blake2b(code.encode(), digest_size=8).hexdigest() if code else ""
 
 
-def letter_digest(text: str) -> str:
-    r"""A hash of the text letter by letter, without white space, `$`, sizing commands, points and commas, and braces
-    around one character. Unlike `words` it tells `88 / (4 / 2)` from `88 / 4 / 2`."""
-    text = unicodedata.normalize("NFKC", text).translate(_DASHES).lower()
+def letter_text(text: str) -> str:
+    r"""The text letter by letter, without white space, `$`, sizing commands, points and commas, and braces around one
+    character. Unlike `words` it tells `88 / (4 / 2)` from `88 / 4 / 2`, and does not care where formulas begin."""
+    text = unicodedata.normalize("NFKC", text).translate(_FOLDED).lower()
     text = _UNSEEN.sub("", text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac"))
-    text = re.sub(r"\{(\w)\}", r"\1", text)
-    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return re.sub(r"\{(\w)\}", r"\1", text)
 
 
 class Vocabulary:
@@ -123,7 +123,7 @@ class Wordings:
     """The wordings of many problems, in one vocabulary.
 
     tokens: int32, all problems after each other; offsets: int64 [num_problems + 1]; figures, letters: per problem the
-    digest of its figures (empty without) and of its text letter by letter.
+    digest of its figures (empty without) and its text letter by letter.
     """
 
     def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
@@ -132,7 +132,7 @@ class Wordings:
         self.offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(np.int64)
         self.tokens = np.concatenate([*encoded, np.empty(0, np.int32)])
         self.figures = [figure_digest(text) for text in texts]
-        self.letters = [letter_digest(text) for text in texts]
+        self.letters = [letter_text(text) for text in texts]
 
     def __len__(self) -> int:
         return len(self.figures)

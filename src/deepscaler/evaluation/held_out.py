@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepscaler.data.contamination import find_contamination
+from deepscaler.data.identity import asked_text
 from deepscaler.data.wording import Vocabulary, Wordings
 from deepscaler.randomness import generator
 from deepscaler.rewards.equivalence import equivalent
@@ -60,7 +61,7 @@ def hold_out(sets: Mapping[str, Sequence[Problem]], count: int, training: Sequen
 
 
 def _in_training(sets: Mapping[str, Sequence[Problem]], training: Sequence[Problem]) -> tuple[LeftOut, ...]:
-    wordings = Wordings([problem.prompt for problem in training], Vocabulary())
+    wordings = Wordings([asked_text(problem.prompt, problem.earlier) for problem in training], Vocabulary())
     answers = [problem.references for problem in training]
     findings = find_contamination(wordings, answers, dict(sets), same_answer, lambda done, of: None)
     found: dict[tuple[str, str], LeftOut] = {}

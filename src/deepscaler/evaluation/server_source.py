@@ -32,10 +32,7 @@ class ServerSource:
         Raises RunError at the end when some samples could not be had.
         """
         seed = self._client.params.seed
-        asks = (
-            Ask(key, format_question(plan.problem(key), self._instruction), request_seed(seed, *key))
-            for key in sorted(wanted, key=lambda k: k.sample_index)
-        )
+        asks = (self._ask(plan, key, seed) for key in sorted(wanted, key=lambda k: k.sample_index))
         for answer in self._client.ask(asks):
             self._watch.note(answer)
             key = answer.ask.key
@@ -50,6 +47,10 @@ class ServerSource:
                 f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. "
                 "All others are kept; the same command asks for the missing ones again"
             )
+
+    def _ask(self, plan: Plan, key: Key, seed: int) -> Ask:
+        problem = plan.problem(key)
+        return Ask(key, format_question(problem, self._instruction), request_seed(seed, *key), problem.earlier)
 
     def warnings(self) -> list[str]:
         return [*self._found, *self._watch.warnings()]

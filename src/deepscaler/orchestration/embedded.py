@@ -14,7 +14,7 @@ import torch
 from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.data.templates import TemplateFacts, decoder, format_question, render_prompt, template_facts
+from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
 from deepscaler.orchestration.parallel import Team
 from deepscaler.orchestration.team import start_team
 from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
@@ -45,7 +45,7 @@ class ModelFiles:
     template: TemplateFacts
 
     def prompt_ids(self, problem: Problem, instruction: str) -> IntArray:
-        return render_prompt(self.tokenizer, format_question(problem, instruction))[0]
+        return encode_problem(self.tokenizer, problem, instruction)
 
 
 def open_model(path: str | Path, engine: EngineSection) -> ModelFiles:

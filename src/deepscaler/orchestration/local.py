@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from deepscaler.data.templates import format_question, render_prompt
+from deepscaler.data.templates import encode_problem
 from deepscaler.evaluation.sources import EngineSource
 from deepscaler.protocols import Learner, Sampler
 from deepscaler.types import Group, IntArray, Problem, Request, Rollout, SamplingParams, WeightsInfo
@@ -70,6 +70,5 @@ class LocalFleet:
 
     def prompt_ids(self, problem: Problem) -> IntArray:
         if problem.id not in self._encoded:
-            question = format_question(problem, self._instruction)
-            self._encoded[problem.id] = render_prompt(self._tokenizer, question)[0]
+            self._encoded[problem.id] = encode_problem(self._tokenizer, problem, self._instruction)
         return self._encoded[problem.id]

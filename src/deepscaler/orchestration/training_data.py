@@ -43,8 +43,12 @@ def load_training_data(recipe: Recipe) -> TrainingData:
     if data.source == "mix":
         problems, source_of = load_mixture(data.sources, instruction=data.instruction)
     else:
-        fields = {"prompt_field": data.prompt_field, "answer_field": data.answer_field}
-        problems = load_problems(data.source, **fields, instruction=data.instruction)
+        problems = load_problems(
+            data.source,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            instruction=data.instruction,
+        )
         source_of = [0] * len(problems)
     return TrainingData(problems, source_of, *load_validation(recipe, problems))
 
@@ -63,7 +67,14 @@ def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datase
         name = Path(file).stem
         if name in sets:
             raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
-        sets[name] = load_problems(file, instruction=recipe.data.instruction)
+        data = recipe.data
+        sets[name] = load_problems(
+            file,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            instruction=data.instruction,
+            or_default_fields=True,
+        )
     if not sets:
         return describe({}), ()
     held_out = hold_out(sets, section.during_training_problems, training)

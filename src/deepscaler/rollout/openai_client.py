@@ -22,7 +22,7 @@ from deepscaler.config.evaluation import ClientSection
 from deepscaler.randomness import generator
 from deepscaler.rollout.openai_http import Endpoint, EndpointError, RetryError
 from deepscaler.rollout.openai_reply import Reply
-from deepscaler.types import SamplingParams
+from deepscaler.types import Message, SamplingParams
 
 BYTES_PER_TOKEN = 64  # JSON of a token, generously: the longest of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
@@ -36,11 +36,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One sample to generate: the user message, and the seed its draws are keyed with."""
+    """One sample to generate: the user message, the seed its draws are keyed with, and the messages before it."""
 
     key: Hashable
     question: str
     seed: int
+    earlier: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        before = [{"role": message.role, "content": message.content} for message in self.earlier]
+        return [*before, {"role": "user", "content": self.question}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +265,7 @@ class OpenAIClient:
     def _body(self, ask: Ask) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": "user", "content": ask.question}],
+            "messages": ask.messages,
             "temperature": self.params.temperature,
             "top_p": self.params.top_p,
             self._section.max_tokens_field: self.params.max_completion_tokens,

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from deepscaler.data.templates import OPEN_THINK, render_messages
+from deepscaler.data.templates import OPEN_THINK, encode_rendered, render_messages
 from deepscaler.serve.engine_thread import EngineThread, Job, Piece, sampling
 from deepscaler.serve.replies import DONE, Reply, event
 from deepscaler.serve.requests import Asked, RequestError, parse_chat, parse_completion
@@ -149,7 +149,7 @@ def _encode(tokenizer: Any, asked: Asked) -> tuple[IntArray, bool]:
     else:
         assert asked.prompt is not None
         text = asked.prompt
-    ids = tokenizer(text, add_special_tokens=asked.messages is None)["input_ids"]
+    ids = tokenizer(text)["input_ids"] if asked.messages is None else encode_rendered(tokenizer, [text])[0]
     if not ids:
         raise RequestError("prompt: holds no token", param="prompt")
     return np.array(ids, dtype=np.int32), thinking

@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.data.hub import DATASETS, data_files, is_hub_name, reachable
-from deepscaler.data.layouts import Columns, Layout, read_fields, unboxed, without_instruction, write_layout
+from deepscaler.data.layouts import Columns, Layout, read_fields, without_instruction, write_layout
+from deepscaler.data.preparation_files import write_preparation
+from deepscaler.data.prepare import PREPARED, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
 from deepscaler.data.sources import load_problems, locate
+from deepscaler.types import Message
 
 INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
 ROWS: list[dict[str, Any]] = [
@@ -71,22 +74,9 @@ def test_the_last_user_message_is_the_problem() -> None:
         {"role": "user", "content": "1+1?"},
     ]
     fields = read_fields({"prompt": prompt, "solution": "$\\boxed{2}$"}, Columns())
-    assert (fields.problem, fields.answer) == ("1+1?", "2")
+    assert (fields.problem, fields.answer) == ("1+1?", "$\\boxed{2}$")
+    assert fields.earlier == (Message("system", "Be brief."),)
     assert read_fields({"prompt": "1+1?", "answer": 2}, Columns()).answer == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "inner"),
-    [
-        ("\\boxed{2}", "2"),
-        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
-        ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
-        ("2", "2"),
-        ("so \\boxed{2}", "so \\boxed{2}"),
-    ],
-)
-def test_only_a_whole_box_is_opened(text: str, inner: str) -> None:
-    assert unboxed(text) == inner
 
 
 def test_instructions_come_off_and_problems_stay() -> None:
@@ -113,6 +103,69 @@ def test_the_published_file_is_read_from_a_downloaded_copy(tmp_path: Path) -> No
     (tmp_path / "README.md").write_text("license: mit")
     (problem,) = load_problems(tmp_path)
     assert (problem.references, problem.solution, problem.source) == (("2",), "Add.", "deepscaler")
+
+
+def test_a_folder_that_save_to_disk_wrote_is_a_source(tmp_path: Path) -> None:
+    """A DatasetDict: a folder per split, Arrow streams beside descriptions of theirs, caches of transformations."""
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for split, answer in (("train", "34"), ("test", "35")):
+        folder = tmp_path / split
+        folder.mkdir()
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+        (folder / "dataset_info.json").write_text("{}")
+        table = pa.Table.from_pylist([{"problem": f"A {split} problem?", "answer": answer}])
+        for name in ("data-00000-of-00001.arrow", "cache-1a2b.arrow"):
+            with pa.ipc.new_stream(folder / name, table.schema) as stream:
+                stream.write_table(table)
+    assert [path.name for path in data_files(tmp_path)] == ["data-00000-of-00001.arrow"]
+    (problem,) = load_problems(tmp_path)
+    assert problem.references == ("34",)
+
+
+COLUMNS: list[tuple[dict[str, Any], Columns]] = [
+    ({"question": "1+1?", "solution": "\\boxed{2}"}, Columns("question", "solution")),
+    ({"question": "1+1?", "answer": "3", "solution": "\\boxed{2}"}, Columns("question", "solution")),
+    ({"info": {"question": "1+1?", "answer": "2"}}, Columns("info.question", "info.answer")),
+    ({"info": '{"question": "1+1?", "answer": "2"}'}, Columns("info.question", "info.answer")),
+    ({"my.question": "1+1?", "my.answer": "2"}, Columns("my.question", "my.answer")),
+    (DAPO | {"extra_info": {"answer": "2", "question": "1+1?"}}, Columns("extra_info.question", "extra_info.answer")),
+]
+
+
+@pytest.mark.parametrize(("row", "columns"), COLUMNS)
+def test_named_columns_are_read_and_the_prepared_file_has_the_promised_names(
+    tmp_path: Path, row: dict[str, Any], columns: Columns
+) -> None:
+    """One recipe reads both: the raw file by the columns it names, the prepared one by its own."""
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    settings = Settings(columns)
+    done = prepare([tmp_path / "rows.json"], (), settings, Tools(lambda a, b: a == b, bool))
+    write_preparation(done, (), settings, tmp_path / "out")
+    names = pq.read_schema(tmp_path / "out" / "train.parquet").names
+    assert names == [*PREPARED.names] and len(set(names)) == len(names)
+    for source in (tmp_path / "rows.json", tmp_path / "out" / "train.parquet"):
+        (problem,) = load_problems(source, prompt_field=columns.problem, answer_field=columns.answer)
+        assert (problem.prompt, problem.references) == ("1+1?", ("2",))
+
+
+def test_a_missing_part_of_a_dotted_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"info": {"question": "1+1?"}}]))
+    with pytest.raises(DataError, match=r"no field 'info\.answer'; it has info"):
+        load_problems(tmp_path / "rows.json", prompt_field="info.question", answer_field="info.answer")
+
+
+def test_an_id_of_0_is_an_id(tmp_path: Path) -> None:
+    rows = [{"id": index, "problem": f"{index}+1?", "answer": "1"} for index in range(2)]
+    rows.append({"prompt": "2+1?", "reward_model": {"ground_truth": "3"}, "extra_info": {"id": 2}})
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert [problem.id for problem in load_problems(tmp_path / "rows.json")] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("field", ["problem", "answer", "id", "source"])
+def test_half_a_surrogate_pair_is_one_message(tmp_path: Path, field: str) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"problem": "1+1?", "answer": "2"} | {field: "a\ud800"}]))
+    with pytest.raises(DataError, match=rf"row 0, field '{field}': half of a surrogate pair"):
+        load_problems(tmp_path / "rows.json")
 
 
 def test_an_empty_directory_is_named(tmp_path: Path) -> None:

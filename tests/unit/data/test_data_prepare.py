@@ -156,7 +156,7 @@ def test_a_row_that_holds_a_whole_benchmark_problem_is_contaminated(tmp_path: Pa
 
 def test_long_prompts_leave_under_the_given_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(GOOD))
-    count = tools(prompt_tokens=lambda problems: [len(text.split()) for text in problems])
+    count = tools(prompt_tokens=lambda problems: [len(problem.prompt.split()) for problem in problems])
     done = prepare([tmp_path / "rows.json"], (), Settings(Columns(), max_prompt_tokens=10), count)
     assert {row: reason for row, (reason, _) in dropped(done).items()} == {1: "overlong_prompt"}
     assert "16 tokens, at most 10" in dropped(done)[1][1]

@@ -113,3 +113,14 @@ def test_every_real_benchmark_file_is_read_or_its_row_named() -> None:
             assert load_problems(file)
         except DataError as error:
             assert f"{file}, row " in str(error)
+
+
+def test_a_validation_file_may_have_the_training_files_columns_or_the_default_ones(tmp_path: Path) -> None:
+    named: Any = {"prompt_field": "question", "answer_field": "solution"}
+    (tmp_path / "own.jsonl").write_text(json.dumps({"question": "1+1?", "solution": "So \\boxed{2}.", "answer": "9"}))
+    (tmp_path / "plain.jsonl").write_text(json.dumps({"problem": "1+1?", "answer": "2"}))
+    for name in ("own", "plain"):
+        (problem,) = load_problems(tmp_path / f"{name}.jsonl", **named, or_default_fields=True)
+        assert (problem.prompt, problem.references) == ("1+1?", ("2",))
+    with pytest.raises(DataError, match=r"row 0: no field 'question'; it has problem, answer"):
+        load_problems(tmp_path / "plain.jsonl", **named)

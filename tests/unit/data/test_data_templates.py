@@ -194,7 +194,7 @@ def test_ordinary_text_in_a_template_is_no_bomb() -> None:
 
 
 def test_the_text_is_what_transformers_renders_bit_by_bit() -> None:
-    questions = ["What is π?", "a <b> & 'c' \"d\"", "{{ 1 }} {% raw %}", "two\nlines  ", "<think>", "😀 é"]
+    questions = ["What is π?", "a <b> & 'c' \"d\"", "{{ 1 }} {% raw %}", "two\nlines  ", "< think >", "😀 é"]
     for made in (r1(), tokenizer(CHATML_SPECIALS, QWEN25, eos="<|im_end|>")):
         kept, _ = encode_problems([Problem(str(i), q, ("1",)) for i, q in enumerate(questions)], made, "", 999)
         for question, encoded in zip(questions, kept, strict=True):

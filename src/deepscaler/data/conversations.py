@@ -1,0 +1,82 @@
+"""A row's `prompt`: a problem's text, or a conversation whose last message asks it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from deepscaler.types import Message
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_JSON = re.compile(r"\s*\[\s*\{")
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content)'")
+
+
+class ConversationError(ValueError):
+    """A conversation that cannot be asked as it is. reason: how preparation counts it."""
+
+    def __init__(self, message: str, reason: str = "conversation") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def read_prompt(prompt: Any) -> tuple[Any, tuple[Message, ...]]:
+    """(what the last message asks, the messages before it). A prompt that is no conversation comes back as it is.
+
+    A conversation is a list of messages, or such a list as JSON text. Raises ConversationError for one that does not
+    end with the user's turn, or holds something else than text.
+    """
+    messages = conversation(prompt)
+    if messages is None:
+        return prompt, ()
+    if not messages or messages[-1].role != "user":
+        last = f"ends with a message of {messages[-1].role!r}" if messages else "holds no message"
+        raise ConversationError(f"the conversation {last}; its last message must be the user's, which asks the problem")
+    return messages[-1].content, messages[:-1]
+
+
+def conversation(prompt: Any) -> tuple[Message, ...] | None:
+    """The messages of a prompt, None where it is none. Raises ConversationError."""
+    if isinstance(prompt, str):
+        if _PYTHON.match(prompt):
+            raise ConversationError("a conversation written as Python's text; write it as JSON")
+        prompt = decoded(prompt) if _JSON.match(prompt) else None
+        if not (isinstance(prompt, list) and all(isinstance(m, Mapping) and "role" in m for m in prompt)):
+            return None
+    if not (isinstance(prompt, list) and all(isinstance(message, Mapping) for message in prompt)):
+        return None
+    return tuple(_message(number, message) for number, message in enumerate(prompt))
+
+
+def _message(number: int, message: Mapping[str, Any]) -> Message:
+    role = message.get("role")
+    if role not in _ROLES:
+        raise ConversationError(f"message {number} has the role {role!r}; known are {', '.join(_ROLES)}")
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_text_part(number, part) for part in content)
+    if not isinstance(content, str):
+        raise ConversationError(f"message {number} has no text as its content, but {type(content).__name__}")
+    return Message(role, content)
+
+
+def _text_part(number: int, part: Any) -> str:
+    """The text of one part of a content, as multimodal models are given it."""
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    text = part.get("text") if isinstance(part, Mapping) else part
+    if kind not in ("text", "str", None) or not isinstance(text, str):
+        reason = "needs_image" if "image" in str(kind) else "conversation"
+        raise ConversationError(f"message {number} holds a part of type {kind!r}; only text can be asked", reason)
+    return text
+
+
+def decoded(value: Any) -> Any:
+    """The list or object that a text holds as JSON, as CSV files have them; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
