@@ -46,17 +46,22 @@ class Batch:
         return not (self._lost or self._waiting or len(self._rows))
 
     @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
+    def waiting(self) -> list[Sequence]:
+        """Those that have not been taken up yet, or wait again."""
+        return list(self._waiting)
 
     @property
     def active(self) -> list[Sequence]:
         """Those that are decoded now."""
         return list(self._rows.sequences)
 
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether the cache has room for it alone."""
+        return sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
+
     def add(self, sequence: Sequence) -> None:
         """Sequences of one request should be added together: their prompt is then prefilled once."""
-        assert sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
+        assert self.fits(sequence)
         self._waiting.append(sequence)
 
     def step(self) -> list[Sequence]:
@@ -96,6 +101,7 @@ class Batch:
         gone = [s for s in self._waiting if s.cancelled]
         if gone:
             self._waiting = deque(s for s in self._waiting if not s.cancelled)
+            self._prefixes.forget(self._waiting)  # they go by identity, which a later request may have
         if any(s.cancelled for s in self._rows.sequences):
             gone += self._leave()
         return gone

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.rollout.sampling import BLOCK, KeyedUniforms, sample_tokens
-from deepscaler.types import Request, SamplingParams
+from deepscaler.rollout.sampling import BLOCK, NON_FINITE, KeyedUniforms, draw
+from deepscaler.types import Request, RunError, SamplingParams
 
 Kind = tuple[float, float, int]  # temperature, top-p, top-k
 _FIRST_WIDTH = 64
@@ -202,19 +202,39 @@ class Rows:
 
 
 def draw_rows(logits_NV: Tensor, rows: Rows, first: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The next token and its logprob of the rows from `first` on; those that sample alike are drawn together."""
+    """The next token and its logprob of the rows from `first` on; those that sample alike are drawn together.
+
+    Raises NonFiniteLogitsError.
+    """
     uniforms = torch.from_numpy(rows.uniforms(first)).to(logits_NV.device)
     tokens = np.empty(len(logits_NV), np.int64)
     logprobs = np.empty(len(logits_NV), np.float32)
     groups = rows.alike(first)
     for params, chosen in groups:
         drawn = (
-            sample_tokens(logits_NV, uniforms, params)
-            if len(groups) == 1
-            else sample_tokens(logits_NV[chosen], uniforms[chosen], params)
+            draw(logits_NV, uniforms, params) if len(groups) == 1 else draw(logits_NV[chosen], uniforms[chosen], params)
         )
         tokens[chosen], logprobs[chosen] = (x.cpu().numpy() for x in drawn)
+    check_rows(logprobs, rows, first)
     return tokens, logprobs
+
+
+class NonFiniteLogitsError(RunError):
+    """The model's logits after these sequences are no numbers. The others of their batch can go on in a new one."""
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        super().__init__(NON_FINITE)
+        self.sequences = sequences
+
+    def __reduce__(self) -> tuple[type[RunError], tuple[str]]:
+        return RunError, (NON_FINITE,)  # to another process goes what happened, not what was under way
+
+
+def check_rows(logprobs: NDArray[np.float32], rows: Rows, first: int = 0) -> None:
+    """Raises NonFiniteLogitsError when the logits of any row from `first` on were not finite."""
+    bad = np.flatnonzero(~np.isfinite(logprobs))
+    if len(bad):
+        raise NonFiniteLogitsError([rows.sequences[first + int(row)] for row in bad])
 
 
 def _wide(array: NDArray[Any], width: int) -> NDArray[Any]:

@@ -22,8 +22,9 @@ from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.flash_attention import flash_works
 from deepscaler.rollout.pool import PoolStep
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
+from deepscaler.rollout.scoring import TokenScores, score_tokens
 from deepscaler.rollout.sizing import cache_bytes
-from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
+from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
 
@@ -112,6 +113,10 @@ class TorchEngine:
         self._decoder.refresh(capacity)
         self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stop_ids, self._max_active)
         return self._batch
+
+    def score(self, ids: IntArray, temperatures: FloatArray, num_alternatives: int) -> TokenScores:
+        """Of tokens that are there already (`scoring.score_tokens`)."""
+        return score_tokens(self._model, ids, temperatures, num_alternatives)
 
     def release_memory(self) -> None:
         """On a GPU give the cache's memory back, for a learner beside; the next generation takes what is free then.
