@@ -169,7 +169,8 @@ class EngineThread:
 
     def _finish(self, choice: _Choice, reason: FinishReason | None) -> None:
         tokens = choice.decoding.tokens
-        shown = tokens[:-1] if tokens and tokens[-1] in self._stop_ids else tokens
+        stop_ids = self._stop_ids.union(choice.decoding.params.stop_token_ids)
+        shown = tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens
         new = choice.text.push(shown, last=True)
         word = "length" if reason is FinishReason.LENGTH and not choice.text.stopped else "stop"
         piece = Piece(choice.index, new, word, tuple(tokens), tuple(choice.decoding.logprobs))
