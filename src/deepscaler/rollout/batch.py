@@ -17,6 +17,7 @@ from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.prefill import Prefixes
 from deepscaler.rollout.rows import Rows, Sequence, draw_rows
+from deepscaler.rollout.stops import Stops
 from deepscaler.types import FinishReason, RunError
 
 __all__ = ["Batch", "Sequence", "Step"]
@@ -31,12 +32,10 @@ class Step(Protocol):
 class Batch:
     """`add` sequences at any time, `step` until `is_empty`, `close`. The caller checks that each fits."""
 
-    def __init__(
-        self, decoder: Decoder, cache: BlockCache, step: Step, stop_ids: NDArray[np.int64], max_active: int
-    ) -> None:
-        self._cache, self._step, self._stop_ids, self._max_active = cache, step, stop_ids, max_active
+    def __init__(self, decoder: Decoder, cache: BlockCache, step: Step, stops: Stops, max_active: int) -> None:
+        self._cache, self._step, self._stops, self._max_active = cache, step, stops, max_active
         self._waiting: deque[Sequence] = deque()
-        self._rows = Rows(max_active, stop_ids)
+        self._rows = Rows(max_active, stops)
         self._prefixes = Prefixes(decoder, cache)
         self._changed = True  # are the blocks in use other ones than in the last step?
         self._lost = False  # was it closed with work left?
@@ -60,7 +59,11 @@ class Batch:
         return sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
 
     def add(self, sequence: Sequence) -> None:
-        """Sequences of one request should be added together: their prompt is then prefilled once."""
+        """Sequences of one request should be added together: their prompt is then prefilled once.
+
+        Raises ValueError for a stop string where the engine cannot decode.
+        """
+        self._stops.check(sequence.params)
         assert self.fits(sequence)
         self._waiting.append(sequence)
 
@@ -91,7 +94,7 @@ class Batch:
 
     def finish_reason(self, sequence: Sequence) -> FinishReason | None:
         tokens = sequence.token_array
-        if len(tokens) and tokens[-1] in self._stop_ids:
+        if sequence.stopped:
             return FinishReason.STOP
         if len(tokens) >= sequence.params.max_completion_tokens:
             return FinishReason.LENGTH

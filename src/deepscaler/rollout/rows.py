@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepscaler.rollout.sampling import BLOCK, NON_FINITE, KeyedUniforms, draw
+from deepscaler.rollout.stops import Stops, has_own
 from deepscaler.types import Request, RunError, SamplingParams
 
 Kind = tuple[float, float, int]  # temperature, top-p, top-k
@@ -29,6 +30,7 @@ class Sequence:
     sample_index: int
     params: SamplingParams
     cancelled: bool = False
+    stopped: bool = False  # it ended with a stop token or a stop string
     rows: Rows | None = None  # where it stands while it is active
     row: int = 0
     _tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
@@ -72,9 +74,10 @@ class Sequence:
 class Rows:
     """Up to `capacity` active sequences and the cache blocks of each, in order of position."""
 
-    def __init__(self, capacity: int, stop_ids: NDArray[np.int64]) -> None:
+    def __init__(self, capacity: int, stops: Stops) -> None:
         self.sequences: list[Sequence] = []
-        self._stop_ids = stop_ids
+        self._stops = stops
+        self._num_with_stops = 0  # sequences that have stop tokens or strings of their own
         self._table = np.zeros((capacity, _FIRST_BLOCKS), np.int64)
         self._num_blocks = np.zeros(capacity, np.int64)
         self._prompt = np.zeros(capacity, np.int64)
@@ -138,6 +141,7 @@ class Rows:
         tokens, logprobs = sequence.token_array, sequence.logprob_array
         count = len(tokens)
         self.sequences.append(sequence)
+        self._num_with_stops += has_own(params)
         self._table = _wide(self._table, len(blocks))
         self._table[row, : len(blocks)], self._num_blocks[row] = blocks, len(blocks)
         self._prompt[row], self._count[row] = len(sequence.request.prompt_ids), count
@@ -167,8 +171,12 @@ class Rows:
         self._count[rows] += 1
 
     def finished(self) -> NDArray[np.int64]:
-        """Rows that ended with a stop token, the budget or a cancellation, highest first."""
-        stopped = (self.newest[:, None] == self._stop_ids).any(1)
+        """Rows that ended with a stop token or string, the budget or a cancellation, highest first."""
+        stopped = (self.newest[:, None] == self._stops.ids).any(1)
+        for row, sequence in enumerate(self.sequences if self._num_with_stops else ()):
+            stopped[row] |= self._stops.ended(self.tokens_of(row), sequence.params)
+        for row in np.flatnonzero(stopped):
+            self.sequences[row].stopped = True
         cancelled = np.fromiter((s.cancelled for s in self.sequences), bool, len(self))
         return np.flatnonzero(stopped | cancelled | (self._count >= self._budget)[: len(self)])[::-1]
 
@@ -177,6 +185,7 @@ class Rows:
         last = len(self) - 1
         sequence, blocks = self.sequences[row], self._table[row, : self._num_blocks[row]].tolist()
         sequence.leave()
+        self._num_with_stops -= has_own(sequence.params)
         if row != last:
             width = self._count[last]
             for array in (

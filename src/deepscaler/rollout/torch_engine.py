@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from deepscaler.rollout.pool import PoolStep
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.scoring import TokenScores, score_tokens
 from deepscaler.rollout.sizing import cache_bytes
+from deepscaler.rollout.stops import Decode, Stops
 from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
@@ -31,6 +31,7 @@ from deepscaler.weights import weights_digest
 class TorchEngine:
     """Samples from `model`, which it may share with a learner: then publishing weights costs nothing.
 
+    decode: ids of a completion to its text, where completions shall end at stop strings.
     is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
     max_cache_bytes: upper limit of the key-value cache; by default a share of the memory that is free: on CPU now and
         divided by the number of cores, each of which may run an engine; on a GPU whenever the cache takes its memory.
@@ -42,6 +43,7 @@ class TorchEngine:
         model: nn.Module,
         *,
         stop_ids: frozenset[int],
+        decode: Decode | None = None,
         max_active: int = 256,
         is_cancelled: Callable[[], bool] = lambda: False,
         max_cache_bytes: int | None = None,
@@ -49,7 +51,7 @@ class TorchEngine:
     ) -> None:
         parameter = next(model.parameters())
         self._model: Any = model
-        self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
+        self._stops = Stops(stop_ids, decode)
         self._is_cancelled = is_cancelled
         self.dtype = parameter.dtype
         self._max_active = max_active
@@ -111,7 +113,7 @@ class TorchEngine:
         self._fit_cache(self._cache.suitable_block_tokens(capacity))
         self._capacity = capacity
         self._decoder.refresh(capacity)
-        self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stop_ids, self._max_active)
+        self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stops, self._max_active)
         return self._batch
 
     def score(self, ids: IntArray, temperatures: FloatArray, num_alternatives: int) -> TokenScores:

@@ -188,7 +188,7 @@ class VllmEngine:
             top_k=params.top_k,
             max_tokens=params.max_completion_tokens,
             seed=int(key[0] >> np.uint64(1)),
-            stop_token_ids=self._stop_ids,
+            stop_token_ids=sorted({*self._stop_ids, *params.stop_token_ids}),
             ignore_eos=True,  # the ids given are all that stop
             logprobs=0,
             flat_logprobs=True,
@@ -224,6 +224,11 @@ class VllmEngine:
 
     def _check(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._check_usable()
+        if params.stop:
+            raise ValueError(
+                f"the vLLM engine runs without the tokenizer, so it cannot end completions at {params.stop[0]!r}; name "
+                "the tokens that end them (stop_token_ids), or take --engine torch"
+            )
         for request in requests:
             need = f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
             need += f"{params.max_completion_tokens}"

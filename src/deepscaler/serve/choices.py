@@ -70,6 +70,7 @@ class Choice:
     def finish(self, reason: FinishReason | None, stop_ids: frozenset[int], engine: TorchEngine) -> Piece:
         """The last piece. Raises RunError when its tokens cannot be scored."""
         tokens = self.decoding.tokens
+        stop_ids = stop_ids.union(self.decoding.params.stop_token_ids)
         shown = tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens
         new = self.text.push(shown, last=True)
         word = "length" if reason is FinishReason.LENGTH and not self.text.stopped else "stop"

@@ -264,4 +264,6 @@ def sampling(asked: Asked, prompt_ids: IntArray, capacity: int, seed: int) -> Sa
             code="context_length_exceeded",
         )
     budget = left if asked.max_tokens is None else needed
-    return SamplingParams(budget, asked.temperature, asked.top_p, asked.top_k, seed=seed, step=SERVE_STEP)
+    how = asked.temperature, asked.top_p, asked.top_k
+    # Stop strings are looked for where the text is made, which knows what is shown of it.
+    return SamplingParams(budget, *how, seed=seed, step=SERVE_STEP, stop_token_ids=asked.stop_token_ids)
