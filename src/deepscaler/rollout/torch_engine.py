@@ -131,6 +131,14 @@ class TorchEngine:
             self._cache.release()
             self._step.forget()
 
+    def reset(self) -> None:
+        """After a fault: end the open batch, and give the cache's memory back with whatever it may hold."""
+        if self._batch is not None:
+            self._batch.close()
+        self.release_memory()
+        if not isinstance(self._cache, PoolCache):
+            self._cache.reform(self._cache.block_tokens)
+
     def _fit_cache(self, block_tokens: int) -> None:
         cache = self._cache
         if isinstance(cache, PoolCache) and not cache.allocated_bytes:

@@ -191,6 +191,7 @@ class EngineThread:
         if self._faults > MAX_FAULTS:
             raise error
         guilty, suspects = self._whose_fault(batch, before, error)
+        self._engine.reset()
         new = self._engine.open_batch(self.capacity)
         for decoding in guilty:
             self._fail(self._choices.pop(decoding), error)
