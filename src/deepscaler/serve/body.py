@@ -16,23 +16,25 @@ BODY_S = 60.0  # for the whole body to come
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-async def read_json(request: Request, *, most: int = MAX_BODY_BYTES, within_s: float = BODY_S) -> Any:
+async def read_json(request: Request) -> Any:
     """Raises RequestError."""
     # A browser sends a foreign page's request without asking first only for other media types than this one.
     kinds = request.headers.getlist("content-type")
     if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "application/json":
         raise RequestError("expected Content-Type: application/json", status=415)
-    if int(request.headers.get("content-length", "0")) > most:  # the HTTP parser has made sure that it is a number
-        raise _too_long(most)
+    if (
+        int(request.headers.get("content-length", "0")) > MAX_BODY_BYTES
+    ):  # the HTTP parser has made sure that it is a number
+        raise _too_long()
     body = bytearray()
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(BODY_S):
             async for part in request.stream():
                 body += part
-                if len(body) > most:
-                    raise _too_long(most)
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_long()
     except TimeoutError:
-        raise RequestError(f"the body had not come after {within_s:g} s", status=408) from None
+        raise RequestError(f"the body had not come after {BODY_S:g} s", status=408) from None
     except ClientDisconnect as error:
         raise RequestError("the client went away", status=499) from error
     return parse(bytes(body))
@@ -62,8 +64,8 @@ def _refuse_lone_surrogates(document: Any) -> None:
         left.extend([*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ())
 
 
-def _too_long(most: int) -> RequestError:
-    return RequestError(f"the body exceeds {most} bytes", status=413)
+def _too_long() -> RequestError:
+    return RequestError(f"the body exceeds {MAX_BODY_BYTES} bytes", status=413)
 
 
 def _no_number(name: str) -> NoReturn:
