@@ -329,6 +329,9 @@ def _text(argument: str) -> str:
 
 def main() -> None:
     """Entry point of the `deepscaler` command."""
+    from deepscaler.observability import terminal
+
+    terminal.install()
     try:
         app()
     except KeyboardInterrupt:  # outside a command; inside one the command line turns it into 130 itself

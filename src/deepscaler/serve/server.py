@@ -97,6 +97,7 @@ def make_server(service: Service, options: ServeOptions) -> uvicorn.Server:
         limit_concurrency=options.max_queued + SPARE_CONNECTIONS,
         log_level="warning",
         access_log=False,
+        use_colors=False,
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)
