@@ -56,7 +56,10 @@ class Job:
 
 
 class EngineThread:
-    """decode: token ids -> text. capacity: tokens of prompt and completion. max_queued: sequences that may wait."""
+    """decode: token ids -> text. capacity: tokens of prompt and completion. max_queued: sequences that may wait.
+
+    stop: texts that end every completion, beside those of its request.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,9 @@ class EngineThread:
         stop_ids: frozenset[int],
         capacity: int,
         max_queued: int,
+        stop: Sequence[str] = (),
     ) -> None:
+        self._stop = tuple(stop)
         self._engine, self._decode, self._stop_ids = engine, decode, stop_ids
         self.capacity = capacity
         self._max_queued = max_queued
@@ -92,6 +97,7 @@ class EngineThread:
         """`deliver` gets every piece, or an exception, in the engine's thread. Raises RequestError when full (429)."""
         if self._broken is not None:
             raise RequestError(f"the engine failed ({self._broken}); restart the server", status=500)
+        stops = (*stops, *self._stop)
         request = Request("serve", prompt_ids, n)
         choices = [
             _Choice(i, Decoding(request, i, params), TextStream(self._decode, stops), stream or bool(stops), deliver)
