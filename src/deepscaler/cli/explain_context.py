@@ -32,7 +32,10 @@ def with_context(explanation: Explanation, recipe: Recipe) -> Explanation:
 def _largest_possible(recipe: Recipe) -> int:
     """Tokens of the longest sequence that the recipe's settings allow."""
     budgets = [longest_prompt(recipe, stage) + stage.max_completion_tokens for stage in recipe.stages]
-    return max(*budgets, recipe.data.max_prompt_tokens + recipe.evaluation.max_completion_tokens)
+    evaluation = recipe.evaluation
+    if recipe.data.source == "synthetic" or evaluation.benchmarks or evaluation.validation_files:
+        budgets.append(recipe.data.max_prompt_tokens + evaluation.max_completion_tokens)
+    return max(budgets)
 
 
 def _counted(recipe: Recipe, context: int) -> tuple[list[Size], list[str]]:
