@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from deepscaler.cli.explain_context import with_context
 from deepscaler.config.derived import Size
 from deepscaler.config.explain import Explanation, SettingRow
 from deepscaler.config.explain import explain as explain_recipe
@@ -25,7 +26,8 @@ STAGES_ABREAST = 3
 
 def show_recipe(path: Path, overrides: Sequence[str], *, world_size: int, as_json: bool) -> None:
     """Print a recipe laid open. Raises RecipeError for a recipe that cannot be used."""
-    explanation = explain_recipe(resolve(path, overrides), world_size)
+    resolved = resolve(path, overrides)
+    explanation = with_context(explain_recipe(resolved, world_size), resolved.recipe)
     if as_json:
         print(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
         return

@@ -150,12 +150,14 @@ def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
         raise _WrongTextError("the chat template leaves the question out or changes it; repair the model's template")
 
 
-def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
-    """Completion ids -> text, without the stop token at the end."""
+def decoder(tokenizer: Any, stop_ids: frozenset[int], stop: Sequence[str] = ()) -> Callable[[Any], str]:
+    """Completion ids -> text, without the stop token at the end, and up to the first stop string."""
 
     def decode(ids: Any) -> str:
         kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
-        return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        found = [at for end in stop if (at := text.find(end)) >= 0]
+        return text[: min(found)] if found else text
 
     return decode
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepscaler.attention import causal, forward_hidden, like_value
+from deepscaler.head import forbidden_ids, leave_out
 from deepscaler.types import FloatArray, IntArray, RunError
 
 CHUNK_TOKENS = 256  # rows of the vocabulary that are in memory at once
@@ -67,7 +68,8 @@ def _scores(
     model: Any, hidden_TW: Tensor, tokens_T: Tensor, divisors_T: Tensor, num_alternatives: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     head = model.get_output_embeddings()
-    logits_TV = head(hidden_TW.to(head.weight.dtype)).float() / divisors_T.unsqueeze(1)
+    logits_TV = leave_out(head(hidden_TW.to(head.weight.dtype)), forbidden_ids(model)).float()
+    logits_TV = logits_TV / divisors_T.unsqueeze(1)
     logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
     top = logprobs_TV.topk(min(num_alternatives, logprobs_TV.shape[1]), dim=-1)
     return logprobs_TV.gather(1, tokens_T.unsqueeze(1)).squeeze(1), top.values, top.indices

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepscaler.cpu import available_cores
+from deepscaler.positions import fitted_context
 from deepscaler.rollout import batch
 from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.cache import BlockCache
@@ -67,7 +68,7 @@ class TorchEngine:
         self._step: Any = step(self._decoder, self._cache)
         self._batch: batch.Batch | None = None
         self._capacity = 0
-        self.context_limit: int = self._model.config.max_position_embeddings
+        self.context_limit = fitted_context(model)
         self.version = 0
 
     def weights_info(self) -> WeightsInfo:
@@ -156,7 +157,13 @@ class TorchEngine:
         return params
 
     def _check_context(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        rows = self._model.config.vocab_size
         for request in requests:
+            if (largest := int(request.prompt_ids.max())) >= rows:
+                raise ValueError(
+                    f"problem {request.problem_id}: its prompt holds token {largest}, and the model has embeddings of "
+                    f"{rows} tokens; the tokenizer belongs to another model"
+                )
             if len(request.prompt_ids) + params.max_completion_tokens > self.context_limit:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "

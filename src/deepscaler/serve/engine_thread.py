@@ -42,11 +42,22 @@ class Job:
 
 
 class EngineThread:
-    """capacity: tokens of prompt and completion. max_queued: sequences that may wait or be under way."""
+    """capacity: tokens of prompt and completion. max_queued: sequences that may wait or be under way.
+
+    stop: texts that end every completion, beside those of its request.
+    """
 
     def __init__(
-        self, engine: TorchEngine, *, decode: Decode, stop_ids: frozenset[int], capacity: int, max_queued: int
+        self,
+        engine: TorchEngine,
+        *,
+        decode: Decode,
+        stop_ids: frozenset[int],
+        capacity: int,
+        max_queued: int,
+        stop: Sequence[str] = (),
     ) -> None:
+        self._stop = tuple(stop)
         self._engine, self._decode, self._stop_ids = engine, decode, stop_ids
         self.capacity = capacity
         self._max_queued = max_queued
@@ -69,11 +80,12 @@ class EngineThread:
         """
         self.check()
         choices: list[Choice] = []
+        stops = (*asked.stop, *self._stop)
         for prompt_ids, params in prompts:
             request = Request("serve", prompt_ids, asked.n)
             for sample in range(asked.n):
-                text = TextStream(lambda ids: self._decode(ids, asked.skip_special_tokens), asked.stop)
-                decoding, watched = Decoding(request, sample, params), asked.stream or bool(asked.stop)
+                text = TextStream(lambda ids: self._decode(ids, asked.skip_special_tokens), stops)
+                decoding, watched = Decoding(request, sample, params), asked.stream or bool(stops)
                 wanted = watched, asked.logprobs, asked.echo
                 choices.append(Choice(len(choices), decoding, text, *wanted, deliver))
         with self._lock:
@@ -81,6 +93,7 @@ class EngineThread:
             self._num_open += len(choices)
         job = Job(choices)
         self._inbox.put(job)
+        self.check()  # a thread that has ended meanwhile looks into no inbox
         return job
 
     def check(self, count: int = 0) -> None:

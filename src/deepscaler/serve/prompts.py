@@ -27,7 +27,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Encoder:
-    """capacity: most tokens of prompt and completion. num_ids: token ids that the model has an embedding for."""
+    """capacity: most tokens of prompt and completion. num_ids: token ids that model and tokenizer know."""
 
     tokenizer: Any
     capacity: int

@@ -11,30 +11,19 @@ from deepscaler.rollout.batch import Sequence
 from deepscaler.rollout.openai_client import OpenAIClient
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import FinishReason, SamplingParams
-from rollout_runs import PARAMS, requests, run
+from rollout_runs import PARAMS, first_end, letters, requests, run
 
 NEVER: frozenset[int] = frozenset()
-
-
-def decode(ids) -> str:
-    """Two letters for a token: `aa`, `ab`, …"""
-    return "".join(chr(97 + int(i) // 26) + chr(97 + int(i) % 26) for i in ids)
-
-
-def first_end(text: str, stops: tuple[str, ...]) -> int | None:
-    """Tokens until a stop string is complete."""
-    ends = [n for n in range(1, len(text) // 2 + 1) if any(s in text[: 2 * n] for s in stops)]
-    return ends[0] if ends else None
 
 
 @pytest.mark.parametrize("stops", [("ab",), ("ba", "aabb"), ("aba", "lal")])
 def test_a_completion_ends_with_the_token_that_completes_a_stop_string(tiny_model, stops):
     model, wanted = tiny_model(), requests(6)
-    free = run(TorchEngine(model, stop_ids=NEVER, decode=decode), wanted)
-    found = run(TorchEngine(model, stop_ids=NEVER, decode=decode, max_active=5), wanted, replace(PARAMS, stop=stops))
+    free = run(TorchEngine(model, stop_ids=NEVER, decode=letters), wanted)
+    found = run(TorchEngine(model, stop_ids=NEVER, decode=letters, max_active=5), wanted, replace(PARAMS, stop=stops))
     ended = 0
     for key, rollout in found.items():
-        end = first_end(decode(free[key].completion_ids), stops)
+        end = first_end(letters(free[key].completion_ids), stops)
         assert rollout.completion_ids.tolist() == free[key].completion_ids[:end].tolist()
         assert rollout.finish_reason is (FinishReason.LENGTH if end is None else FinishReason.STOP)
         ended += end is not None
