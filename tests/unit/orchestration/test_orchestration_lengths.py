@@ -51,7 +51,9 @@ def test_prompts_of_training_are_rendered_once(tmp_path, monkeypatch):
     path, rendered = write_recipe(tmp_path, processes=1), []
     original = templates._render_all
     monkeypatch.setattr(
-        templates, "_render_all", lambda t, c: original(t, [rendered.append(m[0]["content"]) or m for m in c])
+        templates,
+        "_render_all",
+        lambda t, c, *more: original(t, [rendered.append(m[0]["content"]) or m for m in c], *more),
     )
     recipe = load_recipe(path)
     with open_run(recipe, tmp_path / "model", tmp_path / "run", Progress()) as run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +128,9 @@ def test_reasoning_of_an_earlier_turn_reaches_the_template_under_its_own_name() 
     turn = {"role": "assistant", "content": "2", "reasoning_content": "so", "tool_calls": None, "refusal": None}
     asked = chat(messages=[*MESSAGES, turn, {"role": "user", "content": "3"}])
     assert asked.messages[1] == {"role": "assistant", "content": "2", "reasoning_content": "so"}
+
+
+def test_the_page_on_serving_names_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    for name in fields.CHAT | fields.COMPLETION | fields.WITHOUT_EFFECT:
+        assert re.search(rf"`(stream_options\.)?{name}[`.]", page), name
