@@ -19,8 +19,7 @@ import pytest
 from deepscaler.data.templates import render_prompt
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.app import Service
-from deepscaler.serve.choices import Piece
-from deepscaler.serve.engine_thread import SERVE_STEP, sampling
+from deepscaler.serve.choices import SERVE_STEP, Piece, sampling
 from deepscaler.serve.requests import parse_chat
 from deepscaler.serve.server import ServeOptions, open_service, read_token
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids

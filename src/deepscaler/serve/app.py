@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from deepscaler.serve.admission import admit
 from deepscaler.serve.body import read_json
-from deepscaler.serve.choices import Piece
-from deepscaler.serve.engine_thread import EngineThread, Job, sampling
+from deepscaler.serve.choices import Piece, sampling
+from deepscaler.serve.engine_thread import EngineThread, Job
 from deepscaler.serve.prompts import Encoder, Prompt
 from deepscaler.serve.replies import DONE, Reply, event
 from deepscaler.serve.requests import Asked, RequestError, no_such_model, parse_chat, parse_completion

@@ -1,7 +1,8 @@
-"""One completion of a request: how far it is, its text as it comes, and its log-probabilities at the end."""
+"""One completion of a request: how it is sampled, its text as it comes, and its log-probabilities at the end."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,9 +11,11 @@ import numpy as np
 from deepscaler.rollout.batch import Sequence as Decoding
 from deepscaler.rollout.scoring import TokenScores
 from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.serve.fields import RequestError
+from deepscaler.serve.requests import Asked, RequestError
 from deepscaler.serve.text import TextStream
-from deepscaler.types import FinishReason
+from deepscaler.types import FinishReason, IntArray, RunError, SamplingParams
+
+SERVE_STEP = -2  # keeps the server's draws apart from those of training and evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +95,31 @@ class Choice:
             return Logprobs(tokens, ())
         scores = engine.score(self.decoding.ids, temperatures, self.logprobs)
         return Logprobs(tokens, tuple(scores.logprobs.tolist()), scores)
+
+
+def told(error: Exception) -> RequestError:
+    """What the client is told; what is not written for it goes to the server's log as well."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, RunError):
+        return RequestError(f"the engine failed: {error}", status=500)
+    logging.getLogger("deepscaler.serve").error("a request failed in the engine", exc_info=error)
+    return RequestError(f"the engine failed: {type(error).__name__}: {error!s:.500}", status=500)
+
+
+def sampling(asked: Asked, prompt_ids: IntArray, capacity: int, seed: int) -> SamplingParams:
+    """Of a request. Raises RequestError when the budget exceeds what is left of the context."""
+    left = capacity - len(prompt_ids)
+    needed = 1 if asked.max_tokens is None else asked.max_tokens
+    if needed > left:
+        raise RequestError(
+            f"this model's maximum context length is {capacity} tokens; the prompt has {len(prompt_ids)}, and "
+            f"{'at least 1' if asked.max_tokens is None else needed} were asked for; lower max_tokens or shorten the "
+            "prompt",
+            param="max_tokens",
+            code="context_length_exceeded",
+        )
+    budget = left if asked.max_tokens is None else needed
+    how = asked.temperature, asked.top_p, asked.top_k
+    # Stop strings are looked for where the text is made, which knows what is shown of it.
+    return SamplingParams(budget, *how, seed=seed, step=SERVE_STEP, stop_token_ids=asked.stop_token_ids)

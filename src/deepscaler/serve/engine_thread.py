@@ -7,24 +7,24 @@ they are taken up again where they stood, which costs a pass over what they have
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from deepscaler.rollout.batch import Batch
 from deepscaler.rollout.batch import Sequence as Decoding
 from deepscaler.rollout.rows import NonFiniteLogitsError
 from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.serve.choices import Choice, Deliver
+from deepscaler.serve.choices import Choice, Deliver, told
 from deepscaler.serve.requests import Asked, RequestError
 from deepscaler.serve.text import TextStream
 from deepscaler.types import FinishReason, IntArray, Request, RunError, SamplingParams
 
 IDLE_S = 0.5
-SERVE_STEP = -2  # keeps the server's draws apart from those of training and evaluation
-MAX_FAULTS = 16  # steps that fail one after another: then it is the device, and no request
+MAX_FAULTS = 16  # steps that fail one after another: then it is looked whether the device works at all
 MAX_TRIALS = 3  # of one completion that is suspected again and again
 
 Decode = Callable[[Sequence[int], bool], str]  # token ids, whether to skip special tokens
@@ -186,7 +186,7 @@ class EngineThread:
             choice.advance()
         except Exception as error:  # of its own text only
             choice.decoding.cancelled, choice.failed = True, True
-            choice.deliver(_told(error))
+            choice.deliver(told(error))
 
     def _finish(self, choice: Choice, reason: FinishReason | None) -> None:
         try:
@@ -199,10 +199,11 @@ class EngineThread:
             choice.deliver(piece)
 
     def _recover(self, batch: Batch, before: Sequence[Decoding], error: Exception) -> Batch:
-        """A new batch for all whose fault it was not. Raises the error when nothing works any more."""
+        """A new batch for all whose fault it was not. Raises an error when nothing works any more."""
         self._faults += 1
         if self._faults > MAX_FAULTS:
-            raise error
+            self._engine.score(np.zeros(2, np.int32), np.ones(1, np.float32), 0)  # raises where nothing works any more
+            self._faults = 0
         guilty, suspects = self._whose_fault(batch, before, error)
         self._engine.reset()
         new = self._engine.open_batch(self.capacity)
@@ -223,22 +224,33 @@ class EngineThread:
         self, batch: Batch, before: Sequence[Decoding], error: Exception
     ) -> tuple[list[Decoding], list[Decoding]]:
         """(those whose fault the error is, those who may have to do with it)."""
+        if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):
+            return error.sequences, []  # by their prompts alone; what is decoded together may spoil each other
         if isinstance(error, NonFiniteLogitsError):
-            return error.sequences, []
-        apart = {*batch.waiting, *before, *(choice.decoding for choice in self._suspects)}
-        suspects = [d for d in self._choices if d not in apart] or list(before)
+            suspects = error.sequences
+        else:
+            apart = {*batch.waiting, *before, *(choice.decoding for choice in self._suspects)}
+            suspects = [d for d in self._choices if d not in apart] or list(before)
         if len(suspects) == 1:
-            return suspects, []
+            return [*suspects, *self._like(suspects[0])], []
         for decoding in suspects:
             self._choices[decoding].trials += 1
         guilty = [d for d in suspects if self._choices[d].trials > MAX_TRIALS]
         return guilty, [d for d in suspects if d not in guilty]
 
+    def _like(self, guilty: Decoding) -> list[Decoding]:
+        """Take from the suspects those that are nothing but the same prompt."""
+        same = [c for c in self._suspects if c.decoding.request is guilty.request and not len(c.decoding.token_array)]
+        if len(guilty.token_array):
+            return []
+        self._suspects = deque(choice for choice in self._suspects if choice not in same)
+        return [choice.decoding for choice in same]
+
     def _fail(self, choice: Choice, error: Exception) -> None:
         self._release(1)
         if not choice.failed:
             choice.failed = True
-            choice.deliver(_told(error))
+            choice.deliver(told(error))
 
     def _fail_all(self, error: Exception) -> None:
         while not self._inbox.empty():
@@ -253,31 +265,3 @@ class EngineThread:
     def _release(self, count: int) -> None:
         with self._lock:
             self._num_open -= count
-
-
-def _told(error: Exception) -> RequestError:
-    """What the client is told; what is not written for it goes to the server's log as well."""
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, RunError):
-        return RequestError(f"the engine failed: {error}", status=500)
-    logging.getLogger("deepscaler.serve").error("a request failed in the engine", exc_info=error)
-    return RequestError(f"the engine failed: {type(error).__name__}: {error!s:.500}", status=500)
-
-
-def sampling(asked: Asked, prompt_ids: IntArray, capacity: int, seed: int) -> SamplingParams:
-    """Of a request. Raises RequestError when the budget exceeds what is left of the context."""
-    left = capacity - len(prompt_ids)
-    needed = 1 if asked.max_tokens is None else asked.max_tokens
-    if needed > left:
-        raise RequestError(
-            f"this model's maximum context length is {capacity} tokens; the prompt has {len(prompt_ids)}, and "
-            f"{'at least 1' if asked.max_tokens is None else needed} were asked for; lower max_tokens or shorten the "
-            "prompt",
-            param="max_tokens",
-            code="context_length_exceeded",
-        )
-    budget = left if asked.max_tokens is None else needed
-    how = asked.temperature, asked.top_p, asked.top_k
-    # Stop strings are looked for where the text is made, which knows what is shown of it.
-    return SamplingParams(budget, *how, seed=seed, step=SERVE_STEP, stop_token_ids=asked.stop_token_ids)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.rollout.pool import PoolStep
+from deepscaler.rollout.pool_cache import PoolCache
 from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.serve.choices import Piece
-from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread, sampling
+from deepscaler.serve.choices import Piece, sampling
+from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread
 from deepscaler.serve.requests import Asked, RequestError, parse_completion
 
 POISON = 39  # a token whose embedding is no number
@@ -60,12 +62,23 @@ def last(pieces: queue.Queue[Piece | RequestError]) -> tuple[int, ...] | Request
 def start(tiny_model: Callable[..., Any]) -> Iterator[Callable[..., Running]]:
     running: list[Running] = []
 
-    def begin(*, max_active: int = 8, stop_ids: frozenset[int] = STOP, **settings: Any) -> Running:
+    def begin(
+        *,
+        max_active: int = 8,
+        stop_ids: frozenset[int] = STOP,
+        poison: int = POISON,
+        as_on_gpu: bool = False,
+        **settings: Any,
+    ) -> Running:
         model = tiny_model(tied=False)
         with torch.no_grad():
-            model.get_input_embeddings().weight[POISON] = torch.nan
+            model.get_input_embeddings().weight[poison] = torch.nan
             model.get_output_embeddings().weight[POISON] = 0.0
         engine = TorchEngine(model, stop_ids=stop_ids, max_active=max_active)
+        if as_on_gpu:
+            engine._max_cache_bytes = 2**24
+            engine._cache = PoolCache(model.config, engine.dtype, torch.device("cpu"), 2**24)
+            engine._step = PoolStep(engine._decoder, engine._cache)
         running.append(Running(engine, **settings))
         return running[-1]
 
@@ -118,6 +131,19 @@ def test_those_under_way_keep_their_tokens_when_another_fails(start: Callable[..
     assert last(going) == expected
 
 
+@pytest.mark.parametrize("as_on_gpu", [False, True])
+def test_a_completion_that_overflows_on_its_way_spoils_no_other(start: Callable[..., Running], as_on_gpu: bool) -> None:
+    """On a GPU without flash attention a step reads all blocks, and 0 times what is no number is none."""
+    *expected, fate = start(as_on_gpu=as_on_gpu).results([*healthy(), asked([18, 19], temperature=0)])
+    assert isinstance(fate, tuple) and all(isinstance(r, tuple) for r in expected)
+    met = {token for r in expected for token in r} | {token for prompt in PROMPTS for token in prompt}  # type: ignore[union-attr]
+    poison = next(token for token in fate[2:-1] if token not in met)
+    server = start(as_on_gpu=as_on_gpu, poison=poison)
+    *results, refused = server.results([*healthy(), asked([18, 19], temperature=0)])
+    assert isinstance(refused, RequestError) and "non-finite" in str(refused)
+    assert results == expected
+
+
 def test_a_prompt_that_breaks_the_forward_pass_is_found_among_those_beside_it(
     start: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,6 +163,10 @@ def test_a_prompt_that_breaks_the_forward_pass_is_found_among_those_beside_it(
         "the engine failed: MemoryError: no memory for this prompt"
     ] * 2
     assert "no memory for this prompt" in caplog.text
+    # However many they are, and however many completions one of them asks for.
+    bad = [asked([20, n % 20], n=5) for n in range(2 * MAX_FAULTS)]
+    results = server.results([*healthy()[:3], *bad, *healthy()[3:]])
+    assert [r for r in results if isinstance(r, tuple)] == expected and len(results) == len(bad) + len(expected)
     assert server.engine._cache.allocator.num_used == 0
 
 
@@ -181,7 +211,7 @@ def test_a_device_that_fails_at_every_step_is_said_to_have_failed(start: Callabl
     def fails(ids: Any, lengths: Any, attention: Any) -> Any:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    server.engine._decoder.prompt_logits = fails
+    server.engine._decoder.prompt_logits = server.engine.score = fails
     results = server.results([asked([5]) for _ in range(MAX_FAULTS + 5)])
     assert all(isinstance(r, RequestError) and r.status == 500 for r in results)
     server.thread.close()
