@@ -190,6 +190,19 @@ def test_a_request_under_way_is_not_taken_for_silence(
     assert complete(server[0])[0] == 200 and taken
 
 
+def test_an_answer_that_nobody_reads_is_given_up(server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedProtocol, "unread_s", 0.2)
+    body = {"model": "tiny", "prompt": [[5] * 390] * 64, "max_tokens": 0, "echo": True, "logprobs": 20}
+    content = json.dumps(body).encode()  # the answer has some 15 MB, more than the system keeps for a connection
+    with connect(server[0]) as connection:
+        connection.sendall(HEAD % len(content) + content)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        with pytest.raises(ConnectionError):
+            for _ in range(3000):  # what is sent to a closed connection is refused
+                connection.send(b"\n")
+                time.sleep(0.01)
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(
     server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,8 @@ async def _whole(request: Request, reply: Reply, job: Job, pieces: asyncio.Queue
     finally:
         gone.cancel()
         job.cancel()
-    return JSONResponse(reply.whole(done))
+    # Tables of log-probabilities may have millions of entries; others are answered meanwhile.
+    return await asyncio.to_thread(lambda: JSONResponse(reply.whole(done)))
 
 
 async def _stream(reply: Reply, job: Job, pieces: asyncio.Queue[Piece | RequestError]) -> AsyncIterator[bytes]:
@@ -168,7 +169,7 @@ async def _stream(reply: Reply, job: Job, pieces: asyncio.Queue[Piece | RequestE
             if isinstance(piece, RequestError):
                 yield event(piece.body())
                 break
-            yield event(reply.chunk(piece))
+            yield event(reply.chunk(piece) if piece.logprobs is None else await asyncio.to_thread(reply.chunk, piece))
             left -= piece.finish_reason is not None
         if reply.asked.stream_usage:
             yield event(reply.usage_chunk())

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -39,6 +40,7 @@ class Reply:
         thinking = self.thinking and self._chat
         self._splitters = [ThoughtSplitter(thinking=thinking) for _ in range(self.num_choices)]
         self._started: set[int] = set()
+        self.token_text = cache(self.token_text)
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """From the one last piece of each choice (with all its text)."""
