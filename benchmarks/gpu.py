@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deepscaler.observability.files import write_atomically
+
 HERE = Path(__file__).parent
 BUDGET_S = 470.0
 # Script and most seconds of each part, in order; the last one may use what is left.
@@ -55,9 +57,7 @@ def run_part(name: str, size: str, device: str, limit_s: float, folder: Path) ->
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.writing")
-    beside.write_text(json.dumps(record, indent=1) + "\n")
-    beside.rename(path)
+    write_atomically(path, lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
 
 
 def main() -> None:

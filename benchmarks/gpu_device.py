@@ -30,6 +30,7 @@ from deepscaler.config.models import (
     TrainingSection,
 )
 from deepscaler.lifetime import die_with_parent
+from deepscaler.observability.files import write_atomically
 from deepscaler.types import Request
 
 Report = Callable[[str, Any], None]
@@ -201,9 +202,7 @@ def main(description: str, parts: dict[str, Callable[[str, torch.device, Report]
     def report(name: str, value: Any) -> None:
         results[name] = value
         if arguments.json:
-            beside = arguments.json.with_suffix(".writing")
-            beside.write_text(json.dumps(results, indent=1) + "\n")
-            beside.rename(arguments.json)
+            write_atomically(arguments.json, lambda part: part.write_text(json.dumps(results, indent=1) + "\n"))
 
     report("machine", device_facts(device))
     report("workload", vars(workload(arguments.size)))

@@ -38,12 +38,12 @@ from deepscaler.rollout.pool import PoolStep
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.rows import Rows, Sequence
 from deepscaler.rollout.sizing import cache_bytes
+from deepscaler.rollout.stops import Stops
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
 
 FOREVER = SamplingParams(max_completion_tokens=2**30)
-NEVER = np.array([-1])
 BLOCK = 256
 
 
@@ -56,7 +56,7 @@ def decode(model: Any, kind: type[PoolCache], batch: int, context: int, steps: i
         return {"batch": batch, "context": context, "fits": False}
     decoder = Decoder(model)
     decoder.refresh(context + steps + 2)
-    rows, prompt = Rows(batch, NEVER), np.full(context, 5, np.int32)
+    rows, prompt = Rows(batch, Stops(())), np.full(context, 5, np.int32)
     for index in range(batch):
         rows.add(Sequence(Request(str(index), prompt, 1), 0, FOREVER), cache.take(per_row))
     rows.append(np.full(batch, 7), np.zeros(batch, np.float32))

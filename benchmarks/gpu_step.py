@@ -19,6 +19,7 @@ from gpu_device import Report, built, clock, main, peak_gib, recipe, requests, w
 
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.parallel import EngineSettings
 from deepscaler.orchestration.team import start_team
 from deepscaler.training.learner import LocalLearner
 from deepscaler.types import Group, IntArray, Outcome, Problem, SamplingParams, ScoredGroup, Verdict
@@ -72,7 +73,7 @@ def step(size: str, device: torch.device, report: Report) -> None:
     problems = [Problem(str(i), str(i), ("",)) for i in range(num_prompts)]
     record: dict[str, Any] = {"prompts": num_prompts, "group": group, "tokens_each": length}
     phases = Phases(device, report, record)
-    with start_team(learner.computer, half, frozenset(), count=1, max_active=count) as team:
+    with start_team(learner.computer, half, EngineSettings(frozenset(), count), count=1) as team:
         learner.team, fleet = team, GivenPrompts(team, None, "")
         fleet.prompts = [r.prompt_ids for r in requests(num_prompts, work.prompt, group=1)]
         phases.run("first publish", lambda: fleet.publish_weights(learner))

@@ -39,6 +39,7 @@ def sampling(processes: int, size: str, num_prompts: int, length: int) -> float:
     from model_sizes import build
 
     from deepscaler.attention import NAME
+    from deepscaler.orchestration.parallel import EngineSettings
     from deepscaler.orchestration.team import start_team
     from deepscaler.training.learner import LocalLearner
     from deepscaler.types import Request, SamplingParams
@@ -49,7 +50,7 @@ def sampling(processes: int, size: str, num_prompts: int, length: int) -> float:
     requests = [Request(str(i), prompt, 8) for i, prompt in enumerate(prompts)]
     params = SamplingParams(max_completion_tokens=length)
     computer = LocalLearner(model, recipe()).computer
-    with start_team(computer, model, frozenset(), count=processes, max_active=512) as team:
+    with start_team(computer, model, EngineSettings(frozenset(), 512), count=processes) as team:
         return rate(lambda: sum(len(r.completion_ids) for r in team.generate(requests, params)), 2)
 
 
@@ -59,12 +60,13 @@ def update(processes: int, size: str, tokens: int) -> float:
     from model_sizes import build
 
     from deepscaler.attention import NAME
+    from deepscaler.orchestration.parallel import EngineSettings
     from deepscaler.orchestration.team import start_team
     from deepscaler.training.learner import LocalLearner
 
     model = build(size, NAME)
     learner, samples = LocalLearner(model, recipe()), make_samples(size, tokens)
-    with start_team(learner.computer, model, frozenset(), count=processes, max_active=8) as team:
+    with start_team(learner.computer, model, EngineSettings(frozenset(), 8), count=processes) as team:
         learner.team = team
 
         def run() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from deepscaler.rollout.torch_engine import TorchEngine
@@ -24,3 +26,14 @@ def assert_equal(found: dict[tuple, Rollout], expected: dict[tuple, Rollout]) ->
     for key, rollout in found.items():
         np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
         np.testing.assert_allclose(rollout.rollout_logprobs, expected[key].rollout_logprobs, atol=2e-5)
+
+
+def letters(ids: Iterable[int]) -> str:
+    """Two letters for a token: `aa`, `ab`, …"""
+    return "".join(chr(97 + int(i) // 26) + chr(97 + int(i) % 26) for i in ids)
+
+
+def first_end(text: str, stops: tuple[str, ...]) -> int | None:
+    """Tokens until a stop string is complete."""
+    ends = [n for n in range(1, len(text) // 2 + 1) if any(s in text[: 2 * n] for s in stops)]
+    return ends[0] if ends else None

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from deepscaler.serve.app import Service, make_app
-from deepscaler.serve.server import ServeOptions, open_service
+from deepscaler.serve.app import Service
+from deepscaler.serve.server import ServeOptions, make_server, open_service
 
 
 @contextmanager
@@ -22,8 +20,7 @@ def served(model: Path, **settings: Any) -> Iterator[tuple[str, Service]]:
     options = ServeOptions(**{"name": "tiny", "context": 400, "max_active": 16, **settings})
     with open_service(model, options) as service, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(make_app(service), log_level="critical", timeout_graceful_shutdown=1, lifespan="off")
-        server = uvicorn.Server(config)
+        server = make_server(service, options)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + 60

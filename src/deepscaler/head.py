@@ -1,10 +1,16 @@
-"""The vocabulary head with its logits in float32, as learner and engine both compute it when a recipe asks for it."""
+"""What learner and engine both do to the logits of the vocabulary head: float32, and no ids without a token."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NO_LOGIT = -1e30  # exp of it is 0, and unlike infinity it makes no NaN of 0 * log(0)
+_FORBIDDEN = "forbidden_ids"
 
 
 def wide_logits(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -18,3 +24,24 @@ def wide_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     if hidden.is_cuda:
         return torch.mm(hidden, weight.T, out_dtype=torch.float32)
     return F.linear(hidden.float(), weight.float())
+
+
+def forbid_ids(model: Any, ids: Sequence[int]) -> None:
+    """Leave these ids out of the model's distribution, in everything that computes logits with `forbidden_ids`.
+
+    Heads are padded to round sizes. An id without a token has no text, so nobody would see it in a completion, and it
+    would be trained on. Kept as a buffer: copies of the model and other processes have it as well, files do not.
+    """
+    if ids:
+        device = model.get_output_embeddings().weight.device
+        model.register_buffer(_FORBIDDEN, torch.tensor(ids, dtype=torch.int64, device=device), persistent=False)
+
+
+def forbidden_ids(model: Any) -> Tensor | None:
+    """int64 [ids], None where every id is a token."""
+    return getattr(model, _FORBIDDEN, None)
+
+
+def leave_out(logits: Tensor, ids: Tensor | None) -> Tensor:
+    """Give these ids no probability, in place: logits [N,V] of any number type."""
+    return logits if ids is None else logits.index_fill_(1, ids, NO_LOGIT)

@@ -88,7 +88,8 @@ class Verdict:
 class SamplingParams:
     """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index).
 
-    `temperature` 0 is greedy.
+    `temperature` 0 is greedy. A completion ends with its first stop token or the first stop string in its text, beside
+    the stop tokens that the engine was started with; both stay in its ids, and a stop string is cut from its text.
     """
 
     max_completion_tokens: int
@@ -97,6 +98,8 @@ class SamplingParams:
     top_k: int = 0  # 0 = off
     seed: int = 0
     step: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from bare_recipe import bare_recipe
 from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
 from deepscaler.head import wide_logits
 from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.parallel import EngineSettings
 from deepscaler.orchestration.team import start_team
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
@@ -140,7 +141,7 @@ def test_a_whole_step_updates_publishes_and_resumes(
     model = tiny_model().to(DEVICE)
     half = copy.deepcopy(model).to(torch.bfloat16)
     learner = LocalLearner(model, settings)
-    with start_team(learner.computer, half, STOP, count=1, max_active=16) as team:
+    with start_team(learner.computer, half, EngineSettings(STOP, 16), count=1) as team:
         learner.team, fleet = team, LocalFleet(team, None, "")
         fleet.publish_weights(learner)
         team._engine._max_cache_bytes = 2**24

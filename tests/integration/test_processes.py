@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
-from deepscaler.orchestration.parallel import Team, Worker
+from deepscaler.orchestration.parallel import EngineSettings, Team, Worker
 from deepscaler.orchestration.shares import split_evenly, split_requests
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
@@ -38,7 +38,7 @@ def make_computer(model: Any, reference: Any = None) -> GradientComputer:
 
 def make_team(model: Any, num_workers: int, reference: Any = None) -> Team:
     computer = make_computer(model, reference)
-    workers = [Worker(computer, STOP, 8) for _ in range(num_workers)]
+    workers = [Worker(computer, EngineSettings(STOP, 8)) for _ in range(num_workers)]
     return Team(computer, TorchEngine(model, stop_ids=STOP, max_active=8), workers)
 
 

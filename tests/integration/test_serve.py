@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import queue
 import time
 import urllib.error
 import urllib.request
@@ -18,8 +19,9 @@ import pytest
 from deepscaler.data.templates import render_prompt
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.app import Service
-from deepscaler.serve.engine_thread import SERVE_STEP
-from deepscaler.serve.server import ServeOptions, read_token
+from deepscaler.serve.choices import SERVE_STEP, Piece, sampling
+from deepscaler.serve.requests import parse_chat
+from deepscaler.serve.server import ServeOptions, open_service, read_token
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 from deepscaler.types import Request, SamplingParams
 from served_model import served
@@ -93,6 +95,24 @@ def test_a_completion_is_the_engines_own(server: tuple[str, Service], model: Pat
         assert choice["finish_reason"] == rollout.finish_reason.value
         # The template opened <think>, and so short a completion never closes it.
         assert choice["message"]["reasoning_content"] and choice["message"]["content"] == ""
+
+
+def test_a_server_told_to_stop_does_so_for_every_request(model: Path) -> None:
+    pieces: queue.Queue[Any] = queue.Queue()
+    with open_service(model, ServeOptions(context=400, stop=("1",), stop_token_ids=(10,))) as service:
+        body = {"messages": MESSAGES, "model": "m", "n": 32, "stop": "2", "max_tokens": 60}
+        asked = parse_chat(body, "m")
+        (prompt,) = service.encoder.prompts(asked)
+        service.engine.submit([(prompt.ids, sampling(asked, prompt.ids, 400, 1))], asked, pieces.put)
+        seen: list[Piece] = []
+        while sum(piece.finish_reason is not None for piece in seen) < 32:
+            seen.append(pieces.get(timeout=60))
+    assert not any("1" in piece.text or "2" in piece.text for piece in seen)
+    done = [piece for piece in seen if piece.finish_reason is not None]
+    assert not any(10 in piece.tokens[:-1] for piece in done)
+    assert any(piece.tokens[-1] == 10 for piece in done)
+    with pytest.raises(ValueError, match="--stop"), open_service(model, ServeOptions(stop=("",))):
+        pass
 
 
 def test_the_seed_decides(server: tuple[str, Service]) -> None:

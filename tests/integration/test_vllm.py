@@ -25,15 +25,18 @@ import torch
 from safetensors.torch import save_file
 
 from deepscaler.config.evaluation import load_evaluation
+from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.evaluation.datasets import describe
 from deepscaler.evaluation.samples import read_results, read_samples
+from deepscaler.head import forbid_ids
 from deepscaler.lifetime import die_with_parent
 from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rollout import vllm_engine
 from deepscaler.rollout.openai_http import EndpointError
 from deepscaler.rollout.vllm_engine import VllmEngine, vllm_version
-from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams
+from deepscaler.training.gradients import GradientComputer
+from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams, TrainSample
 from deepscaler.weights import weights_digest
 from shared_data import shared
 from tiny_run import deepscaler, write_model
@@ -71,6 +74,33 @@ def worst_error(rollouts: list[Rollout], model: Any, temperature: float) -> floa
         expected = predicted[len(rollout.prompt_ids) - 1 : -1].gather(1, ids[len(rollout.prompt_ids) :, None])[:, 0]
         worst = max(worst, float(np.abs(expected.numpy() - rollout.rollout_logprobs).max()))
     return worst
+
+
+def test_ids_without_a_token_are_left_out_as_in_the_learner(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    forbidden = [3, 4, 17, 36, 37, 38, 39]
+    model = tiny_model(head_dim=32)
+    engine = start(model, tmp_path, forbidden_ids=forbidden)
+    forbid_ids(model, forbidden)
+    computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=PARAMS.temperature)
+    for params in (PARAMS, replace(PARAMS, temperature=0.0), replace(PARAMS, top_k=3)):
+        rollouts = list(engine.generate(requests(), params))
+        assert not any(np.isin(r.completion_ids, forbidden).any() for r in rollouts)
+        if params is PARAMS:
+            ones = [np.ones(r.num_tokens, np.float32) for r in rollouts]
+            samples = [
+                TrainSample(r.prompt_ids, r.completion_ids, r.rollout_logprobs, 1.0, weights, 0)
+                for r, weights in zip(rollouts, ones, strict=True)
+            ]
+            for rollout, found in zip(rollouts, computer.logprobs(samples), strict=True):
+                np.testing.assert_allclose(rollout.rollout_logprobs, found, atol=5e-5)
+    engine.close()
+
+
+def test_stop_strings_are_refused_before_vllm_starts(tmp_path: Path) -> None:
+    recipe = load_evaluation(None, ['engine.kind="vllm"', 'sampling.stop=["x"]', "sampling.max_completion_tokens=20"])
+    job = Job(recipe, describe({"a": [Problem("1", "1+1", ("2",))]}), tmp_path / "out", Progress())
+    with pytest.raises(ValueError, match="runs without the tokenizer"):
+        evaluate_model(write_model(tmp_path / "model", hidden_size=64, head_dim=32), job)
 
 
 @pytest.mark.parametrize("tied", [True, False])

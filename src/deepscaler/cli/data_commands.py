@@ -16,6 +16,7 @@ from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
 from deepscaler.data.references import value_in
 from deepscaler.evaluation.held_out import same_answer
+from deepscaler.observability.terminal import control
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome, Problem
 
@@ -162,7 +163,9 @@ class _Progress:
             return
         self._shown_at = now
         line = f"{step:14} {done:>9,} of {of:>9,}  {now - started:6.1f} s"
-        print(f"\r{line[:WIDTH]}" if live else line[:WIDTH], end="\n" if last else "", file=sys.stderr, flush=True)
+        if live:
+            control(sys.stderr, "\r")
+        print(line[:WIDTH], end="\n" if last else "", file=sys.stderr, flush=True)
 
 
 def _show(done: Preparation, manifest: dict[str, Any], out: Path) -> None:

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from deepscaler.observability.terminal import console
+
 GIB = 1024**3
 
 
@@ -34,7 +36,6 @@ def show(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -45,7 +46,7 @@ def show(*, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for finding in findings:
         table.add_row(Text(finding.topic), Text(finding.status, colours[finding.status]), Text(finding.text))
-    Console(highlight=False).print(table)
+    console(highlight=False).print(table)
 
 
 def _machine() -> list[Finding]:

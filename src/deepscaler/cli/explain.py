@@ -12,12 +12,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from deepscaler.cli.explain_context import with_context
 from deepscaler.config.derived import Size
 from deepscaler.config.explain import Explanation, SettingRow
 from deepscaler.config.explain import explain as explain_recipe
 from deepscaler.config.load import resolve
 from deepscaler.config.presets import PRESETS
 from deepscaler.cpu import available_cores
+from deepscaler.observability import terminal
 
 NAME_WIDTH, VALUE_WIDTH = 26, 25  # leaves 25 columns of 80 for the origin
 STAGES_ABREAST = 3
@@ -25,11 +27,12 @@ STAGES_ABREAST = 3
 
 def show_recipe(path: Path, overrides: Sequence[str], *, world_size: int, as_json: bool) -> None:
     """Print a recipe laid open. Raises RecipeError for a recipe that cannot be used."""
-    explanation = explain_recipe(resolve(path, overrides), world_size, available_cores())
+    resolved = resolve(path, overrides)
+    explanation = with_context(explain_recipe(resolved, world_size, available_cores()), resolved.recipe)
     if as_json:
         print(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
         return
-    console = Console(highlight=False)
+    console: Console = terminal.console(highlight=False)
     _print_settings(console, explanation.settings)
     _print_sizes(console, explanation.sizes)
     _print_closing(console, explanation)
@@ -109,7 +112,7 @@ def show_presets(*, as_json: bool) -> None:
         listing = {p.name: {"source": p.source, "note": p.note, "algorithm": p.algorithm} for p in PRESETS.values()}
         print(json.dumps(listing, indent=2, ensure_ascii=False))
         return
-    console = Console(highlight=False)
+    console: Console = terminal.console(highlight=False)
     for preset in PRESETS.values():
         console.print(Text.assemble((preset.name, "bold"), f"  {preset.source}"))
         console.print(Padding(Text(preset.note), (0, 0, 0, 2)))

@@ -135,11 +135,19 @@ def serve(
     max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
     context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
     token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends every completion. Repeatable.")
+    ] = None,
+    stop_token_ids: Annotated[
+        list[int] | None,
+        typer.Option("--stop-token-id", min=0, help="Ends every completion, beside the model's own. Repeatable."),
+    ] = None,
 ) -> None:
     """Serve a model through an OpenAI-compatible API."""
     from deepscaler.cli import eval_commands
 
     settings = {"host": host, "port": port, "name": name, "dtype": dtype, "context": context, "token_env": token_env}
+    settings |= {"stop": tuple(stop or ()), "stop_token_ids": tuple(stop_token_ids or ())}
     _exit(eval_commands.serve(model, max_active=max_active, max_queued=max_queued, **settings))
 
 
@@ -329,6 +337,9 @@ def _text(argument: str) -> str:
 
 def main() -> None:
     """Entry point of the `deepscaler` command."""
+    from deepscaler.observability import terminal
+
+    terminal.install()
     try:
         app()
     except KeyboardInterrupt:  # outside a command; inside one the command line turns it into 130 itself

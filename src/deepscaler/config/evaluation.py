@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from deepscaler.config.layers import Layers, read_chain
-from deepscaler.config.models import GraderSection, Section, setting
+from deepscaler.config.models import GraderSection, Section, StopString, TokenId, setting
 from deepscaler.config.schema import RecipeError, explain_error
 
 COMPETITION = ("aime24", "amc23", "math500", "minerva", "olympiadbench")
@@ -34,6 +34,10 @@ class SamplingSection(Section):
     top_p: float = setting(0.95, doc="nucleus", gt=0, le=1)
     top_k: int = setting(0, doc="0 = off", ge=0)
     max_completion_tokens: int = setting(32768, unit="tokens", doc="completion budget", gt=0)
+    stop_token_ids: tuple[TokenId, ...] = setting(
+        (), doc="tokens that end a completion, beside EOS and the chat template's end of a turn"
+    )
+    stop: tuple[StopString, ...] = setting((), doc="texts that end a completion and are cut from what is graded")
 
 
 class EngineSection(Section):
@@ -121,4 +125,8 @@ def _validate(layers: Layers, otherwise: str) -> EvalRecipe:
 def settings_of(recipe: EvalRecipe) -> dict[str, Any]:
     """What of a recipe shapes the samples: nothing about processes, retries and time limits of the transport."""
     suite = recipe.suite.model_dump(mode="json", include={"limit", "corrected", "instruction"})
-    return {"seed": recipe.seed, **recipe.sampling.model_dump(mode="json"), **suite}
+    sampling = recipe.sampling.model_dump(mode="json")
+    for name in ("stop_token_ids", "stop"):  # absent as before there were any, so that samples stay usable
+        if not sampling[name]:
+            del sampling[name]
+    return {"seed": recipe.seed, **sampling, **suite}

@@ -6,7 +6,7 @@ globally. Nothing edits a recipe after loading: a bad combination is refused in 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 def setting(default: object = ..., *, unit: str = "", doc: str, **bounds: object):
     """A pydantic field that also knows its unit, for `deepscaler explain`."""
     return Field(default, description=doc, json_schema_extra={"unit": unit}, **bounds)  # type: ignore[arg-type]
+
+
+TokenId = Annotated[int, Field(ge=0)]
+StopString = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -32,7 +36,6 @@ class ModelSection(Section):
         False, doc="bfloat16 only: logits stay in float32, in learner and engine (ScaleRL, arXiv:2510.13786)"
     )
     activation_checkpointing: bool = setting(False, doc="recompute activations in the backward to save memory")
-    trust_remote_code: str | None = setting(None, doc="name of the one repository whose code may run; off when absent")
 
 
 class SftSection(Section):
@@ -100,6 +103,12 @@ class RolloutSection(Section):
     top_p: float = setting(1.0, doc="nucleus; 1 = off", gt=0, le=1)
     top_k: int = setting(0, doc="0 = off", ge=0)
     max_active: int = setting(256, unit="sequences", doc="sequences decoded at once (cache slots)", gt=0)
+    stop_token_ids: tuple[TokenId, ...] = setting(
+        (), doc="tokens that end a completion, beside EOS and the chat template's end of a turn; in evaluations as well"
+    )
+    stop: tuple[StopString, ...] = setting(
+        (), doc="texts that end a completion and are cut from what is graded; in evaluations as well"
+    )
 
 
 class StageSection(Section):

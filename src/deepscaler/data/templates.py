@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import jinja2
 import numpy as np
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 
 from deepscaler.data.special_tokens import RenderedText, control_tokens
@@ -26,6 +26,11 @@ OPEN_THINK = "<think>"
 RENDER_LIMIT_S = 5.0  # a template renders in well under a millisecond
 MAX_ADDED_CHARACTERS = 100_000  # system prompts of known templates stay below 10,000
 MAX_NUMBER = 100_000  # jinja2's own limit for range()
+# Variables that transformers gives every template, or takes as arguments.
+_GIVEN = frozenset({
+    "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception",
+    "strftime_now",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +107,37 @@ def _asking(question: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}]
 
 
-def render_messages(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+def render_messages(
+    tokenizer: Any, messages: Sequence[dict[str, str]], options: Mapping[str, Any] | None = None
+) -> str:
     """As `render_text`, for a conversation of `role` and `content` whose last message is the question.
 
     A RenderedText where a content holds the text of a control token: encode it with `encode_rendered`.
+    options: variables of the template, and those of transformers' `apply_chat_template`.
     """
-    return _render_all(tokenizer, [messages])[0]
+    return _render_all(tokenizer, [messages], options)[0]
 
 
-def _render_all(tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]]) -> list[str]:
+def template_variables(tokenizer: Any) -> frozenset[str]:
+    """What the template reads and nobody gives it by itself, such as `enable_thinking`. Raises ValueError."""
+    template = template_text(tokenizer)
+    _refuse_bombs(template)
+    environment = _environment()
+    read = meta.find_undeclared_variables(environment.parse(template))
+    return frozenset(read - environment.globals.keys() - _GIVEN - set(tokenizer.special_tokens_map))
+
+
+def _render_all(
+    tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]], options: Mapping[str, Any] | None = None
+) -> list[str]:
     """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError."""
     _refuse_bombs(template_text(tokenizer))
     controls = control_tokens(tokenizer)
+    chosen: dict[str, Any] = {"add_generation_prompt": True, **(options or {})}
 
     def render(messages: Sequence[dict[str, str]]) -> str:
         marked = [controls.mark_message(message) for message in messages]
-        text = tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(marked, tokenize=False, **chosen)
         _refuse_wrong(text, marked)
         shown = controls.unmarked(text)
         return text if shown == text else RenderedText(shown, text)
@@ -149,7 +169,7 @@ class _WrongTextError(ValueError):
 
 
 def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
-    limit = sum(len(message["content"]) for message in messages) + MAX_ADDED_CHARACTERS
+    limit = sum(len(part) for message in messages for part in message.values()) + MAX_ADDED_CHARACTERS
     if not isinstance(text, str) or len(text) > limit:
         raise _WrongTextError(
             f"the chat template adds more than {MAX_ADDED_CHARACTERS} characters to a prompt; repair it"
@@ -164,12 +184,14 @@ def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
         )
 
 
-def decoder(tokenizer: Any, stop_ids: frozenset[int]) -> Callable[[Any], str]:
-    """Completion ids -> text, without the stop token at the end."""
+def decoder(tokenizer: Any, stop_ids: frozenset[int], stop: Sequence[str] = ()) -> Callable[[Any], str]:
+    """Completion ids -> text, without the stop token at the end, and up to the first stop string."""
 
     def decode(ids: Any) -> str:
         kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
-        return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        found = [at for end in stop if (at := text.find(end)) >= 0]
+        return text[: min(found)] if found else text
 
     return decode
 
@@ -222,6 +244,11 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+def _environment() -> jinja2.Environment:
+    """The language of chat templates, to read one with and not to render it."""
+    return jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
+
+
 # A field of six or more digits' width, as `%` and `format` read it.
 _WIDTH = re.compile(r"%[-+ #0]*\d{6,}|\{[^{}]{0,20}:[^{}]{0,5}\d{6,}")
 
@@ -229,9 +256,8 @@ _WIDTH = re.compile(r"%[-+ #0]*\d{6,}|\{[^{}]{0,20}:[^{}]{0,5}\d{6,}")
 @lru_cache(maxsize=8)
 def _refuse_bombs(template: str) -> None:
     """Refuse what one line of a template can do beyond any watching: powers, and numbers above `MAX_NUMBER`."""
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
     try:
-        tree = environment.parse(template)
+        tree = _environment().parse(template)
     except (jinja2.TemplateSyntaxError, RecursionError) as error:
         raise ValueError(
             f"the tokenizer's chat template is no valid jinja2 ({error}); repair the model's chat_template.jinja"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from deepscaler.evaluation.compare import Comparison
 from deepscaler.evaluation.estimators import Estimate
 from deepscaler.evaluation.published import COLUMNS as PUBLISHED_COLUMNS
 from deepscaler.evaluation.published import published
+from deepscaler.observability import terminal
 
 AVERAGE = "average"
 MISSING = "–"
@@ -197,9 +197,9 @@ def print_comparison(comparison: Comparison, *, with_published: bool = False) ->
 
 
 def print_sheets(sheets: Sequence[Sheet]) -> None:
-    console = Console()
+    console = terminal.console()
     if not console.is_terminal:
-        console = Console(width=WIDTH, no_color=True)
+        console = terminal.console(width=WIDTH, no_color=True)
     for sheet in sheets:
         console.print(sheet.title, markup=False, highlight=False)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -209,18 +209,13 @@ def print_sheets(sheets: Sequence[Sheet]) -> None:
         for number, section in enumerate(sheet.sections):
             for row in section:
                 style = "bold" if row[0] == AVERAGE else None
-                table.add_row(*(Text(_printable(cell)) for cell in row), style=style)
+                table.add_row(*(Text(terminal.shown(cell)) for cell in row), style=style)
             if number + 1 < len(sheet.sections):
                 table.add_section()
         console.print(table)
         for note in sheet.notes:
-            console.print(_printable(note), markup=False, highlight=False)
+            console.print(terminal.shown(note), markup=False, highlight=False)
         console.print()
-
-
-def _printable(text: str) -> str:
-    """Names come from files of others: no escape sequence reaches the terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def comparison_markdown(comparison: Comparison, *, with_published: bool = False) -> str:

@@ -8,9 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deepscaler.observability.destinations import directory_destination, regular_destination, write_through
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary sibling, then take the name by one rename; a failed write leaves nothing."""
+    destination = regular_destination(path)
+    if destination is None:
+        write_through(path, write)
+        return
+    path = destination
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -25,6 +32,7 @@ def directory_at_once(path: Path) -> Iterator[Path]:
 
     A directory already there is replaced only then, and its content removed.
     """
+    path = directory_destination(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     former = path.with_name(f".{path.name}.{os.getpid()}.old")

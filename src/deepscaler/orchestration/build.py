@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,25 +14,30 @@ import torch
 
 from deepscaler.config import Recipe, changed_keys, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.orchestration.embedded import stopping_facts
 from deepscaler.orchestration.engines import torch_facts
 from deepscaler.orchestration.evaluate import sampling_params
+from deepscaler.orchestration.lengths import longest_sequences, too_long
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
-from deepscaler.orchestration.training_data import TrainingData, load_training_data, make_stream
+from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts
 from deepscaler.orchestration.validation import Validation, evaluation_recipe, write_held_out
+from deepscaler.positions import model_context
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
 from deepscaler.rollout.sizing import pick_device
+from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.checkpoint import newest_checkpoint
 from deepscaler.training.learner import LocalLearner
-from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
+from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids
 
 
 def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
@@ -43,7 +48,7 @@ def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> Gra
         num_workers=section.workers,
         limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
         profile=section.profile,
-        decode=decoder(tokenizer, stop_ids),
+        decode=decoder(tokenizer, stop_ids, recipe.rollout.stop),
         thinking_prefilled=prefilled,
     )
 
@@ -59,8 +64,16 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
     device = pick_device()
     training = load_training_data(recipe)
     tokenizer = load_tokenizer(model_path, recipe.model.revision)
-    model = load_model(model_path, device=device, revision=recipe.model.revision)
-    stream = make_stream(recipe, tokenizer, training, progress.message)
+    prompts = make_prompts(recipe, tokenizer, training, progress.message)
+    longest = _longest_sequence(recipe, model_path, prompts, training, tokenizer)
+
+    def load(dtype: torch.dtype) -> Any:
+        revision = recipe.model.revision
+        return load_model(
+            model_path, dtype=dtype, device=device, revision=revision, tokenizer=tokenizer, longest=longest
+        )
+
+    model = load(torch.float32)
     template = template_facts(tokenizer)
     if template.depends_on_date:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
@@ -68,15 +81,17 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
     with _lock(path), StopRequest() as stop:
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
-        engine_model = model if recipe.model.dtype == "float32" else _half(model_path, device, recipe)
-        stop_ids = stop_token_ids(model, tokenizer)
+        # The learner keeps float32 master weights; an engine in bfloat16 has a copy of its own.
+        engine_model = model if recipe.model.dtype == "float32" else load(torch.bfloat16)
+        configured = stop_token_ids(model, tokenizer)
+        stop_ids = all_stop_ids(configured, tokenizer, recipe.rollout.stop_token_ids)
         learner = LocalLearner(model, recipe)
         with (
-            make_team(recipe, learner.computer, engine_model, stop_ids) as team,
+            make_team(recipe, learner.computer, engine_model, stop_ids, plain_decode(tokenizer)) as team,
             make_grader(recipe, tokenizer, stop_ids) as grader,
         ):
             learner.team = team
-            fleet = LocalFleet(team, tokenizer, recipe.data.instruction)
+            fleet = LocalFleet(team, tokenizer, recipe.data.instruction, prompts.ids)
             fleet.on_rollout = progress.on_rollout
             run = Run(
                 recipe=recipe,
@@ -84,7 +99,7 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 learner=learner,
                 fleet=fleet,
                 grader=grader,
-                stream=stream,
+                stream=prompts.stream,
                 curriculum=Curriculum(recipe.stages, recipe.curriculum),
                 alarms=Alarms(recipe.alarms),
                 directory=directory,
@@ -95,7 +110,9 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 save_tokenizer=tokenizer.save_pretrained,
             )
             if training.validation.sets:
-                run.validation = _validation(run, training, fleet, grader, template, decoder(tokenizer, stop_ids))
+                decode = decoder(tokenizer, stop_ids, recipe.rollout.stop)
+                facts = stopping_facts(tokenizer, configured, model.config.vocab_size)
+                run.validation = _validation(run, training, fleet, grader, template, decode, facts)
             newest = newest_checkpoint(run.checkpoints)
             if newest is None:
                 fleet.publish_weights(run.learner)
@@ -115,6 +132,7 @@ def _validation(
     grader: GraderPool,
     template: TemplateFacts,
     decode: Callable[[Any], str],
+    facts: Mapping[str, Any],
 ) -> Validation:
     """What evaluates inside the run: its engine, its grader, the problems that training leaves alone."""
     asked = evaluation_recipe(run.recipe, tuple(training.validation.sets))
@@ -125,16 +143,22 @@ def _validation(
         datasets=training.validation,
         source=fleet.source(sampling_params(asked), decode),
         grader=grader,
-        engine=torch_facts(run.recipe.model.dtype, pick_device().type),
+        engine={**torch_facts(run.recipe.model.dtype, pick_device().type), **facts},
         template=template,
         directory=directory,
         progress=run.progress,
     )
 
 
-def _half(path: Path, device: torch.device, recipe: Recipe) -> Any:
-    """The engine's own bfloat16 copy; the learner keeps float32 master weights."""
-    return load_model(path, dtype=torch.bfloat16, device=device, revision=recipe.model.revision)
+def _longest_sequence(
+    recipe: Recipe, model_path: Path, prompts: Prompts, training: TrainingData, tokenizer: Any
+) -> int:
+    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
+    context = model_context(read_config(resolve_model(model_path, recipe.model.revision)))
+    lengths = longest_sequences(recipe, prompts, training, tokenizer)
+    if excess := too_long(lengths, context):
+        raise ValueError("\n".join(excess))
+    return max(one.total for one in lengths)
 
 
 def check_same_recipe(recipe: Recipe, path: Path) -> None:

@@ -53,6 +53,7 @@ def _sample(run: Run, count: int, stage: StageSection, step: int, clock: StepClo
         top_k=rollout.top_k,
         seed=run.recipe.seed,
         step=step,
+        stop=rollout.stop,  # rollout.stop_token_ids are among the engine's
     )
     with clock.phase("sample"):
         group_size = stage.group_size or rollout.group_size

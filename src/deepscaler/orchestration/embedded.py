@@ -14,12 +14,23 @@ import torch
 from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
-from deepscaler.orchestration.parallel import Team
+from deepscaler.orchestration.parallel import EngineSettings, Team
 from deepscaler.orchestration.team import start_team
+from deepscaler.positions import model_context
 from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
+from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.model import ModelError, load_model, load_tokenizer, resolve_model, stop_token_ids
+from deepscaler.training.model import (
+    ModelError,
+    load_model,
+    load_tokenizer,
+    read_config,
+    resolve_model,
+    stop_token_ids_of,
+    unknown_ids,
+)
 from deepscaler.types import IntArray, Problem, SamplingParams
 
 MODEL_FILES = (
@@ -47,6 +58,16 @@ class ModelFiles:
     def prompt_ids(self, problem: Problem, instruction: str) -> IntArray:
         return encode_problem(self.tokenizer, problem, instruction)
 
+    def stop_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Every token that ends a completion."""
+        configured = stop_token_ids_of(self.directory, self.tokenizer)
+        return all_stop_ids(configured, self.tokenizer, params.stop_token_ids)
+
+    def facts(self) -> dict[str, Any]:
+        """What shapes a completion and is in no file: only where there is any."""
+        configured = stop_token_ids_of(self.directory, self.tokenizer)
+        return stopping_facts(self.tokenizer, configured, read_config(self.directory).vocab_size)
+
 
 def open_model(path: str | Path, engine: EngineSection) -> ModelFiles:
     """Raises ModelError for a directory that cannot be used, one without chat template among them."""
@@ -54,6 +75,15 @@ def open_model(path: str | Path, engine: EngineSection) -> ModelFiles:
     tokenizer = load_tokenizer(directory)
     device = pick_device()
     return ModelFiles(directory, tokenizer, device, pick_dtype(engine.dtype, device), template_facts(tokenizer))
+
+
+def stopping_facts(tokenizer: Any, configured: frozenset[int], rows: int) -> dict[str, Any]:
+    """Stop tokens that only the chat template names, and how many of the head's `rows` are no tokens."""
+    turn_end, num_forbidden = all_stop_ids((), tokenizer) - configured, len(unknown_ids(tokenizer, rows))
+    return {
+        **({"turn_end_ids": sorted(turn_end)} if turn_end else {}),
+        **({"num_forbidden_ids": num_forbidden} if num_forbidden else {}),
+    }
 
 
 def files_sha256(directory: Path) -> str:
@@ -68,9 +98,7 @@ def files_sha256(directory: Path) -> str:
 
 def check_context(path: Path, prompts: Sequence[IntArray], params: SamplingParams) -> None:
     """Raises ModelError when the longest prompt and the budget exceed the model's context."""
-    from transformers import AutoConfig
-
-    context = AutoConfig.from_pretrained(path).max_position_embeddings
+    context = model_context(read_config(path))
     longest, budget = max(map(len, prompts)), params.max_completion_tokens
     if longest + budget > context:
         raise ModelError(
@@ -81,18 +109,22 @@ def check_context(path: Path, prompts: Sequence[IntArray], params: SamplingParam
 
 @contextmanager
 def embedded_team(
-    files: ModelFiles, engine: EngineSection, *, capacity: int
+    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
 ) -> Iterator[tuple[Team, Callable[[Any], str]]]:
-    """The engine with its workers, and what turns its ids into text. capacity: tokens of prompt and completion."""
+    """The engine with its workers, and what turns its ids into text.
+
+    capacity: tokens of prompt and completion. params: what ends a completion.
+    """
     device = files.device
     dtype = DTYPES[files.dtype]
-    model = load_model(files.directory, dtype=dtype, device=device)
+    model = load_model(files.directory, dtype=dtype, device=device, tokenizer=files.tokenizer, longest=capacity)
     count = 1 if device.type != "cpu" else engine.processes or cpu.available_cores()
     slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=engine.max_active)
     computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
-    stop_ids = stop_token_ids(model, files.tokenizer)
-    with start_team(computer, model, stop_ids, count=count, max_active=slots) as team:
-        yield team, decoder(files.tokenizer, stop_ids)
+    stop_ids = files.stop_ids(params)
+    settings = EngineSettings(stop_ids, slots, plain_decode(files.tokenizer))
+    with start_team(computer, model, settings, count=count, trains=False) as team:
+        yield team, decoder(files.tokenizer, stop_ids, params.stop)
 
 
 def device_facts() -> dict[str, str]:

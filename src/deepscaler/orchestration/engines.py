@@ -16,16 +16,17 @@ from deepscaler.observability.environment import package_versions
 from deepscaler.orchestration.embedded import ModelFiles, embedded_team
 from deepscaler.protocols import Sampler
 from deepscaler.rollout.sizing import DTYPES
-from deepscaler.training.model import stop_token_ids_of
+from deepscaler.training.model import checked_config, unknown_ids
+from deepscaler.types import SamplingParams
 
 Decode = Callable[[Any], str]
 
 
 class Open(Protocol):
-    """Starts the engine; it ends with the context. capacity: tokens of prompt and completion."""
+    """Starts the engine; it ends with the context. capacity: tokens of prompt and completion. params: what ends one."""
 
     def __call__(
-        self, files: ModelFiles, engine: EngineSection, *, capacity: int
+        self, files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
     ) -> AbstractContextManager[tuple[Sampler, Decode]]: ...
 
 
@@ -47,15 +48,19 @@ def vllm_facts(files: ModelFiles) -> dict[str, Any]:
     from deepscaler.rollout.vllm_engine import require_vllm
 
     versions = {"vllm": require_vllm(), **package_versions(("deepscaler", "torch", "transformers"))}
-    return {"kind": "vllm", "versions": versions, "dtype": files.dtype, "device": files.device.type}
+    return {"kind": "vllm", "versions": versions, "dtype": files.dtype, "device": files.device.type, **files.facts()}
 
 
 @contextmanager
-def vllm_sampler(files: ModelFiles, engine: EngineSection, *, capacity: int) -> Iterator[tuple[Sampler, Decode]]:
+def vllm_sampler(
+    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
-    from deepscaler.rollout.vllm_engine import VllmEngine
+    from deepscaler.rollout.vllm_engine import VllmEngine, refuse_stop_strings
 
-    stop_ids = stop_token_ids_of(files.directory, files.tokenizer)
+    refuse_stop_strings(params)
+    config = checked_config(files.directory)
+    stop_ids = files.stop_ids(params)
     threads = torch.get_num_threads()
     torch.set_num_threads(engine.processes or cpu.available_cores())
     sampler = VllmEngine(
@@ -64,6 +69,7 @@ def vllm_sampler(files: ModelFiles, engine: EngineSection, *, capacity: int) -> 
         dtype=DTYPES[files.dtype],
         max_active=engine.max_active,
         max_tokens=capacity,
+        forbidden_ids=unknown_ids(files.tokenizer, config.vocab_size),
     )
     try:
         yield sampler, decoder(files.tokenizer, stop_ids)
@@ -73,6 +79,6 @@ def vllm_sampler(files: ModelFiles, engine: EngineSection, *, capacity: int) -> 
 
 
 ENGINES = {
-    "torch": Engine(lambda files: torch_facts(files.dtype, files.device.type), embedded_team),
+    "torch": Engine(lambda files: {**torch_facts(files.dtype, files.device.type), **files.facts()}, embedded_team),
     "vllm": Engine(vllm_facts, vllm_sampler),
 }

@@ -48,7 +48,14 @@ def grader_settings(section: GraderSection) -> Settings:
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:
     s = recipe.sampling
     return SamplingParams(
-        s.max_completion_tokens, s.temperature, s.top_p, s.top_k, seed=recipe.seed, step=EVALUATION_STEP
+        s.max_completion_tokens,
+        s.temperature,
+        s.top_p,
+        s.top_k,
+        seed=recipe.seed,
+        step=EVALUATION_STEP,
+        stop_token_ids=s.stop_token_ids,
+        stop=s.stop,
     )
 
 
@@ -129,7 +136,11 @@ def held_out_recipe(recipe: Recipe, limit: int | None) -> EvalRecipe:
         name=recipe.name,
         seed=recipe.seed,
         suite=SuiteSection(benchmarks=tuple(evaluation_sets(recipe)), limit=limit, instruction=recipe.data.instruction),
-        sampling=SamplingSection(**section.model_dump(include=set(shared))),
+        sampling=SamplingSection(
+            **section.model_dump(include=set(shared)),
+            stop_token_ids=recipe.rollout.stop_token_ids,
+            stop=recipe.rollout.stop,
+        ),
         engine=EngineSection(
             dtype="float32", max_active=recipe.rollout.max_active, processes=recipe.training.processes
         ),
@@ -153,7 +164,7 @@ def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
     check_context(files.directory, list(prompts.values()), job.params)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
     open_engine = ENGINES[job.recipe.engine.kind].open
-    with open_engine(files, job.recipe.engine, capacity=capacity) as (sampler, decode):
+    with open_engine(files, job.recipe.engine, capacity=capacity, params=job.params) as (sampler, decode):
         yield EngineSource(sampler, job.params, encode=prompts.__getitem__, decode=decode)
 
 

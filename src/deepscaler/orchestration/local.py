@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,13 +20,15 @@ class Engine(Sampler, Protocol):
 
 
 class LocalFleet:
-    """One embedded engine behind the Fleet protocol."""
+    """One embedded engine behind the Fleet protocol. encoded: prompts that were rendered before, by problem id."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, instruction: str) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Any, instruction: str, encoded: Mapping[str, IntArray] | None = None
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._instruction = instruction
-        self._encoded: dict[str, IntArray] = {}
+        self._encoded: dict[str, IntArray] = dict(encoded or {})
         self.on_rollout: Callable[[Rollout], None] | None = None
 
     def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:

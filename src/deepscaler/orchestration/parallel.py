@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from deepscaler import cpu
 from deepscaler.lifetime import die_with_parent
 from deepscaler.orchestration.shares import split_evenly, split_requests
+from deepscaler.rollout.stops import Decode
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
@@ -34,21 +36,43 @@ Shape = tuple[int, ...]
 Made = TypeVar("Made")
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the embedded engine of every process is started. decode: where completions end at stop strings."""
+
+    stop_ids: frozenset[int]
+    max_active: int
+    decode: Decode | None = None
+    float32_head: bool = False
+
+    def start(self, model: nn.Module, is_cancelled: Callable[[], bool] = lambda: False) -> TorchEngine:
+        return TorchEngine(
+            model,
+            stop_ids=self.stop_ids,
+            decode=self.decode,
+            max_active=self.max_active,
+            float32_head=self.float32_head,
+            is_cancelled=is_cancelled,
+        )
+
+
 class Worker:
     """The near end of one worker process."""
 
-    def __init__(self, computer: GradientComputer, stop_ids: frozenset[int], max_active: int) -> None:
+    def __init__(self, computer: GradientComputer, engine: EngineSettings, *, trains: bool = True) -> None:
+        """trains: whether it will be asked for gradients; sampling needs no memory for them."""
         context = multiprocessing.get_context("spawn")
         near, far = context.Pipe()
         for model in (computer.model, computer.reference):
             if model is not None:
                 model.share_memory()
         # The worker's gradient, or matrices it is lent: never more than there are weights.
-        self._shared = torch.zeros(sum(p.numel() for p in computer.model.parameters())).share_memory_()
+        num_weights = sum(p.numel() for p in computer.model.parameters())
+        self._shared = torch.zeros(num_weights if trains else 0).share_memory_()
         self._connection: Connection = near
         self._cancelled = context.Event()
         self._process = context.Process(
-            target=_serve, args=(far, computer, stop_ids, max_active, self._shared, self._cancelled), daemon=True
+            target=_serve, args=(far, computer, engine, self._shared, self._cancelled), daemon=True
         )
         self._process.start()
         far.close()
@@ -252,8 +276,7 @@ def _chosen(
 def _serve(
     connection: Connection,
     computer: GradientComputer,
-    stop_ids: frozenset[int],
-    max_active: int,
+    engine_settings: EngineSettings,
     shared: Tensor,
     cancelled: Event,
 ) -> None:
@@ -262,7 +285,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cpu.prepare(threads=1)
-    engine = TorchEngine(computer.model, stop_ids=stop_ids, max_active=max_active, is_cancelled=cancelled.is_set)
+    engine = engine_settings.start(computer.model, cancelled.is_set)
     while True:
         try:
             name, arguments = connection.recv()

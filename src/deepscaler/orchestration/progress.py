@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from deepscaler.config.models import StageSection
 from deepscaler.evaluation.session import State
+from deepscaler.observability.terminal import control, shown
 from deepscaler.types import Rollout
 
 PLAIN_INTERVAL_S = 5.0
@@ -40,15 +41,17 @@ class Progress:
     def message(self, text: str) -> None:
         """A line that stays."""
         self._close_line()
-        print(text, file=self._stream, flush=True)
+        print(shown(text), file=self._stream, flush=True)
 
     def update(self, text: str, *, force: bool = False) -> None:
         """The current state; written only so often, so that logs stay readable."""
         if not force and not self.due():
             return
         self._last_write = time.monotonic()
+        text = shown(text).replace("\n", "\\x0a")
         if self._terminal:
-            self._stream.write(f"\r\x1b[2K{text[:79]}")
+            control(self._stream, "\r\x1b[2K")
+            self._stream.write(text[:79])
             self._line_open = True
         else:
             self._stream.write(text[:79] + "\n")

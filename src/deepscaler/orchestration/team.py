@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from deepscaler import cpu
 from deepscaler.config import Recipe
-from deepscaler.orchestration.parallel import Team, Worker
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.orchestration.parallel import EngineSettings, Team, Worker
+from deepscaler.rollout.stops import Decode
 from deepscaler.training.gradients import GradientComputer
 
 
@@ -24,37 +25,32 @@ def num_processes(recipe: Recipe, device: torch.device) -> int:
 
 @contextmanager
 def make_team(
-    recipe: Recipe, computer: GradientComputer, engine_model: Any, stop_ids: frozenset[int]
+    recipe: Recipe,
+    computer: GradientComputer,
+    engine_model: Any,
+    stop_ids: frozenset[int],
+    decode: Decode | None = None,
 ) -> Iterator[Team]:
     """This process and as many workers as the recipe asks for; the workers end with the context."""
+    settings = EngineSettings(stop_ids, recipe.rollout.max_active, decode, recipe.model.float32_head)
     count = num_processes(recipe, next(engine_model.parameters()).device)
-    with start_team(
-        computer,
-        engine_model,
-        stop_ids,
-        count=count,
-        max_active=recipe.rollout.max_active,
-        float32_head=recipe.model.float32_head,
-    ) as team:
+    with start_team(computer, engine_model, settings, count=count) as team:
         yield team
 
 
 @contextmanager
 def start_team(
-    computer: GradientComputer,
-    engine_model: Any,
-    stop_ids: frozenset[int],
-    *,
-    count: int,
-    max_active: int,
-    float32_head: bool = False,
+    computer: GradientComputer, engine_model: Any, settings: EngineSettings, *, count: int, trains: bool = True
 ) -> Iterator[Team]:
-    """`count` processes, this one among them, that together decode `max_active` sequences at once."""
-    share = -(-max_active // count)
-    shares_weights = engine_model is computer.model
-    workers = [Worker(computer, stop_ids, share) for _ in range(count - 1)] if shares_weights else []
-    engine = TorchEngine(engine_model, stop_ids=stop_ids, max_active=share, float32_head=float32_head)
-    team = Team(computer, engine, workers)
+    """At most `count` processes, this one among them, that together decode `settings.max_active` sequences at once.
+
+    Workers sample from the weights that `computer` has: an engine with a copy of its own, in half precision, has none.
+    trains: whether they will be asked for gradients.
+    """
+    count = count if engine_model is computer.model else 1
+    settings = replace(settings, max_active=-(-settings.max_active // count))
+    workers = [Worker(computer, settings, trains=trains) for _ in range(count - 1)]
+    team = Team(computer, settings.start(engine_model), workers)
     try:
         yield team
     finally:

@@ -17,7 +17,7 @@ from deepscaler.data.templates import encode_problems
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.held_out import LeftOut, hold_out
 from deepscaler.orchestration.validation import test_sets
-from deepscaler.types import Problem
+from deepscaler.types import IntArray, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,16 @@ def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datase
     return describe(held_out.sets, origins, tuple(warnings)), held_out.left_out
 
 
-def make_stream(
-    recipe: Recipe, tokenizer: Any, training: TrainingData, message: Callable[[str], object]
-) -> ProblemStream:
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Every prompt of a run, rendered once. longest: tokens of the longest that each stage can draw."""
+
+    stream: ProblemStream
+    ids: Mapping[str, IntArray]
+    longest: tuple[int, ...]
+
+
+def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message: Callable[[str], object]) -> Prompts:
     """The stream over the problems that fit, with a plan per stage; says what was left out.
 
     Raises ValueError when no prompt fits, or a stage's bands leave it nothing to draw.
@@ -101,7 +108,10 @@ def make_stream(
         if plan.num_problems < len(kept):
             bands = describe_bands(stage) or f"sources {', '.join(part.name for part in plan.parts)}"
             message(f"stage {stage.name}: {plan.num_problems} of {len(kept)} problems, {bands}")
-    return ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
+    stream = ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
+    lengths = [len(encoded.prompt_ids) for encoded in kept]
+    longest = tuple(max(lengths[i] for part in plan.parts for i in part.indices) for plan in plans)
+    return Prompts(stream, {encoded.problem.id: encoded.prompt_ids for encoded in kept}, longest)
 
 
 def validation_notes(training: TrainingData) -> Iterator[str]:

@@ -89,13 +89,14 @@ def evaluation_recipe(recipe: Recipe, names: tuple[str, ...]) -> EvalRecipe:
     """A training recipe's [evaluation] as the recipe of its evaluations inside training."""
     section = recipe.evaluation
     shared = section.model_dump(include={"temperature", "top_p", "top_k", "max_completion_tokens"})
+    stops = recipe.rollout.model_dump(include={"stop_token_ids", "stop"})
     return EvalRecipe(
         name=recipe.name,
         seed=recipe.seed,
         suite=SuiteSection(
             benchmarks=names, limit=section.during_training_problems, instruction=recipe.data.instruction
         ),
-        sampling=SamplingSection(num_samples=section.during_training_samples, **shared),
+        sampling=SamplingSection(num_samples=section.during_training_samples, **shared, **stops),
         grader=recipe.grader,
     )
 

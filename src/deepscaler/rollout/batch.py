@@ -17,6 +17,7 @@ from deepscaler.rollout.cache import BlockCache
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.prefill import Prefixes
 from deepscaler.rollout.rows import Rows, Sequence, draw_rows
+from deepscaler.rollout.stops import Stops
 from deepscaler.types import FinishReason, RunError
 
 __all__ = ["Batch", "Sequence", "Step"]
@@ -31,12 +32,10 @@ class Step(Protocol):
 class Batch:
     """`add` sequences at any time, `step` until `is_empty`, `close`. The caller checks that each fits."""
 
-    def __init__(
-        self, decoder: Decoder, cache: BlockCache, step: Step, stop_ids: NDArray[np.int64], max_active: int
-    ) -> None:
-        self._cache, self._step, self._stop_ids, self._max_active = cache, step, stop_ids, max_active
+    def __init__(self, decoder: Decoder, cache: BlockCache, step: Step, stops: Stops, max_active: int) -> None:
+        self._cache, self._step, self._stops, self._max_active = cache, step, stops, max_active
         self._waiting: deque[Sequence] = deque()
-        self._rows = Rows(max_active, stop_ids)
+        self._rows = Rows(max_active, stops)
         self._prefixes = Prefixes(decoder, cache)
         self._changed = True  # are the blocks in use other ones than in the last step?
         self._lost = False  # was it closed with work left?
@@ -46,17 +45,26 @@ class Batch:
         return not (self._lost or self._waiting or len(self._rows))
 
     @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
+    def waiting(self) -> list[Sequence]:
+        """Those that have not been taken up yet, or wait again."""
+        return list(self._waiting)
 
     @property
     def active(self) -> list[Sequence]:
         """Those that are decoded now."""
         return list(self._rows.sequences)
 
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether the cache has room for it alone."""
+        return sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
+
     def add(self, sequence: Sequence) -> None:
-        """Sequences of one request should be added together: their prompt is then prefilled once."""
-        assert sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
+        """Sequences of one request should be added together: their prompt is then prefilled once.
+
+        Raises ValueError for a stop string where the engine cannot decode.
+        """
+        self._stops.check(sequence.params)
+        assert self.fits(sequence)
         self._waiting.append(sequence)
 
     def step(self) -> list[Sequence]:
@@ -86,7 +94,7 @@ class Batch:
 
     def finish_reason(self, sequence: Sequence) -> FinishReason | None:
         tokens = sequence.token_array
-        if len(tokens) and tokens[-1] in self._stop_ids:
+        if sequence.stopped:
             return FinishReason.STOP
         if len(tokens) >= sequence.params.max_completion_tokens:
             return FinishReason.LENGTH
@@ -96,6 +104,7 @@ class Batch:
         gone = [s for s in self._waiting if s.cancelled]
         if gone:
             self._waiting = deque(s for s in self._waiting if not s.cancelled)
+            self._prefixes.forget(self._waiting)  # they go by identity, which a later request may have
         if any(s.cancelled for s in self._rows.sequences):
             gone += self._leave()
         return gone

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepscaler.attention import forward_hidden
-from deepscaler.head import wide_logits
+from deepscaler.head import forbidden_ids, leave_out, wide_logits
+from deepscaler.positions import changes_with_length
 from deepscaler.rollout.cache import PrefillAttention
 from deepscaler.rollout.products import Products, products_for
 
@@ -68,19 +69,25 @@ class Decoder:
     """The forward pass of prompts, and of one new token per sequence.
 
     float32_head: logits are not rounded to the type of the weights. Raises ValueError for an activation other than
-    SiLU.
+    SiLU, and for rotations that change with the length of a sequence.
     """
 
     def __init__(self, model: Any, products: Products | None = None, *, float32_head: bool = False) -> None:
         config = model.config
         if config.hidden_act not in ("silu", "swish"):
             raise ValueError(f"the model's activation is {config.hidden_act!r}; sampling supports silu only")
+        if changes_with_length(model.base_model.rotary_emb):
+            raise ValueError(
+                f"rope_type {model.base_model.rotary_emb.rope_type!r} chooses rotations by the longest sequence of a "
+                "pass; say how long the run's can be (positions.fit_positions) before sampling"
+            )
         self._model, self._base = model, model.base_model
         first = self._base.layers[0].self_attn
         weight = first.q_proj.weight
         self.products = products or products_for(weight.device, weight.dtype)
         self._dtype: torch.dtype = weight.dtype
         self._float32_head = float32_head and weight.dtype != torch.float32
+        self._forbidden = forbidden_ids(model)
         self._root_eps: dict[float, Tensor] = {}
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
@@ -167,7 +174,8 @@ class Decoder:
         hidden = forward_hidden(self._model, ids, positions, attention, half=half)
         last = hidden[torch.arange(len(ids)), torch.tensor(lengths) - 1].to(self._dtype)
         head = self._model.get_output_embeddings()
-        return wide_logits(last, head.weight) if self._float32_head else head(last)
+        logits = wide_logits(last, head.weight) if self._float32_head else head(last)
+        return leave_out(logits, self._forbidden)
 
     def logits(self, token_N: Tensor, position_N: Tensor, attention: DecodeAttention) -> Tensor:
         """Logits [N, vocabulary] after `token_N` (int64 [N]), which stands at `position_N` (int64 [N])."""
@@ -180,7 +188,8 @@ class Decoder:
             gated = self.products.times(normed, *layer.up, self.products.silu(normed, *layer.gate))
             hidden = self.products.plus(gated, *layer.down, hidden)
         last = self._norm(hidden).to(self._dtype)
-        return wide_logits(last, self._head[0]) if self._float32_head else self.products.linear(last, *self._head)
+        logits = wide_logits(last, self._head[0]) if self._float32_head else self.products.linear(last, *self._head)
+        return leave_out(logits, self._forbidden)
 
     def _heads(self, layer: _Layer, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated and scaled query [N,H,D], rotated key [N,K,D], and value [N,K,D]."""

@@ -267,6 +267,8 @@ class OpenAIClient:
             "model": self.model,
             "messages": ask.messages,
             "temperature": self.params.temperature,
+            **({"stop": list(self.params.stop)} if self.params.stop else {}),
+            **({"stop_token_ids": list(self.params.stop_token_ids)} if self.params.stop_token_ids else {}),
             "top_p": self.params.top_p,
             self._section.max_tokens_field: self.params.max_completion_tokens,
             "seed": ask.seed,

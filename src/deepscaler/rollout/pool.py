@@ -17,8 +17,8 @@ from deepscaler.rollout.flash_attention import FlashInputs
 from deepscaler.rollout.graphs import Graphs
 from deepscaler.rollout.pool_attention import PoolInputs, Sizes
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
-from deepscaler.rollout.rows import Rows, draw_rows
-from deepscaler.rollout.sampling import check_finite, draw
+from deepscaler.rollout.rows import Rows, check_rows, draw_rows
+from deepscaler.rollout.sampling import draw
 from deepscaler.types import SamplingParams
 
 Inputs = PoolInputs | FlashInputs
@@ -39,7 +39,7 @@ class PoolStep:
     def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token and its logprob for each row. `changed`: their blocks are others than in the last step.
 
-        Raises RunError for non-finite logits.
+        Raises NonFiniteLogitsError.
         """
         self._check_addresses()
         if changed:
@@ -57,8 +57,9 @@ class PoolStep:
         key = (sizes, params.temperature, params.top_k, params.top_p)
         drawn_2N = self._draw(inputs, params) if self._graphs is None else self._replay(key, inputs, params)
         tokens_N, logprobs_N = drawn_2N[:, : len(rows)].cpu()
-        check_finite(logprobs_N)
-        return tokens_N.long().numpy(), logprobs_N.float().numpy()
+        logprobs = logprobs_N.float().numpy()
+        check_rows(logprobs, rows)
+        return tokens_N.long().numpy(), logprobs
 
     def forget(self) -> None:
         """Free everything that was made for the cache where it lies now."""

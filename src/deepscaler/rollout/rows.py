@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.rollout.sampling import BLOCK, KeyedUniforms, sample_tokens
-from deepscaler.types import Request, SamplingParams
+from deepscaler.rollout.sampling import BLOCK, NON_FINITE, KeyedUniforms, draw
+from deepscaler.rollout.stops import Stops, has_own
+from deepscaler.types import Request, RunError, SamplingParams
 
 Kind = tuple[float, float, int]  # temperature, top-p, top-k
 _FIRST_WIDTH = 64
@@ -29,6 +30,7 @@ class Sequence:
     sample_index: int
     params: SamplingParams
     cancelled: bool = False
+    stopped: bool = False  # it ended with a stop token or a stop string
     rows: Rows | None = None  # where it stands while it is active
     row: int = 0
     _tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
@@ -72,9 +74,10 @@ class Sequence:
 class Rows:
     """Up to `capacity` active sequences and the cache blocks of each, in order of position."""
 
-    def __init__(self, capacity: int, stop_ids: NDArray[np.int64]) -> None:
+    def __init__(self, capacity: int, stops: Stops) -> None:
         self.sequences: list[Sequence] = []
-        self._stop_ids = stop_ids
+        self._stops = stops
+        self._num_with_stops = 0  # sequences that have stop tokens or strings of their own
         self._table = np.zeros((capacity, _FIRST_BLOCKS), np.int64)
         self._num_blocks = np.zeros(capacity, np.int64)
         self._prompt = np.zeros(capacity, np.int64)
@@ -138,6 +141,7 @@ class Rows:
         tokens, logprobs = sequence.token_array, sequence.logprob_array
         count = len(tokens)
         self.sequences.append(sequence)
+        self._num_with_stops += has_own(params)
         self._table = _wide(self._table, len(blocks))
         self._table[row, : len(blocks)], self._num_blocks[row] = blocks, len(blocks)
         self._prompt[row], self._count[row] = len(sequence.request.prompt_ids), count
@@ -167,8 +171,12 @@ class Rows:
         self._count[rows] += 1
 
     def finished(self) -> NDArray[np.int64]:
-        """Rows that ended with a stop token, the budget or a cancellation, highest first."""
-        stopped = (self.newest[:, None] == self._stop_ids).any(1)
+        """Rows that ended with a stop token or string, the budget or a cancellation, highest first."""
+        stopped = (self.newest[:, None] == self._stops.ids).any(1)
+        for row, sequence in enumerate(self.sequences if self._num_with_stops else ()):
+            stopped[row] |= self._stops.ended(self.tokens_of(row), sequence.params)
+        for row in np.flatnonzero(stopped):
+            self.sequences[row].stopped = True
         cancelled = np.fromiter((s.cancelled for s in self.sequences), bool, len(self))
         return np.flatnonzero(stopped | cancelled | (self._count >= self._budget)[: len(self)])[::-1]
 
@@ -177,6 +185,7 @@ class Rows:
         last = len(self) - 1
         sequence, blocks = self.sequences[row], self._table[row, : self._num_blocks[row]].tolist()
         sequence.leave()
+        self._num_with_stops -= has_own(sequence.params)
         if row != last:
             width = self._count[last]
             for array in (
@@ -202,19 +211,39 @@ class Rows:
 
 
 def draw_rows(logits_NV: Tensor, rows: Rows, first: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The next token and its logprob of the rows from `first` on; those that sample alike are drawn together."""
+    """The next token and its logprob of the rows from `first` on; those that sample alike are drawn together.
+
+    Raises NonFiniteLogitsError.
+    """
     uniforms = torch.from_numpy(rows.uniforms(first)).to(logits_NV.device)
     tokens = np.empty(len(logits_NV), np.int64)
     logprobs = np.empty(len(logits_NV), np.float32)
     groups = rows.alike(first)
     for params, chosen in groups:
         drawn = (
-            sample_tokens(logits_NV, uniforms, params)
-            if len(groups) == 1
-            else sample_tokens(logits_NV[chosen], uniforms[chosen], params)
+            draw(logits_NV, uniforms, params) if len(groups) == 1 else draw(logits_NV[chosen], uniforms[chosen], params)
         )
         tokens[chosen], logprobs[chosen] = (x.cpu().numpy() for x in drawn)
+    check_rows(logprobs, rows, first)
     return tokens, logprobs
+
+
+class NonFiniteLogitsError(RunError):
+    """The model's logits after these sequences are no numbers. The others of their batch can go on in a new one."""
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        super().__init__(NON_FINITE)
+        self.sequences = sequences
+
+    def __reduce__(self) -> tuple[type[RunError], tuple[str]]:
+        return RunError, (NON_FINITE,)  # to another process goes what happened, not what was under way
+
+
+def check_rows(logprobs: NDArray[np.float32], rows: Rows, first: int = 0) -> None:
+    """Raises NonFiniteLogitsError when the logits of any row from `first` on were not finite."""
+    bad = np.flatnonzero(~np.isfinite(logprobs))
+    if len(bad):
+        raise NonFiniteLogitsError([rows.sequences[first + int(row)] for row in bad])
 
 
 def _wide(array: NDArray[Any], width: int) -> NDArray[Any]:

@@ -42,13 +42,16 @@ def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) 
     return tokens_N, logprobs_N
 
 
+NON_FINITE = (
+    "the model returned non-finite logits while sampling; its weights or activations overflowed. Go back to "
+    'an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = "float32"'
+)
+
+
 def check_finite(logprobs_N: Tensor) -> None:
     """Raises RunError when the logits they come from were not finite."""
     if not bool(logprobs_N.isfinite().all()):
-        raise RunError(
-            "the model returned non-finite logits while sampling; its weights or activations overflowed. Go back to "
-            'an earlier checkpoint, lower optimizer.learning_rate, or use model.dtype = "float32"'
-        )
+        raise RunError(NON_FINITE)
 
 
 def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deepscaler.cpu import available_cores
+from deepscaler.positions import fitted_context
 from deepscaler.rollout import batch
 from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.cache import BlockCache
@@ -22,14 +22,17 @@ from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.flash_attention import flash_works
 from deepscaler.rollout.pool import PoolStep
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
+from deepscaler.rollout.scoring import TokenScores, score_tokens
 from deepscaler.rollout.sizing import cache_bytes
-from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
+from deepscaler.rollout.stops import Decode, Stops
+from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
 
 class TorchEngine:
     """Samples from `model`, which it may share with a learner: then publishing weights costs nothing.
 
+    decode: ids of a completion to its text, where completions shall end at stop strings.
     is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
     max_cache_bytes: upper limit of the key-value cache; by default a share of the memory that is free: on CPU now and
         divided by the number of cores, each of which may run an engine; on a GPU whenever the cache takes its memory.
@@ -41,6 +44,7 @@ class TorchEngine:
         model: nn.Module,
         *,
         stop_ids: frozenset[int],
+        decode: Decode | None = None,
         max_active: int = 256,
         is_cancelled: Callable[[], bool] = lambda: False,
         max_cache_bytes: int | None = None,
@@ -48,7 +52,7 @@ class TorchEngine:
     ) -> None:
         parameter = next(model.parameters())
         self._model: Any = model
-        self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
+        self._stops = Stops(stop_ids, decode)
         self._is_cancelled = is_cancelled
         self.dtype = parameter.dtype
         self._max_active = max_active
@@ -64,7 +68,7 @@ class TorchEngine:
         self._step: Any = step(self._decoder, self._cache)
         self._batch: batch.Batch | None = None
         self._capacity = 0
-        self.context_limit: int = self._model.config.max_position_embeddings
+        self.context_limit = fitted_context(model)
         self.version = 0
 
     def weights_info(self) -> WeightsInfo:
@@ -110,8 +114,12 @@ class TorchEngine:
         self._fit_cache(self._cache.suitable_block_tokens(capacity))
         self._capacity = capacity
         self._decoder.refresh(capacity)
-        self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stop_ids, self._max_active)
+        self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stops, self._max_active)
         return self._batch
+
+    def score(self, ids: IntArray, temperatures: FloatArray, num_alternatives: int) -> TokenScores:
+        """Of tokens that are there already (`scoring.score_tokens`)."""
+        return score_tokens(self._model, ids, temperatures, num_alternatives)
 
     def release_memory(self) -> None:
         """On a GPU give the cache's memory back, for a learner beside; the next generation takes what is free then.
@@ -123,6 +131,14 @@ class TorchEngine:
                 self._batch.close()
             self._cache.release()
             self._step.forget()
+
+    def reset(self) -> None:
+        """After a fault: end the open batch, and give the cache's memory back with whatever it may hold."""
+        if self._batch is not None:
+            self._batch.close()
+        self.release_memory()
+        if not isinstance(self._cache, PoolCache):
+            self._cache.reform(self._cache.block_tokens)
 
     def _fit_cache(self, block_tokens: int) -> None:
         cache = self._cache
@@ -141,7 +157,13 @@ class TorchEngine:
         return params
 
     def _check_context(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        rows = self._model.config.vocab_size
         for request in requests:
+            if (largest := int(request.prompt_ids.max())) >= rows:
+                raise ValueError(
+                    f"problem {request.problem_id}: its prompt holds token {largest}, and the model has embeddings of "
+                    f"{rows} tokens; the tokenizer belongs to another model"
+                )
             if len(request.prompt_ids) + params.max_completion_tokens > self.context_limit:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "

@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepscaler.head import leave_out
+from deepscaler.model_files import file_shapes
+from deepscaler.positions import model_context
 from deepscaler.randomness import key_of
 from deepscaler.rollout.cache import bytes_per_token
 from deepscaler.rollout.sampling import check_finite
 from deepscaler.rollout.sizing import CACHE_SHARE, cache_bytes, pick_device
-from deepscaler.rollout.vllm_weights import file_shapes, held_weights, model_files_only, repack_tied_head, slots
+from deepscaler.rollout.vllm_weights import held_weights, model_files_only, repack_tied_head, slots
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
@@ -72,6 +75,7 @@ class VllmEngine:
     max_tokens: of prompt and completion together, by default the model's context.
     max_cache_bytes: upper limit of the key-value cache; by default 60% of the free memory on CPU, vLLM's own choice on
         a GPU.
+    forbidden_ids: have no token (head.forbid_ids): never sampled, and left out of the log-probabilities.
     is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
     """
 
@@ -84,6 +88,7 @@ class VllmEngine:
         max_active: int = 256,
         max_tokens: int | None = None,
         max_cache_bytes: int | None = None,
+        forbidden_ids: Sequence[int] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Raises ValueError without vLLM, or when one sequence does not fit into the cache."""
@@ -92,7 +97,7 @@ class VllmEngine:
 
         config = AutoConfig.from_pretrained(directory)
         self.dtype, self.version = dtype, 0
-        self.context_limit: int = config.max_position_embeddings
+        self.context_limit = model_context(config)
         self._room = min(self.context_limit, max_tokens or self.context_limit)
         self._stop_ids = sorted(stop_ids)
         self._is_cancelled = is_cancelled
@@ -108,6 +113,7 @@ class VllmEngine:
             self._engine = _start(files, dtype, max_active, self._room, cache)
         runner: Any = self._engine.collective_rpc(lambda worker: worker.model_runner)[0]
         self._model: Any = runner.get_model()
+        _leave_out_ids(self._model, forbidden_ids)
         self._reports_untruncated = _report_untruncated(runner)
         _check_shapes(directory, self._model)
 
@@ -188,7 +194,7 @@ class VllmEngine:
             top_k=params.top_k,
             max_tokens=params.max_completion_tokens,
             seed=int(key[0] >> np.uint64(1)),
-            stop_token_ids=self._stop_ids,
+            stop_token_ids=sorted({*self._stop_ids, *params.stop_token_ids}),
             ignore_eos=True,  # the ids given are all that stop
             logprobs=0,
             flat_logprobs=True,
@@ -224,6 +230,7 @@ class VllmEngine:
 
     def _check(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._check_usable()
+        refuse_stop_strings(params)
         for request in requests:
             need = f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
             need += f"{params.max_completion_tokens}"
@@ -248,6 +255,27 @@ class VllmEngine:
             raise ValueError(
                 f"{len(missing)} weights are missing, the first of them {missing[0]}: vLLM takes over all or none"
             )
+
+
+def refuse_stop_strings(params: SamplingParams) -> None:
+    if params.stop:
+        raise ValueError(
+            f"the vLLM engine runs without the tokenizer, so it cannot end completions at {params.stop[0]!r}; name "
+            "the tokens that end them (stop_token_ids), or take --engine torch"
+        )
+
+
+def _leave_out_ids(model: Any, ids: Sequence[int]) -> None:
+    """Take the probability of these ids before anything else sees the logits: temperature, top-k, log-probabilities."""
+    if not ids:
+        return
+    compute, forbidden = model.compute_logits, torch.tensor(ids, dtype=torch.int64)
+
+    def compute_logits(*arguments: Any, **named: Any) -> Any:
+        logits = compute(*arguments, **named)
+        return logits if logits is None else leave_out(logits, forbidden.to(logits.device))
+
+    model.compute_logits = compute_logits
 
 
 def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cache: dict[str, int]) -> Any:

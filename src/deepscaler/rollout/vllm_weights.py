@@ -7,7 +7,6 @@ out are the numbers that the next product uses, not those of some other copy. On
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,36 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from deepscaler.model_files import weight_files
 from deepscaler.types import RunError
 
 HEAD = "lm_head"
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files that transformers would load, and no other: a checkpoint of a run has more weights beside them.
-
-    Raises ValueError where there are none.
-    """
-    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
-    if index.is_file():
-        return sorted(directory / name for name in set(json.loads(index.read_text())["weight_map"].values()))
-    raise ValueError(
-        f"{directory} holds neither {whole.name} nor {index.name}; make one with `model.save_pretrained(DIR)`"
-    )
-
-
-def file_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight in the model's files."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(directory):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return shapes
 
 
 @contextmanager

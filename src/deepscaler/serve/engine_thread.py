@@ -1,53 +1,39 @@
-"""The thread that owns the engine: requests join and leave its batch at any step."""
+"""The thread that owns the engine: requests join and leave its batch at any step.
+
+A fault ends the completion it belongs to. When a step fails without saying whose fault it is, those that joined with
+it (else all that were decoded) go on one by one, and the one that fails alone is the one. The others keep their tokens:
+they are taken up again where they stood, which costs a pass over what they have.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from deepscaler.rollout.batch import Batch
 from deepscaler.rollout.batch import Sequence as Decoding
+from deepscaler.rollout.rows import NonFiniteLogitsError
 from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.serve.requests import RequestError
+from deepscaler.serve.choices import Choice, Deliver, told
+from deepscaler.serve.requests import Asked, RequestError
 from deepscaler.serve.text import TextStream
 from deepscaler.types import FinishReason, IntArray, Request, RunError, SamplingParams
 
 IDLE_S = 0.5
-SERVE_STEP = -2  # keeps the server's draws apart from those of training and evaluation
+MAX_FAULTS = 16  # steps that fail one after another: then it is looked whether the device works at all
+MAX_TRIALS = 3  # of one completion that is suspected again and again
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """New text of one choice. finish_reason is set with its last piece, together with tokens and their logprobs."""
-
-    index: int
-    text: str
-    finish_reason: str | None = None
-    tokens: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-
-
-Deliver = Callable[[Piece | Exception], None]
-
-
-@dataclass(slots=True, eq=False)
-class _Choice:
-    """One completion under way: its decoding, its text, and where its pieces go."""
-
-    index: int
-    decoding: Decoding
-    text: TextStream
-    watched: bool  # its text is looked at after every token: it is streamed, or has stop strings
-    deliver: Deliver
+Decode = Callable[[Sequence[int], bool], str]  # token ids, whether to skip special tokens
 
 
 class Job:
     """A submitted request. `cancel` from any thread."""
 
-    def __init__(self, choices: list[_Choice]) -> None:
+    def __init__(self, choices: list[Choice]) -> None:
         self.choices = choices
 
     def cancel(self) -> None:
@@ -56,22 +42,30 @@ class Job:
 
 
 class EngineThread:
-    """decode: token ids -> text. capacity: tokens of prompt and completion. max_queued: sequences that may wait."""
+    """capacity: tokens of prompt and completion. max_queued: sequences that may wait or be under way.
+
+    stop: texts that end every completion, beside those of its request.
+    """
 
     def __init__(
         self,
         engine: TorchEngine,
         *,
-        decode: Callable[[Sequence[int]], str],
+        decode: Decode,
         stop_ids: frozenset[int],
         capacity: int,
         max_queued: int,
+        stop: Sequence[str] = (),
     ) -> None:
+        self._stop = tuple(stop)
         self._engine, self._decode, self._stop_ids = engine, decode, stop_ids
         self.capacity = capacity
         self._max_queued = max_queued
         self._inbox: queue.Queue[Job] = queue.Queue()
-        self._choices: dict[Decoding, _Choice] = {}
+        self._choices: dict[Decoding, Choice] = {}
+        self._only_scored: deque[Choice] = deque()  # nothing is to be sampled for them
+        self._suspects: deque[Choice] = deque()  # not in the batch; each is tried alone
+        self._faults = 0  # since the last step that succeeded
         self._lock = threading.Lock()
         self._num_open = 0
         self._closing = threading.Event()
@@ -79,36 +73,43 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        prompt_ids: IntArray,
-        params: SamplingParams,
-        *,
-        n: int,
-        stops: Sequence[str],
-        stream: bool,
-        deliver: Deliver,
-    ) -> Job:
-        """`deliver` gets every piece, or an exception, in the engine's thread. Raises RequestError when full (429)."""
-        if self._broken is not None:
-            raise RequestError(f"the engine failed ({self._broken}); restart the server", status=500)
-        request = Request("serve", prompt_ids, n)
-        choices = [
-            _Choice(i, Decoding(request, i, params), TextStream(self._decode, stops), stream or bool(stops), deliver)
-            for i in range(n)
-        ]
+    def submit(self, prompts: Iterable[tuple[IntArray, SamplingParams]], asked: Asked, deliver: Deliver) -> Job:
+        """`deliver` gets every piece, or an exception, in the engine's thread. Raises RequestError when full (429).
+
+        The choices of the first prompt come first.
+        """
+        self.check()
+        choices: list[Choice] = []
+        stops = (*asked.stop, *self._stop)
+        for prompt_ids, params in prompts:
+            request = Request("serve", prompt_ids, asked.n)
+            for sample in range(asked.n):
+                text = TextStream(lambda ids: self._decode(ids, asked.skip_special_tokens), stops)
+                decoding, watched = Decoding(request, sample, params), asked.stream or bool(stops)
+                wanted = watched, asked.logprobs, asked.echo
+                choices.append(Choice(len(choices), decoding, text, *wanted, deliver))
         with self._lock:
-            if self._num_open + n > self._max_queued:
-                raise RequestError(
-                    f"{self._num_open} completions are waiting or under way, the server takes {self._max_queued}; "
-                    "try again later",
-                    status=429,
-                    code="queue_full",
-                )
-            self._num_open += n
+            self._check_room(len(choices))
+            self._num_open += len(choices)
         job = Job(choices)
         self._inbox.put(job)
+        self.check()  # a thread that has ended meanwhile looks into no inbox
         return job
+
+    def check(self, count: int = 0) -> None:
+        """Raises RequestError when the engine has failed (500) or `count` more completions are too many (429)."""
+        if self._broken is not None:
+            raise RequestError(f"the engine failed ({self._broken}); restart the server", status=500)
+        self._check_room(count)
+
+    def _check_room(self, count: int) -> None:
+        if self._num_open + count > self._max_queued:
+            raise RequestError(
+                f"{count} completions asked for, {self._num_open} are waiting or under way, and the server takes "
+                f"{self._max_queued}; try again later",
+                status=429,
+                code="queue_full",
+            )
 
     @property
     def num_open(self) -> int:
@@ -124,32 +125,37 @@ class EngineThread:
             self._decode_all()
         except Exception as error:  # nobody may wait for a thread that has ended; later requests are told why
             self._broken = error
-            self._fail(error)
+            self._fail_all(error)
             raise
 
     def _decode_all(self) -> None:
         batch = self._engine.open_batch(self.capacity)
         while not self._closing.is_set():
             self._take(batch)
+            if self._only_scored:
+                self._finish(self._only_scored.popleft(), FinishReason.LENGTH)
             if batch.is_empty:
                 continue
+            before = batch.active
             try:
                 finished = batch.step()
-            except RunError as error:  # logits that are no numbers: what was under way is lost, the server goes on
-                self._fail(error)
-                batch = self._engine.open_batch(self.capacity)
+            except Exception as error:  # whatever a request brings up ends that request, and no other
+                batch = self._recover(batch, before, error)
                 continue
+            self._faults = 0
             for decoding in batch.active:
-                choice = self._choices[decoding]
-                if choice.watched and not decoding.cancelled:
-                    self._advance(choice)
+                self._advance(self._choices[decoding])
             for decoding in finished:
                 self._finish(self._choices.pop(decoding), batch.finish_reason(decoding))
-        self._fail(RunError("the server is shutting down"))
+        self._fail_all(RunError("the server is shutting down"))
 
     def _take(self, batch: Batch) -> None:
-        """Let new requests join; wait for one when there is nothing else to do."""
-        wait = batch.is_empty
+        """Let new requests join; wait for one when there is nothing else to do. Suspects first, one at a time."""
+        if self._suspects:
+            if not batch.waiting:
+                batch.add(self._suspects.popleft().decoding)
+            return
+        wait = batch.is_empty and not self._only_scored
         while True:
             try:
                 job = self._inbox.get(timeout=IDLE_S) if wait else self._inbox.get_nowait()
@@ -157,49 +163,105 @@ class EngineThread:
                 return
             wait = False
             for choice in job.choices:
-                self._choices[choice.decoding] = choice
-                batch.add(choice.decoding)
+                self._join(choice, batch)
 
-    def _advance(self, choice: _Choice) -> None:
-        new = choice.text.push(choice.decoding.tokens)
-        if choice.text.stopped:
-            choice.decoding.cancelled = True  # leaves the batch at the next step
-        if new:
-            choice.deliver(Piece(choice.index, new))
+    def _join(self, choice: Choice, batch: Batch) -> None:
+        if not choice.decoding.params.max_completion_tokens:
+            self._only_scored.append(choice)
+        elif batch.fits(choice.decoding):
+            self._choices[choice.decoding] = choice
+            batch.add(choice.decoding)
+        else:
+            self._fail(choice, RequestError(
+                f"prompt and completion of {choice.decoding.num_needed} tokens do not fit into the server's cache; "
+                "lower max_tokens, or start the server with a smaller --context",
+                param="max_tokens",
+                code="context_length_exceeded",
+            ))  # fmt: skip
 
-    def _finish(self, choice: _Choice, reason: FinishReason | None) -> None:
-        tokens = choice.decoding.tokens
-        shown = tokens[:-1] if tokens and tokens[-1] in self._stop_ids else tokens
-        new = choice.text.push(shown, last=True)
-        word = "length" if reason is FinishReason.LENGTH and not choice.text.stopped else "stop"
-        piece = Piece(choice.index, new, word, tuple(tokens), tuple(choice.decoding.logprobs))
+    def _advance(self, choice: Choice) -> None:
+        if not choice.watched or choice.decoding.cancelled:
+            return
+        try:
+            choice.advance()
+        except Exception as error:  # of its own text only
+            choice.decoding.cancelled, choice.failed = True, True
+            choice.deliver(told(error))
+
+    def _finish(self, choice: Choice, reason: FinishReason | None) -> None:
+        try:
+            piece = choice.finish(reason, self._stop_ids, self._engine)
+        except Exception as error:  # of its own text or scores only
+            self._fail(choice, error)
+            return
         self._release(1)
-        choice.deliver(piece)
+        if not choice.failed:
+            choice.deliver(piece)
 
-    def _fail(self, error: Exception) -> None:
+    def _recover(self, batch: Batch, before: Sequence[Decoding], error: Exception) -> Batch:
+        """A new batch for all whose fault it was not. Raises an error when nothing works any more."""
+        self._faults += 1
+        if self._faults > MAX_FAULTS:
+            self._engine.score(np.zeros(2, np.int32), np.ones(1, np.float32), 0)  # raises where nothing works any more
+            self._faults = 0
+        guilty, suspects = self._whose_fault(batch, before, error)
+        self._engine.reset()
+        new = self._engine.open_batch(self.capacity)
+        for decoding in guilty:
+            self._fail(self._choices.pop(decoding), error)
+        self._suspects.extend(self._choices[d] for d in suspects)
+        apart = {choice.decoding for choice in self._suspects}
+        for decoding in list(self._choices):
+            if decoding in apart:
+                continue
+            if new.finish_reason(decoding) is None:
+                new.add(decoding)
+            else:
+                self._finish(self._choices.pop(decoding), new.finish_reason(decoding))
+        return new
+
+    def _whose_fault(
+        self, batch: Batch, before: Sequence[Decoding], error: Exception
+    ) -> tuple[list[Decoding], list[Decoding]]:
+        """(those whose fault the error is, those who may have to do with it)."""
+        if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):
+            return error.sequences, []  # by their prompts alone; what is decoded together may spoil each other
+        if isinstance(error, NonFiniteLogitsError):
+            suspects = error.sequences
+        else:
+            apart = {*batch.waiting, *before, *(choice.decoding for choice in self._suspects)}
+            suspects = [d for d in self._choices if d not in apart] or list(before)
+        if len(suspects) == 1:
+            return [*suspects, *self._like(suspects[0])], []
+        for decoding in suspects:
+            self._choices[decoding].trials += 1
+        guilty = [d for d in suspects if self._choices[d].trials > MAX_TRIALS]
+        return guilty, [d for d in suspects if d not in guilty]
+
+    def _like(self, guilty: Decoding) -> list[Decoding]:
+        """Take from the suspects those that are nothing but the same prompt."""
+        same = [c for c in self._suspects if c.decoding.request is guilty.request and not len(c.decoding.token_array)]
+        if len(guilty.token_array):
+            return []
+        self._suspects = deque(choice for choice in self._suspects if choice not in same)
+        return [choice.decoding for choice in same]
+
+    def _fail(self, choice: Choice, error: Exception) -> None:
+        self._release(1)
+        if not choice.failed:
+            choice.failed = True
+            choice.deliver(told(error))
+
+    def _fail_all(self, error: Exception) -> None:
         while not self._inbox.empty():
             job = self._inbox.get_nowait()
             self._choices.update((choice.decoding, choice) for choice in job.choices)
-        choices = list(self._choices.values())
+        choices = [*self._choices.values(), *self._only_scored]
         self._choices.clear()
-        self._release(len(choices))
+        self._only_scored.clear()
         for choice in choices:
-            choice.deliver(error)
+            self._fail(choice, error)
 
     def _release(self, count: int) -> None:
         with self._lock:
             self._num_open -= count
-
-
-def sampling(asked: Any, prompt_ids: IntArray, capacity: int, seed: int) -> SamplingParams:
-    """Of a request. Raises RequestError when the budget exceeds what is left of the context."""
-    left = capacity - len(prompt_ids)
-    budget = left if asked.max_tokens is None else asked.max_tokens
-    if left < 1 or budget > left:
-        raise RequestError(
-            f"this model's maximum context length is {capacity} tokens; the prompt has {len(prompt_ids)}, and "
-            f"{budget if asked.max_tokens else 'at least 1'} were asked for; lower max_tokens or shorten the prompt",
-            param="max_tokens",
-            code="context_length_exceeded",
-        )
-    return SamplingParams(budget, asked.temperature, asked.top_p, asked.top_k, seed=seed, step=SERVE_STEP)

@@ -1,58 +1,47 @@
 """What a client asks for, checked: OpenAI's request bodies as frozen values. Loads without torch.
 
-A setting that would change the completion and is not implemented is refused, never ignored.
+A field that would change the completion and is not implemented is refused, never ignored (`fields`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from deepscaler.serve import fields
+from deepscaler.serve.fields import RequestError, check_fields, check_other_endpoint
+from deepscaler.serve.values import flag, number, stop_ids, stop_texts
+
+__all__ = ["Asked", "RequestError", "parse_chat", "parse_completion"]
+
 MAX_CHOICES = 128
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 200
-# Refused unless they have the value that changes nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
-    "logit_bias": (None, {}),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "repetition_penalty": (None, 1),
-    "min_p": (None, 0),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "best_of": (None, 1),
-    "top_logprobs": (None, 0),
-    "ignore_eos": (None, False),
-    "min_tokens": (None, 0),
-}
+MAX_TOP_LOGPROBS = 20
+GREEDY_BELOW = 1e-5  # as vLLM: logits divided by less could overflow, and the likeliest token is all that is left
 
 
-class RequestError(Exception):
-    """A request that cannot be served: HTTP status, and OpenAI's `type`, `param` and `code`."""
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a chat is rendered. variables: `chat_template_kwargs`, what the model's template is given besides."""
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
-
-    def body(self) -> dict[str, Any]:
-        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
-        kind = "rate_limit_exceeded" if self.status == 429 else kind
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. messages: of the chat; prompt: text or token ids of a plain completion; exactly one of them is set.
+    """One request. messages: of the chat; prompts: each the text or the token ids of a plain completion; one is empty.
 
-    temperature 0 is greedy; top_k 0 is off; max_tokens None means up to the model's context; seed None a random one.
+    n: completions of each prompt; max_tokens None means up to the model's context; temperature 0 is greedy; top_k 0 is
+    off; seed None a random one; logprobs: how many of the likeliest tokens are told beside each, None for no
+    log-probabilities at all.
     """
 
-    messages: tuple[dict[str, str], ...] | None
-    prompt: str | tuple[int, ...] | None
+    messages: tuple[dict[str, str], ...]
+    prompts: tuple[str | tuple[int, ...], ...]
+    template: Template
+    echo: bool
     n: int
     max_tokens: int | None
     temperature: float
@@ -60,103 +49,167 @@ class Asked:
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
-    logprobs: bool
+    stop_token_ids: tuple[int, ...]
+    logprobs: int | None
     stream: bool
     stream_usage: bool
+    skip_special_tokens: bool
+    add_special_tokens: bool
+
+    @property
+    def is_chat(self) -> bool:
+        return bool(self.messages)
 
 
 def parse_chat(body: Any, model: str) -> Asked:
     """Raises RequestError."""
-    document = _document(body, model)
+    document = _document(body, fields.CHAT, fields.COMPLETION, "/v1/completions")
+    _check_model(document, model)
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages: expected a list of at least one message", param="messages")
-    return _asked(document, messages=tuple(_message(m, i) for i, m in enumerate(messages)), prompt=None)
+    limit = document.get("max_completion_tokens")
+    name = "max_tokens" if limit is None else "max_completion_tokens"
+    return _asked(
+        document,
+        messages=tuple(_message(m, i) for i, m in enumerate(messages)),
+        prompts=(),
+        template=_template(document, messages),
+        echo=False,
+        max_tokens=_count(document, name, least=1),
+        logprobs=_chat_logprobs(document),
+        add_special_tokens=flag(document, "add_special_tokens", default=False),
+    )
 
 
 def parse_completion(body: Any, model: str) -> Asked:
     """Raises RequestError."""
-    document = _document(body, model)
-    prompt = document.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
-        prompt = prompt[0]  # a list of one prompt is that prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt):
-        prompt = tuple(prompt)
-    if not isinstance(prompt, str | tuple) or not prompt:
-        raise RequestError("prompt: expected one text, or one list of token ids", param="prompt")
-    return _asked(document, messages=None, prompt=prompt)
+    document = _document(body, fields.COMPLETION, fields.CHAT, "/v1/chat/completions")
+    _check_model(document, model)
+    echo = flag(document, "echo", default=False)
+    most = MAX_TOP_LOGPROBS
+    given = document.get("logprobs")
+    return _asked(
+        document,
+        messages=(),
+        prompts=_prompts(document.get("prompt")),
+        template=Template(),
+        echo=echo,
+        # With `echo`, nothing more than the prompt's own log-probabilities may be wanted.
+        max_tokens=_count(document, "max_tokens", least=0 if echo else 1),
+        logprobs=None if given is None else int(number(document, "logprobs", 0, 0, most, whole=True)),
+        add_special_tokens=flag(document, "add_special_tokens", default=True),
+    )
 
 
-def _document(body: Any, model: str) -> Mapping[str, Any]:
+def _document(body: Any, known: frozenset[str], others: frozenset[str], path: str) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         raise RequestError("the body is no JSON object")
-    if body.get("model") != model:
-        asked = body.get("model")
-        raise RequestError(
-            f"The model {asked!r} does not exist; this server has {model!r}",
-            param="model",
-            status=404,
-            code="model_not_found",
-        )
-    for name, neutral in NEUTRAL.items():
-        if name in body and body[name] not in neutral:
-            raise RequestError(f"{name}: {body[name]!r:.60} is not supported by this server; leave it out", param=name)
+    check_other_endpoint(body, known, others, path)
+    check_fields(body, known | fields.WITHOUT_EFFECT, fields.NEUTRAL)
     return body
+
+
+def _check_model(document: Mapping[str, Any], model: str) -> None:
+    asked = document.get("model")
+    if asked != model:
+        raise no_such_model(asked, model)
+
+
+def no_such_model(asked: Any, model: str) -> RequestError:
+    words = f"The model {asked!r:.200} does not exist; this server has {model!r}"
+    return RequestError(words, param="model", status=404, code="model_not_found")
+
+
+def _prompts(prompt: Any) -> tuple[str | tuple[int, ...], ...]:
+    """One text, one list of token ids, or a list of texts or of such lists."""
+    several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
+    return tuple(_prompt(p) for p in prompt) if several else (_prompt(prompt),)
+
+
+def _prompt(prompt: Any) -> str | tuple[int, ...]:
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    if isinstance(prompt, list) and prompt and all(type(i) is int for i in prompt):
+        return tuple(prompt)
+    raise RequestError("prompt: expected a text, a list of token ids, or a list of either; none empty", param="prompt")
 
 
 def _message(message: Any, index: int) -> dict[str, str]:
     where = f"messages.{index}"
     if not isinstance(message, dict) or message.get("role") not in ("system", "developer", "user", "assistant"):
         raise RequestError(f"{where}: expected role system, user or assistant, and content", param="messages")
-    content = message.get("content")
-    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
-        content = "".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str):
+    check_fields(message, fields.MESSAGE, fields.MESSAGE_NEUTRAL, f"{where}.")
+    content, thoughts = message.get("content"), message.get("reasoning_content")
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{where}.content.{i}") for i, part in enumerate(content))
+    if not isinstance(content, str) or not isinstance(thoughts, str | None):
         raise RequestError(f"{where}.content: expected text", param="messages")
     role = "system" if message["role"] == "developer" else message["role"]
-    return {"role": role, "content": content}
+    return {"role": role, "content": content, **({"reasoning_content": thoughts} if thoughts else {})}
+
+
+def _part(part: Any, where: str) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise RequestError(f"{where}: expected text; this server takes no other content", param="messages")
+    check_fields(part, ("type", "text"), {}, f"{where}.")
+    return part["text"]
+
+
+def _template(document: Mapping[str, Any], messages: list[Any]) -> Template:
+    going_on = flag(document, "continue_final_message", default=False)
+    prompt = flag(document, "add_generation_prompt", default=not going_on)
+    if going_on and prompt:
+        raise RequestError(
+            "continue_final_message and add_generation_prompt exclude each other: the first goes on with the last "
+            "message, the second begins a new one; set one of them to false",
+            param="continue_final_message",
+        )
+    if going_on and messages[-1].get("role") != "assistant":
+        raise RequestError(
+            "continue_final_message: the last message is the one to go on with, so its role must be assistant",
+            param="continue_final_message",
+        )
+    variables = document.get("chat_template_kwargs")
+    if variables is not None and not isinstance(variables, dict):
+        raise RequestError("chat_template_kwargs: expected an object", param="chat_template_kwargs")
+    return Template(prompt, going_on, variables or {})
+
+
+def _chat_logprobs(document: Mapping[str, Any]) -> int | None:
+    wanted = flag(document, "logprobs", default=False, hint="; how many alternatives is top_logprobs")
+    top = int(number(document, "top_logprobs", 0, 0, MAX_TOP_LOGPROBS, whole=True))
+    if top and not wanted:
+        raise RequestError("top_logprobs: needs logprobs to be true", param="top_logprobs")
+    return top if wanted else None
+
+
+def _count(document: Mapping[str, Any], name: str, *, least: int) -> int | None:
+    return None if document.get(name) is None else int(number(document, name, 1, least, 2**31, whole=True))
 
 
 def _asked(document: Mapping[str, Any], **what: Any) -> Asked:
-    limit = document.get("max_completion_tokens", document.get("max_tokens"))
-    top_k = _number(document, "top_k", 0, -1, 2**31, whole=True)
-    options = document.get("stream_options") or {}
+    temperature = number(document, "temperature", 1.0, 0.0, 100.0)
+    stream = flag(document, "stream", default=False)
     return Asked(
-        n=int(_number(document, "n", 1, 1, MAX_CHOICES, whole=True)),
-        max_tokens=None
-        if limit is None
-        else int(_number({"max_tokens": limit}, "max_tokens", 1, 1, 2**31, whole=True)),
-        temperature=_number(document, "temperature", 1.0, 0.0, 100.0),
-        top_p=_number(document, "top_p", 1.0, 1e-6, 1.0),
-        top_k=max(0, int(top_k)),
-        seed=None if document.get("seed") is None else int(_number(document, "seed", 0, -(2**63), 2**63, whole=True)),
-        stop=_stops(document.get("stop")),
-        # A number in plain completions, true or false in chats.
-        logprobs=document.get("logprobs") not in (None, False),
-        stream=document.get("stream") is True,
-        stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        n=int(number(document, "n", 1, 1, MAX_CHOICES, whole=True)),
+        temperature=0.0 if temperature < GREEDY_BELOW else float(temperature),
+        top_p=float(number(document, "top_p", 1.0, 1e-6, 1.0)),
+        top_k=max(0, int(number(document, "top_k", 0, -1, 2**31, whole=True))),
+        seed=None if document.get("seed") is None else int(number(document, "seed", 0, -(2**63), 2**63, whole=True)),
+        stop=stop_texts(document.get("stop")),
+        stop_token_ids=stop_ids(document.get("stop_token_ids")),
+        stream=stream,
+        stream_usage=_stream_usage(document.get("stream_options"), stream),
+        skip_special_tokens=flag(document, "skip_special_tokens", default=False),
         **what,
     )
 
 
-def _number(
-    document: Mapping[str, Any], name: str, default: float, least: float, most: float, *, whole: bool = False
-) -> float:
-    value = document.get(name)
-    if value is None:
-        return default
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        kind = "a whole number" if whole else "a number"
-        raise RequestError(f"{name}: expected {kind} from {least:g} to {most:g}, got {value!r:.40}", param=name)
-    return value
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    stops = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
-        raise RequestError(f"stop: expected a text or a list of at most {MAX_STOPS}", param="stop")
-    for stop in stops:
-        if not isinstance(stop, str) or not 0 < len(stop) <= MAX_STOP_CHARACTERS:
-            raise RequestError(f"stop: expected texts of 1 to {MAX_STOP_CHARACTERS} characters", param="stop")
-    return tuple(stops)
+def _stream_usage(options: Any, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not isinstance(options, dict) or not stream:
+        raise RequestError("stream_options: expected an object, in a request with stream true", param="stream_options")
+    check_fields(options, fields.STREAM_OPTIONS, fields.STREAM_OPTIONS_NEUTRAL, "stream_options.")
+    return flag(options, "include_usage", default=False)

@@ -19,6 +19,7 @@ from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.attention import forward_hidden
 from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.head import forbidden_ids
 from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.metrics import UpdateMetrics
@@ -146,6 +147,7 @@ class GradientComputer:
             temperature=self._temperature,
             chunk_tokens=self._training.logprob_chunk_tokens,
             float32_logits=self._float32_head,
+            forbidden=forbidden_ids(model),
         )
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deepscaler.compiled import passes
-from deepscaler.head import wide_logits
+from deepscaler.head import leave_out, wide_logits
 from deepscaler.training.products import product, weight_gradient
 
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
@@ -37,16 +37,23 @@ def _chunks(count: int, rows: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, count))
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float, wide: bool) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, wide: bool, forbidden: Tensor | None) -> Tensor:
     """float32 [rows, V]; the product itself is in the number type of `hidden` and `weight`, unless `wide`."""
-    logits = wide_logits(hidden, weight) if wide else product(hidden, weight).float()
+    logits = leave_out(wide_logits(hidden, weight) if wide else product(hidden, weight).float(), forbidden)
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, wide: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        wide: bool,
+        forbidden: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         count, vocabulary = len(targets), len(weight)
         logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
@@ -54,11 +61,12 @@ class _TokenLogprobs(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         kept = logprobs.new_empty(count, vocabulary) if wanted and 4 * count * vocabulary <= KEPT_BYTES else None
         for rows in _chunks(count, chunk):
-            logits = _logits(hidden[rows], weight, temperature, wide)
+            logits = _logits(hidden[rows], weight, temperature, wide, forbidden)
             p = logits if kept is None else kept[rows]
             logprobs[rows], log_sums[rows], entropies[rows] = passes.softmax(logits, targets[rows], p)
         ctx.save_for_backward(hidden, weight, targets, log_sums, entropies)
         ctx.temperature, ctx.chunk, ctx.wide, ctx.kept = temperature, chunk, wide, kept
+        ctx.forbidden = forbidden
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
@@ -71,7 +79,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for rows in _chunks(len(targets), ctx.chunk if kept is None else len(targets)):
             if kept is None:
-                logits = _logits(hidden[rows], weight, ctx.temperature, ctx.wide)
+                logits = _logits(hidden[rows], weight, ctx.temperature, ctx.wide, ctx.forbidden)
                 p = logits.sub_(log_sums[rows].unsqueeze(1)).exp_()
             else:
                 p = kept
@@ -84,7 +92,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_weight.addmm_(grad.T, hidden[rows])  # a small product, added without a pass over the weight
             else:
                 grad_weight += weight_gradient(grad, hidden[rows])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
 
 
 def _logit_gradient(p: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor, target: Tensor) -> Tensor:
@@ -108,16 +116,17 @@ def token_logprobs(
     temperature: float,
     chunk_tokens: int | None = None,
     float32_logits: bool = False,
+    forbidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (nats) and entropy (nats) per token under softmax(hidden @ weight.T / temperature).
 
     hidden [C, width], weight [V, width] (cast to hidden's dtype), targets int64 [C]; results float32 [C]. To be
     called outside of autocast: the number type of `hidden` is that of the products. `chunk_tokens` absent: as many
     as `rows_per_chunk` says. float32_logits: logits of half precision are not rounded to it; the products of the
-    backward are still in it.
+    backward are still in it. forbidden int64 [ids]: left out of the distribution (head.forbid_ids).
     """
     chunk = chunk_tokens or rows_per_chunk(len(weight), hidden.device)
     wide = float32_logits and hidden.dtype != torch.float32
-    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, wide)
+    result = _TokenLogprobs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, wide, forbidden)
     assert isinstance(result, tuple)
     return result

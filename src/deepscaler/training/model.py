@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from deepscaler.attention import NAME, SUPPORTED_FAMILIES
+from deepscaler.head import forbid_ids
+from deepscaler.positions import fit_positions
+from deepscaler.training.weight_check import check_weights
 
 # Its bars write over our progress line.
 transformers_logging.disable_progress_bar()
@@ -66,19 +70,58 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    tokenizer: Any | None = None,
+    longest: int | None = None,
 ) -> nn.Module:
-    """A causal LM whose attention goes through `deepscaler.attention`. Raises ModelError."""
+    """A causal LM whose attention goes through `deepscaler.attention`. Raises ModelError.
+
+    tokenizer: ids that it has no token for are never sampled and take no probability. longest: tokens of the longest
+    sequence that the model will see; without, models whose computation depends on it are refused by the engine.
+    """
     directory = resolve_model(path, revision)
-    config = AutoConfig.from_pretrained(directory)
+    config = checked_config(directory)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True
+        )
+        if longest is not None:
+            fit_positions(model, longest)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{directory} cannot be used: {error}") from error
+    if tokenizer is not None:
+        forbid_ids(model, unknown_ids(tokenizer, model.get_output_embeddings().weight.shape[0]))
+    return model.to(device).eval()
+
+
+def read_config(directory: Path) -> Any:
+    """The configuration of a supported model. Raises ModelError."""
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())
+        raise ModelError(f"{directory / 'config.json'} cannot be used: {why}") from error
     if config.model_type not in SUPPORTED_FAMILIES:
         raise ModelError(
             f"{directory}: model_type {config.model_type!r} is not supported; "
             f"supported are {', '.join(SUPPORTED_FAMILIES)}"
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True
-    )
-    return model.to(device).eval()
+    return config
+
+
+def checked_config(directory: Path) -> Any:
+    """As `read_config`, when the files hold exactly the weights of that model. Raises ModelError."""
+    config = read_config(directory)
+    try:
+        check_weights(directory, config)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    return config
+
+
+def unknown_ids(tokenizer: Any, rows: int) -> list[int]:
+    """Ids of the model's head, which has `rows`, for which the tokenizer has no token: they have no text."""
+    known = set(tokenizer.get_vocab().values())
+    return [i for i in range(rows) if i not in known]
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
@@ -99,7 +142,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end a completion: the tokenizer's EOS and those of the generation config."""
+    """Ids that end a completion by the model's files: the tokenizer's EOS and those of the generation config.
+
+    `data.stopping.all_stop_ids` adds what the chat template and the settings say.
+    """
     return _stop_ids(getattr(model, "generation_config", None), tokenizer)
 
 
@@ -115,4 +161,4 @@ def stop_token_ids_of(directory: Path, tokenizer: Any) -> frozenset[int]:
 def _stop_ids(configured: Any, tokenizer: Any) -> frozenset[int]:
     eos = configured.eos_token_id if configured is not None else None
     ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
-    return frozenset(ids | {tokenizer.eos_token_id})
+    return frozenset({*ids, tokenizer.eos_token_id})

@@ -17,6 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler.attention import NAME
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.observability.destinations import directory_destination
 from deepscaler.randomness import key_of
 from deepscaler.training.gradients import GradientComputer, GradientTeam
 from deepscaler.training.metrics import UpdateMetrics
@@ -171,6 +172,7 @@ def _making_cost(model: Any) -> float:
 
 def save_base(model: Any, tokenizer: Any, directory: Path, record: dict[str, Any]) -> None:
     """A Hugging Face directory that appears under its name only when it is whole."""
+    directory = directory_destination(directory)
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
     temporary.mkdir(parents=True)
     try:

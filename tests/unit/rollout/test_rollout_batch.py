@@ -82,3 +82,22 @@ def test_an_engine_told_to_stop_abandons_what_is_under_way(tiny_model: Callable[
     next(rollouts)
     told.append(True)
     assert len(list(rollouts)) <= 1  # what had finished in the same step
+
+
+def test_the_prompt_of_sequences_that_were_cancelled_is_never_taken_for_anothers(
+    tiny_model: Callable[..., Any],
+) -> None:
+    """Prompts go by the identity of their request, and a new request may get that of one which is gone."""
+    batch = new_batch(tiny_model(), 1)
+    for prompt in ([5, 6, 7], [8, 9, 10, 11]):
+        request = Request("p", np.array(prompt, np.int32), 2)
+        first, second = (Sequence(request, index, PARAMS) for index in range(2))
+        batch.add(first)
+        batch.add(second)
+        batch.step()  # the second one waits for a row, and its prompt is there
+        second.cancelled = True
+        assert batch.step() == [second]
+        assert not batch._prefixes._ready
+        first.cancelled = True
+        batch.step()
+        assert batch.is_empty and not batch._cache.allocator.num_used

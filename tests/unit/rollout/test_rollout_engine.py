@@ -134,3 +134,16 @@ def test_loaded_weights_are_the_ones_sampled_from(kind):
     assert any(not np.array_equal(before[k].completion_ids, after[k].completion_ids) for k in before)
     for key in after:
         np.testing.assert_array_equal(after[key].completion_ids, expected[key].completion_ids)
+
+
+def test_a_request_may_name_more_stop_tokens(kind):
+    model, wanted = kind.model(), requests(6, samples=6)
+    engine = kind.start(model, stop_ids=STOP)
+    free, found = run(engine, wanted), run(engine, wanted, replace(PARAMS, stop_token_ids=(7, 11)))
+    for key, rollout in found.items():
+        ids = free[key].completion_ids.tolist()
+        end = next((i + 1 for i, token in enumerate(ids) if token in (7, 11)), len(ids))
+        assert rollout.completion_ids.tolist() == ids[:end]
+        stopped = rollout.completion_ids[-1] in (1, 7, 11)
+        assert rollout.finish_reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+    assert any(rollout.completion_ids[-1] in (7, 11) for rollout in found.values())

@@ -17,6 +17,7 @@ from deepscaler.config.models import SftSection, TrainingSection
 from deepscaler.data.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.data.traces import WORDS, worked_solution
+from deepscaler.orchestration.parallel import EngineSettings
 from deepscaler.orchestration.team import start_team
 from deepscaler.training.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise
 from deepscaler.training.sft import as_sample, new_model, save_base, sft_computer, train
@@ -41,7 +42,7 @@ def samples() -> Iterator[TrainSample]:
 def trained(section: SftSection = SECTION) -> tuple[Any, dict[str, Any]]:
     model = new_model(section, TOKENIZER, seed=1)
     computer = sft_computer(model, TrainingSection(tokens_per_micro_batch=1024))
-    with start_team(computer, model, frozenset(), count=1, max_active=1) as team:
+    with start_team(computer, model, EngineSettings(frozenset(), 1), count=1) as team:
         return model, train(model, team, samples(), section)
 
 

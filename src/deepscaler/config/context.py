@@ -1,0 +1,32 @@
+"""How many tokens a model takes, by its config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STRETCHED = ("yarn", "linear", "dynamic", "longrope")
+
+
+def context_limit(config: Mapping[str, Any]) -> int:
+    """Tokens of prompt and completion that a model is made for.
+
+    config: what config.json holds, or `to_dict()` of transformers' configuration. Positions stretched by a factor
+    (yarn, linear, dynamic) reach factor * original; some models give that as max_position_embeddings already.
+    """
+    own = int(config["max_position_embeddings"])
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) not in STRETCHED:
+        return own
+    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or own
+    return max(own, int((rope.get("factor") or 1.0) * original))
+
+
+def context_of_directory(path: str | Path) -> int | None:
+    """The limit of a local model directory; None where there is none to read."""
+    try:
+        return context_limit(json.loads((Path(path) / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,66 @@
+"""Who may ask: everybody who has the key; without a key only programs of this machine, and no web page.
+
+A page in the user's browser reaches a loopback port too. Its requests carry the Origin of the page, another Host when
+its name was rebound to this address, and no JSON media type unless this server had agreed first.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from deepscaler.serve.fields import RequestError
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+
+
+def admit(request: Request, token: str) -> None:
+    """Raises RequestError for who may not ask. token: the API key, empty for none."""
+    if token:
+        if not _has_key(request, token):
+            raise RequestError(
+                "missing or wrong API key (Authorization: Bearer ...)", status=401, code="invalid_api_key"
+            )
+        return
+    hosts = request.headers.getlist("host")
+    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+        raise RequestError(f"requests to {hosts[0] if hosts else ''!r:.200} are not taken; ask 127.0.0.1", status=403)
+    for origin in request.headers.getlist("origin"):
+        if not _is_local(origin):
+            raise RequestError(
+                f"requests of web pages of {origin!r:.200} are not taken; serve with an API key to let others ask",
+                status=403,
+            )
+
+
+def _has_key(request: Request, token: str) -> bool:
+    """Whether the request carries the key, in UTF-8 or Latin-1: clients differ in how they send what is not ASCII."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    raw = given.strip().encode("latin-1")  # as it came: headers are decoded so
+    keys = [token.encode("utf-8")]
+    if max(token) <= "\xff":
+        keys.append(token.encode("latin-1"))
+    right = [hmac.compare_digest(raw, key) for key in keys]
+    return scheme.lower() == "bearer" and any(right)
+
+
+def check_key(token: str, name: str) -> None:
+    """Raises ValueError for a key that no header can carry. name: the environment variable it comes from."""
+    if any(not c.isprintable() or c.isspace() for c in token):
+        raise ValueError(
+            f"the key in {name} holds a space or a control character, which no Authorization header can carry; take "
+            "letters, digits and -._~+/="
+        )
+
+
+def _is_local(origin: str) -> bool:
+    """Whether a page of this origin was served by this machine. `null`, that of files and sandboxes, is not."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return bool(_HOST.fullmatch(parts.netloc)) and parts.scheme in ("http", "https")

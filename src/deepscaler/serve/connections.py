@@ -1,0 +1,64 @@
+"""Connections that do nothing are closed: requests must come, and answers be taken, within a bounded time.
+
+uvicorn closes a connection that is idle between two requests. One that never sends a whole request head, or does not
+read what it asked for, it would keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_S = 20.0  # for the head of a request to come, counted from the connection or the request's first byte
+UNREAD_S = 60.0  # during which a client takes nothing of what waits for it
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection is closed when a request's head takes longer than `HEAD_S`, or its answer is not read."""
+
+    head_s, unread_s = HEAD_S, UNREAD_S
+    _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._stop_waiting()
+        elif before is None or before.response_complete:  # part of a head, or a body that nobody reads any more
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._taken()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called by the transport when too much waits to be read by the client."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.unread_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _wait_for_head(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.head_s, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
