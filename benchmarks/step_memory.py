@@ -36,6 +36,7 @@ from deepscaler.config.models import (
     StageSection,
     TrainingSection,
 )
+from deepscaler.orchestration.parallel import EngineSettings
 from deepscaler.orchestration.team import start_team
 from deepscaler.training.learner import LocalLearner
 from deepscaler.types import Request, SamplingParams, TrainSample
@@ -95,7 +96,7 @@ def measure(size: str, processes: int) -> dict[str, Any]:
     shape = ModelShape.of_config(model.config.to_dict())
     wanted = [Request(str(i), rng.integers(2, 1000, PROMPT_TOKENS).astype(np.int32), GROUP) for i in range(PROMPTS)]
     start = time.monotonic()
-    with start_team(learner.computer, model, frozenset(), count=processes, max_active=256) as team:
+    with start_team(learner.computer, model, EngineSettings(frozenset(), 256), count=processes) as team:
         learner.team = team
         for step in range(2):
             rollouts = list(team.generate(wanted, SamplingParams(COMPLETION_TOKENS, step=step)))

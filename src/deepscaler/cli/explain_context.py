@@ -49,14 +49,13 @@ def _counted(recipe: Recipe, context: int) -> tuple[list[Size], list[str]]:
         if not (recipe.data.source in ("synthetic", "mix") or Path(recipe.data.source).exists()):
             raise ValueError(f"data.source {recipe.data.source} is not on this machine")
         training = load_training_data(recipe)
-        tokenizer = load_tokenizer(recipe.model.path)
-        prompts = make_prompts(recipe, tokenizer, training, lambda text: None)
+        prompts = make_prompts(recipe, load_tokenizer(recipe.model.path), training, lambda text: None)
     except (ValueError, OSError, ImportError) as error:
         return [], [
             f"data.max_prompt_tokens and the budgets allow more than the model's context of {context} tokens; training "
             f"looks at the longest prompt when it starts, which could not be counted here ({error})"
         ]
-    lengths = longest_sequences(recipe, prompts, training, tokenizer)
+    lengths = longest_sequences(recipe, prompts)
     formula = "of the problems that the stage draws from"
     sizes = [
         Size(f"stage {stage.name}", "longest prompt kept", tokens, "tokens", formula)

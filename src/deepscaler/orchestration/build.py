@@ -65,7 +65,7 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
     training = load_training_data(recipe)
     tokenizer = load_tokenizer(model_path, recipe.model.revision)
     prompts = make_prompts(recipe, tokenizer, training, progress.message)
-    longest = _longest_sequence(recipe, model_path, prompts, training, tokenizer)
+    longest = _longest_sequence(recipe, model_path, prompts)
 
     def load(dtype: torch.dtype) -> Any:
         revision = recipe.model.revision
@@ -150,12 +150,10 @@ def _validation(
     )
 
 
-def _longest_sequence(
-    recipe: Recipe, model_path: Path, prompts: Prompts, training: TrainingData, tokenizer: Any
-) -> int:
+def _longest_sequence(recipe: Recipe, model_path: Path, prompts: Prompts) -> int:
     """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
     context = model_context(read_config(resolve_model(model_path, recipe.model.revision)))
-    lengths = longest_sequences(recipe, prompts, training, tokenizer)
+    lengths = longest_sequences(recipe, prompts)
     if excess := too_long(lengths, context):
         raise ValueError("\n".join(excess))
     return max(one.total for one in lengths)

@@ -24,9 +24,9 @@ from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import (
     ModelError,
+    checked_config,
     load_model,
     load_tokenizer,
-    read_config,
     resolve_model,
     stop_token_ids_of,
     unknown_ids,
@@ -47,9 +47,10 @@ TRAINING_FILES = frozenset({"optimizer.safetensors", "reference.safetensors"})  
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model directory before its weights are loaded."""
+    """A model directory before its weights are loaded; its files hold those that `config` describes."""
 
     directory: Path
+    config: Any
     tokenizer: Any
     device: torch.device
     dtype: str
@@ -66,15 +67,17 @@ class ModelFiles:
     def facts(self) -> dict[str, Any]:
         """What shapes a completion and is in no file: only where there is any."""
         configured = stop_token_ids_of(self.directory, self.tokenizer)
-        return stopping_facts(self.tokenizer, configured, read_config(self.directory).vocab_size)
+        return stopping_facts(self.tokenizer, configured, self.config.vocab_size)
 
 
 def open_model(path: str | Path, engine: EngineSection) -> ModelFiles:
     """Raises ModelError for a directory that cannot be used, one without chat template among them."""
     directory = resolve_model(path)
+    config = checked_config(directory)
     tokenizer = load_tokenizer(directory)
     device = pick_device()
-    return ModelFiles(directory, tokenizer, device, pick_dtype(engine.dtype, device), template_facts(tokenizer))
+    dtype = pick_dtype(engine.dtype, device)
+    return ModelFiles(directory, config, tokenizer, device, dtype, template_facts(tokenizer))
 
 
 def stopping_facts(tokenizer: Any, configured: frozenset[int], rows: int) -> dict[str, Any]:
@@ -96,14 +99,14 @@ def files_sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def check_context(path: Path, prompts: Sequence[IntArray], params: SamplingParams) -> None:
+def check_context(files: ModelFiles, prompts: Sequence[IntArray], params: SamplingParams) -> None:
     """Raises ModelError when the longest prompt and the budget exceed the model's context."""
-    context = model_context(read_config(path))
+    context = model_context(files.config)
     longest, budget = max(map(len, prompts)), params.max_completion_tokens
     if longest + budget > context:
         raise ModelError(
-            f"a budget of {budget} tokens above the model's context: {path} takes {context} tokens, the longest prompt "
-            f"has {longest}; give --max-tokens {max(1, context - longest)} or fewer"
+            f"a budget of {budget} tokens above the model's context: {files.directory} takes {context} tokens, the "
+            f"longest prompt has {longest}; give --max-tokens {max(1, context - longest)} or fewer"
         )
 
 

@@ -16,7 +16,7 @@ from deepscaler.observability.environment import package_versions
 from deepscaler.orchestration.embedded import ModelFiles, embedded_team
 from deepscaler.protocols import Sampler
 from deepscaler.rollout.sizing import DTYPES
-from deepscaler.training.model import checked_config, unknown_ids
+from deepscaler.training.model import unknown_ids
 from deepscaler.types import SamplingParams
 
 Decode = Callable[[Any], str]
@@ -59,7 +59,6 @@ def vllm_sampler(
     from deepscaler.rollout.vllm_engine import VllmEngine, refuse_stop_strings
 
     refuse_stop_strings(params)
-    config = checked_config(files.directory)
     stop_ids = files.stop_ids(params)
     threads = torch.get_num_threads()
     torch.set_num_threads(engine.processes or cpu.available_cores())
@@ -69,7 +68,7 @@ def vllm_sampler(
         dtype=DTYPES[files.dtype],
         max_active=engine.max_active,
         max_tokens=capacity,
-        forbidden_ids=unknown_ids(files.tokenizer, config.vocab_size),
+        forbidden_ids=unknown_ids(files.tokenizer, files.config.vocab_size),
     )
     try:
         yield sampler, decoder(files.tokenizer, stop_ids)

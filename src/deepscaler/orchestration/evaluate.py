@@ -161,7 +161,7 @@ def text_grader(section: GraderSection) -> GraderPool:
 def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
     instruction = job.recipe.suite.instruction
     prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
-    check_context(files.directory, list(prompts.values()), job.params)
+    check_context(files, list(prompts.values()), job.params)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
     open_engine = ENGINES[job.recipe.engine.kind].open
     with open_engine(files, job.recipe.engine, capacity=capacity, params=job.params) as (sampler, decode):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deepscaler.config import Recipe
 from deepscaler.config.derived import scheduled_steps
-from deepscaler.data.templates import format_question, render_prompt
-from deepscaler.orchestration.training_data import Prompts, TrainingData
+from deepscaler.orchestration.training_data import Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +24,12 @@ class Length:
         return self.prompt + self.budget
 
 
-def longest_sequences(recipe: Recipe, prompts: Prompts, training: TrainingData, tokenizer: Any) -> list[Length]:
+def longest_sequences(recipe: Recipe, prompts: Prompts) -> list[Length]:
     """One for every stage that the run can reach, and one for its evaluations where it has any."""
     lengths = list(_of_stages(recipe, prompts.longest))
-    asked = [problem for problems in training.validation.sets.values() for problem in problems]
-    if asked:
-        longest = max(len(render_prompt(tokenizer, format_question(p, recipe.data.instruction))[0]) for p in asked)
-        key = "evaluation.max_completion_tokens"
-        lengths.append(Length("the evaluations inside training", key, longest, recipe.evaluation.max_completion_tokens))
+    if prompts.longest_asked:
+        key, budget = "evaluation.max_completion_tokens", recipe.evaluation.max_completion_tokens
+        lengths.append(Length("the evaluations inside training", key, prompts.longest_asked, budget))
     return lengths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +84,16 @@ def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datase
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Every prompt of a run, rendered once. longest: tokens of the longest that each stage can draw."""
+    """Every prompt of a run, rendered once.
+
+    longest: tokens of the longest that each stage can draw. longest_asked: of those of evaluations inside training, 0
+    without any.
+    """
 
     stream: ProblemStream
     ids: Mapping[str, IntArray]
     longest: tuple[int, ...]
+    longest_asked: int
 
 
 def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message: Callable[[str], object]) -> Prompts:
@@ -111,7 +117,10 @@ def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message
     stream = ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
     lengths = [len(encoded.prompt_ids) for encoded in kept]
     longest = tuple(max(lengths[i] for part in plan.parts for i in part.indices) for plan in plans)
-    return Prompts(stream, {encoded.problem.id: encoded.prompt_ids for encoded in kept}, longest)
+    asked = [problem for problems in training.validation.sets.values() for problem in problems]
+    held_out = encode_problems(asked, tokenizer, data.instruction, sys.maxsize)[0] if asked else []
+    ids = {encoded.problem.id: encoded.prompt_ids for encoded in (*kept, *held_out)}
+    return Prompts(stream, ids, longest, max((len(encoded.prompt_ids) for encoded in held_out), default=0))
 
 
 def validation_notes(training: TrainingData) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from transformers import AddedToken
 
@@ -35,7 +37,7 @@ QUESTIONS_ONLY = (
 )
 
 
-def tokenizer(template: str | None = None):
+def tokenizer(template: str | None = None) -> Any:
     made = build_tokenizer(["word"])
     names = ("<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot_id|>")
     made.add_tokens([AddedToken(name, special=True, normalized=False) for name in names])
@@ -50,7 +52,7 @@ def tokenizer(template: str | None = None):
 )
 def test_the_token_after_an_assistants_turn_stops(template, token):
     made = tokenizer(template)
-    expected = made.convert_tokens_to_ids(token)
+    expected = int(made.convert_tokens_to_ids(token))
     assert turn_end_ids(made) == {expected}
     assert all_stop_ids({1}, made, (7,)) == {1, 7, expected}
 

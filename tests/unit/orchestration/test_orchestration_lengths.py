@@ -60,7 +60,9 @@ def test_prompts_of_training_are_rendered_once(tmp_path, monkeypatch):
         problems = run.stream.take(recipe.data.num_problems)
         assert isinstance(run.fleet, local.LocalFleet)
         before = len(rendered)
-        assert all(len(run.fleet.prompt_ids(p)) for p in problems)
+        assert run.validation is not None
+        asked = [p for problems in run.validation.datasets.sets.values() for p in problems]
+        assert all(len(run.fleet.prompt_ids(p)) for p in (*problems, *asked))
         assert len(rendered) == before and {p.prompt for p in problems} <= set(rendered)
 
 
