@@ -181,8 +181,9 @@ def test_a_full_disk_while_writing_rollouts(
 def test_every_checkpoint_damaged(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert cli("train", recipe, "--run-dir", run_dir)[0] == 0
-    for file in run_dir.glob("checkpoints/*/model.safetensors"):
-        file.write_bytes(file.read_bytes()[:-1])
+    for pattern in ("step-000000/base_model.json", "*/model.safetensors"):
+        for file in run_dir.glob(f"checkpoints/{pattern}"):
+            file.write_bytes(file.read_bytes()[:-1])
     code, message = cli("train", recipe, "--run-dir", run_dir, "--set", "num_steps=3")
     assert code == 1
     assert "every checkpoint in" in message and "model.safetensors differs from its checksum" in message

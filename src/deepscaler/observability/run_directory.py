@@ -94,6 +94,8 @@ class RunDirectory:
         descriptor = os.open(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             written = os.write(descriptor, line)
+        except OSError as error:  # of a descriptor, so it names no file
+            raise OSError(error.errno, error.strerror, str(self._metrics)) from error
         finally:
             os.close(descriptor)
         if written < len(line):  # a disk that fills up in the middle of a line raises nothing by itself

@@ -49,9 +49,9 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
 def weights_files(directory: Path) -> list[Path]:
     """The files of a model in the Hugging Face layout, and no other that happens to lie beside them."""
-    index = read_json(directory / INDEX_FILE)
-    if index is None:
-        return [directory / WEIGHTS_FILE]
+    whole, index = directory / WEIGHTS_FILE, read_json(directory / INDEX_FILE)
+    if whole.is_file() or index is None:
+        return [whole]
     return [directory / name for name in sorted(set(index["weight_map"].values()))]
 
 

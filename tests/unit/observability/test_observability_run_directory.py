@@ -96,6 +96,21 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch
     assert caught.value.errno == errno.ENOSPC
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EFBIG, errno.EDQUOT])
+def test_metrics_that_cannot_be_written_name_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    directory = RunDirectory(tmp_path)
+
+    def refuse(descriptor: int, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(OSError, match=r"metrics\.jsonl") as caught:
+        directory.log_step(1, {"reward_mean": 0.1})
+    assert caught.value.errno == number
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
