@@ -189,6 +189,13 @@ def test_passing_over_a_damaged_checkpoint_is_said_and_recorded(made: Path, stop
     assert [damage in event["reason"] for event in events(stopped)] == [True]
 
 
+def test_a_damaged_recipe_of_the_newest_checkpoint_is_no_other_recipe(stopped: Path) -> None:
+    file = stopped / "run" / "checkpoints" / "step-000002" / "recipe.json"
+    file.write_text(file.read_text().replace('"learning_rate": 0.001', '"learning_rate": 0.009'))
+    _, said = resumed(stopped)
+    assert "step-000002: recipe.json differs from its checksum" in said and "continuing after step 1" in said
+
+
 def test_damage_to_what_a_run_recorded_is_said_and_recorded(stopped: Path) -> None:
     run = stopped / "run"
     for name in ("rollouts/step-000001.parquet", "evaluations/step-000002/samples.parquet", "metrics.jsonl"):

@@ -69,7 +69,7 @@ class RunDirectory:
 
     def sync(self) -> None:
         """Let everything written so far reach the device: a checkpoint must never be ahead of its metrics."""
-        for path in (self._metrics, self.path / "rollouts", self.path):
+        for path in (self._metrics, self.path / "rollouts", self.path / "evaluations", self.path):
             if path.exists():
                 fsync(path)
 

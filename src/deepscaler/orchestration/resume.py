@@ -14,7 +14,14 @@ from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
 from deepscaler.orchestration.inputs import Inputs, in_words
 from deepscaler.orchestration.run import RECIPE_FILE, Run
-from deepscaler.training.checkpoint import Checkpoint, checkpoint_path, newest_checkpoint, read_checkpoint, steps_in
+from deepscaler.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    newest_checkpoint,
+    read_checkpoint,
+    read_listed,
+    steps_in,
+)
 
 SHOWN_KEYS = 5
 
@@ -57,8 +64,9 @@ def check_directory(recipe: Recipe, path: Path) -> None:
     Raises ValueError for one that was started with other settings, or that lost its checkpoints.
     """
     steps = steps_in(path / "checkpoints")
-    newest = checkpoint_path(path / "checkpoints", steps[-1]) if steps else path
-    stored = read_json(newest / RECIPE_FILE) or read_json(path / RECIPE_FILE)
+    checkpoints = [checkpoint_path(path / "checkpoints", step) for step in reversed(steps)]
+    readable = (read_listed(checkpoint, RECIPE_FILE) for checkpoint in checkpoints)
+    stored = next((recipe for recipe in readable if recipe), None) or read_json(path / RECIPE_FILE)
     if stored is not None:
         _refuse_other_settings(stored, recipe, path)
     if not steps and (trained := _steps_trained(path)):

@@ -119,6 +119,20 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def read_listed(path: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file of a checkpoint, None where it is absent or no longer what the manifest says of it.
+
+    For a first look; only `newest_checkpoint` looks at all files.
+    """
+    try:
+        files = (read_json(path / MANIFEST_FILE) or {}).get("files")
+        if not isinstance(files, dict) or name not in files or _describe(path / name) != files[name]:
+            return None
+        return read_json(path / name)
+    except (OSError, ValueError):
+        return None
+
+
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None when every file has its recorded size and SHA-256.
 

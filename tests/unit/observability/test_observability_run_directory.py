@@ -224,11 +224,13 @@ def test_metrics_and_rollouts_reach_the_device_when_asked(tmp_path: Path, monkey
     directory = RunDirectory(tmp_path / "run")
     directory.write_rollouts(1, "96", GROUPS)
     directory.log_step(1, {"reward_mean": 0.5})
+    (tmp_path / "run" / "evaluations").mkdir()
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
     directory.sync()
     run = tmp_path / "run"
-    assert {str(run), str(run / "metrics.jsonl"), str(run / "rollouts")} == set(synced)
+    expected = {run, run / "metrics.jsonl", run / "rollouts", run / "evaluations"}
+    assert set(synced) == {str(path) for path in expected}
 
 
 def test_a_damaged_rollouts_file_is_named(tmp_path: Path) -> None:
