@@ -174,6 +174,7 @@ def test_a_full_disk_while_writing_rollouts(
         code, message = cli("train", recipe, "--run-dir", run_dir)
     assert code == 1
     assert "No space left on device" in message and str(run_dir / "rollouts") in message
+    assert "the disk is full, so the run stops. Make room and run the same command again" in message
     assert cli("train", recipe, "--run-dir", run_dir)[0] == 0
     assert find_damage(run_dir / "checkpoints" / "step-000002") is None
 
