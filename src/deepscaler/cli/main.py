@@ -67,11 +67,24 @@ def train(
     recipe: RecipeArgument,
     run_dir: Annotated[Path, typer.Option(help="New, or a run to go on with.")],
     overrides: Overrides = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN[@STEP]", help="Begin a new --run-dir with a checkpoint of another run."),
+    ] = None,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="With --from: keep the optimizer's state too.")
+    ] = False,
 ) -> None:
     """Train by reinforcement learning; goes on by itself where the run directory left off."""
+    if keep_optimizer and origin is None:
+        raise typer.BadParameter("--keep-optimizer goes with --from RUN")
     from deepscaler.cli import run_commands
 
-    _exit(run_commands.train(recipe, run_dir=run_dir, overrides=overrides or []))
+    _exit(
+        run_commands.train(
+            recipe, run_dir=run_dir, overrides=overrides or [], origin=origin, keep_optimizer=keep_optimizer
+        )
+    )
 
 
 @app.command("eval", rich_help_panel="Measure")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -43,24 +44,46 @@ def sft(recipe: Path, *, out: Path | None, overrides: list[str]) -> int:
     return 0
 
 
-def train(recipe: Path, *, run_dir: Path, overrides: list[str]) -> int:
+def train(
+    recipe: Path,
+    *,
+    run_dir: Path,
+    overrides: list[str],
+    origin: str | None = None,
+    keep_optimizer: bool = False,
+) -> int:
     with loading():
         from deepscaler.orchestration.base_model import ensure_base
-        from deepscaler.orchestration.build import check_same_recipe, open_run
+        from deepscaler.orchestration.build import open_run
         from deepscaler.orchestration.loop import train as run_loop
+        from deepscaler.orchestration.resume import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides)
-    check_same_recipe(chosen, run_dir)
+    check_directory(chosen, run_dir)
+    begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
-    with open_run(chosen, base, run_dir, progress) as run:
+    with open_run(chosen, base, run_dir, progress, begin) as run:
         step = run_loop(run)
         interrupted = run.stop.signal_number
     if interrupted is not None and step < chosen.num_steps:
-        print(f"stopped after step {step}; the same command continues: deepscaler train {recipe} --run-dir {run_dir}")
+        again = train_command(
+            recipe, run_dir=run_dir, overrides=overrides, origin=origin, keep_optimizer=keep_optimizer
+        )
+        print(f"stopped after step {step}; the same command continues: {again}")
         return 128 + interrupted
     print(f"finished after step {step}: {run_dir / 'checkpoints' / f'step-{step:06d}'}")
     return 0
+
+
+def train_command(
+    recipe: Path, *, run_dir: Path, overrides: list[str], origin: str | None = None, keep_optimizer: bool = False
+) -> str:
+    """The command as it was given, ready to be pasted into a shell."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    begin = [] if origin is None else ["--from", origin]
+    keep = ["--keep-optimizer"] if keep_optimizer else []
+    return shlex.join(["deepscaler", "train", str(recipe), "--run-dir", str(run_dir), *settings, *begin, *keep])
 
 
 def report(runs: list[Path], *, out: Path | None) -> int:

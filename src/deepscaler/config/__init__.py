@@ -1,6 +1,7 @@
 """Recipes: TOML files validated into frozen models. Loads without torch."""
 
-from deepscaler.config.load import RecipeError, Resolved, changed_keys, load_recipe, recipe_hash, resolve
+from deepscaler.config.load import RecipeError, Resolved, load_recipe, resolve
 from deepscaler.config.models import Recipe
+from deepscaler.config.resume import changed_keys, recipe_hash
 
 __all__ = ["Recipe", "RecipeError", "Resolved", "changed_keys", "load_recipe", "recipe_hash", "resolve"]

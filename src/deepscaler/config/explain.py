@@ -8,7 +8,8 @@ from typing import Any
 from deepscaler.config import schema
 from deepscaler.config.advice import warnings_for
 from deepscaler.config.derived import Size, derived
-from deepscaler.config.load import Resolved, recipe_hash
+from deepscaler.config.load import Resolved
+from deepscaler.config.resume import recipe_hash
 
 
 @dataclass(frozen=True)

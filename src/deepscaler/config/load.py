@@ -8,41 +8,20 @@ that is wrong, each line naming the file and the key.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from deepscaler.config import checks, schema
-from deepscaler.config.layers import Layers, flat, read_chain
+from deepscaler.config.layers import Layers, read_chain
 from deepscaler.config.models import Recipe
 from deepscaler.config.presets import PRESETS, Preset
 from deepscaler.config.schema import RecipeError
-
-# These may differ when a run goes on: they change neither a training step nor the final weights for the same
-# number
-# of steps. `preset` is here because the values it stands for are written out in [algorithm] and compared
-# there.
-FREE_ON_RESUME = (
-    "name",
-    "description",
-    "preset",
-    "num_steps",
-    "checkpoint",
-    "alarms",
-    "grader.workers",
-    "evaluation.every_steps",
-    "evaluation.during_training_samples",
-    "evaluation.benchmarks",
-    "evaluation.benchmarks_dir",
-    "evaluation.validation_files",
-)
 
 
 @dataclass(frozen=True)
@@ -85,31 +64,6 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     if contradictions:
         raise RecipeError("\n".join(f"{path}: {line}" for line in contradictions))
     return Resolved(recipe, origins, path)
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 (hex) over canonical JSON of every setting that changes results: all but `FREE_ON_RESUME`."""
-    values = {key: value for key, value in flat(recipe.model_dump(mode="json")) if not _is_free(key)}
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Dotted keys, sorted, that may not change on resume but differ.
-
-    old, new: `recipe.model_dump(mode="json")`, as kept in a run's recipe.json.
-    """
-    before, after = dict(flat(old)), dict(flat(new))
-    absent = object()
-    return sorted(
-        key
-        for key in before.keys() | after.keys()
-        if not _is_free(key) and before.get(key, absent) != after.get(key, absent)
-    )
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
 
 
 def _preset_of(layers: Layers, path: Path) -> Preset:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,10 @@ import numpy as np
 from deepscaler.data.mixture import Part, Rotation, StagePlan
 from deepscaler.randomness import generator
 from deepscaler.types import Problem
+
+# A label, a worked solution and the difficulty shape neither prompt nor verdict; what a stage draws by difficulty is
+# in the digest of the plans.
+_SHAPING = tuple(f.name for f in fields(Problem) if f.name not in ("source", "solution", "difficulty"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +89,57 @@ class ProblemStream:
             "position": self.position,
             "tag": self._tag,
             "num_problems": len(self._problems),
-            "problems": self._digest(),
+            "problems": self._problems_digest,
+            "plans": self._plans_digest,
             "stage": self._stage,
             "solved": _pack(self._solved),
             "dropped": _pack(self._dropped),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the stream was saved over other problems."""
+        """Raises ValueError as `check_same` does."""
+        self.check_same(state)
+        self._tag, self._stage = state["tag"], state["stage"]
+        self._solved = _unpack(state["solved"], len(self._problems))
+        self._dropped = _unpack(state["dropped"], len(self._problems))
+        self._restart(state["position"])
+
+    def continue_from(self, state: dict[str, Any], stage: int) -> None:
+        """Go on from another run's position, whose stages may have drawn from other problems than stage `stage` does.
+
+        Raises ValueError when it was saved over other problems.
+        """
+        self.check_problems(state)
+        self._tag, self._stage = state["tag"], stage
+        self._solved = _unpack(state["solved"], len(self._problems))
+        if state["plans"] == self._plans_digest:
+            self._dropped = _unpack(state["dropped"], len(self._problems))
+        else:
+            self._dropped, _ = self._to_drop(self._plans[stage])
+        self._restart(state["position"])
+
+    def check_same(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the state was saved over other problems, or stages that drew from others of them."""
+        self.check_problems(state)
+        if state["plans"] != self._plans_digest:
+            raise ValueError(
+                "the stages draw from other problems than before, although the problems are the same: their difficulty "
+                "or the length of their prompts (tokenizer, chat template) changed; put these back as they were"
+            )
+
+    def check_problems(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the state was saved over other problems than this stream has."""
         if state["num_problems"] != len(self._problems):
             raise ValueError(
                 f"the checkpoint was made with {state['num_problems']} training problems, now there are "
                 f"{len(self._problems)}; put the data back as it was, or start a new run directory"
             )
-        if state["problems"] != self._digest():
+        if state["problems"] != self._problems_digest:
             raise ValueError(
                 f"the checkpoint was made with {len(self._problems)} training problems as well, but other ones or in "
-                "another order; put the data back as it was, or start a new run directory"
+                "another order, or their texts, answers or tolerances changed; put the data back as it was, or start "
+                "a new run directory"
             )
-        self._tag, self._stage = state["tag"], state["stage"]
-        self._solved = _unpack(state["solved"], len(self._problems))
-        self._dropped = _unpack(state["dropped"], len(self._problems))
-        self._restart(state["position"])
 
     def _restart(self, position: int) -> None:
         """Stand at `position` of the order that tag, stage and dropped problems make."""
@@ -134,9 +169,20 @@ class ProblemStream:
                 kept.append(part.name)
         return dropped, tuple(kept)
 
-    def _digest(self) -> str:
-        text = "\n".join(problem.id for problem in self._problems)
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    @cached_property
+    def _problems_digest(self) -> str:
+        """Of everything about the problems that shapes a prompt or a verdict, in their order."""
+        rows = (json.dumps([getattr(problem, name) for name in _SHAPING], default=repr) for problem in self._problems)
+        return _digest("\n".join(rows))
+
+    @cached_property
+    def _plans_digest(self) -> str:
+        """Of which problems each stage draws."""
+        return _digest(json.dumps([[(part.name, part.indices) for part in plan.parts] for plan in self._plans]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _pack(flags: np.ndarray) -> str:

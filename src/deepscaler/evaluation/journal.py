@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deepscaler.observability.files import storage_fault
 from deepscaler.types import RunError
 
 SYNC_S = 5.0
@@ -67,7 +68,7 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
-            what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
+            what = storage_fault(error) or str(error.strerror)
             raise RunError(
                 f"{self.path}: {what}, so a sample could not be stored. Everything stored before is whole; make room "
                 "and run the same command again to go on"

@@ -27,6 +27,7 @@ from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.samples import (
     DIGEST,
     RESULTS_FILE,
+    SAMPLES_FILE,
     UNKNOWN_FINISH,
     read_results,
     read_samples,
@@ -34,7 +35,7 @@ from deepscaler.evaluation.samples import (
     without_texts,
 )
 from deepscaler.evaluation.votes import Equal, answer_classes, majority_at_k
-from deepscaler.observability.files import write_atomically
+from deepscaler.observability.files import fingerprint, write_atomically
 from deepscaler.rewards.equivalence import equivalent
 from deepscaler.types import FinishReason, Outcome
 
@@ -111,8 +112,20 @@ def write_results(results: Results, directory: Path) -> None:
     _write(results.content, directory)
 
 
+def find_changed_samples(directory: Path) -> str | None:
+    """How samples.parquet differs from what results.json was computed from, in words; None when it does not."""
+    recorded, file = read_results(directory).get("samples_sha256"), directory / SAMPLES_FILE
+    if recorded is None:
+        return f"{RESULTS_FILE} holds no checksum of {SAMPLES_FILE}"
+    if not file.is_file():
+        return f"{SAMPLES_FILE} is missing"
+    return None if fingerprint(file).sha256 == recorded else f"{SAMPLES_FILE} differs from its checksum"
+
+
 def _write(content: Mapping[str, Any], directory: Path) -> None:
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    file = directory / SAMPLES_FILE
+    samples = {"samples_sha256": fingerprint(file).sha256} if file.is_file() else {}
+    text = json.dumps({**content, **samples}, indent=1, allow_nan=False) + "\n"
     write_atomically(directory / RESULTS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 

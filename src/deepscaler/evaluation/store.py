@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.evaluation.journal import Journal
-from deepscaler.observability.files import write_atomically
+from deepscaler.observability.files import remove_temporaries, write_atomically
 from deepscaler.observability.run_directory import read_json
 from deepscaler.types import FinishReason, Outcome, Verdict
 
@@ -41,6 +41,8 @@ def lock(directory: Path) -> TextIO:
         raise ValueError(
             f"another process is evaluating into {directory}; wait for it, or give another --out"
         ) from error
+    for place in (directory, directory / JOURNAL):
+        remove_temporaries(place)
     return file
 
 

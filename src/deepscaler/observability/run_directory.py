@@ -10,22 +10,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepscaler.observability.files import write_atomically
+from deepscaler.observability.files import Fingerprint, fingerprint, fsync, remove_temporaries, write_atomically
 from deepscaler.types import ScoredGroup
 
 if TYPE_CHECKING:
     import pyarrow
 
 METRICS_FILE = "metrics.jsonl"
+RECORDS_FILE = "records.json"
+MAX_STEP = 2**53  # beyond it, floats skip numbers
 
 
 class RunDirectory:
-    """The writer. Every line of metrics.jsonl is one write of one whole line: readers never see half."""
+    """The one writer. Every line of metrics.jsonl is one write of one whole line: readers never see half.
+
+    It remembers size and SHA-256 of what it wrote; a checkpoint keeps them, so that damage is found on resume.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
+        fsync(path.parent)
+        for directory in (path, path / "rollouts", path / "evaluations", *(path / "evaluations").glob("*/")):
+            remove_temporaries(directory)
         self._metrics = path / METRICS_FILE
+        self._records: dict[str, Fingerprint] = {}
         _end_torn_line(self._metrics)
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
@@ -52,12 +61,41 @@ class RunDirectory:
         table = pa.Table.from_pylist(rows, schema=_rollout_schema())
         target = self.path / "rollouts" / f"step-{step:06d}.parquet"
         write_atomically(target, lambda path: pq.write_table(table, path, compression="zstd"))
+        self.remember(target)
+
+    def remember(self, file: Path) -> None:
+        """Record the content that a file of this directory has now."""
+        self._records[str(file.relative_to(self.path))] = fingerprint(file)
+
+    def sync(self) -> None:
+        """Let everything written so far reach the device: a checkpoint must never be ahead of its metrics."""
+        for path in (self._metrics, self.path / "rollouts", self.path / "evaluations", self.path):
+            if path.exists():
+                fsync(path)
+
+    def write_records(self, checkpoint: Path) -> None:
+        """Put size and SHA-256 of every file, and of metrics.jsonl so far, into a checkpoint."""
+        records = dict(self._records)
+        if self._metrics.exists():
+            records[METRICS_FILE] = fingerprint(self._metrics)
+        (checkpoint / RECORDS_FILE).write_text(json.dumps(records, indent=1) + "\n")
+
+    def check_records(self, checkpoint: Path) -> list[str]:
+        """Files that are no longer what they were when the checkpoint was written, and how; goes on with its record."""
+        stored = read_json(checkpoint / RECORDS_FILE) or {}
+        records = {name: Fingerprint(*values) for name, values in stored.items()}
+        damaged = [text for name, found in records.items() if (text := _damage(self.path / name, found))]
+        records.pop(METRICS_FILE, None)
+        self._records = records
+        return damaged
 
     def _append(self, row: dict[str, Any]) -> None:
         line = (json.dumps({**row, "time": time.time()}, allow_nan=False) + "\n").encode()
         descriptor = os.open(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             written = os.write(descriptor, line)
+        except OSError as error:  # of a descriptor, so it names no file
+            raise OSError(error.errno, error.strerror, str(self._metrics)) from error
         finally:
             os.close(descriptor)
         if written < len(line):  # a disk that fills up in the middle of a line raises nothing by itself
@@ -66,6 +104,20 @@ class RunDirectory:
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         text = json.dumps(value, indent=1) + "\n"
         write_atomically(self.path / name, lambda path: path.write_text(text))
+
+
+def _damage(file: Path, recorded: Fingerprint) -> str | None:
+    """metrics.jsonl has grown since, so only what it held then is compared."""
+    name = f"{file.parent.name}/{file.name}" if file.name != METRICS_FILE else file.name
+    try:
+        found = fingerprint(file, recorded.num_bytes if file.name == METRICS_FILE else None)
+    except FileNotFoundError:
+        return f"{name} is missing"
+    if found == recorded:
+        return None
+    if found.num_bytes != recorded.num_bytes:
+        return f"{name} holds {found.num_bytes} bytes instead of {recorded.num_bytes}"
+    return f"{name} differs from its checksum"
 
 
 def _end_torn_line(path: Path) -> None:
@@ -131,27 +183,43 @@ def _rollout_schema() -> Any:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All lines in order of step. Of steps and evaluations written twice (after a resume) the last counts.
 
-    Torn lines are skipped. Events are all kept. Raises FileNotFoundError.
+    Events are all kept. Skipped are torn lines, and lines that a run does not write: `kind` is text, `step` a whole
+    number from 0. Raises FileNotFoundError.
     """
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file):
-            try:
-                row = json.loads(line)
-            except ValueError:  # JSON and Unicode errors alike: a line torn by a crash
-                continue
-            if not isinstance(row, dict) or "kind" not in row or "step" not in row:
+            row = _row(line)
+            if row is None:
                 continue
             unique = () if row["kind"] in ("step", "evaluation") else (number,)
             latest[(row["kind"], row["step"], *unique)] = row
     return sorted(latest.values(), key=lambda row: row["step"])
 
 
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    # JSON and Unicode errors alike (a line torn by a crash), and brackets nested beyond what the parser bears.
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
+        return None
+    step = row.get("step")
+    return row if type(step) is int and 0 <= step <= MAX_STEP else None
+
+
 def read_rollouts(path: Path) -> pyarrow.Table:
-    """One step's rollouts, a row per completion. Raises FileNotFoundError."""
+    """One step's rollouts, a row per completion. Raises FileNotFoundError, or ValueError for a damaged file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(path)
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({error}); restore it or move it away") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -160,7 +228,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it or move it away") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")

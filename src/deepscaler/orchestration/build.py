@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,19 +11,22 @@ from typing import Any
 
 import torch
 
-from deepscaler.config import Recipe, changed_keys, recipe_hash
+from deepscaler.config import Recipe, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
+from deepscaler.observability.files import storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.orchestration.embedded import stopping_facts
 from deepscaler.orchestration.engines import torch_facts
 from deepscaler.orchestration.evaluate import sampling_params
+from deepscaler.orchestration.inputs import inputs_of
 from deepscaler.orchestration.lengths import longest_sequences, too_long
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.progress import Progress
+from deepscaler.orchestration.resume import Origin, check_continues, check_directory, check_fits, restore, start_from
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
@@ -35,9 +37,10 @@ from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
 from deepscaler.rollout.sizing import pick_device
 from deepscaler.rollout.stops import plain_decode
-from deepscaler.training.checkpoint import newest_checkpoint
+from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, steps_in
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids
+from deepscaler.types import RunError
 
 
 def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
@@ -54,13 +57,16 @@ def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> Gra
 
 
 @contextmanager
-def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -> Iterator[Run]:
+def open_run(
+    recipe: Recipe, model_path: Path, path: Path, progress: Progress, origin: Origin | None = None
+) -> Iterator[Run]:
     """A run ready for the loop, new or continued from the newest checkpoint; closes its workers at the end.
 
-    Raises ValueError for bad input and for a directory that belongs to another recipe, BlockingIOError when another
-    process works in it.
+    origin: what a new directory begins with instead of the base model. Raises ValueError for bad input, for a
+    directory that belongs to another recipe, and when another process works in it.
     """
     # Everything that can be wrong with the input is found before the run directory is touched.
+    check_directory(recipe, path)
     device = pick_device()
     training = load_training_data(recipe)
     tokenizer = load_tokenizer(model_path, recipe.model.revision)
@@ -77,14 +83,21 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
     template = template_facts(tokenizer)
     if template.depends_on_date:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
-    check_same_recipe(recipe, path)
-    with _lock(path), StopRequest() as stop:
+    configured = stop_token_ids(model, tokenizer)
+    stop_ids = all_stop_ids(configured, tokenizer, recipe.rollout.stop_token_ids)
+    inputs = inputs_of(model, resolve_model(model_path, recipe.model.revision), tokenizer, stop_ids)
+    other = origin.read() if origin is not None and not steps_in(path / "checkpoints") else None
+    if other is not None:
+        check_fits(recipe, inputs, other)
+    with _lock(path), _storage_faults_named(path), StopRequest() as stop:
+        newest = newest_checkpoint(path / "checkpoints")
+        if newest is not None:
+            check_continues(recipe, inputs, prompts.stream, newest, origin, path)
+        remove_leftovers(path / "checkpoints")
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
         # The learner keeps float32 master weights; an engine in bfloat16 has a copy of its own.
         engine_model = model if recipe.model.dtype == "float32" else load(torch.bfloat16)
-        configured = stop_token_ids(model, tokenizer)
-        stop_ids = all_stop_ids(configured, tokenizer, recipe.rollout.stop_token_ids)
         learner = LocalLearner(model, recipe)
         with (
             make_team(recipe, learner.computer, engine_model, stop_ids, plain_decode(tokenizer)) as team,
@@ -108,21 +121,43 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 validation=None,
                 num_processes=team.num_processes,
                 save_tokenizer=tokenizer.save_pretrained,
+                inputs=inputs,
+                base_model=model_path,
             )
             if training.validation.sets:
                 decode = decoder(tokenizer, stop_ids, recipe.rollout.stop)
                 facts = stopping_facts(tokenizer, configured, model.config.vocab_size)
                 run.validation = _validation(run, training, fleet, grader, template, decode, facts)
-            newest = newest_checkpoint(run.checkpoints)
-            if newest is None:
-                fleet.publish_weights(run.learner)
-                directory.write_run_info(
-                    {**run_info(recipe_hash(recipe), str(model_path)), "template": asdict(template)}
-                )
+            if newest is not None:
+                restore(run, newest)
             else:
-                run.load(*newest)
-                progress.message(f"continuing after step {run.step} from {newest[0]}")
+                _begin(run, origin, other)
+                info = {**run_info(run.recipe_digest, str(model_path)), "template": asdict(template)}
+                directory.write_run_info({**info, "origin": run.origin})
             yield run
+
+
+def _begin(run: Run, origin: Origin | None, found: Checkpoint | None) -> None:
+    """Let a new run begin with the base model, or with the checkpoint of another run."""
+    if origin is None or found is None:
+        run.fleet.publish_weights(run.learner)
+    else:
+        start_from(run, origin, found)
+
+
+@contextmanager
+def _storage_faults_named(path: Path) -> Iterator[None]:
+    """A full disk and its like end a run with one message, wherever they are met."""
+    try:
+        yield
+    except OSError as error:
+        fault = storage_fault(error)
+        if fault is None:
+            raise
+        raise RunError(
+            f"{error.filename or path}: {error.strerror}: {fault}, so the run stops. Make room and run the same "
+            "command again; it continues from the newest checkpoint"
+        ) from error
 
 
 def _validation(
@@ -157,19 +192,6 @@ def _longest_sequence(recipe: Recipe, model_path: Path, prompts: Prompts) -> int
     if excess := too_long(lengths, context):
         raise ValueError("\n".join(excess))
     return max(one.total for one in lengths)
-
-
-def check_same_recipe(recipe: Recipe, path: Path) -> None:
-    """A run directory belongs to one recipe. Raises ValueError naming the settings that differ."""
-    stored = path / "recipe.json"
-    if not stored.is_file():
-        return
-    changed = changed_keys(json.loads(stored.read_text()), recipe.model_dump(mode="json"))
-    if changed:
-        raise ValueError(
-            f"{path} was started with other settings: {', '.join(changed[:5])} differ. Give another --run-dir, or "
-            "the settings it was started with"
-        )
 
 
 @contextmanager

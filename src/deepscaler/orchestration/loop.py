@@ -13,7 +13,7 @@ def train(run: Run) -> int:
     Everything a step changes is in the checkpoint, so a run killed anywhere in here continues exactly.
     """
     recipe = run.recipe
-    if run.step == 0:
+    if run.step == run.first_step:
         run.evaluate(run.curriculum.stage)
         run.save()
     while run.step < recipe.num_steps and not run.stop.requested:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,16 @@ from deepscaler.observability.clock import StepClock
 from deepscaler.observability.rollout_metrics import rollout_metrics
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.orchestration.collect import Collected
+from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.validation import Validation, evaluation_line
 from deepscaler.protocols import Fleet, Grader, Learner
 from deepscaler.training.checkpoint import prune, save_checkpoint
 from deepscaler.types import RunError, UpdateStats
+
+RECIPE_FILE = "recipe.json"
+BASE_MODEL_FILE = "base_model.json"
 
 
 class AlarmError(RunError):
@@ -45,8 +50,13 @@ class Run:
     validation: Validation | None
     num_processes: int
     save_tokenizer: Callable[[Path], object]
+    inputs: Inputs
+    base_model: Path
     step: int = 0
+    first_step: int = 0  # what the directory began with; above 0 for a run that went on from another one's checkpoint
+    origin: dict[str, Any] | None = None  # of such a run
     stage_ends: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)  # last steps of earlier num_steps: somebody's trained models
 
     @property
     def num_updates(self) -> int:
@@ -115,44 +125,58 @@ class Run:
         if self.validation is None:
             return
         results = self.validation.evaluate(self.step, stage.name, self.learner.weights_info().digest)
+        for file in self.validation.files_of(self.step):
+            self.directory.remember(file)
         self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
 
     def save(self) -> None:
         """Commit a checkpoint, then drop the ones no longer needed."""
+        if self.step == self.recipe.num_steps and self.step not in self.results:
+            self.results.append(self.step)
 
         def write(directory: Path) -> None:
-            self.learner.save(directory)
-            self.save_tokenizer(directory)
+            if self.step:
+                self.learner.save(directory)
+                self.save_tokenizer(directory)
+            else:  # the base model, unchanged: its digest is in the state, its files need no copy
+                _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
+            _write_json(directory / RECIPE_FILE, self.recipe.model_dump(mode="json"))
+            self.directory.write_records(directory)
 
+        self.directory.sync()
         save_checkpoint(self.checkpoints, self.step, self.state_dict(), write)
-        prune(self.checkpoints, self.recipe.checkpoint.keep, {0, *self.stage_ends})
+        prune(self.checkpoints, self.recipe.checkpoint.keep, {self.first_step, *self.stage_ends, *self.results})
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "first_step": self.first_step,
+            "origin": self.origin,
             "stage_ends": self.stage_ends,
+            "results": self.results,
             "curriculum": self.curriculum.state_dict(),
             "stream": self.stream.state_dict(),
             "alarms": self.alarms.state_dict(),
+            "inputs": self.inputs.as_json(),
             "recipe_digest": self.recipe_digest,
             "num_processes": self.num_processes,
         }
 
     def load(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint; the engine gets the weights by the ordinary, checked publish."""
-        self.learner.load(checkpoint)
-        self.step = state["step"]
-        self.stage_ends = list(state["stage_ends"])
+        """Continue from a checkpoint of this run; the engine gets the weights by the ordinary, checked publish."""
+        if state["step"]:
+            self.learner.load(checkpoint)
+        self.step, self.first_step = state["step"], state["first_step"]
+        self.origin = state["origin"]
+        self.stage_ends, self.results = list(state["stage_ends"]), list(state["results"])
         self.curriculum.load_state_dict(state["curriculum"])
         self.stream.load_state_dict(state["stream"])
         self.alarms.load_state_dict(state["alarms"])
         self.fleet.publish_weights(self.learner)
-        self.directory.log_event(self.step, "resume", f"continued after step {self.step}", {})
-        if state["num_processes"] != self.num_processes:
-            self.progress.message(
-                f"note: {state['num_processes']} processes before, {self.num_processes} now; sums are rounded in "
-                "another order, so the run goes on equal within rounding, not bit by bit (training.processes)"
-            )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def _observation(step: int, metrics: Mapping[str, Any]) -> StepObservation:

@@ -18,8 +18,10 @@ from deepscaler.evaluation.datasets import Datasets
 from deepscaler.evaluation.finish import write_json
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.held_out import LeftOut
-from deepscaler.evaluation.samples import RESULTS_FILE, read_results
+from deepscaler.evaluation.results import find_changed_samples
+from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_results
 from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE, differing
+from deepscaler.observability.problem_texts import PROBLEMS_FILE
 from deepscaler.observability.run_directory import read_json
 from deepscaler.orchestration.evaluate import Job, run_job
 from deepscaler.orchestration.progress import Progress
@@ -48,10 +50,11 @@ class Validation:
 
         Of a whole evaluation samples.parquet stays and the journal goes: a run has many evaluations.
         """
-        path = self.directory / f"step-{step:06d}"
+        path = self._path(step)
         job = Job(self.recipe, self.datasets, path, self.progress)
         settings = job.settings({"weights_sha256": weights_sha256}, self.engine, asdict(self.template))
         self._move_aside_what_differs(path, settings)
+        self._move_aside_what_is_damaged(path)
         if not (path / RESULTS_FILE).is_file():
             tests = test_sets(self.datasets)
             run_job(
@@ -67,17 +70,32 @@ class Validation:
         shutil.rmtree(path / JOURNAL, ignore_errors=True)
         return read_results(path)
 
+    def files_of(self, step: int) -> list[Path]:
+        """What an evaluation keeps."""
+        names = (SETTINGS_FILE, SAMPLES_FILE, PROBLEMS_FILE, RESULTS_FILE)
+        return [file for name in names if (file := self._path(step) / name).is_file()]
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:06d}"
+
     def _move_aside_what_differs(self, path: Path, settings: Mapping[str, Any]) -> None:
         """A step done again may have other weights, in the last bits, or other settings that may change on resume."""
         stored = read_json(path / SETTINGS_FILE)
         changes = differing(stored.get("settings", {}), settings) if stored is not None else []
-        if not changes:
-            return
+        if changes:
+            self._move_aside(path, f"was made with other settings ({changes[0]})")
+
+    def _move_aside_what_is_damaged(self, path: Path) -> None:
+        """A finished evaluation whose samples are no longer those that its results were computed from."""
+        if (path / RESULTS_FILE).is_file() and (damage := find_changed_samples(path)):
+            self._move_aside(path, f"is damaged ({damage}) and is made again")
+
+    def _move_aside(self, path: Path, reason: str) -> None:
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
             number += 1
         path.rename(aside)
-        self.progress.message(f"{path} was made with other settings ({changes[0]}): kept as {aside.name}")
+        self.progress.message(f"{path} {reason}: kept as {aside.name}")
 
 
 def test_sets(datasets: Datasets) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from deepscaler.report.plausible import table
 from deepscaler.report.runs import Row, RunRecord, StageSpan, stage_spans
 from deepscaler.report.wording import duration, is_number, number, percent
 
@@ -51,14 +52,14 @@ class Event:
 
 def run_facts(run: RunRecord) -> list[tuple[str, str]]:
     """(what, text) for the head of the report; unknown ones are left out."""
-    info, hardware = run.info, run.info.get("hardware") or {}
+    info, hardware = run.info, table(run.info.get("hardware"))
     facts = [
         ("Seed", run.recipe.get("seed")),
         ("Preset", run.recipe.get("preset")),
         ("Steps", _steps_text(run)),
         ("Started", _date(info.get("started"))),
         ("Time in steps", duration(sum(r.get("step_s", 0.0) for r in run.steps)) if run.steps else None),
-        ("Wall time", duration(run.summary["wall_s"]) if "wall_s" in run.summary else None),
+        ("Wall time", duration(run.summary["wall_s"]) if is_number(run.summary.get("wall_s")) else None),
         ("Base model", info.get("model")),
         ("Hardware", _hardware(hardware)),
         ("Commit", _commit(info.get("git_commit"))),
@@ -74,7 +75,12 @@ def _steps_text(run: RunRecord) -> str:
 
 
 def _date(seconds: object) -> str | None:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC" if is_number(seconds) else None
+    if not is_number(seconds):
+        return None
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):  # no date of any calendar
+        return None
 
 
 def _hardware(hardware: Mapping[str, Any]) -> str:
@@ -94,7 +100,7 @@ def _commit(commit: object) -> str | None:
 
 
 def _versions(info: Mapping[str, Any]) -> str:
-    pairs = [("Python", info.get("python")), *(info.get("versions") or {}).items()]
+    pairs = [("Python", info.get("python")), *table(info.get("versions")).items()]
     return ", ".join(f"{name} {version}" for name, version in pairs if version)
 
 

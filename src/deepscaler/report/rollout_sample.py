@@ -64,7 +64,7 @@ def rollout_files(run: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for file in (run / "rollouts").glob("step-*.parquet"):
         digits = file.stem.removeprefix("step-")
-        if digits.isdigit():
+        if digits.isascii() and digits.isdecimal():
             found[int(digits)] = file
     return dict(sorted(found.items()))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
 from deepscaler.report.chart import Point, Span
+from deepscaler.report.plausible import evaluation_row, event_row, step_row
 from deepscaler.report.wording import is_number
 
 Row = dict[str, Any]
@@ -92,8 +93,8 @@ def _read_run(path: Path, label: str) -> RunRecord:
     return RunRecord(
         path=path,
         label=label,
-        steps=[r for r in rows if r["kind"] == "step"],
-        evaluations=[r for r in rows if r["kind"] == "evaluation"],
+        steps=[step_row(r) for r in rows if r["kind"] == "step"],
+        evaluations=[evaluation_row(r) for r in rows if r["kind"] == "evaluation"],
         events=_events(rows),
         info=read_json(path / "run.json") or {},
         recipe=read_json(path / "recipe.json") or {},
@@ -113,9 +114,9 @@ def _events(rows: Sequence[Row]) -> list[Row]:
     latest: dict[tuple[int, str, str], Row] = {}
     for row in rows:
         if row["kind"] == "event":
-            name = str(row.get("event"))
-            text = str(row.get("reason", "")) if name == "alarm" else ""
-            latest[(row["step"], name, text)] = row
+            event = event_row(row)
+            text = event["reason"] if event["event"] == "alarm" else ""
+            latest[(row["step"], event["event"], text)] = event
     return list(latest.values())
 
 

@@ -1,82 +1,96 @@
-"""Checkpoints that are either whole or not there: written beside, checksummed, fsynced, committed by one rename."""
+"""Checkpoints that are either whole or not there: written beside, checksummed, fsynced, committed by one rename.
+
+manifest.json lists size and SHA-256 of every file, and the SHA-256 of that list, so that a shortened list shows.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from deepscaler.observability.files import fingerprint, storage_fault
+from deepscaler.observability.files import fsync as _fsync
+from deepscaler.observability.run_directory import read_json
 from deepscaler.types import RunError
 
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
+FORMAT = 2
+_NAME = re.compile(r"step-([0-9]{6,})")
 
 
 class CheckpointError(RunError):
     """A checkpoint could not be written or none can be read; earlier ones are untouched."""
 
 
+class Checkpoint(NamedTuple):
+    """One that passed its checksums. passed_over: newer ones that did not, `step-000012: why`."""
+
+    path: Path
+    state: dict[str, Any]
+    passed_over: tuple[str, ...] = ()
+
+
 def checkpoint_path(root: Path, step: int) -> Path:
     return root / f"step-{step:06d}"
 
 
-def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+def steps_in(root: Path) -> list[int]:
+    """Steps of the checkpoints in a directory, rising; what has another name is none (a copy, a file of somebody's)."""
+    found = (_NAME.fullmatch(path.name) for path in root.glob("step-*"))
+    steps = {int(match[1]) for match in found if match}
+    return sorted(step for step in steps if checkpoint_path(root, step).is_dir())
 
 
 def save_checkpoint(root: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Path:
     """Commit what `write` puts into a directory, together with `state` (JSON), as `root/step-NNNNNN`.
 
-    Raises CheckpointError when the disk is full or refuses; the half-written directory is removed then.
+    Raises CheckpointError when the storage is full or refuses; the half-written directory is removed then.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(root)
     temporary = root / f".writing-{step:06d}"
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(root)
         temporary.mkdir()
         write(temporary)
         (temporary / STATE_FILE).write_text(json.dumps(state, sort_keys=True) + "\n")
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        manifest = {str(p.relative_to(temporary)): _describe(p) for p in files}
-        (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
-        for path in [*files, temporary / MANIFEST_FILE, temporary]:
+        _write_manifest(temporary)
+        inside = sorted(temporary.rglob("*"))
+        for path in [*inside, temporary, root, root.parent]:
             _fsync(path)
         target = checkpoint_path(root, step)
-        if target.exists():  # only one that failed its checksums can stand here
+        if target.exists():  # only one that failed its checksums, or was saved at the same step before, can be here
             _remove(target)
         temporary.rename(target)
         _fsync(root)
         return target
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        # safetensors reports a full disk as its own error type, with the system's words in the message.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if not full and not isinstance(error, OSError):
+        fault = storage_fault(error)
+        if fault is None and not isinstance(error, OSError):
             raise
-        free = shutil.disk_usage(root).free // 2**20
-        what = "the disk is full" if full else str(error)
         raise CheckpointError(
-            f"checkpoint of step {step} was not written to {root}: {what} ({free} MiB free). Earlier checkpoints are "
-            "whole. Make room and run the same command again; it continues from the newest one"
+            f"checkpoint of step {step} was not written to {root}: {fault or error} ({_free_space(root)}). Earlier "
+            "checkpoints are whole. Make room and run the same command again; it continues from the newest one"
         ) from error
 
 
-def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that passes its checksums, with its state; None when there is none.
+def newest_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest checkpoint that passes its checksums; None when there is none.
 
     Raises CheckpointError when there are checkpoints but every one is damaged.
     """
-    candidates = sorted(root.glob("step-*"), key=step_of, reverse=True)
     problems: list[str] = []
-    for path in candidates:
+    for step in reversed(steps_in(root)):
+        path = checkpoint_path(root, step)
         damage = find_damage(path)
         if damage is None:
-            return path, json.loads((path / STATE_FILE).read_text())
+            return Checkpoint(path, read_state(path), tuple(problems))
         problems.append(f"{path.name}: {damage}")
     if problems:
         raise CheckpointError(
@@ -85,13 +99,60 @@ def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when every file has its recorded size and SHA-256."""
+def read_checkpoint(root: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step. Raises ValueError when there is none or it is damaged."""
+    path, steps = checkpoint_path(root, step), steps_in(root)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        raise ValueError(f"{root} holds no checkpoint of step {step}; steps with one: {there}")
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(f"{path} is damaged ({damage}); steps with a checkpoint: {', '.join(map(str, steps))}")
+    return Checkpoint(path, read_state(path))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as state. Raises ValueError for a file that holds none."""
+    state = read_json(path / STATE_FILE)
+    if state is None:
+        raise ValueError(f"{path} holds no {STATE_FILE}")
+    return state
+
+
+def read_listed(path: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file of a checkpoint, None where it is absent or no longer what the manifest says of it.
+
+    For a first look; only `newest_checkpoint` looks at all files.
+    """
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text())
+        files = (read_json(path / MANIFEST_FILE) or {}).get("files")
+        if not isinstance(files, dict) or name not in files or _describe(path / name) != files[name]:
+            return None
+        return read_json(path / name)
+    except (OSError, ValueError):
+        return None
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None when every file has its recorded size and SHA-256.
+
+    Files that the manifest does not list are somebody's own and are left alone.
+    """
+    try:
+        manifest = read_json(path / MANIFEST_FILE)
+        state = read_json(path / STATE_FILE)
     except (OSError, ValueError) as error:
-        return f"unreadable {MANIFEST_FILE} ({error})"
-    for name, expected in manifest.items():
+        return f"unreadable: {error}"
+    if manifest is None:
+        return f"{MANIFEST_FILE} is missing"
+    if "format" not in manifest and isinstance(manifest.get(STATE_FILE), dict):
+        return "written by an earlier version, whose checkpoints this one does not continue; finish it with that one"
+    files = manifest.get("files")
+    if not isinstance(files, dict) or manifest.get("sha256") != _digest(files) or manifest.get("format") != FORMAT:
+        return f"{MANIFEST_FILE} is incomplete or was edited"
+    if state is None or STATE_FILE not in files:
+        return f"{STATE_FILE} is missing"
+    for name, expected in files.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
@@ -102,8 +163,7 @@ def find_damage(path: Path) -> str | None:
 
 def prune(root: Path, keep: int, protected: Collection[int]) -> None:
     """Remove all but the newest `keep` checkpoints and those of the protected steps."""
-    steps = sorted(step_of(p) for p in root.glob("step-*"))
-    for step in steps[:-keep]:
+    for step in steps_in(root)[:-keep]:
         if step not in protected:
             _remove(checkpoint_path(root, step))
 
@@ -120,18 +180,30 @@ def _remove(path: Path) -> None:
     hidden = path.with_name(f".removing-{path.name}")
     shutil.rmtree(hidden, ignore_errors=True)
     path.rename(hidden)
-    shutil.rmtree(hidden)
+    if hidden.is_dir():
+        shutil.rmtree(hidden)
+    else:
+        hidden.unlink()
+
+
+def _write_manifest(directory: Path) -> None:
+    found = sorted(p for p in directory.rglob("*") if p.is_file())
+    files = {str(p.relative_to(directory)): _describe(p) for p in found}
+    manifest = {"format": FORMAT, "files": files, "sha256": _digest(files)}
+    (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _digest(files: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    found = fingerprint(path)
+    return {"bytes": found.num_bytes, "sha256": found.sha256}
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _free_space(root: Path) -> str:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return f"{shutil.disk_usage(root).free // 2**20} MiB free"
+    except OSError:
+        return "free space unknown"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deepscaler.config.models import Recipe
 from deepscaler.training.gradients import GradientComputer, GradientTeam, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
-from deepscaler.training.optimizer_state import load_optimizer, save_optimizer
+from deepscaler.training.optimizer_state import load_optimizer, load_weights, read_counters, save_optimizer
 from deepscaler.types import RunError, TrainSample, UpdateStats, WeightsInfo
 from deepscaler.weights import weights_digest
 
@@ -142,8 +142,13 @@ class LocalLearner:
         }
         save_optimizer(directory, self.optimizer, self.model, self._reference, counters)
 
-    def load(self, directory: Path) -> None:
-        counters = load_optimizer(directory, self.optimizer, self.model, self._reference)
+    def load(self, directory: Path, *, optimizer: bool = True) -> None:
+        """optimizer: also its state and the warm-up's counter; otherwise these begin anew."""
+        load_weights(directory, self.model, self._reference)
+        if not optimizer:
+            self.version = read_counters(directory)["version"]
+            return
+        counters = load_optimizer(directory, self.optimizer, self.model)
         self.version = counters["version"]
         self._num_updates = counters["num_updates"]
         self._skipped_in_a_row = counters["skipped_in_a_row"]

@@ -34,6 +34,8 @@ def resolve_model(path: str | Path, revision: str | None = None) -> Path:
             f"model directory {path} does not exist; give a Hugging Face directory, or make one with "
             "`deepscaler sft RECIPE`"
         )
+    if (local / "base_model.json").is_file():
+        raise ModelError(f"{local} is step 0, so its weights are the base model's; its base_model.json names the place")
     if not (local / "config.json").is_file():
         raise ModelError(f"{local} holds no config.json, so it is no Hugging Face model directory")
     if not list(local.glob("*.safetensors")):

@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deepscaler.observability.run_directory import read_json
+
 OPTIMIZER_FILE = "optimizer.safetensors"
 REFERENCE_FILE = "reference.safetensors"
 COUNTERS_FILE = "learner.json"
-WEIGHTS_PATTERN = "model*.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 
 
 def save_optimizer(
@@ -34,20 +37,40 @@ def save_optimizer(
     (directory / COUNTERS_FILE).write_text(json.dumps(counters) + "\n")
 
 
-def load_optimizer(
-    directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module, reference: nn.Module | None
-) -> dict[str, int]:
-    """Restore in place what `save_optimizer` and the model's `save_pretrained` wrote; returns the counters."""
-    _load_parameters(model, sorted(directory.glob(WEIGHTS_PATTERN)))
-    if reference is not None:
+def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None) -> None:
+    """Restore in place the weights that the model's `save_pretrained` and `save_optimizer` wrote.
+
+    The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
+    """
+    _load_parameters(model, weights_files(directory))
+    if reference is not None and (directory / REFERENCE_FILE).is_file():
         _load_parameters(reference, [directory / REFERENCE_FILE])
+
+
+def weights_files(directory: Path) -> list[Path]:
+    """The files of a model in the Hugging Face layout, and no other that happens to lie beside them."""
+    whole, index = directory / WEIGHTS_FILE, read_json(directory / INDEX_FILE)
+    if whole.is_file() or index is None:
+        return [whole]
+    return [directory / name for name in sorted(set(index["weight_map"].values()))]
+
+
+def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, int]:
+    """Restore in place what `save_optimizer` wrote of the optimizer; returns the counters."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in load_file(directory / OPTIMIZER_FILE).items():
         field, name = key.split(":", 1)
         parameter = parameters[name]
         optimizer.state[parameter][field] = value.to(parameter.device)
-    return json.loads((directory / COUNTERS_FILE).read_text())
+    return read_counters(directory)
+
+
+def read_counters(directory: Path) -> dict[str, int]:
+    counters = read_json(directory / COUNTERS_FILE)
+    if counters is None:
+        raise ValueError(f"{directory} holds no {COUNTERS_FILE}, so it is no checkpoint of a training run")
+    return counters
 
 
 def _load_parameters(model: nn.Module, files: list[Path]) -> None:

@@ -18,11 +18,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from deepscaler.attention import NAME
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
 from deepscaler.observability.destinations import directory_destination
+from deepscaler.observability.files import fsync, storage_fault
 from deepscaler.randomness import key_of
 from deepscaler.training.gradients import GradientComputer, GradientTeam
 from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.muon import Muon
-from deepscaler.types import TrainSample
+from deepscaler.types import RunError, TrainSample
 
 RECORD_FILE = "sft.json"
 MAX_CONTEXT = 2048
@@ -179,6 +180,14 @@ def save_base(model: Any, tokenizer: Any, directory: Path, record: dict[str, Any
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+        for path in [*temporary.rglob("*"), temporary]:  # step 0 of a run relies on its base model
+            fsync(path)
         temporary.rename(directory)
+        fsync(directory.parent)
+    except Exception as error:
+        fault = storage_fault(error)
+        if fault is None:
+            raise
+        raise RunError(f"the base model was not written to {directory}: {fault}; make room and try again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

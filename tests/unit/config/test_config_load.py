@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from deepscaler.config import schema
-from deepscaler.config.load import RecipeError, changed_keys, load_recipe, recipe_hash, resolve
+from deepscaler.config.load import RecipeError, load_recipe, resolve
 from deepscaler.config.models import Recipe
+from deepscaler.config.resume import changed_keys, recipe_hash
 
 SMALL = """
 name = "small"

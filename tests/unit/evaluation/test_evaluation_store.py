@@ -138,3 +138,28 @@ def test_a_killed_writer_loses_nothing_it_had_stored(tmp_path: Path) -> None:
     assert subprocess.run(command, timeout=60).returncode == -9
     with SampleStore(tmp_path, SETTINGS) as store:
         assert len(store) == 50 and store.num_damaged == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EDQUOT, "quota"), (errno.EFBIG, "beyond the size allowed"), (errno.EIO, "input/output")],
+)
+def test_storage_that_refuses_a_sample_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    def refuse(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with SampleStore(tmp_path, SETTINGS) as store, monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(RunError, match=rf"completions.jsonl: .*{words}.*same command again"):
+            store.add(completion(1))
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_next_one_begins(tmp_path: Path) -> None:
+    left = [tmp_path / ".samples.parquet.77.tmp", tmp_path / "journal" / ".verdicts.jsonl.77.tmp"]
+    (tmp_path / "journal").mkdir()
+    for path in left:
+        path.write_text("half")
+    with SampleStore(tmp_path, SETTINGS):
+        assert not any(path.exists() for path in left)

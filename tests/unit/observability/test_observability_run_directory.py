@@ -96,6 +96,21 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch
     assert caught.value.errno == errno.ENOSPC
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EFBIG, errno.EDQUOT])
+def test_metrics_that_cannot_be_written_name_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    directory = RunDirectory(tmp_path)
+
+    def refuse(descriptor: int, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(OSError, match=r"metrics\.jsonl") as caught:
+        directory.log_step(1, {"reward_mean": 0.1})
+    assert caught.value.errno == number
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
@@ -135,3 +150,100 @@ def test_the_run_says_what_it_ran_on() -> None:
     info = run_info("digest", "model")
     text = json.dumps(info)
     assert "torch" in text and "digest" in text and "python" in text
+
+
+def recorded(tmp_path: Path) -> tuple[Path, Path]:
+    """(run directory, checkpoint with its records), after two steps and an evaluation."""
+    path, checkpoint = tmp_path / "run", tmp_path / "checkpoint"
+    directory = RunDirectory(path)
+    for step in (1, 2):
+        directory.write_rollouts(step, "96", GROUPS)
+        directory.log_step(step, {"reward_mean": 0.5})
+    samples = path / "evaluations" / "step-000002" / "samples.parquet"
+    samples.parent.mkdir(parents=True)
+    samples.write_bytes(b"samples")
+    directory.remember(samples)
+    checkpoint.mkdir()
+    directory.write_records(checkpoint)
+    directory.log_step(3, {"reward_mean": 0.75})  # after the checkpoint: no part of its record
+    return path, checkpoint
+
+
+def test_what_is_as_it_was_is_no_damage(tmp_path: Path) -> None:
+    path, checkpoint = recorded(tmp_path)
+    assert RunDirectory(path).check_records(checkpoint) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("metrics.jsonl", "metrics.jsonl differs from its checksum"),
+        ("rollouts/step-000001.parquet", "rollouts/step-000001.parquet differs from its checksum"),
+        ("evaluations/step-000002/samples.parquet", "step-000002/samples.parquet differs from its checksum"),
+    ],
+)
+def test_a_changed_byte_is_found(tmp_path: Path, file: str, words: str) -> None:
+    path, checkpoint = recorded(tmp_path)
+    content = bytearray((path / file).read_bytes())
+    content[3] ^= 1
+    (path / file).write_bytes(content)
+    directory = RunDirectory(path)
+    assert directory.check_records(checkpoint) == [words]
+    again = tmp_path / "again"
+    again.mkdir()
+    directory.write_records(again)  # the record of what was written stays, so the damage shows again
+    expected = [] if file == "metrics.jsonl" else [words]
+    assert RunDirectory(path).check_records(again) == expected
+
+
+def test_missing_files_and_lines_are_found(tmp_path: Path) -> None:
+    path, checkpoint = recorded(tmp_path)
+    (path / "rollouts" / "step-000002.parquet").unlink()
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text(lines[0])
+    missing, cut = RunDirectory(path).check_records(checkpoint)
+    assert missing == "rollouts/step-000002.parquet is missing"
+    assert cut.startswith(f"metrics.jsonl holds {len(lines[0])} bytes instead of ")
+
+
+def test_a_run_directory_is_opened_without_what_killed_processes_left(tmp_path: Path) -> None:
+    left = [
+        tmp_path / ".recipe.json.77.tmp",
+        tmp_path / "rollouts" / ".step-000001.parquet.77.tmp",
+        tmp_path / "evaluations" / ".held_out.json.77.tmp",
+        tmp_path / "evaluations" / "step-000001" / ".samples.parquet.77.tmp",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    RunDirectory(tmp_path)
+    assert not any(path.exists() for path in left)
+
+
+def test_metrics_and_rollouts_reach_the_device_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.write_rollouts(1, "96", GROUPS)
+    directory.log_step(1, {"reward_mean": 0.5})
+    (tmp_path / "run" / "evaluations").mkdir()
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
+    directory.sync()
+    run = tmp_path / "run"
+    expected = {run, run / "metrics.jsonl", run / "rollouts", run / "evaluations"}
+    assert set(synced) == {str(path) for path in expected}
+
+
+def test_a_damaged_rollouts_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step-000001.parquet"
+    with pytest.raises(FileNotFoundError):
+        read_rollouts(path)
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(ValueError, match=r"step-000001\.parquet: not a readable Parquet file"):
+        read_rollouts(path)
+
+
+def test_brackets_nested_without_end_are_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        read_json(path)

@@ -22,7 +22,7 @@ from deepscaler.orchestration.team import start_team
 from deepscaler.training.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise
 from deepscaler.training.sft import as_sample, new_model, save_base, sft_computer, train
 from deepscaler.training.tokenizer import build_tokenizer
-from deepscaler.types import TrainSample
+from deepscaler.types import RunError, TrainSample
 
 SECTION = SftSection(
     hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, steps=3, tokens_per_step=256
@@ -92,6 +92,18 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(model, "save_pretrained", interrupt)
     with pytest.raises(KeyboardInterrupt):
+        save_base(model, TOKENIZER, tmp_path / "base", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_that_refuses_a_base_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = new_model(SECTION, TOKENIZER, seed=1)
+
+    def refuse(directory: Path) -> None:  # as safetensors does, with an error type of its own
+        raise RuntimeError("I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr(model, "save_pretrained", refuse)
+    with pytest.raises(RunError, match=r"not written to .*base: a file would grow beyond the size allowed"):
         save_base(model, TOKENIZER, tmp_path / "base", {})
     assert list(tmp_path.iterdir()) == []
 

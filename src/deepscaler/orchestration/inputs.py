@@ -1,0 +1,77 @@
+"""What a run is made from besides its recipe, as digests: a run that goes on must have the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.data.templates import template_hash
+from deepscaler.observability.run_directory import read_json
+from deepscaler.weights import weights_digest
+
+# What saving a model writes anew and no computation reads.
+_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+_WORDS = {
+    "weights": "the base model's weights",
+    "config": "the base model's config.json",
+    "tokenizer": "the tokenizer",
+    "template": "the chat template",
+    "stop_ids": "the token ids that end a completion (eos)",
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """SHA-256 (hex) of each, and the stop ids themselves. Where the files lie is no part of it."""
+
+    weights: str
+    config: str
+    tokenizer: str
+    template: str
+    stop_ids: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "stop_ids": list(self.stop_ids)}
+
+    def differing(self, stored: Mapping[str, Any]) -> list[str]:
+        """Field names, in which a checkpoint's record differs."""
+        return [name for name, value in self.as_json().items() if stored.get(name) != value]
+
+
+def inputs_of(model: Any, directory: Path, tokenizer: Any, stop_ids: frozenset[int]) -> Inputs:
+    """directory: the model's own, whatever it is called."""
+    return Inputs(
+        weights=weights_digest(model.named_parameters()),
+        config=_config_digest(directory),
+        tokenizer=_tokenizer_digest(tokenizer),
+        template=template_hash(tokenizer),
+        stop_ids=tuple(sorted(stop_ids)),
+    )
+
+
+def in_words(names: list[str]) -> str:
+    return ", ".join(_WORDS[name] for name in names)
+
+
+def _config_digest(directory: Path) -> str:
+    config = read_json(directory / "config.json") or {}
+    return _sha256({key: value for key, value in config.items() if key not in _VOLATILE})
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Of everything that encodes and decodes; padding and truncation are set by each call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return _sha256([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
+    rules = json.loads(backend.to_str())
+    kept = {key: value for key, value in rules.items() if key not in ("version", "padding", "truncation")}
+    return _sha256([kept, tokenizer.special_tokens_map])
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,224 @@
+"""Going on: with a run in its own directory, exactly, or from its checkpoint in a new one, with other settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config import Recipe, changed_keys, recipe_hash
+from deepscaler.config.resume import changed_rounding, value_of
+from deepscaler.data.stream import ProblemStream
+from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
+from deepscaler.orchestration.inputs import Inputs, in_words
+from deepscaler.orchestration.run import RECIPE_FILE, Run
+from deepscaler.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    newest_checkpoint,
+    read_checkpoint,
+    read_listed,
+    steps_in,
+)
+
+SHOWN_KEYS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The checkpoint of another run to go on from: of `step`, or the newest that is whole."""
+
+    run: Path
+    step: int | None = None
+    keep_optimizer: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
+
+    def read(self) -> Checkpoint:
+        """Raises ValueError when there is none."""
+        if self.step is not None:
+            return read_checkpoint(self.checkpoints, self.step)
+        found = newest_checkpoint(self.checkpoints)
+        if found is None:
+            raise ValueError(f"--from {self.run}: {self.checkpoints} holds no checkpoint; give the directory of a run")
+        return found
+
+
+def parse_origin(text: str, *, keep_optimizer: bool) -> Origin:
+    """`RUN` or `RUN@STEP`; a directory whose own name ends like a step is taken as a whole."""
+    name, at, step = text.rpartition("@")
+    if not at or Path(text).is_dir():
+        return Origin(Path(text), None, keep_optimizer)
+    if not re.fullmatch(r"[0-9]{1,9}", step):
+        raise ValueError(f"--from {text}: expected RUN or RUN@STEP, for example runs/mine@300")
+    return Origin(Path(name), int(step), keep_optimizer)
+
+
+def check_directory(recipe: Recipe, path: Path) -> None:
+    """Whether a run of this recipe may work in the directory, as far as a look at its files tells.
+
+    Raises ValueError for one that was started with other settings, or that lost its checkpoints.
+    """
+    steps = steps_in(path / "checkpoints")
+    checkpoints = [checkpoint_path(path / "checkpoints", step) for step in reversed(steps)]
+    readable = (read_listed(checkpoint, RECIPE_FILE) for checkpoint in checkpoints)
+    stored = next((recipe for recipe in readable if recipe), None) or read_json(path / RECIPE_FILE)
+    if stored is not None:
+        _refuse_other_settings(stored, recipe, path)
+    if not steps and (trained := _steps_trained(path)):
+        raise ValueError(
+            f"{path} holds {trained} steps of training but no checkpoint in {path / 'checkpoints'}, so it cannot go "
+            "on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
+        )
+
+
+def check_continues(
+    recipe: Recipe, inputs: Inputs, stream: ProblemStream, found: Checkpoint, origin: Origin | None, path: Path
+) -> None:
+    """Whether everything that shapes a step is what it was when the checkpoint of this directory was written.
+
+    origin: of the command; a directory that has steps takes only the one it began with. Raises ValueError.
+    """
+    state = found.state
+    _refuse_other_settings(read_json(found.path / RECIPE_FILE) or {}, recipe, path)
+    if state["recipe_digest"] != recipe_hash(recipe):
+        raise ValueError(
+            f"{found.path} was made with other settings, which its {RECIPE_FILE} does not name; {_ways(path)}"
+        )
+    differing = inputs.differing(state["inputs"])
+    if differing:
+        raise ValueError(
+            f"since {found.path} was written, {in_words(differing)} changed; put back what was there, or {_ways(path)}"
+        )
+    stream.check_same(state["stream"])
+    began = state["origin"]
+    if origin is not None and (began is None or origin.step not in (None, began["step"])):
+        at = "from the base model" if began is None else f"from step {began['step']} of {began['run']}"
+        raise ValueError(
+            f"{path} has steps of its own already, begun {at}; leave out --from to go on with them, or give another "
+            "--run-dir"
+        )
+
+
+def restore(run: Run, found: Checkpoint) -> None:
+    """Go on with a run in its own directory, after `check_continues`; says what is no longer as it was."""
+    run.load(found.path, found.state)
+    _say_rounding(run, read_json(found.path / RECIPE_FILE) or {}, found.state["num_processes"])
+    damaged = [*found.passed_over, *run.directory.check_records(found.path)]
+    for text in damaged:
+        run.progress.message(f"warning: damaged since it was written: {text}")
+    remarks = f"; damaged: {', '.join(damaged)}" if damaged else ""
+    run.directory.log_event(run.step, "resume", f"continued after step {run.step}{remarks}", {})
+    run.progress.message(f"continuing after step {run.step} from {found.path}")
+
+
+def check_fits(recipe: Recipe, inputs: Inputs, found: Checkpoint) -> None:
+    """Whether a new run of this recipe can begin with another run's checkpoint. Raises ValueError."""
+    step = found.state["step"]
+    if recipe.num_steps <= step:
+        raise ValueError(
+            f"num_steps = {recipe.num_steps} is not beyond step {step} of {found.path}, from which the run would go "
+            "on; steps are counted on from there, so raise num_steps, or name an earlier one: --from RUN@STEP"
+        )
+    differing = inputs.differing(found.state["inputs"])
+    needed = [name for name in differing if name == "config" or (name == "weights" and not step)]
+    if needed:
+        raise ValueError(
+            f"{found.path} does not fit the recipe's model: {in_words(needed)} differ. Name the base model that its "
+            "run was started with"
+        )
+    _stage_of(recipe, found)
+
+
+def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
+    """Begin a new directory with another run's checkpoint, after `check_fits`.
+
+    It brings weights, reference, step, stage and data position; what the recipe says from here on may differ.
+    """
+    state = found.state
+    for text in found.passed_over:
+        run.progress.message(f"warning: passed over, damaged: {text}")
+    others = [name for name in run.inputs.differing(state["inputs"]) if name != "weights"]  # the checkpoint's count
+    if others:
+        run.progress.message(f"note: {in_words(others)}: not what {found.path} was trained with")
+    stage = _stage_of(run.recipe, found)
+    run.curriculum.load_state_dict({**state["curriculum"], "stage_index": stage})
+    _continue_stream(run, state["stream"])
+    if state["step"]:
+        run.learner.load(found.path, optimizer=origin.keep_optimizer)
+    run.step = run.first_step = state["step"]
+    run.origin = {"run": str(origin.run), "step": state["step"], "keep_optimizer": origin.keep_optimizer}
+    weights = run.fleet.publish_weights(run.learner)
+    optimizer = "its optimizer kept" if origin.keep_optimizer else "a new optimizer"
+    text = f"went on from step {run.step} of {origin.run} (weights {weights.digest[:12]}), {optimizer}"
+    run.directory.log_event(run.step, "resume", text, {})
+    run.progress.message(text)
+
+
+def _stage_of(recipe: Recipe, found: Checkpoint) -> int:
+    """The recipe's stage that has the name of the one the checkpoint was in. Raises ValueError."""
+    before = read_json(found.path / RECIPE_FILE) or {}
+    index = found.state["curriculum"]["stage_index"]
+    name = before["stages"][index]["name"]
+    names = [stage.name for stage in recipe.stages]
+    if name not in names:
+        raise ValueError(
+            f"{found.path} was in stage {name!r}, which the recipe does not have ({', '.join(names)}); give one of "
+            "its stages that name"
+        )
+    return index if index < len(names) and names[index] == name else names.index(name)
+
+
+def _continue_stream(run: Run, state: dict[str, Any]) -> None:
+    stage = run.curriculum.stage_index
+    try:
+        run.stream.check_problems(state)
+    except ValueError:
+        run.progress.message("note: other training problems than in that run, so their order begins anew")
+        run.stream.begin_stage(stage, reshuffle=True)
+        return
+    run.stream.continue_from(state, stage)
+
+
+def _refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
+    now = recipe.model_dump(mode="json")
+    changed = changed_keys(stored, now)
+    if not changed:
+        return
+    shown = ", ".join(f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in changed[:SHOWN_KEYS])
+    more = f" and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
+    raise ValueError(
+        f"{path} was started with other settings: {shown}{more}. Give it the settings it was started with, or "
+        f"{_ways(path)}"
+    )
+
+
+def _ways(path: Path) -> str:
+    return (
+        f"go on from its newest checkpoint in a new directory: give the same command another --run-dir and "
+        f"--from {path} (--keep-optimizer keeps the optimizer's state)"
+    )
+
+
+def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> None:
+    now = run.recipe.model_dump(mode="json")
+    keys = [key for key in changed_rounding(stored, now) if key != "training.processes"]
+    changes = [f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in keys]
+    if num_processes != run.num_processes:
+        changes.append(f"processes ({num_processes} -> {run.num_processes}; training.processes)")
+    if changes:
+        run.progress.message(
+            f"note: {', '.join(changes)}: sums are rounded in another order, so the run goes on equal within rounding, "
+            "not bit by bit"
+        )
+
+
+def _steps_trained(path: Path) -> int:
+    """Steps that left metrics or rollouts."""
+    file = path / METRICS_FILE
+    logged = sum(row["kind"] == "step" for row in read_metrics(file)) if file.is_file() else 0
+    return max(logged, sum(1 for _ in (path / "rollouts").glob("step-*.parquet")))
