@@ -25,7 +25,7 @@ def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
     place = next((i for i, t in enumerate(tokens) if t.value.lower() in _EXCEPT), 0)
     if place and " ".join(t.value.lower() for t in tokens[:place]) in EVERY_REAL:
         return _all_but(read([t for t in tokens[place + 1 :] if t.value.lower() not in ("for", "x")]))
-    if any(is_sign(t, "in") for _, t in top_level(tokens)):
+    if any(is_sign(t, "in", "=") for _, t in top_level(tokens)):
         return None
     for sign in ("cup", "cap", "setminus"):
         parts = split(tokens, lambda t, sign=sign: is_sign(t, sign))
