@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from deepscaler.rewards.answers import Answer, Prose
 from deepscaler.rewards.comparison import Comparison
-from deepscaler.rewards.contrasts import contrary_words
+from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contrary_words
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
@@ -75,8 +75,16 @@ def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -
             False, f"different texts, one longer than the {MAX_PARSED_CHARACTERS} characters that are parsed"
         )
     result = _compared(read(left), read(right), tolerance)
-    contrary = contrary_words(left, right) if result.equal else ""
-    return Equality(False, f"words that exclude each other: {contrary}") if contrary else result
+    contrary = _contrary(left, right) if result.equal else ""
+    return Equality(False, f"what excludes each other: {contrary}") if contrary else result
+
+
+def _contrary(left: str, right: str) -> str:
+    return (
+        contrary_words(left, right)
+        or contrary_arrows(left, right)
+        or contrary_ranges(read(left).tokens or (), read(right).tokens or ())
+    )
 
 
 def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:

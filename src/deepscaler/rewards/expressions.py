@@ -8,6 +8,7 @@ from deepscaler.rewards.cursor import Cursor
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import (
     CONSTANTS,
+    FIGURES,
     FUNCTIONS,
     GREEK,
     OPENING,
@@ -18,9 +19,11 @@ from deepscaler.rewards.trees import (
     VERBATIM,
     Tree,
     constant,
+    is_digits,
     is_operand,
     is_proper,
     is_whole,
+    named_figure,
     number,
     product,
     subscripted,
@@ -256,13 +259,32 @@ class _Parser(Cursor):
             return ("call", "binom", self._argument(), self._argument())
         if name in CONSTANTS:
             return ("sym", CONSTANTS[name])
-        if name in GREEK or name in VERBATIM:
+        if name in FIGURES:
+            return self._figure(name)
+        if name in GREEK or name in VERBATIM or is_digits(name):
             return ("sym", name)
         if name in ("sum", "prod"):
             return self._series(name)
         if name in FUNCTIONS:
             return self._function(name)
         raise UnreadableError(f"unknown {name!r}")
+
+    def _figure(self, name: str) -> Tree:
+        r"""`\angle ABC` is one name, whichever end is read first; `2\angle 60^\circ` a complex number by its angle."""
+        before = self.tokens[self.position - 2] if self.position > 1 else None
+        token = self.peek()
+        if token is not None and token.kind == "num":
+            if before is not None and (before.kind == "num" or before.value in (")", "}")):
+                return ("call", "cis", self._power())
+            self.position += 1
+            return ("sym", name + token.value)
+        corners: list[str] = []
+        while (token := self.peek()) is not None and token.kind == "letters":
+            self.position += 1
+            corners.append(token.value)
+            while corners and self.accept("'"):
+                corners[-1] += "'"
+        return ("sym", named_figure(name, corners))
 
     def _letter(self, name: str) -> Tree:
         if self.value() == "(":
