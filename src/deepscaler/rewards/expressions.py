@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepscaler.rewards.applied import is_argument
+from deepscaler.rewards.brackets import closing
 from deepscaler.rewards.cursor import Cursor
+from deepscaler.rewards.showing import tree_text
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import (
     CONSTANTS,
@@ -169,7 +172,16 @@ class _Parser(Cursor):
                 tree = subscripted(tree, "'")
             else:
                 break
+            if self.value() == "(":
+                tree = self._scripted_function(tree)
         return tree
+
+    def _scripted_function(self, tree: Tree) -> Tree:
+        """`f'(x)`, `f_1(x)`, `f^{-1}(x)`, `f^2(x)`."""
+        if tree[0] == "sym":
+            return self._applied(tree, tree[1].rstrip("'*+-").partition("_")[0])
+        power_of_function = tree[0] == "pow" and tree[1][0] == "sym" and tree[1][1] in UNKNOWN_FUNCTIONS
+        return self._applied(tree, tree[1][1]) if power_of_function else tree
 
     def _raised(self, base: Tree) -> Tree:
         braced = self.value() == "{"
@@ -261,7 +273,9 @@ class _Parser(Cursor):
             return ("sym", CONSTANTS[name])
         if name in FIGURES:
             return self._figure(name)
-        if name in GREEK or name in VERBATIM or is_digits(name):
+        if name in GREEK:
+            return self._applied(("sym", name), name)
+        if name in VERBATIM or is_digits(name):
             return ("sym", name)
         if name in ("sum", "prod"):
             return self._series(name)
@@ -287,18 +301,26 @@ class _Parser(Cursor):
         return ("sym", named_figure(name, corners))
 
     def _letter(self, name: str) -> Tree:
-        if self.value() == "(":
-            start, inside, behind = self.position, self.peek(1), self.value(2)
-            if inside is not None and inside.kind == "num" and behind == ")":  # I(0): a value of I, not I times 0
-                return ("call", "unknown " + name, *self._arguments())
-            if name == "C":
-                arguments = self._arguments()
-                if len(arguments) == 2:
-                    return ("call", "binom", *arguments)
-                self.position = start
-            elif name in UNKNOWN_FUNCTIONS:
-                return ("call", "unknown " + name, *self._arguments())
-        return ("sym", name)
+        if name == "C" and self.value() == "(":
+            start = self.position
+            arguments = self._arguments()
+            if len(arguments) == 2:
+                return ("call", "binom", *arguments)
+            self.position = start
+        return self._applied(("sym", name), name)
+
+    def _applied(self, tree: Tree, stem: str) -> Tree:
+        """The value of a function where brackets behind a letter, with its scripts, hold an argument; else the letter.
+
+        `stem` is the letter without scripts. `I(0)` is a value of I, not I times 0.
+        """
+        if self.value() != "(":
+            return tree
+        end = closing(self.tokens, self.position)
+        if is_argument(stem, self.tokens[self.position + 1 : end]):
+            name = tree[1] if tree[0] == "sym" else f"{tree[1][1]}^{tree_text(tree[2])}"
+            return ("call", f"unknown {name}", *self._arguments())
+        return tree
 
     def _enclosed(self, opening: str) -> Tree:
         bars, self.bars = self.bars, 0
