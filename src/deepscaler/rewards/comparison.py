@@ -308,8 +308,13 @@ def _same_residue(a: Residue, b: Answer) -> bool:
     return x is not None and y is not None and bool(modulus) and (x - y) % modulus == 0
 
 
+def _are_strings(a: str, b: str) -> bool:
+    """Runs of three letters or more, such as permutations: `abc` is not `bca`, though products commute."""
+    return a.isalpha() and b.isalpha() and min(len(a), len(b)) > 2
+
+
 def _same_prose(a: Prose, b: Answer) -> bool:
     other = b.product if isinstance(b, Prose) else b.tree if isinstance(b, Scalar) else None
-    if isinstance(b, Prose) and a.words == b.words:
-        return True
+    if isinstance(b, Prose) and (a.words == b.words or _are_strings(a.words, b.words)):
+        return a.words == b.words
     return a.product is not None and other is not None and same_value(a.product, other)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepscaler.rewards.applied import is_argument
+from deepscaler.rewards.brackets import closing
 from deepscaler.rewards.cursor import Cursor
+from deepscaler.rewards.showing import tree_text
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import (
     CONSTANTS,
+    FIGURES,
     FUNCTIONS,
     GREEK,
     OPENING,
@@ -18,9 +22,11 @@ from deepscaler.rewards.trees import (
     VERBATIM,
     Tree,
     constant,
+    is_digits,
     is_operand,
     is_proper,
     is_whole,
+    named_figure,
     number,
     product,
     subscripted,
@@ -166,7 +172,16 @@ class _Parser(Cursor):
                 tree = subscripted(tree, "'")
             else:
                 break
+            if self.value() == "(":
+                tree = self._scripted_function(tree)
         return tree
+
+    def _scripted_function(self, tree: Tree) -> Tree:
+        """`f'(x)`, `f_1(x)`, `f^{-1}(x)`, `f^2(x)`."""
+        if tree[0] == "sym":
+            return self._applied(tree, tree[1].rstrip("'*+-").partition("_")[0])
+        power_of_function = tree[0] == "pow" and tree[1][0] == "sym" and tree[1][1] in UNKNOWN_FUNCTIONS
+        return self._applied(tree, tree[1][1]) if power_of_function else tree
 
     def _raised(self, base: Tree) -> Tree:
         braced = self.value() == "{"
@@ -256,7 +271,11 @@ class _Parser(Cursor):
             return ("call", "binom", self._argument(), self._argument())
         if name in CONSTANTS:
             return ("sym", CONSTANTS[name])
-        if name in GREEK or name in VERBATIM:
+        if name in FIGURES:
+            return self._figure(name)
+        if name in GREEK:
+            return self._applied(("sym", name), name)
+        if name in VERBATIM or is_digits(name):
             return ("sym", name)
         if name in ("sum", "prod"):
             return self._series(name)
@@ -264,19 +283,44 @@ class _Parser(Cursor):
             return self._function(name)
         raise UnreadableError(f"unknown {name!r}")
 
+    def _figure(self, name: str) -> Tree:
+        r"""`\angle ABC` is one name, whichever end is read first; `2\angle 60^\circ` a complex number by its angle."""
+        before = self.tokens[self.position - 2] if self.position > 1 else None
+        token = self.peek()
+        if token is not None and token.kind == "num":
+            if before is not None and (before.kind == "num" or before.value in (")", "}")):
+                return ("call", "cis", self._power())
+            self.position += 1
+            return ("sym", name + token.value)
+        corners: list[str] = []
+        while (token := self.peek()) is not None and token.kind == "letters":
+            self.position += 1
+            corners.append(token.value)
+            while corners and self.accept("'"):
+                corners[-1] += "'"
+        return ("sym", named_figure(name, corners))
+
     def _letter(self, name: str) -> Tree:
-        if self.value() == "(":
-            start, inside, behind = self.position, self.peek(1), self.value(2)
-            if inside is not None and inside.kind == "num" and behind == ")":  # I(0): a value of I, not I times 0
-                return ("call", "unknown " + name, *self._arguments())
-            if name == "C":
-                arguments = self._arguments()
-                if len(arguments) == 2:
-                    return ("call", "binom", *arguments)
-                self.position = start
-            elif name in UNKNOWN_FUNCTIONS:
-                return ("call", "unknown " + name, *self._arguments())
-        return ("sym", name)
+        if name == "C" and self.value() == "(":
+            start = self.position
+            arguments = self._arguments()
+            if len(arguments) == 2:
+                return ("call", "binom", *arguments)
+            self.position = start
+        return self._applied(("sym", name), name)
+
+    def _applied(self, tree: Tree, stem: str) -> Tree:
+        """The value of a function where brackets behind a letter, with its scripts, hold an argument; else the letter.
+
+        `stem` is the letter without scripts. `I(0)` is a value of I, not I times 0.
+        """
+        if self.value() != "(":
+            return tree
+        end = closing(self.tokens, self.position)
+        if is_argument(stem, self.tokens[self.position + 1 : end]):
+            name = tree[1] if tree[0] == "sym" else f"{tree[1][1]}^{tree_text(tree[2])}"
+            return ("call", f"unknown {name}", *self._arguments())
+        return tree
 
     def _enclosed(self, opening: str) -> Tree:
         bars, self.bars = self.bars, 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from deepscaler.rewards.answers import Answer, Items, Named, Scalar
+from deepscaler.rewards.answers import Answer, Items, Named, Prose, Scalar
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split
+from deepscaler.rewards.same_value import mentions
 from deepscaler.rewards.scalars import trimmed
 from deepscaler.rewards.tokens import Token
-from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree
+from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree, is_digits
 from deepscaler.rewards.vocabulary import ARTICLES, REFUSING
 
 MAX_NAME_TOKENS = 24
@@ -18,6 +19,8 @@ _VALUE_SIGNS = frozenset(["+", "-", "*", "^", "sqrt", "cdot", "times", "!", "sum
 _QUANTITIES = frozenset(["angle", "triangle", "measuredangle", ":"])
 _RELATING = frozenset(["le", "ge", "ne", "approx", "pm", "mp"])
 _DERIVATIVE = re.compile(r"frac(?:d|partial)(?:\^\d)?\w{0,8}(?:\(\w\))?(?:d|partial)[a-zA-Z](?:\^\d)?[\w()^+*-]{0,20}")
+_BOUND_LETTERS = frozenset("xyztuvwnkmrs")
+_ANGLE = re.compile(r"(?:measured)?angle([A-Z]+)")
 _APPLIED = re.compile(r"([^()]+)\(([a-zA-Z])\)")
 
 
@@ -30,7 +33,7 @@ def name_of(tokens: Tokens) -> str:
     if not 0 < len(tokens) <= MAX_NAME_TOKENS:
         return ""
     values = [t.value for t in tokens if t.value not in ("{", "}")]
-    text = "".join(values)
+    text = _ANGLE.sub(lambda m: f"angle{min(m[1], m[1][::-1])}", "".join(values))
     if any(map(refuses, tokens)):
         return ""
     if any(t.kind == "prose" for t in tokens):
@@ -112,7 +115,8 @@ def _is_variable(tokens: Tokens) -> bool:
 def _is_letter(token: Token) -> bool:
     if token.kind in ("letters", "roman"):
         return len(token.value) == 1
-    return token.kind == "cmd" and token.value in GREEK and token.value not in CONSTANTS
+    greek = token.value in GREEK and token.value not in CONSTANTS
+    return token.kind == "cmd" and (greek or is_digits(token.value))
 
 
 def _is_mark(tokens: Tokens, *, applied: bool) -> bool:
@@ -124,6 +128,8 @@ def under_one_name(a: Named, b: Named) -> Named | None:
     """`b` by the name of `a`: `f(t) = 1/t` as `f(x) = 1/x`, `y = …` as `f(x) = …`; None where the names differ."""
     first, second = _APPLIED.fullmatch(a.name), _APPLIED.fullmatch(b.name)
     if first and second and first[1] == second[1]:
+        if not (_binds(a.value, first[2]) and _binds(b.value, second[2])) or _mentions(b.value, first[2]):
+            return None
         return replace(b, name=a.name, value=_renamed(b.value, second[2], first[2]))
     if (first and b.name == "y") or (second and a.name == "y"):
         applied = first or second
@@ -131,9 +137,27 @@ def under_one_name(a: Named, b: Named) -> Named | None:
     return None
 
 
+def _binds(value: Answer, letter: str) -> bool:
+    """Whether the letter in `f(x) = …` is a variable: one that the value mentions, or that is hardly ever a name.
+
+    The A of `P(A) = 1/2` is a name: it says which event.
+    """
+    return letter in _BOUND_LETTERS or _mentions(value, letter)
+
+
+def _mentions(answer: Answer, letter: str) -> bool:
+    if isinstance(answer, Scalar):
+        return mentions(answer.tree, letter)
+    if isinstance(answer, Prose):
+        return answer.product is not None and mentions(answer.product, letter)
+    return isinstance(answer, Items) and any(_mentions(item, letter) for item in answer.items)
+
+
 def _renamed(answer: Answer, old: str, new: str) -> Answer:
     if isinstance(answer, Scalar):
         return replace(answer, tree=_with_symbol(answer.tree, old, new))
+    if isinstance(answer, Prose) and answer.product is not None:
+        return Scalar(_with_symbol(answer.product, old, new))
     if isinstance(answer, Items):
         return replace(answer, items=tuple(_renamed(item, old, new) for item in answer.items))
     return answer

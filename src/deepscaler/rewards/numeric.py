@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import accumulate
@@ -259,7 +260,7 @@ class Evaluation:
 
 def _unknown(name: str, arguments: list[Any]) -> Any:
     """A stand-in for a function nobody knows: different for different names and arguments, and no simple law."""
-    seed = 3 + sum((i + 1) * ord(c) for i, c in enumerate(name)) % 89
+    seed = 3 + zlib.crc32(name.encode()) % 9973
     return sum((a * a * (seed + 2 * i) + 7 * a) / (seed + i) for i, a in enumerate(arguments)) + seed
 
 

@@ -61,7 +61,7 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
         return None
     if any(t.kind in ("num", "cmd") or (t.kind == "sign" and t.value not in "-'.?!\"&/()") for t in tokens):
         return None
-    said = [t.value.casefold() for t in words if t.value.casefold() not in ARTICLES]
+    said = [t.value.casefold() for i, t in enumerate(words) if not _is_article(t, first=i == 0)]
     text = " ".join(said)
     text = SAME_WORDS.get(text, text)
     if text in EVERY_REAL:
@@ -75,9 +75,20 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
     return Prose(text, _letters_product(tokens))
 
 
+def _is_article(token: Token, *, first: bool) -> bool:
+    """A capital A behind another word is a name: Plan A."""
+    return token.value.casefold() in ARTICLES and (first or token.value != "A")
+
+
 def _letters_product(tokens: Tokens) -> Tree | None:
-    """`xy` as a product of variables; a longer run or one of capitals is a word."""
-    if any(t.kind != "letters" for t in tokens) or sum(len(t.value) for t in tokens) > 4:
+    """`xy` as a product of variables, `kx-k` as a difference; a longer run or one of capitals is a word."""
+    runs = [t for t in tokens if t.kind == "letters"]
+    if len(runs) < len(tokens) and all(len(t.value) < 3 for t in runs):
+        try:
+            return parse_expression(tokens)
+        except UnreadableError:
+            return None
+    if len(runs) < len(tokens) or sum(len(t.value) for t in tokens) > 4:
         return None
     if sum(len(t.value) for t in tokens) > 2 and all(t.value.isupper() for t in tokens):
         return None
@@ -168,6 +179,8 @@ def _joins(token: Token, words: frozenset[str]) -> bool:
 def _listed(tokens: Tokens, depth: int) -> Answer | None:
     """Parts between `;`, or else between commas, "and" and "or"."""
     parts = split(tokens, lambda t: is_sign(t, ";"))
+    if len(parts) == 1 and any(_joins(t, AND) for _, t in top_level(tokens)):
+        parts = split(tokens, lambda t: _joins(t, OR))  # "and" binds more closely
     if len(parts) == 1:
         parts = split(tokens, lambda t: is_sign(t, ",") or _joins(t, AND) or _joins(t, OR))
     if len(parts) == 1:
@@ -179,8 +192,9 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
     for part in parts:
         answer = read_answer(part, depth + 1)
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
-    meet = any(_joins(t, AND) for _, t in top_level(tokens))
-    if any(_joins(t, OR) for _, t in top_level(tokens)):
+    either = any(_joins(t, OR) for _, t in top_level(tokens))
+    meet = not either and any(_joins(t, AND) for _, t in top_level(tokens))
+    if either:
         items = _distinct(items)
     return _assembled(items, meet=meet)
 
@@ -205,12 +219,20 @@ def _assembled(items: list[Answer], *, meet: bool) -> Answer:
         return items[0]
     reals = [item for item in items if isinstance(item, Reals)]
     if items and len(reals) == len(items) and len({item.name for item in reals if item.name}) < 2:
-        common = intersection(reals[0].spans, reals[1].spans) if meet and len(reals) == 2 else None
-        spans = common or union([span for item in reals for span in item.spans])
+        common = _common(reals) if meet else None
+        spans = union([span for item in reals for span in item.spans]) if common is None else common
         return Reals(spans, reals[0].name)
     if items and isinstance(items[0], Named):
         return _named_items(items)
     return Items("list", tuple(items))
+
+
+def _common(reals: list[Reals]) -> tuple[Span, ...] | None:
+    """Where all of them hold; None where that is not known."""
+    common: tuple[Span, ...] | None = reals[0].spans
+    for other in reals[1:]:
+        common = None if common is None else intersection(common, other.spans)
+    return common
 
 
 def _named_items(items: list[Answer]) -> Answer:

@@ -25,7 +25,7 @@ from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
 from deepscaler.rewards.names import name_of, quantity_of, tuple_names
-from deepscaler.rewards.same_value import calls, decimal_places, ends, real_value, same_value, symbols
+from deepscaler.rewards.same_value import calls, decimal_places, ends, is_rounding, real_value, same_value, symbols
 from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
@@ -131,9 +131,10 @@ def _is_near(decimal: Tree, value: Tree) -> bool:
     exact = real_value(value)
     if exact is None:
         return False
-    ulp = Fraction(1, 10 ** decimal_places(decimal[1]))
-    most = float(ulp) if not isinstance(exact, Fraction) or not ends(exact) else float(ulp) / 2
-    return 0 < abs(float(exact) - float(decimal[1])) <= most
+    place = Fraction(1, 10 ** decimal_places(decimal[1]))
+    if isinstance(exact, Fraction) and ends(exact):
+        return 0 < abs(exact - decimal[1]) * 2 <= place
+    return is_rounding(decimal[1], place, exact)
 
 
 def _tree(tokens: Tokens) -> Tree | None:

@@ -186,14 +186,31 @@ def rounds_to(decimal: Tree, other: Tree) -> bool:
         decimal, other = decimal[1], ("neg", other)
     if decimal[0] != "num" or decimal[2] < ROUNDED_DIGITS:
         return False
-    value, exact = real_value(other), decimal[1]
+    value = real_value(other)
     if value is None or (isinstance(value, Fraction) and ends(value)):
         return False
-    if isinstance(value, Fraction):
-        return abs(value - exact) * 10 ** (decimal[2] - 1) < abs(value)
-    return bool(
-        abs(value - FINE.context.mpf(exact.numerator) / exact.denominator) * 10 ** (decimal[2] - 1) < abs(value)
-    )
+    return is_rounding(decimal[1], last_place(decimal[1], decimal[2]), value)
+
+
+def last_place(decimal: Fraction, digits: int) -> Fraction:
+    """The value of one unit in the last of `digits` significant digits: 1/100 for 3.14."""
+    if decimal == 0:
+        return Fraction(0)
+    leading = (decimal.numerator.bit_length() - decimal.denominator.bit_length()) * 30103 // 100_000
+    while abs(decimal) >= Fraction(10) ** (leading + 1):
+        leading += 1
+    while abs(decimal) < Fraction(10) ** leading:
+        leading -= 1
+    return Fraction(10) ** (leading - digits + 1)
+
+
+def is_rounding(decimal: Fraction, unit: Fraction, value: Any) -> bool:
+    """Whether a decimal with last place `unit` is the real `value` rounded to it, or cut off there."""
+    if decimal < 0:
+        decimal, value = -decimal, -value
+    rest = value - decimal if isinstance(value, Fraction) else value - _fine(decimal)
+    place = unit if isinstance(rest, Fraction) else _fine(unit)
+    return bool(-place <= 2 * rest and rest < place)
 
 
 def ends(value: Fraction) -> bool:

@@ -41,6 +41,7 @@ _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
+_DIGIT_LETTERS = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}")  # below a line: a number by its digits
 _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
     r"\\(?:left|right|middle)(?![a-zA-Z])\.?|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it"
@@ -170,6 +171,8 @@ def _wrapped(name: str, inner: str, *, spaced: bool, upright: bool, nesting: int
         return []
     if name == "mathbb":
         return [Token("cmd", NUMBER_SETS.get(inner.strip(), "mathbb"), spaced)]
+    if name in ("overline", "bar") and _DIGIT_LETTERS.fullmatch(inner):
+        return [Token("cmd", f"overline {inner}", spaced)]
     part = _scan(inner, upright=name in UPRIGHT or (upright and name not in DOTTED), nesting=nesting + 1)
     if part and (spaced or inner[:1].isspace()):
         part[0] = Token(part[0].kind, part[0].value, True)

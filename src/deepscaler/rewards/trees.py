@@ -29,15 +29,16 @@ FUNCTIONS = _words(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc asin acos atan arcsinh "
     "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor ceil cis"
 )
-GREEK = _words(
+FIGURES = _words("angle measuredangle sphericalangle triangle")
+GREEK = FIGURES | _words(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega Pi ell hbar nabla partial angle triangle measuredangle "
-    "parallel perp"
+    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega Pi ell hbar nabla partial parallel perp"
 )
 CONSTANTS = {"pi": "π", "infty": "∞", "infinity": "∞", "inf": "∞", "oo": "∞"}
 UNKNOWN_FUNCTIONS = frozenset("fFPQOWT")  # f(x) is one value, not f times x; g(h) may well be a product
 OPENING = {"(": ")", "[": "]", "{": "}", "lfloor": "rfloor", "lceil": "rceil", "\\{": "\\}"}
 _SPLIT_NAMES = ("sqrt", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "pi", "ln", "log", "exp")
+DIGITS = "overline "  # of a command for a number given by its digits
 VERBATIM = frozenset(["ldots", "square"])
 PLUS_MINUS: Tree = ("sym", "±")
 INFINITY: Tree = ("sym", "∞")
@@ -107,8 +108,21 @@ def is_operand(name: str) -> bool:
         name in FUNCTIONS
         or name in GREEK
         or name in CONSTANTS
+        or is_digits(name)
         or name in ("frac", "binom", "lfloor", "lceil", "sum", "prod")
     )
+
+
+def is_digits(name: str) -> bool:
+    r"""Whether a command is a number given by its digits, `\overline{ab}`."""
+    return name.startswith(DIGITS)
+
+
+def named_figure(name: str, corners: list[str]) -> str:
+    """An angle is the same from either end; the corners of a triangle have an order, which congruence needs."""
+    if name == "triangle":
+        return name + "".join(corners)
+    return "angle" + "".join(min(corners, corners[::-1]))
 
 
 def is_whole(tree: Tree) -> bool:
