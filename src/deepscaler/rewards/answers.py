@@ -118,6 +118,14 @@ class Approximated:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditioned:
+    r"""`\frac{x^2-1}{x-1},\ x\ne1`: a value and what its variables range over, which may be left out."""
+
+    value: Answer
+    ranges: tuple[Reals, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prose:
     """Words; a short run of letters may as well be a `product` of variables."""
 
@@ -125,4 +133,18 @@ class Prose:
     product: Tree | None = None
 
 
-Answer = Scalar | Items | Reals | Relation | Named | Record | Matrix | Based | Residue | Choice | Approximated | Prose
+Answer = (
+    Scalar
+    | Items
+    | Reals
+    | Relation
+    | Named
+    | Record
+    | Matrix
+    | Based
+    | Residue
+    | Choice
+    | Approximated
+    | Conditioned
+    | Prose
+)

@@ -10,6 +10,7 @@ from deepscaler.rewards.answers import (
     Approximated,
     Based,
     Choice,
+    Conditioned,
     Items,
     Matrix,
     Named,
@@ -32,7 +33,21 @@ from deepscaler.rewards.work import TooBigError, UndefinedError
 
 # Earlier kinds know how to be compared with later ones.
 MAX_DIGITS_BITS = 3000
-_ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
+_ORDER = (
+    Conditioned,
+    Approximated,
+    Choice,
+    Named,
+    Record,
+    Items,
+    Reals,
+    Relation,
+    Matrix,
+    Residue,
+    Based,
+    Prose,
+    Scalar,
+)
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
 HUNDREDTH: Tree = ("num", Fraction(1, 100), 0)
@@ -50,6 +65,8 @@ class Comparison:
             a, b = b, a
         if a == b:
             return self._because(True, "same " + _KIND[type(a)])
+        if isinstance(a, Conditioned):
+            return self._conditioned(a, b)
         if isinstance(a, Approximated):
             return self.same(a.value, b) or self.same(a.rounded, b)
         if isinstance(a, Choice):
@@ -68,6 +85,13 @@ class Comparison:
         if equal:
             self.how = how
         return equal
+
+    def _conditioned(self, a: Conditioned, b: Answer) -> bool:
+        if not isinstance(b, Conditioned):
+            return self.same(a.value, b)
+        others = {reals.name: reals for reals in b.ranges}
+        pairs = [(reals, others[reals.name]) for reals in a.ranges if reals.name in others]
+        return self.same(a.value, b.value) and all(same_spans(x.spans, y.spans) for x, y in pairs)
 
     def _choice(self, a: Choice, b: Answer) -> bool:
         if isinstance(b, Choice):
@@ -206,6 +230,8 @@ def stated(answer: Answer) -> Answer:
     """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value."""
     if isinstance(answer, Relation) and answer.value is not None:
         return answer if _is_unsolved(answer) else answer.value
+    if isinstance(answer, Conditioned):
+        return stated(answer.value)
     if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
         return Items(answer.kind, tuple(map(stated, answer.items)))
     return answer
@@ -226,6 +252,7 @@ def is_bare(answer: Answer) -> bool:
 
 
 _KIND: dict[type, str] = {
+    Conditioned: "value under a condition",
     Approximated: "value",
     Choice: "choice",
     Named: "named value",

@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
+from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import intersection, union
@@ -39,7 +40,20 @@ def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
     tokens = trimmed(tokens)
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
-    for rule in (_choice, _phrase, _listed, _system, _prose, _based, _enclosed, _real_set, _related, _residue, _ratio):
+    for rule in (
+        _choice,
+        _aside,
+        _phrase,
+        _listed,
+        _system,
+        _prose,
+        _based,
+        _enclosed,
+        _real_set,
+        _related,
+        _residue,
+        _ratio,
+    ):
         answer = rule(tokens, depth)
         if answer is not None:
             return answer
@@ -83,6 +97,10 @@ def _is_article(token: Token, *, first: bool) -> bool:
 
 def _phrase(tokens: Tokens, depth: int) -> Answer | None:
     return read_phrase(tokens, lambda part: read_answer(part, depth + 1))
+
+
+def _aside(tokens: Tokens, depth: int) -> Answer | None:
+    return read_aside(tokens, lambda part: read_answer(part, depth + 1))
 
 
 def _letters_product(tokens: Tokens) -> Tree | None:
