@@ -11,7 +11,8 @@ from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
 from deepscaler.rewards.names import name_of, tuple_names
-from deepscaler.rewards.same_value import decimal_places, ends, is_rounding, real_value, same_value, symbols
+from deepscaler.rewards.same_value import calls, decimal_places, ends, is_rounding, real_value, same_value, symbols
+from deepscaler.rewards.sample_points import PIECEWISE
 from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
@@ -204,6 +205,8 @@ def _isolated(left: Tree, op: str, right: Tree) -> Reals | None:
 
 def _line(tree: Tree, name: str) -> tuple[Fraction, Fraction] | None:
     """Slope and offset where the tree is a line in `name` with rational coefficients and a slope."""
+    if not calls(tree).isdisjoint(PIECEWISE):
+        return None
     try:
         values = [exact_value(tree, {name: Fraction(x)}) for x in (0, 1, 5, Fraction(-7, 3))]
     except (UndefinedError, TooBigError):
