@@ -178,13 +178,16 @@ def _joins(token: Token, words: frozenset[str]) -> bool:
 
 def _listed(tokens: Tokens, depth: int) -> Answer | None:
     """Parts between `;`, or else between commas, "and" and "or"."""
-    parts = split(tokens, lambda t: is_sign(t, ";"))
-    if len(parts) == 1 and any(_joins(t, AND) for _, t in top_level(tokens)):
-        parts = split(tokens, lambda t: _joins(t, OR))  # "and" binds more closely
-    if len(parts) == 1:
-        parts = split(tokens, lambda t: is_sign(t, ",") or _joins(t, AND) or _joins(t, OR))
-    if len(parts) == 1:
+    joints = [t for _, t in top_level(tokens) if is_sign(t, ",", ";") or _joins(t, AND) or _joins(t, OR)]
+    if not joints:
         return None
+    either, both = any(_joins(t, OR) for t in joints), any(_joins(t, AND) for t in joints)
+    if any(is_sign(t, ";") for t in joints):
+        parts = split(tokens, lambda t: is_sign(t, ";"))
+    elif either and both:
+        parts = split(tokens, lambda t: _joins(t, OR))  # "and" binds more closely
+    else:
+        parts = split(tokens, lambda t: is_sign(t, ",") or _joins(t, AND) or _joins(t, OR))
     parts = [part for part in parts if part]
     if len(parts) > MAX_ITEMS:
         raise UnreadableError("too many items")
@@ -192,11 +195,9 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
     for part in parts:
         answer = read_answer(part, depth + 1)
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
-    either = any(_joins(t, OR) for _, t in top_level(tokens))
-    meet = not either and any(_joins(t, AND) for _, t in top_level(tokens))
     if either:
         items = _distinct(items)
-    return _assembled(items, meet=meet)
+    return _assembled(items, meet=both and not either)
 
 
 def _distinct(items: list[Answer]) -> list[Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from fractions import Fraction
 from itertools import chain
@@ -9,7 +10,7 @@ from typing import Any
 
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, Precision, PrecisionLostError
-from deepscaler.rewards.sample_points import PIECEWISE, WHOLE_POINTS, Point, far_points, near_points
+from deepscaler.rewards.sample_points import WHOLE_POINTS, Point, far_points, near_points
 from deepscaler.rewards.trees import Tree
 from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
@@ -73,11 +74,11 @@ def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
     whole_only = bool(functions & _STEPS) and all(n[0] in INTEGER_NAMES for n in names)
     if not _same_nearby(a, b, names, functions, whole_only):
         return False
-    return functions.isdisjoint(PIECEWISE) or _same_far_off(a, b, names, whole_only)
+    return _same_far_off(a, b, far_points(a, b, names, functions, whole=whole_only))
 
 
-def _same_far_off(a: Tree, b: Tree, names: frozenset[str], whole_only: bool) -> bool:
-    for point in far_points(a, b, names, whole=whole_only):
+def _same_far_off(a: Tree, b: Tree, points: Iterator[Point]) -> bool:
+    for point in points:
         try:
             if _agree_at(a, b, point) is Agreement.APART:
                 return False
@@ -237,7 +238,7 @@ def proportional(a: Tree, b: Tree) -> int:
         return 0
     ratio: Any = None
     agreed = 0
-    far = () if (calls(a) | calls(b)).isdisjoint(PIECEWISE) else far_points(a, b, names, whole=False)
+    far = far_points(a, b, names, calls(a) | calls(b), whole=False)
     for point in chain(near_points(names), far):
         try:
             x, y = _value_at(a, point), _value_at(b, point)

@@ -15,8 +15,11 @@ from deepscaler.rewards.trees import Tree
 from deepscaler.rewards.work import TooBigError, UndefinedError
 
 WHOLE_POINTS = 4
-PIECEWISE = frozenset(["abs", "max", "min", "floor", "ceil", "mod", "gcd", "lcm", "sgn", "root", "arg"])
+# √(x+1000)² has two pieces as well, but most roots have none that near points do not see: two more points will do.
+ROOT = "root"
+PIECEWISE = frozenset(["abs", "max", "min", "floor", "ceil", "mod", "gcd", "lcm", "sgn", "arg", ROOT])
 MAX_EDGES = 3  # numbers in the expressions around which more points lie
+NEAR = 2  # as far as near points reach to both sides
 MAX_EDGE = 10**12
 _BESIDE = Fraction(377, 1009)
 Point = dict[str, Fraction]
@@ -38,9 +41,20 @@ def near_points(names: frozenset[str]) -> Iterator[Point]:
         yield point
 
 
-def far_points(a: Tree, b: Tree, names: frozenset[str], *, whole: bool) -> Iterator[Point]:
-    """Beyond and beside the numbers in the two trees, of both signs; positive whole ones for `whole`."""
+def far_points(a: Tree, b: Tree, names: frozenset[str], functions: frozenset[str], *, whole: bool) -> Iterator[Point]:
+    """Beyond and beside the numbers in the two trees, of both signs; positive whole ones for `whole`.
+
+    `functions`: those in the trees. None where they have one piece each.
+    """
+    pieces = functions & PIECEWISE
+    if not pieces:
+        return
     edges = sorted(_numbers(a) | _numbers(b), reverse=True)[:MAX_EDGES] or [Fraction(1)]
+    if pieces == {ROOT}:
+        far = 3 * edges[0] + _BESIDE
+        if edges[0] > NEAR:
+            yield from ({name: value * (j + 1) for j, name in enumerate(sorted(names))} for value in (far, -far))
+        return
     product = Fraction(1)
     for edge in edges:
         product *= edge
