@@ -20,7 +20,7 @@ from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contr
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
-from deepscaler.rewards.vocabulary import DROPPED
+from deepscaler.rewards.vocabulary import DROPPED, TRANSPARENT, UPRIGHT
 from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
@@ -29,7 +29,11 @@ SHORT_ANSWERS, LONG_ANSWERS = 2048, 16  # remembered
 # Contexts of mpmath change their precision for a moment in some functions, so threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
 _LEADING_ZERO = re.compile(r",0\d")
-_SIGNS_ALONE = re.compile(r"(?:\\[a-zA-Z]+|\\[^a-zA-Z]|[^0-9A-Za-z\\])*$")
+_TYPESETTING = "left right middle displaystyle textstyle scriptstyle quad qquad enspace thinspace strut mathstrut relax"
+_SIGNS_ALONE = re.compile(
+    rf"(?:\\(?:{'|'.join(sorted({*_TYPESETTING.split(), *UPRIGHT, *TRANSPARENT}))}|[bB]igg?[lrm]?)(?![a-zA-Z])"
+    r"|\\[^a-zA-Z]|[^0-9A-Za-z\\])*$"
+)
 _DROPPED_GROUP = re.compile(rf"\\(?:{'|'.join(sorted(DROPPED))})(?![a-zA-Z])")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
