@@ -27,7 +27,7 @@ from deepscaler.rewards.same_value import mentions, proportional, real_value, ro
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import Tree
-from deepscaler.rewards.units import COUNT, MIXED
+from deepscaler.rewards.units import COUNT, RADIANS, UNIT_OF_ANYTHING
 from deepscaler.rewards.work import TooBigError, UndefinedError
 
 # Earlier kinds know how to be compared with later ones.
@@ -35,6 +35,7 @@ MAX_DIGITS_BITS = 3000
 _ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
+DEGREES, PERCENT = (("degree", 1),), (("percent", 1),)
 HUNDREDTH: Tree = ("num", Fraction(1, 100), 0)
 
 
@@ -181,7 +182,7 @@ class Comparison:
             return False
         if a.unit is not None and b.unit is not None and a.unit.size != b.unit.size:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
-        if self._values(x, y):
+        if not _in_radians(a, b) and self._values(x, y):
             return True
         if a.percent != b.percent:
             return self._values(*((("mul", x, HUNDREDTH), y) if a.percent else (x, ("mul", y, HUNDREDTH))))
@@ -219,16 +220,29 @@ _KIND: dict[type, str] = {
 
 
 def _same_measure(a: Scalar, b: Scalar) -> bool:
-    """Whether the units, where both have one, measure the same; degrees and percent measure nothing else."""
-    if a.unit is None or b.unit is None:
-        bare = a.unit is None and b.unit is None
-        marked = a.percent or a.degree or b.percent or b.degree
-        return bare or not marked
-    first, second = a.unit.dimensions, b.unit.dimensions
-    if COUNT in (a.unit, b.unit):
-        return first == second
-    mixed = [dimensions[0][0].startswith(MIXED) for dimensions in (first, second)]
-    return first == second or mixed[0] != mixed[1]
+    """Whether the units, percent and degree signs measure the same; one that is missing may have been dropped."""
+    first, second = _measure(a), _measure(b)
+    if first == second or not first or not second:
+        return True
+    both = {first, second}
+    if DEGREES in both:
+        other = second if first == DEGREES else first
+        return other in (RADIANS.dimensions, (("celsius", 1),), (("fahrenheit", 1),))
+    return UNIT_OF_ANYTHING.dimensions in both and both.isdisjoint((PERCENT, RADIANS.dimensions, COUNT.dimensions))
+
+
+def _measure(scalar: Scalar) -> tuple[tuple[str, int], ...]:
+    if scalar.unit is not None:
+        return scalar.unit.dimensions
+    return PERCENT if scalar.percent else DEGREES if scalar.degree else ()
+
+
+def _in_radians(a: Scalar, b: Scalar) -> bool:
+    """Whether one is in degrees and the other certainly in radians: said so, or a multiple of π."""
+    if a.degree == b.degree:
+        return False
+    other = b if a.degree else a
+    return other.unit == RADIANS or (other.unit is None and mentions(other.tree, "π"))
 
 
 def _digits(value: Fraction) -> str:

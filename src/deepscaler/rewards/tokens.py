@@ -54,7 +54,7 @@ _SPACES = re.compile(
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<dots>\.\.\.+)"
     r"|(?P<num>(?:\d+(?:\.\d*)?(?!\.)|\d+|\.\d+)(?:[eE][+-]?\d+(?![\dA-Za-z.]))?)"
-    r"|(?P<brace>\\[{}|])|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+)|(?P<esc>\\.)|(?P<word>[a-zA-Z]+|[^\W\d_a-zA-Z]+)"
+    r"|(?P<brace>\\[{}|])|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+)|(?P<esc>\\.)|(?P<word>[a-zA-ZÀ-ÖØ-öø-ɏ]+|[^\W\d_a-zA-ZÀ-ÖØ-öø-ɏ]+)"
     r"|(?P<power>\*\*)|(?P<rel><=|>=|=<|=>|!=|==|:=|<>)|(?P<sign>.)",
     re.DOTALL,
 )
