@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from deepscaler.rewards.trees import Tree
@@ -54,11 +54,12 @@ class Reals:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`left op right`, op one of = < <= !=."""
+    """`left op right`, op one of = < <= !=. `value`: the side of an equation that is a constant, as it was read."""
 
     op: str
     left: Tree
     right: Tree
+    value: Answer | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from deepscaler.rewards.answers import (
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import as_relation, same_spans
 from deepscaler.rewards.names import under_one_name
-from deepscaler.rewards.same_value import mentions, proportional, real_value, rounds_to, same_value
+from deepscaler.rewards.same_value import calls, mentions, proportional, real_value, rounds_to, same_value, symbols
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
-from deepscaler.rewards.trees import Tree
+from deepscaler.rewards.trees import ZERO, Tree
 from deepscaler.rewards.units import COUNT, RADIANS, UNIT_OF_ANYTHING
 from deepscaler.rewards.work import TooBigError, UndefinedError
 
@@ -201,6 +201,29 @@ class Comparison:
         if isinstance(x, Fraction) and isinstance(y, Fraction):
             return abs(x - y) <= self.tolerance
         return bool(abs(float(x) - float(y)) <= float(self.tolerance))
+
+
+def stated(answer: Answer) -> Answer:
+    """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value."""
+    if isinstance(answer, Relation) and answer.value is not None:
+        return answer if _is_unsolved(answer) else answer.value
+    if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
+        return Items(answer.kind, tuple(map(stated, answer.items)))
+    return answer
+
+
+def _is_unsolved(equation: Relation) -> bool:
+    """`x^2-4 = 0`: a condition on one variable, which says nothing of a value that was asked for."""
+    side = equation.right if equation.left[0] == "num" else equation.left
+    zero = equation.left == ZERO or equation.right == ZERO
+    return zero and len(symbols(side)) == 1 and not calls(side)
+
+
+def is_bare(answer: Answer) -> bool:
+    """Whether only a value is asked for: a constant, or several, without a name or an equation."""
+    if isinstance(answer, Items):
+        return all(map(is_bare, answer.items))
+    return isinstance(answer, Approximated) or (isinstance(answer, Scalar) and not symbols(answer.tree))
 
 
 _KIND: dict[type, str] = {

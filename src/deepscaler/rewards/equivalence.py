@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from deepscaler.rewards.answers import Answer, Prose
-from deepscaler.rewards.comparison import Comparison
+from deepscaler.rewards.comparison import Comparison, is_bare, stated
 from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contrary_words
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
@@ -97,6 +97,11 @@ def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equalit
             for b in right.answers:
                 if comparison.same(a, b):
                     return Equality(True, comparison.how)
+        # An answer may say of what its value is; a reference that is an equation asks for the equation.
+        for a in left.answers:
+            value = stated(a)
+            if value is not a and any(is_bare(b) and comparison.same(value, b) for b in right.answers):
+                return Equality(True, comparison.how)
     if left.tokens and left.tokens == right.tokens:
         return Equality(True, "same tokens")
     if not left.answers or not right.answers:

@@ -11,10 +11,14 @@ from deepscaler.rewards.same_value import mentions
 from deepscaler.rewards.scalars import trimmed
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree, is_digits
+from deepscaler.rewards.vocabulary import ARTICLES, REFUSING
 
 MAX_NAME_TOKENS = 24
+MAX_QUANTITY_TOKENS = 60
 _VALUE_SIGNS = frozenset(["+", "-", "*", "^", "sqrt", "cdot", "times", "!", "sum", "prod"])
 _QUANTITIES = frozenset(["angle", "triangle", "measuredangle", ":"])
+_RELATING = frozenset(["le", "ge", "ne", "approx", "pm", "mp"])
+_DERIVATIVE = re.compile(r"frac(?:d|partial)(?:\^\d)?\w{0,8}(?:\(\w\))?(?:d|partial)[a-zA-Z](?:\^\d)?[\w()^+*-]{0,20}")
 _BOUND_LETTERS = frozenset("xyztuvwnkmrs")
 _ANGLE = re.compile(r"(?:measured)?angle([A-Z]+)")
 _APPLIED = re.compile(r"([^()]+)\(([a-zA-Z])\)")
@@ -30,9 +34,11 @@ def name_of(tokens: Tokens) -> str:
         return ""
     values = [t.value for t in tokens if t.value not in ("{", "}")]
     text = _ANGLE.sub(lambda m: f"angle{min(m[1], m[1][::-1])}", "".join(values))
+    if any(map(refuses, tokens)):
+        return ""
     if any(t.kind == "prose" for t in tokens):
         return " ".join(values) if all(t.kind in ("prose", "letters", "roman") for t in tokens) else ""
-    if len(tokens) == 1 and _is_word(tokens[0]):
+    if (len(tokens) == 1 and _is_word(tokens[0])) or _DERIVATIVE.fullmatch(text):
         return text
     parts = _variables(tokens)
     if parts:
@@ -40,6 +46,26 @@ def name_of(tokens: Tokens) -> str:
     if _is_variable(tokens) or (any(map(_is_quantity, tokens)) and not any(v in _VALUE_SIGNS for v in values)):
         return text if tokens[0].kind != "num" else ""
     return ""
+
+
+def quantity_of(tokens: Tokens) -> str:
+    r"""The text of a quantity that is no expression of the grammar: `\#S`, `\max f`, `E[X]`, `\text{area of }ABC`.
+
+    "" where no name stands in it, or a word that makes it a condition or the opposite.
+    """
+    tokens = trimmed(tokens)
+    if not 0 < len(tokens) <= MAX_QUANTITY_TOKENS:
+        return ""
+    words = [t for t in tokens if t.kind in ("prose", "letters", "roman", "cmd")]
+    if not words or any(refuses(t) or (t.kind == "cmd" and t.value in _RELATING) for t in words):
+        return ""
+    return " ".join(t.value for t in tokens if t.value not in ("{", "}") and t.value.lower() not in ARTICLES)
+
+
+def refuses(token: Token) -> bool:
+    """A word that denies or doubts what stands beside it; NO may well be a segment."""
+    word = token.kind == "prose" or (token.kind == "letters" and not token.value.isupper())
+    return word and token.value.lower() in REFUSING
 
 
 def tuple_names(tokens: Tokens) -> list[str]:

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
+from typing import TypeGuard
 
-from deepscaler.rewards.answers import Answer, Approximated, Items, Named, Reals, Record, Relation, Scalar, Span
+from deepscaler.rewards.answers import (
+    Answer,
+    Approximated,
+    Choice,
+    Items,
+    Named,
+    Prose,
+    Reals,
+    Record,
+    Relation,
+    Scalar,
+    Span,
+)
 from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
+from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
-from deepscaler.rewards.names import name_of, tuple_names
+from deepscaler.rewards.names import name_of, quantity_of, tuple_names
 from deepscaler.rewards.same_value import calls, decimal_places, ends, is_rounding, real_value, same_value, symbols
 from deepscaler.rewards.sample_points import PIECEWISE
 from deepscaler.rewards.scalars import scalar, trimmed
@@ -56,7 +70,7 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
     name = name_of(parts[0])
     exact = 1 + next((i for i, op in enumerate(operators) if op == "≈" and not (i == 0 and name)), len(operators))
     links = [_tree(part) for part in parts[bool(name) :]]
-    values = [tree for tree in links[: exact - bool(name)] if tree is not None and not symbols(tree)]
+    values = [tree for tree in links[: exact - bool(name)] if _is_constant(tree)]
     rounded = [tree for tree in links if tree is not None and any(_is_near(tree, value) for value in values)]
     values = [tree for tree in values if tree not in rounded]
     if any(not same_value(a, b) for a, b in pairwise(values)):
@@ -67,10 +81,41 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
     if exact < len(parts) or (name and len(parts) > 2):
         answer = read(parts[exact - 1])
         return Named(name, answer, None) if name and exact > 1 else answer
-    equation = _equation(parts) if len(parts) == 2 else None
-    if equation is None:
+    return _stating(parts, links, read)
+
+
+def _stating(parts: list[Tokens], links: list[Tree | None], read: Read) -> Answer:
+    r"""An equation of expressions with the constant it states, `m+n = 3+4 = 7`; or the value of what is none.
+
+    Constant links agree, which was tested before.
+    """
+    first, last = links[0], links[-1]
+    constant = next((i for i in range(len(parts) - 1, -1, -1) if _is_constant(links[i])), None)
+    if first is not None and last is not None and len(parts) == 2:
+        return Relation("=", first, last, None if constant is None else read(parts[constant]))
+    side, value = (first if constant else last), (None if constant is None else links[constant])
+    if constant is not None and side is not None and value is not None:
+        return Relation("=", side, value, read(parts[constant]))
+    place = next((i for i in (0, len(parts) - 1) if quantity_of(parts[i])), 0)
+    name, value = quantity_of(parts[place]), read(parts[-1 if place == 0 else 0])
+    if isinstance(value, (Prose, Relation)) or not _agrees(parts[place], name, value, read):
         raise UnreadableError("an equation of what are no expressions")
-    return equation
+    return Named(name, value, None) if name else value
+
+
+def _is_constant(tree: Tree | None) -> TypeGuard[Tree]:
+    return tree is not None and not symbols(tree) and not any(name.startswith("unknown ") for name in calls(tree))
+
+
+def _agrees(tokens: Tokens, name: str, value: Answer, read: Read) -> bool:
+    """Whether the other side is equal, where it is a set or list of constants, or else has a name."""
+    try:
+        other = read(tokens)
+    except UnreadableError:
+        return bool(name)
+    if isinstance(other, Items) and all(isinstance(i, Scalar) and _is_constant(i.tree) for i in other.items):
+        return Comparison().same(other, value)
+    return bool(name) and not isinstance(other, (Reals, Choice))
 
 
 def _named(name: str, names: list[str], value: Answer, equation: Relation | None) -> Answer:

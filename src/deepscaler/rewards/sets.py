@@ -28,7 +28,7 @@ def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
         return _all_but(read([t for t in tokens[place + 1 :] if t.value.lower() not in ("for", "x")]))
     if not any(t.value in _OPERATIONS for t in tokens):
         return None
-    if any(is_sign(t, "in") for _, t in top_level(tokens)):
+    if any(is_sign(t, "in", "=") for _, t in top_level(tokens)):
         return None
     for sign in ("cup", "cap", "setminus"):
         parts = split(tokens, lambda t, sign=sign: is_sign(t, sign))

@@ -74,6 +74,11 @@ CONNECTING = _words(
     "less greater even odd positive negative prime wrong correct such that so because except only either neither nor "
     "between some each real complex point plus minus times divided"
 )
+# Words with which a sentence does not state a value: it denies it, doubts it, or makes it depend on something.
+REFUSING = _words(
+    "not no never cannot can't isn't aren't doesn't or nor neither either if unless except wrong incorrect false "
+    "untrue impossible guess maybe perhaps possibly may might could unlikely suppose"
+)
 AND, OR = frozenset(["and", "und", "et"]), frozenset(["or", "oder", "ou"])
 LEADING = _words(
     "answer the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
