@@ -11,6 +11,7 @@ from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_lev
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import intersection, union
 from deepscaler.rewards.matrices import environment_rows, read_determinant, read_matrix
+from deepscaler.rewards.phrases import read_phrase
 from deepscaler.rewards.relations import read_relation
 from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.scalars import scalar, trimmed
@@ -38,7 +39,7 @@ def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
     tokens = trimmed(tokens)
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
-    for rule in (_choice, _listed, _system, _prose, _based, _enclosed, _real_set, _related, _residue, _ratio):
+    for rule in (_choice, _phrase, _listed, _system, _prose, _based, _enclosed, _real_set, _related, _residue, _ratio):
         answer = rule(tokens, depth)
         if answer is not None:
             return answer
@@ -78,6 +79,10 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
 def _is_article(token: Token, *, first: bool) -> bool:
     """A capital A behind another word is a name: Plan A."""
     return token.value.casefold() in ARTICLES and (first or token.value != "A")
+
+
+def _phrase(tokens: Tokens, depth: int) -> Answer | None:
+    return read_phrase(tokens, lambda part: read_answer(part, depth + 1))
 
 
 def _letters_product(tokens: Tokens) -> Tree | None:

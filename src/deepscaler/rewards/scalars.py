@@ -12,7 +12,7 @@ from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import PLUS_MINUS, Tree
 from deepscaler.rewards.units import without_unit
-from deepscaler.rewards.vocabulary import LEADING
+from deepscaler.rewards.vocabulary import CHECK_MARKS, LEADING
 
 MAX_BRACES = 20
 _CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
@@ -37,12 +37,14 @@ def trimmed(tokens: Tokens) -> Tokens:
 
 def _without_ends(tokens: Tokens) -> Tokens:
     end, start = len(tokens), 0
+    while end > 1 and tokens[end - 1].value in CHECK_MARKS:
+        end -= 1
     while end and is_sign(tokens[end - 1], ".", ",", ";", ":", "\\\\"):
         end -= 1
     while start < end and is_sign(tokens[start], "approx", "="):
         start += 1
     words = start
-    while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ","))):
+    while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ",", "="))):
         words += 1
     tokens = tokens[words if words < end else start : end]
     if tokens and tokens[-1].kind == "num" and tokens[-1].value.endswith("."):

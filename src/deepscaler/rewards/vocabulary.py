@@ -79,9 +79,45 @@ REFUSING = _words(
     "not no never cannot can't isn't aren't doesn't or nor neither either if unless except wrong incorrect false "
     "untrue impossible guess maybe perhaps possibly may might could unlikely suppose"
 )
-AND, OR = frozenset(["and", "und", "et"]), frozenset(["or", "oder", "ou"])
+# Words that make what follows them a condition or a second statement.
+SUBORDINATE = _words("when where while because since but which than whether assuming provided between")
+LINKING = frozenset(["is", "are", "equals", "equal", "was", "be", "becomes", "est", "ist", "sind", "es", "son", "sono"])
+FOREIGN_LINKS = ("是", "为", "為", "等于", "等於", "は", "은", "는")
+FOREIGN_REFUSING = ("不", "非", "没", "未", "或", "至少", "至多", "小于", "大于", "多于", "少于", "约", "若", "当")
+LEADS = _words(
+    "答 解 共 共有 一共 一共有 总共 总共有 故 即 则 所以 因此 得 解得 答案 答案是 答案为 答え 答 정답 답 ответ получаем"
+)
+CLOSING_WORDS = frozenset(
+    [
+        *(
+            "only",
+            "alone",
+            "exactly",
+            "overall",
+            "altogether",
+            "in total",
+            "total",
+            "in all",
+            "as required",
+            "respectively",
+        ),
+        *(
+            "as desired",
+            "as claimed",
+            "as expected",
+            "final answer",
+            "is correct",
+            "is the answer",
+            "works",
+            "suffices",
+        ),
+        *("です", "个", "입니다"),
+    ]
+)
+AND, OR = _words("and und et 和 与 與 及 以及 и と 와 과 그리고"), _words("or oder ou 或 或者 или または 또는")
+CHECK_MARKS = frozenset(["checkmark", "blacksquare", "qed", "Box", "blacklozenge", "✓", "✔", "✅", "∎", "■", "□"])
 LEADING = _words(
-    "answer the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
+    "answer ans the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
     "it's there are answers solution get we have only roughly just option choice rs usd eur us"
 )
 ARTICLES = frozenset(["the", "a", "an"])
