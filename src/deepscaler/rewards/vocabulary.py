@@ -111,7 +111,7 @@ CLOSING_WORDS = frozenset(
             "works",
             "suffices",
         ),
-        *("です", "个", "입니다"),
+        *("です", "입니다"),
     ]
 )
 AND, OR = _words("and und et 和 与 與 及 以及 и と 와 과 그리고"), _words("or oder ou 或 或者 или または 또는")
