@@ -35,6 +35,17 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """A time of day; `half` is am, pm or "". As `ratio` it is hours to minutes."""
+
+    hour: int
+    minute: int
+    second: int
+    half: str
+    ratio: Items
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """An interval of the real line."""
 
@@ -125,4 +136,18 @@ class Prose:
     product: Tree | None = None
 
 
-Answer = Scalar | Items | Reals | Relation | Named | Record | Matrix | Based | Residue | Choice | Approximated | Prose
+Answer = (
+    Scalar
+    | Items
+    | Clock
+    | Reals
+    | Relation
+    | Named
+    | Record
+    | Matrix
+    | Based
+    | Residue
+    | Choice
+    | Approximated
+    | Prose
+)

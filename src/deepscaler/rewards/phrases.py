@@ -136,6 +136,7 @@ def _is_foreign_link(token: Token) -> bool:
 
 
 def _has_value(tokens: Sequence[Token]) -> bool:
-    return any(t.kind in ("num", "cmd") or (t.kind == "letters" and len(t.value) == 1) for t in tokens) and not (
-        tokens[0].value.lower() in _POINTING
+    return (
+        any(t.kind in ("num", "cmd") or (t.kind == "letters" and len(t.value) == 1) for t in tokens)
+        and tokens[0].value.lower() not in _POINTING
     )

@@ -104,6 +104,8 @@ def _same_nearby(a: Tree, b: Tree, names: frozenset[str], functions: frozenset[s
         seen.append((all(value > 0 for value in point.values()), verdict))
     agreed = [positive for positive, verdict in seen if verdict in (Agreement.EXACT, Agreement.CLOSE)]
     half_seen = any(positive and verdict is Agreement.ONE_BRANCHED for positive, verdict in seen)
+    if half_seen and "sign^" in functions:  # (-1)^x is cos πx at whole x only
+        return whole_only
     return len(agreed) >= 2 and (any(agreed) or not half_seen)
 
 

@@ -44,7 +44,7 @@ SAME_COMMAND = {
     "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ", "smallsetminus": "setminus", "sim": "approx", "simeq": "approx",
     "cong": "approx", "thickapprox": "approx", "doteq": "approx", "iff": "and", "bmod": "mod", "imath": "i",
     "infin": "infty", "operatorname*": "operatorname", "newline": "\\\\", "cr": "\\\\", "tabularnewline": "\\\\",
-    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not",
+    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not", "jmath": "j",
 }  # fmt: skip
 NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
 
@@ -117,8 +117,8 @@ CLOSING_WORDS = frozenset(
 AND, OR = _words("and und et 和 与 與 及 以及 и と 와 과 그리고"), _words("or oder ou 或 或者 или または 또는")
 CHECK_MARKS = frozenset(["checkmark", "blacksquare", "qed", "Box", "blacklozenge", "✓", "✔", "✅", "∎", "■", "□"])
 LEADING = _words(
-    "answer ans the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
-    "it's there are answers solution get we have only roughly just option choice rs usd eur us"
+    "answer ans the is exactly equals equal final value thus so therefore hence total approximately about result a an "
+    "of it it's there are answers solution get we have only roughly just option choice rs usd eur us"
 )
 ARTICLES = frozenset(["the", "a", "an"])
 NUMBER_WORDS = {
