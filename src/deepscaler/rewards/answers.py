@@ -35,6 +35,17 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """A time of day; `half` is am, pm or "". As `ratio` it is hours to minutes."""
+
+    hour: int
+    minute: int
+    second: int
+    half: str
+    ratio: Items
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """An interval of the real line."""
 
@@ -136,6 +147,7 @@ class Prose:
 Answer = (
     Scalar
     | Items
+    | Clock
     | Reals
     | Relation
     | Named

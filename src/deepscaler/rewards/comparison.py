@@ -10,6 +10,7 @@ from deepscaler.rewards.answers import (
     Approximated,
     Based,
     Choice,
+    Clock,
     Conditioned,
     Items,
     Matrix,
@@ -21,24 +22,29 @@ from deepscaler.rewards.answers import (
     Residue,
     Scalar,
 )
+from deepscaler.rewards.clocks import same_time
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import as_relation, same_spans
+from deepscaler.rewards.lines import linear
+from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
 from deepscaler.rewards.names import under_one_name
 from deepscaler.rewards.same_value import calls, mentions, proportional, real_value, rounds_to, same_value, symbols
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import ZERO, Tree
-from deepscaler.rewards.units import COUNT, MIXED
+from deepscaler.rewards.vectors import in_order_of_names, same_vector
 from deepscaler.rewards.work import TooBigError, UndefinedError
 
 # Earlier kinds know how to be compared with later ones.
 MAX_DIGITS_BITS = 3000
+CHOICE_LETTERS = "ABCDEFGHIJ"
 _ORDER = (
     Conditioned,
     Approximated,
     Choice,
     Named,
     Record,
+    Clock,
     Items,
     Reals,
     Relation,
@@ -75,6 +81,8 @@ class Comparison:
             return self._named(a, b)
         if isinstance(a, Record):
             return self._because(self._record(a, b), "same values of the same names")
+        if isinstance(a, Clock):
+            return self._because(same_time(a, b), "same time") if isinstance(b, Clock) else self.same(a.ratio, b)
         if isinstance(a, Items):
             return self._items(a, b)
         if isinstance(a, Scalar) and isinstance(b, Scalar):
@@ -126,7 +134,7 @@ class Comparison:
             return all(self.same(v, other[n]) for n, v in zip(a.names, a.values, strict=True))
         if not isinstance(b, Items) or b.kind not in ("list", "tuple"):
             return False
-        return self._ordered(a.values, b.items) or (
+        return self._ordered(in_order_of_names(a), b.items) or (
             a.numbered and b.kind == "list" and self._unordered(a.values, b.items)
         )
 
@@ -138,11 +146,17 @@ class Comparison:
                 x, y = (self._distinct(a), self._distinct(b)) if once else (a.items, b.items)
                 match = self._ordered if _goes_on(a) or _goes_on(b) else self._unordered
                 return self._because(match(x, y), "same elements in any order")
-            if kinds <= {"list", "tuple"} or kinds == {"ratio"}:
+            if kinds == {"ratio"}:
+                return self._because(_same_ratio(a, b), "same ratio")
+            if kinds <= {"list", "tuple"}:
                 return self._because(self._ordered(a.items, b.items), "same elements in order")
             return False
         if isinstance(b, Reals):
             return self._because(_as_spans(a, b), "same set of real numbers")
+        if isinstance(b, Matrix) or (a.kind == "tuple" and isinstance(b, Scalar)):
+            return self._because(same_vector(a, b), "same vector")
+        if isinstance(b, Prose) and _are_letters(a, b):
+            return self._because(True, "same choices")
         if a.kind == "ratio":
             pair = [item.tree for item in a.items if isinstance(item, Scalar)]
             quotient = len(a.items) == 2 and len(pair) == 2 and isinstance(b, Scalar)
@@ -182,8 +196,8 @@ class Comparison:
                 return _same_relation(a, b)
             zero = a.op == "=" and a.right[0] == "num" and a.right[1] == 0
             return zero and isinstance(b, Scalar) and same_value(a.left, b.tree)
-        if isinstance(a, Matrix) and isinstance(b, Matrix):
-            return _same_matrix(a, b)
+        if isinstance(a, Matrix):
+            return _same_matrix(a, b) if isinstance(b, Matrix) else same_vector(a, b)
         if isinstance(a, Residue):
             return _same_residue(a, b)
         if isinstance(a, Based):
@@ -201,11 +215,11 @@ class Comparison:
 
     def _scalars(self, a: Scalar, b: Scalar) -> bool:
         x, y = a.tree, b.tree
-        if not _same_measure(a, b):
+        if not same_measure(a, b):
             return False
         if a.unit is not None and b.unit is not None and a.unit.size != b.unit.size:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
-        if self._values(x, y):
+        if not in_degrees_and_radians(a, b) and self._values(x, y):
             return True
         if a.percent != b.percent:
             return self._values(*((("mul", x, HUNDREDTH), y) if a.percent else (x, ("mul", y, HUNDREDTH))))
@@ -227,11 +241,18 @@ class Comparison:
 
 
 def stated(answer: Answer) -> Answer:
-    """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value."""
+    """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value; `5, 5` as 5."""
     if isinstance(answer, Relation) and answer.value is not None:
         return answer if _is_unsolved(answer) else answer.value
     if isinstance(answer, Conditioned):
         return stated(answer.value)
+    if (
+        isinstance(answer, Items)
+        and answer.kind == "list"
+        and answer.items
+        and all(item == answer.items[0] for item in answer.items)
+    ):
+        return stated(answer.items[0])
     if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
         return Items(answer.kind, tuple(map(stated, answer.items)))
     return answer
@@ -254,6 +275,7 @@ def is_bare(answer: Answer) -> bool:
 _KIND: dict[type, str] = {
     Conditioned: "value under a condition",
     Approximated: "value",
+    Clock: "time",
     Choice: "choice",
     Named: "named value",
     Record: "named values",
@@ -266,19 +288,6 @@ _KIND: dict[type, str] = {
     Prose: "words",
     Scalar: "expression",
 }
-
-
-def _same_measure(a: Scalar, b: Scalar) -> bool:
-    """Whether the units, where both have one, measure the same; degrees and percent measure nothing else."""
-    if a.unit is None or b.unit is None:
-        bare = a.unit is None and b.unit is None
-        marked = a.percent or a.degree or b.percent or b.degree
-        return bare or not marked
-    first, second = a.unit.dimensions, b.unit.dimensions
-    if COUNT in (a.unit, b.unit):
-        return first == second
-    mixed = [dimensions[0][0].startswith(MIXED) for dimensions in (first, second)]
-    return first == second or mixed[0] != mixed[1]
 
 
 def _digits(value: Fraction) -> str:
@@ -294,12 +303,32 @@ def _is_tuple(answer: Answer) -> bool:
 
 
 def _as_spans(items: Items, reals: Reals) -> bool:
-    if items.kind == "list":
+    """An interval as a pair; a list or set of numbers as a union of points."""
+    if items.kind == "list" and any(span.low != span.high for span in reals.spans):
         return False
     try:
-        return same_spans(spans_of(items), reals.spans)
+        return same_spans(spans_of(Items("set", items.items) if items.kind == "list" else items), reals.spans)
     except UnreadableError:
         return False
+
+
+def _are_letters(items: Items, run: Prose) -> bool:
+    """`ABD` for the choices A, B, D."""
+    letters = [item.letter for item in items.items if isinstance(item, Choice)]
+    letters = letters or [item.tree[1] for item in items.items if isinstance(item, Scalar) and item.tree[0] == "sym"]
+    run_of_letters = "".join(letters).casefold() == run.words and items.kind in ("list", "set")
+    return run_of_letters and len(letters) == len(items.items) and all(x in CHOICE_LETTERS for x in letters)
+
+
+def _same_ratio(a: Items, b: Items) -> bool:
+    """`3:4` and `6:8`: each entry of one times the same number is that of the other."""
+    pairs = [(x, y) for x, y in zip(a.items, b.items, strict=False) if isinstance(x, Scalar) and isinstance(y, Scalar)]
+    if len(a.items) != len(b.items) or len(pairs) < len(a.items):
+        return False
+    first, second = pairs[0][0].tree, pairs[0][1].tree
+    if same_value(first, ZERO) or same_value(second, ZERO):
+        return all(same_value(x.tree, y.tree) for x, y in pairs)
+    return all(same_value(("mul", first, y.tree), ("mul", second, x.tree)) for x, y in pairs)
 
 
 def _same_letter(a: Tree, b: Tree) -> bool:
@@ -324,7 +353,7 @@ def _same_matrix(a: Matrix, b: Matrix) -> bool:
 
 def _same_residue(a: Residue, b: Answer) -> bool:
     if isinstance(b, Scalar):
-        return same_value(a.value, b.tree)
+        return same_value(a.value, b.tree) or _is_class_of(a, b.tree)
     if not isinstance(b, Residue) or not same_value(a.modulus, b.modulus):
         return False
     try:
@@ -333,6 +362,16 @@ def _same_residue(a: Residue, b: Answer) -> bool:
         return False
     x, y, modulus = values
     return x is not None and y is not None and bool(modulus) and (x - y) % modulus == 0
+
+
+def _is_class_of(residue: Residue, tree: Tree) -> bool:
+    """`7k+3` for 3 modulo 7."""
+    names = symbols(tree)
+    line = linear(tree, next(iter(names))) if len(names) == 1 else None
+    modulus, value = real_value(residue.modulus), real_value(residue.value)
+    if line is None or not isinstance(modulus, Fraction) or not isinstance(value, Fraction) or modulus == 0:
+        return False
+    return abs(line[0]) == abs(modulus) and (line[1] - value) % modulus == 0
 
 
 def _are_strings(a: str, b: str) -> bool:

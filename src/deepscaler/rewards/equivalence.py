@@ -20,7 +20,7 @@ from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contr
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
-from deepscaler.rewards.vocabulary import DROPPED
+from deepscaler.rewards.vocabulary import DROPPED, TRANSPARENT, UPRIGHT
 from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
@@ -29,10 +29,12 @@ SHORT_ANSWERS, LONG_ANSWERS = 2048, 16  # remembered
 # Contexts of mpmath change their precision for a moment in some functions, so threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
 _LEADING_ZERO = re.compile(r",0\d")
-# A command whose group is dropped, or commands and signs alone.
-_MAYBE_NOTHING = re.compile(
-    rf"\\(?:{'|'.join(sorted(DROPPED))})(?![a-zA-Z])|^(?:\\[a-zA-Z]+|\\[^a-zA-Z]|[^0-9A-Za-z\\])*$"
+_TYPESETTING = "left right middle displaystyle textstyle scriptstyle quad qquad enspace thinspace strut mathstrut relax"
+_SIGNS_ALONE = re.compile(
+    rf"(?:\\(?:{'|'.join(sorted({*_TYPESETTING.split(), *UPRIGHT, *TRANSPARENT}))}|[bB]igg?[lrm]?)(?![a-zA-Z])"
+    r"|\\[^a-zA-Z]|[^0-9A-Za-z\\])*$"
 )
+_DROPPED_GROUP = re.compile(rf"\\(?:{'|'.join(sorted(DROPPED))})(?![a-zA-Z])")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -149,7 +151,8 @@ def _opaque(tokens: Sequence[Token]) -> list[str]:
 
 def says_nothing(text: str) -> bool:
     r"""Whether the text is typesetting alone, which shows no answer: `\phantom{5}`, `\,`, `\text{}`."""
-    return "\\" in text and _MAYBE_NOTHING.search(text) is not None and read(text).says_nothing
+    maybe = _SIGNS_ALONE.match(text) is not None or _DROPPED_GROUP.search(text) is not None
+    return maybe and read(text).says_nothing
 
 
 def is_parsable(answer: str) -> bool:

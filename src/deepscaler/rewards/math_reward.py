@@ -30,7 +30,8 @@ def grade(
     """
     if isinstance(references, str):
         raise TypeError("references is a sequence of strings, not one string")
-    usable = [text for text in map(_text, references) if text.strip(_EMPTY) and not says_nothing(text)]
+    usable = [text for text in map(_text, references) if text.strip(_EMPTY)]
+    usable = [text for text in usable if "\\" not in text or not says_nothing(text)]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
     extraction = extract_answer(completion, thinking_prefilled=thinking_prefilled)

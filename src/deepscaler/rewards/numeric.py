@@ -10,7 +10,7 @@ from typing import Any
 
 import mpmath
 
-from deepscaler.rewards.exact import MAX_TERMS
+from deepscaler.rewards.exact import MAX_TERMS, exact_value
 from deepscaler.rewards.trees import Tree
 from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
@@ -86,7 +86,7 @@ class Evaluation:
             return self._in_range(top / bottom)
         if tree[1] == ("sym", "e"):
             return self._call(("call", "exp", tree[2]))
-        return self.power(self.value(tree[1]), self.value(tree[2]))
+        return self._raised(tree)
 
     def _symbol(self, name: str) -> Any:
         if name in self.point:  # a bound i is no imaginary unit
@@ -121,6 +121,16 @@ class Evaluation:
         if value != 0 and self.precision is not FLOAT and abs(self.c.mag(value)) > MAX_MAGNITUDE:
             raise TooBigError("out of range")
         return value
+
+    def _raised(self, tree: Tree) -> Any:
+        """A power; the real one where a negative number has an odd root: (-5)^(1/3)."""
+        base, exponent = self.value(tree[1]), self.value(tree[2])
+        if self.c.im(base) == 0 and self.c.re(base) < 0:
+            broken = exact_value(tree[2])
+            if broken is not None and broken.denominator > 1 and broken.denominator % 2 == 1:
+                size = self.power(-base, exponent)
+                return -size if broken.numerator % 2 else size
+        return self.power(base, exponent)
 
     def power(self, base: Any, exponent: Any) -> Any:
         spend(10 * self.precision.cost)

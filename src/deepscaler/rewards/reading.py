@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
 from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
 from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
+from deepscaler.rewards.clocks import read_clock
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import intersection, union
 from deepscaler.rewards.matrices import environment_rows, read_determinant, read_matrix
@@ -40,20 +42,7 @@ def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
     tokens = trimmed(tokens)
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
-    for rule in (
-        _choice,
-        _aside,
-        _phrase,
-        _listed,
-        _system,
-        _prose,
-        _based,
-        _enclosed,
-        _real_set,
-        _related,
-        _residue,
-        _ratio,
-    ):
+    for rule in _RULES:
         answer = rule(tokens, depth)
         if answer is not None:
             return answer
@@ -141,7 +130,7 @@ def _system(tokens: Tokens, depth: int) -> Answer | None:
     """Rows behind a brace: equations that hold together, or the pieces of a function with their conditions."""
     if len(tokens) > 9 and is_sign(tokens[0], "\\{") and is_sign(tokens[1], "begin"):
         tokens = tokens[1:]
-    elif not (len(tokens) > 9 and tokens[2].value in ("cases", "aligned", "gathered")):
+    elif not (len(tokens) > 9 and (tokens[2].value in ("cases", "aligned", "gathered") or _is_stack(tokens))):
         return None
     if not is_sign(tokens[0], "begin") or not is_sign(tokens[-4], "end"):
         return None
@@ -150,6 +139,11 @@ def _system(tokens: Tokens, depth: int) -> Answer | None:
         return _assembled([read_answer(row[0], depth + 1) for row in rows], meet=True)
     pieces = [tuple(_piece(cell, depth) for cell in row) for row in rows]
     return Items("list", tuple(Items("tuple", piece) for piece in pieces))
+
+
+def _is_stack(tokens: Tokens) -> bool:
+    """An array of equations without brackets."""
+    return tokens[2].value == "array" and any(is_sign(t, "=") for t in tokens)
 
 
 def _piece(cell: Tokens, depth: int) -> Answer:
@@ -201,13 +195,16 @@ def _joins(token: Token, words: frozenset[str]) -> bool:
 
 def _listed(tokens: Tokens, depth: int) -> Answer | None:
     """Parts between `;`, or else between commas, "and" and "or"."""
-    parts = split(tokens, lambda t: is_sign(t, ";"))
-    if len(parts) == 1 and any(_joins(t, AND) for _, t in top_level(tokens)):
-        parts = split(tokens, lambda t: _joins(t, OR))  # "and" binds more closely
-    if len(parts) == 1:
-        parts = split(tokens, lambda t: is_sign(t, ",") or _joins(t, AND) or _joins(t, OR))
-    if len(parts) == 1:
+    joints = [t for _, t in top_level(tokens) if is_sign(t, ",", ";", "\\\\") or _joins(t, AND) or _joins(t, OR)]
+    if not joints:
         return None
+    either, both = any(_joins(t, OR) for t in joints), any(_joins(t, AND) for t in joints)
+    if any(is_sign(t, ";") for t in joints):
+        parts = split(tokens, lambda t: is_sign(t, ";"))
+    elif either and both:
+        parts = split(tokens, lambda t: _joins(t, OR))  # "and" binds more closely
+    else:
+        parts = split(tokens, lambda t: is_sign(t, ",", "\\\\") or _joins(t, AND) or _joins(t, OR))
     parts = [part for part in parts if part]
     if len(parts) > MAX_ITEMS:
         raise UnreadableError("too many items")
@@ -215,11 +212,9 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
     for part in parts:
         answer = read_answer(part, depth + 1)
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
-    either = any(_joins(t, OR) for _, t in top_level(tokens))
-    meet = not either and any(_joins(t, AND) for _, t in top_level(tokens))
     if either:
         items = _distinct(items)
-    return _assembled(items, meet=meet)
+    return _assembled(items, meet=both and not either)
 
 
 def _distinct(items: list[Answer]) -> list[Answer]:
@@ -291,6 +286,9 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
     if len(tokens) > 5 and tokens[0].value.isupper() and tokens[0].value != "C" and is_sign(tokens[1], "("):
         point = _enclosed(tokens[1:], depth)  # P(2, 3)
         return Named(tokens[0].value, point, None) if isinstance(point, Items) else None
+    french = _with_french_brackets(tokens)
+    if french is not None:
+        return _enclosed(french, depth)
     first, last = tokens[0].value, tokens[-1].value
     if not is_sign(tokens[0], "(", "[", "{", "\\{") or closing(tokens, 0) != len(tokens) - 1:
         return None
@@ -314,6 +312,18 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
         low, high = (parse_expression(trimmed(part)) for part in parts)
         return Reals((Span(low, first == "[", high, last == "]"),))
     return Items("tuple", tuple(read_answer(part, depth + 1) for part in parts))
+
+
+def _with_french_brackets(tokens: Tokens) -> Tokens | None:
+    """`]1,2]` as `(1,2]`; None for what is no interval of this kind."""
+    signs = [t.value for t in tokens if is_sign(t, "[", "]")]
+    if len(signs) != 2 or (signs[0] == "[" and signs[1] == "]"):
+        return None
+    if not is_sign(tokens[0], "[", "]") or not is_sign(tokens[-1], "[", "]"):
+        return None
+    first = Token("sign", "(") if tokens[0].value == "]" else tokens[0]
+    last = Token("sign", ")") if tokens[-1].value == "[" else tokens[-1]
+    return [first, *tokens[1:-1], last]
 
 
 def _set(inner: Tokens, depth: int) -> Answer:
@@ -341,14 +351,40 @@ def _related(tokens: Tokens, depth: int) -> Answer | None:
 
 
 def _residue(tokens: Tokens, depth: int) -> Answer | None:
-    place = next((i for i, t in top_level(tokens) if t.value in ("pmod", "mod") and i), None)
-    if place is None or tokens[place].value != "pmod":
+    place = next((i for i, t in enumerate(tokens) if t.value in ("pmod", "mod") and i), None)
+    if place is None:
+        return None
+    bracketed = is_sign(tokens[place - 1], "(") and place > 1  # 5 (mod 7)
+    if tokens[place].value != "pmod" and not bracketed:
         return None
     modulus = [t for t in tokens[place + 1 :] if t.value not in ("{", "}", "(", ")")]
-    value = scalar(tokens[:place])
+    value = scalar(tokens[: place - bracketed])
     return Residue(value.tree, parse_expression(modulus)) if isinstance(value, Scalar) else None
+
+
+def _clock(tokens: Tokens, depth: int) -> Answer | None:
+    return read_clock(tokens)
 
 
 def _ratio(tokens: Tokens, depth: int) -> Answer | None:
     parts = split(tokens, lambda t: is_sign(t, ":"))
     return None if len(parts) < 2 else Items("ratio", tuple(scalar(trimmed(part)) for part in parts))
+
+
+# From the outermost structure to the innermost.
+_RULES: tuple[Callable[[Tokens, int], Answer | None], ...]
+_RULES = (
+    _choice,
+    _aside,
+    _phrase,
+    _listed,
+    _system,
+    _prose,
+    _based,
+    _enclosed,
+    _real_set,
+    _related,
+    _residue,
+    _clock,
+    _ratio,
+)

@@ -24,6 +24,7 @@ from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
 from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
+from deepscaler.rewards.lines import linear
 from deepscaler.rewards.names import name_of, quantity_of, tuple_names
 from deepscaler.rewards.same_value import calls, decimal_places, ends, is_rounding, real_value, same_value, symbols
 from deepscaler.rewards.scalars import scalar, trimmed
@@ -218,7 +219,7 @@ def _half_line(name: str, edge: Tree, op: str, *, below: bool) -> Reals:
 def _around(inner: Tree, distance: Tree, op: str, *, inside: bool) -> Answer:
     """`|x-a| < c` and `|x-a| > c` with rational numbers."""
     names = symbols(inner)
-    line = _line(inner, next(iter(names))) if len(names) == 1 else None
+    line = linear(inner, next(iter(names))) if len(names) == 1 else None
     try:
         c = exact_value(distance)
     except (UndefinedError, TooBigError):
@@ -240,23 +241,8 @@ def _isolated(left: Tree, op: str, right: Tree) -> Reals | None:
     if len(names) != 1:
         return None
     name = next(iter(names))
-    line = _line(difference, name)
+    line = linear(difference, name)
     if line is None:
         return None
     slope, offset = line
     return _half_line(name, ("num", -offset / slope, 0), op, below=slope > 0)
-
-
-def _line(tree: Tree, name: str) -> tuple[Fraction, Fraction] | None:
-    """Slope and offset where the tree is a line in `name` with rational coefficients and a slope."""
-    try:
-        values = [exact_value(tree, {name: Fraction(x)}) for x in (0, 1, 5, Fraction(-7, 3))]
-    except (UndefinedError, TooBigError):
-        return None
-    at0, at1, at5, at_last = values
-    if at0 is None or at1 is None or at5 is None or at_last is None:
-        return None
-    slope = at1 - at0
-    if slope == 0 or at5 != at0 + 5 * slope or at_last != at0 - Fraction(7, 3) * slope:
-        return None
-    return slope, at0

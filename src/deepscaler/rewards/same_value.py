@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from enum import Enum
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, Precision, PrecisionLostError
+from deepscaler.rewards.sample_points import WHOLE_POINTS, Point, far_points, near_points
 from deepscaler.rewards.trees import Tree
-from deepscaler.rewards.work import TooBigError, UndefinedError
+from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
 FLOAT_ZERO = 1e-9
 ROUNDED_DIGITS = 8  # a decimal this long may stand for the number that it rounds
 INTEGER_NAMES = frozenset("nkmNKMjpqrst")
 _STEPS = frozenset(["sign^", "sum", "prod", "floor", "ceil", "mod", "factorial", "factorial2", "binom", "gcd", "lcm"])
-WHOLE_POINTS = 4
-Point = dict[str, Fraction]
 
 
 def symbols(tree: Tree) -> frozenset[str]:
@@ -57,22 +56,6 @@ def _is_infinite(tree: Tree) -> bool:
     return any(isinstance(part, tuple) and _is_infinite(part) for part in parts)
 
 
-def _points(names: frozenset[str]) -> Iterator[Point]:
-    """Whole, broken and signed points; a function of the names alone."""
-    ordered = sorted(names)
-    for index in range(7):
-        point: Point = {}
-        for name in ordered:
-            draw = zlib.crc32(f"{index}:{name}".encode())
-            if index < WHOLE_POINTS:
-                value = Fraction((2 + draw % 995) if index < 2 else 2 + (draw % 9) * 2 + index % 2)
-            else:
-                value = Fraction(300 + draw % 2200, 1009)
-            negative = (index == 5 and (len(names) == 1 or draw & 1024)) or index == 6
-            point[name] = -value if negative else value
-        yield point
-
-
 def same_value(a: Tree, b: Tree) -> bool:
     """Whether two expressions are equal wherever real roots and logarithms are defined. Never raises."""
     if a == b:
@@ -89,8 +72,26 @@ def same_value(a: Tree, b: Tree) -> bool:
 def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
     functions = calls(a) | calls(b)
     whole_only = bool(functions & _STEPS) and all(n[0] in INTEGER_NAMES for n in names)
+    if not _same_nearby(a, b, names, functions, whole_only):
+        return False
+    return _same_far_off(a, b, far_points(a, b, names, functions, whole=whole_only))
+
+
+def _same_far_off(a: Tree, b: Tree, points: Iterator[Point]) -> bool:
+    for point in points:
+        try:
+            if _agree_at(a, b, point) is Agreement.APART:
+                return False
+        except (UndefinedError, PrecisionLostError):
+            continue
+        except TooBigError:
+            spend(0)  # raises again where the whole budget is used up
+    return True
+
+
+def _same_nearby(a: Tree, b: Tree, names: frozenset[str], functions: frozenset[str], whole_only: bool) -> bool:
     seen: list[tuple[bool, Agreement]] = []
-    for index, point in enumerate(_points(names)):
+    for index, point in enumerate(near_points(names)):
         exact = sum(verdict is Agreement.EXACT for _, verdict in seen)
         if index >= WHOLE_POINTS and ((not functions and exact == WHOLE_POINTS) or (whole_only and exact >= 2)):
             return True
@@ -103,6 +104,8 @@ def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
         seen.append((all(value > 0 for value in point.values()), verdict))
     agreed = [positive for positive, verdict in seen if verdict in (Agreement.EXACT, Agreement.CLOSE)]
     half_seen = any(positive and verdict is Agreement.ONE_BRANCHED for positive, verdict in seen)
+    if half_seen and "sign^" in functions:  # (-1)^x is cos πx at whole x only
+        return whole_only
     return len(agreed) >= 2 and (any(agreed) or not half_seen)
 
 
@@ -237,7 +240,8 @@ def proportional(a: Tree, b: Tree) -> int:
         return 0
     ratio: Any = None
     agreed = 0
-    for point in _points(names):
+    far = far_points(a, b, names, calls(a) | calls(b), whole=False)
+    for point in chain(near_points(names), far):
         try:
             x, y = _value_at(a, point), _value_at(b, point)
             if x == 0 and y == 0:

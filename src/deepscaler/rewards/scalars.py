@@ -99,7 +99,8 @@ def scalar(tokens: Tokens) -> Answer:
         percent, degree = percent or tree[1][1] == "percent", degree or tree[1][1] == "degree"
         tree = ("neg", tree[1][2])
     if measured.factor != 1:
-        tree = ("mul", tree, ("num", Fraction(measured.factor), 0))
+        tree = ("mul", tree, ("num", measured.factor, 0))
+    degree = degree and measured.unit is None  # 30 °C is no angle
     if _has_sign(tree):
         both = [_with_sign(tree, sign) for sign in (1, -1)]
         if same_value(*both):  # 7 ± 0

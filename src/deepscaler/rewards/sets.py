@@ -12,6 +12,7 @@ from deepscaler.rewards.vocabulary import EVERY_REAL
 
 ALL_REALS = Reals((EVERYTHING,))
 EMPTY = Items("set", ())
+_OPERATIONS = frozenset(["cup", "cap", "setminus"])
 _EXCEPT = frozenset(["except", "but", "excluding", "without"])
 
 
@@ -25,6 +26,8 @@ def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
     place = next((i for i, t in enumerate(tokens) if t.value.lower() in _EXCEPT), 0)
     if place and " ".join(t.value.lower() for t in tokens[:place]) in EVERY_REAL:
         return _all_but(read([t for t in tokens[place + 1 :] if t.value.lower() not in ("for", "x")]))
+    if not any(t.value in _OPERATIONS for t in tokens):
+        return None
     if any(is_sign(t, "in", "=") for _, t in top_level(tokens)):
         return None
     for sign in ("cup", "cap", "setminus"):

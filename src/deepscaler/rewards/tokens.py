@@ -35,7 +35,7 @@ _CHINESE = re.compile("[零一二三四五六七八九十]{1,3}")
 _UNIT_SQUARE = re.compile("(?<=\\d)\\s*([mc]?m|in|ft|km)([²³])")
 _TRANSLATION = str.maketrans(UNICODE)
 # Three digits after each separator that is no comma: 12 345 and 12\,345 and 12{,}345, but neither 12 34 nor 1 2 3.
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|,\\!\s?|\\,|\\ |\\;|~| )\d{3})+)(?![\d])")
+_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|,\\!\s?|\\,|\\ |\\;|~|'| )\d{3})+)(?![\d'])")
 _LOOSE_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s?(?=\d{3}(?!\d))")
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
@@ -44,6 +44,7 @@ _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\
 _DIGIT_LETTERS = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}")  # below a line: a number by its digits
 _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
+    r"\\(?:begin|end)\s?\{(?:equation|displaymath|math|center)\*?\}|"
     r"\\(?:left|right|middle)(?![a-zA-Z])\.?|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it"
     r"|mathstrut|boldmath|centering|Large|large|small|noindent|relax|strut|unit)(?![a-zA-Z])"
     r"|(?<!\\)\\[()\[\]](?![a-zA-Z])|\\!|\\/|\$\$?|\*\*(?=[^*\s][^*]*\*\*)|(?<=[^*\s])\*\*$"
@@ -51,10 +52,11 @@ _NOTHING = re.compile(
 _SPACES = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|nobreak)(?=[^a-zA-Z]|[a-z]?[\\_={]|$)|\\quad|(?<!\\)\\(?:[,;:> \n]|$)|~|\x00"
 )
+_PARAGRAPH = re.compile(r"[ \t]*\n\s*\n\s*")  # between the items of a list
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<dots>\.\.\.+)"
     r"|(?P<num>(?:\d+(?:\.\d*)?(?!\.)|\d+|\.\d+)(?:[eE][+-]?\d+(?![\dA-Za-z.]))?)"
-    r"|(?P<brace>\\[{}|])|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+)|(?P<esc>\\.)|(?P<word>[a-zA-Z]+|[^\W\d_a-zA-Z]+)"
+    r"|(?P<brace>\\[{}|])|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+)|(?P<esc>\\.)|(?P<word>[a-zA-ZÀ-ÖØ-öø-ɏ]+|[^\W\d_a-zA-ZÀ-ÖØ-öø-ɏ]+)"
     r"|(?P<power>\*\*)|(?P<rel><=|>=|=<|=>|!=|==|:=|<>)|(?P<sign>.)",
     re.DOTALL,
 )
@@ -87,6 +89,8 @@ def tokenize(text: str) -> list[Token]:
         text = text.replace("\\&", "&")
         text = _ORDINAL.sub("", text)
         text = _REPEATING.sub(_as_fraction, text)
+    if "\n" in text:
+        text = _PARAGRAPH.sub(", ", text)
     if len(text) > MAX_CHARACTERS:
         raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
@@ -95,7 +99,7 @@ def tokenize(text: str) -> list[Token]:
     text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _LOOSE_COMMA.sub("", text)
     text = _REPEATED.sub(_as_fraction, text)
-    text = _NOTHING.sub("", text)
+    text = _NOTHING.sub("", text).replace("{:}", ":")
     text = _SPACES.sub(" ", text)
     tokens = _scan(text, upright=False, nesting=0)
     depth = deepest = 0

@@ -138,7 +138,7 @@ def subscripted(tree: Tree, script: str) -> Tree:
     if tree[0] == "sym":
         return ("sym", tree[1] + script if script.strip("'*+-") == "" else f"{tree[1]}_{script}")
     if tree[0] == "num" and script.strip("'") == "":
-        return tree  # feet, inches, minutes and seconds of arc
+        raise UnreadableError("a number of feet, inches, minutes or seconds")
     raise UnreadableError("a subscript below something that is no variable")
 
 

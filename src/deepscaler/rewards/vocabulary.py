@@ -1,11 +1,9 @@
-"""Words and signs of answers: Unicode as LaTeX, synonyms of commands, units with their sizes, words that mean nothing.
+"""Words and signs of answers: Unicode as LaTeX, synonyms of commands, words that mean nothing.
 
 Data only. `tokens` and `reading` say where each table is used.
 """
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 
 def _words(text: str) -> frozenset[str]:
@@ -46,7 +44,7 @@ SAME_COMMAND = {
     "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ", "smallsetminus": "setminus", "sim": "approx", "simeq": "approx",
     "cong": "approx", "thickapprox": "approx", "doteq": "approx", "iff": "and", "bmod": "mod", "imath": "i",
     "infin": "infty", "operatorname*": "operatorname", "newline": "\\\\", "cr": "\\\\", "tabularnewline": "\\\\",
-    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not",
+    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not", "jmath": "j",
 }  # fmt: skip
 NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
 
@@ -62,102 +60,14 @@ DOTTED = {"dot": 1, "ddot": 2}
 # The group that follows is no part of the answer.
 DROPPED = _words("color textcolor hspace vspace phantom hphantom vphantom label tag cssId class style")
 
-_LENGTHS = """
-mm millimeter millimeters millimetre millimetres = 1/1000
-cm centimeter centimeters centimetre centimetres = 1/100
-dm decimeter decimeters = 1/10
-m meter meters metre metres = 1
-km kilometer kilometers kilometre kilometres kms = 1000
-nm nanometer nanometers = 1/1000000000
-um micron microns micrometer micrometers = 1/1000000
-in inch inches = 254/10000
-ft foot feet = 3048/10000
-yd yard yards = 9144/10000
-mi mile miles = 1609344/1000
-"""
-_TIMES = """
-ms millisecond milliseconds = 1/1000
-s sec secs second seconds = 1
-min mins minute minutes = 60
-h hr hrs hour hours = 3600
-day days = 86400
-week weeks = 604800
-"""
-_YEARS = """
-month months = 1
-yr yrs year years = 12
-"""
-_MASSES = """
-mg milligram milligrams = 1/1000
-g gram grams = 1
-kg kilogram kilograms kilos = 1000
-"""
-_POUNDS = """
-oz ounce ounces = 1
-lb lbs = 16
-"""
-_VOLUMES = """
-ml milliliter milliliters millilitre = 1/1000
-l liter liters litre litres = 1
-"""
-_MONEY = """
-cent cents penny pennies = 1/100
-dollar dollars usd bucks = 1
-"""
-_ALONE = """
-euro euros eur
-yen
-rupee rupees
-yuan
-gal gallon gallons
-ton tons
-tonne tonnes
-hz hertz
-rad radian radians
-j joule joules
-n newton newtons
-w watt watts
-v volt volts
-pa pascal pascals
-ev
-k kelvin kelvins
-a ampere amperes amp amps
-mol mols mole moles
-unit units
-"""
-
-
-def _units() -> dict[str, tuple[str, Fraction]]:
-    table: dict[str, tuple[str, Fraction]] = {}
-    blocks = {"length": _LENGTHS, "time": _TIMES, "calendar": _YEARS, "mass": _MASSES, "weight": _POUNDS}
-    for dimension, block in {**blocks, "volume": _VOLUMES, "money": _MONEY}.items():
-        for line in block.strip().splitlines():
-            words, _, size = line.partition("=")
-            table |= {word: (dimension, Fraction(size.strip())) for word in words.split()}
-    for line in _ALONE.strip().splitlines():
-        table |= {word: (line.split()[0], Fraction(1)) for word in line.split()}
-    return table
-
-
-UNITS = _units()
-# In italics one letter is a variable; these are units also where somebody forgot to set them upright.
-ITALIC_UNITS = frozenset(w for w in UNITS if len(w) > 2 and w != "min") | frozenset(
-    ["cm", "km", "kg", "ft", "mm", "hr", "lb", "oz", "yd"]
-)
 # Words for what is counted, also without \text: 100 dollars, 28 percentage.
 COUNTED = _words(
     "people person persons student students child children boys girls men women ways way apples oranges books balls "
     "marbles cards coins stamps cars pages words steps times points point games teams solutions values pairs triangles "
     "squares edges vertices faces sides digits tickets pounds pound euro euros percent percents percentage degree "
     "degrees square cubic sq cu per squared cubed pm am total each items integers numbers sq kmh kph eggs houses "
-    "deg pct flowers trees candies players mph cookies chairs tables boxes bottles pencils dozen more km"
+    "deg pct flowers trees candies players mph cookies chairs tables boxes bottles pencils more km"
 )
-DEGREES = frozenset(["degree", "degrees", "deg"])
-PERCENT = frozenset(["percent", "percents", "percentage", "pct"])
-SQUARE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-RAISED = {"squared": 2, "cubed": 3}
-TEMPERATURES = frozenset(["C", "F", "K"])
-
 # Words that tie parts of an answer together; behind a number they are not its unit.
 CONNECTING = _words(
     "and or not if then else when where with without but for every is are was be in on at to from by than "
@@ -201,7 +111,7 @@ CLOSING_WORDS = frozenset(
             "works",
             "suffices",
         ),
-        *("です", "个", "입니다"),
+        *("です", "입니다"),
     ]
 )
 # Words in front of a condition under which a formula holds. `if` is none: who says it has not decided.
@@ -217,7 +127,7 @@ AND, OR = _words("and und et 和 与 與 及 以及 и と 와 과 그리고"), 
 CHECK_MARKS = frozenset(["checkmark", "blacksquare", "qed", "Box", "blacklozenge", "✓", "✔", "✅", "∎", "■", "□"])
 LEADING = _words(
     "answer ans the is exactly equals equal final value thus so therefore hence total approximately about result a an "
-    "of it's there are answers solution get we have only roughly just option choice rs usd eur us"
+    "of it it's there are answers solution get we have only roughly just option choice rs usd eur us"
 )
 ARTICLES = frozenset(["the", "a", "an"])
 NUMBER_WORDS = {
@@ -255,4 +165,3 @@ SAME_WORDS = {
     "infinite": "∞", "infinitely many solutions": "∞",
     "there are infinitely many solutions": "∞", "infinity": "∞", "positive infinity": "∞",
 }  # fmt: skip
-MILLIONS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
