@@ -145,6 +145,11 @@ class Comparison:
                 kept.append(item)
         return kept
 
+    def _elements(self, a: Answer, b: Answer) -> bool:
+        """A set among the elements of a set is no number: {3} is not 3."""
+        sets = [isinstance(x, Items) and x.kind == "set" for x in (a, b)]
+        return sets[0] == sets[1] and self.same(a, b)
+
     def _ordered(self, a: Sequence[Answer], b: Sequence[Answer]) -> bool:
         return len(a) == len(b) and all(self.same(x, y) for x, y in zip(a, b, strict=True))
 
@@ -153,7 +158,7 @@ class Comparison:
             return False
         unused = list(b)
         for x in a:
-            index = next((i for i, y in enumerate(unused) if self.same(x, y)), None)
+            index = next((i for i, y in enumerate(unused) if self._elements(x, y)), None)
             if index is None:
                 return False
             del unused[index]
@@ -219,7 +224,12 @@ def stated(answer: Answer) -> Answer:
     """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value; `5, 5` as 5."""
     if isinstance(answer, Relation) and answer.value is not None:
         return answer if _is_unsolved(answer) else answer.value
-    if isinstance(answer, Items) and answer.kind == "list" and all(item == answer.items[0] for item in answer.items):
+    if (
+        isinstance(answer, Items)
+        and answer.kind == "list"
+        and answer.items
+        and all(item == answer.items[0] for item in answer.items)
+    ):
         return stated(answer.items[0])
     if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
         return Items(answer.kind, tuple(map(stated, answer.items)))
@@ -284,7 +294,7 @@ def _are_letters(items: Items, run: Prose) -> bool:
     letters = [item.letter for item in items.items if isinstance(item, Choice)]
     letters = letters or [item.tree[1] for item in items.items if isinstance(item, Scalar) and item.tree[0] == "sym"]
     run_of_letters = "".join(letters).casefold() == run.words and items.kind in ("list", "set")
-    return run_of_letters and len(letters) == len(items.items) and all(x in CHOICE_LETTERS for x in letters)
+    return run_of_letters and 2 < len(letters) == len(items.items) and all(x in CHOICE_LETTERS for x in letters)
 
 
 def _same_ratio(a: Items, b: Items) -> bool:
@@ -293,7 +303,7 @@ def _same_ratio(a: Items, b: Items) -> bool:
     if len(a.items) != len(b.items) or len(pairs) < len(a.items):
         return False
     first, second = pairs[0][0].tree, pairs[0][1].tree
-    if same_value(first, ZERO) or same_value(second, ZERO):
+    if any(same_value(x.tree, ZERO) or same_value(y.tree, ZERO) for x, y in pairs):
         return all(same_value(x.tree, y.tree) for x, y in pairs)
     return all(same_value(("mul", first, y.tree), ("mul", second, x.tree)) for x, y in pairs)
 

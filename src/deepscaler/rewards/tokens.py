@@ -41,7 +41,10 @@ _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
-_DIGIT_LETTERS = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}")  # below a line: a number by its digits
+# Below a line: two points of a segment, or nothing that the line changes; a letter or a number by its digits, one name;
+# of all else the line makes the conjugate or complement.
+_SEGMENT = re.compile(r"[A-Z'_0-9\s]{2,}|[0-9.\s]*|\s*\\text.*")
+_ONE_NAME = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}|[a-zA-Z]|\\[a-z]+")
 _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
     r"\\(?:begin|end)\s?\{(?:equation|displaymath|math|center)\*?\}|"
@@ -175,9 +178,12 @@ def _wrapped(name: str, inner: str, *, spaced: bool, upright: bool, nesting: int
         return []
     if name == "mathbb":
         return [Token("cmd", NUMBER_SETS.get(inner.strip(), "mathbb"), spaced)]
-    if name in ("overline", "bar") and _DIGIT_LETTERS.fullmatch(inner):
-        return [Token("cmd", f"overline {inner}", spaced)]
+    overlined = name in ("overline", "bar") and not _SEGMENT.fullmatch(inner)
+    if overlined and _ONE_NAME.fullmatch(inner.strip()):
+        return [Token("cmd", f"overline {inner.strip()}", spaced)]
     part = _scan(inner, upright=name in UPRIGHT or (upright and name not in DOTTED), nesting=nesting + 1)
+    if overlined:
+        return [Token("cmd", "conj", spaced), Token("sign", "("), *part, Token("sign", ")")]
     if part and (spaced or inner[:1].isspace()):
         part[0] = Token(part[0].kind, part[0].value, True)
     return part + [Token("sign", "'")] * DOTTED.get(name, 0)

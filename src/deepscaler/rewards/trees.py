@@ -27,7 +27,7 @@ MAX_DIGITS = 4000
 MAX_EXPONENT = 5000
 FUNCTIONS = _words(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc asin acos atan arcsinh "
-    "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor ceil cis"
+    "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor ceil cis conj"
 )
 FIGURES = _words("angle measuredangle sphericalangle triangle")
 GREEK = FIGURES | _words(
