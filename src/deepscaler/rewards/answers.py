@@ -129,6 +129,14 @@ class Approximated:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditioned:
+    r"""`\frac{x^2-1}{x-1},\ x\ne1`: a value and what its variables range over, which may be left out."""
+
+    value: Answer
+    ranges: tuple[Reals, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prose:
     """Words; a short run of letters may as well be a `product` of variables."""
 
@@ -149,5 +157,6 @@ Answer = (
     | Residue
     | Choice
     | Approximated
+    | Conditioned
     | Prose
 )

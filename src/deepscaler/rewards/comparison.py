@@ -11,6 +11,7 @@ from deepscaler.rewards.answers import (
     Based,
     Choice,
     Clock,
+    Conditioned,
     Items,
     Matrix,
     Named,
@@ -37,7 +38,22 @@ from deepscaler.rewards.work import TooBigError, UndefinedError
 # Earlier kinds know how to be compared with later ones.
 MAX_DIGITS_BITS = 3000
 CHOICE_LETTERS = "ABCDEFGHIJ"
-_ORDER = (Approximated, Choice, Named, Record, Clock, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
+_ORDER = (
+    Conditioned,
+    Approximated,
+    Choice,
+    Named,
+    Record,
+    Clock,
+    Items,
+    Reals,
+    Relation,
+    Matrix,
+    Residue,
+    Based,
+    Prose,
+    Scalar,
+)
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
 HUNDREDTH: Tree = ("num", Fraction(1, 100), 0)
@@ -55,6 +71,8 @@ class Comparison:
             a, b = b, a
         if a == b:
             return self._because(True, "same " + _KIND[type(a)])
+        if isinstance(a, Conditioned):
+            return self._conditioned(a, b)
         if isinstance(a, Approximated):
             return self.same(a.value, b) or self.same(a.rounded, b)
         if isinstance(a, Choice):
@@ -75,6 +93,13 @@ class Comparison:
         if equal:
             self.how = how
         return equal
+
+    def _conditioned(self, a: Conditioned, b: Answer) -> bool:
+        if not isinstance(b, Conditioned):
+            return self.same(a.value, b)
+        others = {reals.name: reals for reals in b.ranges}
+        pairs = [(reals, others[reals.name]) for reals in a.ranges if reals.name in others]
+        return self.same(a.value, b.value) and all(same_spans(x.spans, y.spans) for x, y in pairs)
 
     def _choice(self, a: Choice, b: Answer) -> bool:
         if isinstance(b, Choice):
@@ -231,6 +256,8 @@ def stated(answer: Answer) -> Answer:
         and all(item == answer.items[0] for item in answer.items)
     ):
         return stated(answer.items[0])
+    if isinstance(answer, Conditioned):
+        return stated(answer.value)
     if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
         return Items(answer.kind, tuple(map(stated, answer.items)))
     return answer
@@ -251,6 +278,7 @@ def is_bare(answer: Answer) -> bool:
 
 
 _KIND: dict[type, str] = {
+    Conditioned: "value under a condition",
     Approximated: "value",
     Clock: "time",
     Choice: "choice",

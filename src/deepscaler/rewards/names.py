@@ -11,7 +11,7 @@ from deepscaler.rewards.same_value import mentions
 from deepscaler.rewards.scalars import trimmed
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree, is_digits
-from deepscaler.rewards.vocabulary import ARTICLES, REFUSING
+from deepscaler.rewards.vocabulary import ARTICLES, CONDITIONING, REFUSING, SUBORDINATE
 
 MAX_NAME_TOKENS = 24
 MAX_QUANTITY_TOKENS = 60
@@ -34,7 +34,7 @@ def name_of(tokens: Tokens) -> str:
         return ""
     values = [t.value for t in tokens if t.value not in ("{", "}")]
     text = _ANGLE.sub(lambda m: f"angle{min(m[1], m[1][::-1])}", "".join(values))
-    if any(map(refuses, tokens)):
+    if any(map(refuses, tokens)) or tokens[0].value.lower() in CONDITIONING | SUBORDINATE:
         return ""
     if any(t.kind == "prose" for t in tokens):
         return " ".join(values) if all(t.kind in ("prose", "letters", "roman") for t in tokens) else ""
@@ -57,7 +57,10 @@ def quantity_of(tokens: Tokens) -> str:
     if not 0 < len(tokens) <= MAX_QUANTITY_TOKENS:
         return ""
     words = [t for t in tokens if t.kind in ("prose", "letters", "roman", "cmd")]
-    if not words or any(refuses(t) or (t.kind == "cmd" and t.value in _RELATING) for t in words):
+    if not words or any(
+        refuses(t) or t.value.lower() in CONDITIONING | SUBORDINATE or (t.kind == "cmd" and t.value in _RELATING)
+        for t in words
+    ):
         return ""
     return " ".join(t.value for t in tokens if t.value not in ("{", "}") and t.value.lower() not in ARTICLES)
 

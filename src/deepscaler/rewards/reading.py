@@ -8,6 +8,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
+from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.rewards.clocks import read_clock
 from deepscaler.rewards.expressions import parse_expression
@@ -85,6 +86,10 @@ def _is_article(token: Token, *, first: bool) -> bool:
 
 def _phrase(tokens: Tokens, depth: int) -> Answer | None:
     return read_phrase(tokens, lambda part: read_answer(part, depth + 1))
+
+
+def _aside(tokens: Tokens, depth: int) -> Answer | None:
+    return read_aside(tokens, lambda part: read_answer(part, depth + 1))
 
 
 def _letters_product(tokens: Tokens) -> Tree | None:
@@ -368,4 +373,18 @@ def _ratio(tokens: Tokens, depth: int) -> Answer | None:
 
 # From the outermost structure to the innermost.
 _RULES: tuple[Callable[[Tokens, int], Answer | None], ...]
-_RULES = (_choice, _phrase, _listed, _system, _prose, _based, _enclosed, _real_set, _related, _residue, _clock, _ratio)
+_RULES = (
+    _choice,
+    _aside,
+    _phrase,
+    _listed,
+    _system,
+    _prose,
+    _based,
+    _enclosed,
+    _real_set,
+    _related,
+    _residue,
+    _clock,
+    _ratio,
+)

@@ -80,7 +80,7 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
     exact = 1 + next((i for i, op in enumerate(operators) if op == "≈" and not (i == 0 and name)), len(operators))
     links = [_tree(part) for part in parts[bool(name) :]]
     values = [tree for tree in links[: exact - bool(name)] if _is_constant(tree)]
-    rounded = [tree for tree in links if tree is not None and any(_is_near(tree, value) for value in values)]
+    rounded = [tree for tree in links if tree is not None and any(is_near(tree, value) for value in values)]
     values = [tree for tree in values if tree not in rounded]
     if any(not same_value(a, b) for a, b in pairwise(values)):
         raise UnreadableError("a chain of equal signs between different values")
@@ -136,7 +136,7 @@ def _named(name: str, names: list[str], value: Answer, equation: Relation | None
     return Named(name, value, equation)
 
 
-def _is_near(decimal: Tree, value: Tree) -> bool:
+def is_near(decimal: Tree, value: Tree) -> bool:
     """Whether a bare decimal is another value rounded to its places: the 0.33 of 1/3 = 0.33."""
     if decimal[0] != "num" or decimal[2] == 0 or decimal == value:
         return False

@@ -114,6 +114,15 @@ CLOSING_WORDS = frozenset(
         *("です", "입니다"),
     ]
 )
+# Words in front of a condition under which a formula holds. `if` is none: who says it has not decided.
+CONDITIONING = _words("for where with provided assuming given whenever since as because such where forall")
+KINDS_OF_NUMBERS = _words(
+    "is are a an any all every each real complex integer integers whole natural number numbers constant constants "
+    "arbitrary some positive nonnegative parameter parameters reals values value of the being with"
+)
+SAME_AGAIN = _words(
+    "or i.e. ie i e that is approximately approx about roughly equivalently equals also namely as decimal in form"
+)
 AND, OR = _words("and und et 和 与 與 及 以及 и と 와 과 그리고"), _words("or oder ou 或 或者 или または 또는")
 CHECK_MARKS = frozenset(["checkmark", "blacksquare", "qed", "Box", "blacklozenge", "✓", "✔", "✅", "∎", "■", "□"])
 LEADING = _words(
