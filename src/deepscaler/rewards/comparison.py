@@ -28,7 +28,8 @@ from deepscaler.rewards.intervals import as_relation, same_spans
 from deepscaler.rewards.lines import linear
 from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
 from deepscaler.rewards.names import under_one_name
-from deepscaler.rewards.same_value import calls, mentions, proportional, real_value, rounds_to, same_value, symbols
+from deepscaler.rewards.progressions import goes_on, same_progression
+from deepscaler.rewards.same_value import calls, proportional, real_value, rounds_to, same_value, symbols
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import ZERO, Tree
@@ -144,7 +145,9 @@ class Comparison:
             if kinds <= {"list", "set"}:
                 once = kinds == {"set"} or all(_is_tuple(item) for item in (*a.items, *b.items))
                 x, y = (self._distinct(a), self._distinct(b)) if once else (a.items, b.items)
-                match = self._ordered if _goes_on(a) or _goes_on(b) else self._unordered
+                if goes_on(x) and goes_on(y) and same_progression(x, y):
+                    return self._because(True, "same progression")
+                match = self._ordered if goes_on(x) or goes_on(y) else self._unordered
                 return self._because(match(x, y), "same elements in any order")
             if kinds == {"ratio"}:
                 return self._because(_same_ratio(a, b), "same ratio")
@@ -297,10 +300,6 @@ _KIND: dict[type, str] = {
 
 def _digits(value: Fraction) -> str:
     return str(value) if value.numerator.bit_length() < MAX_DIGITS_BITS else ""
-
-
-def _goes_on(items: Items) -> bool:
-    return any(isinstance(item, Scalar) and mentions(item.tree, "ldots") for item in items.items)
 
 
 def _is_tuple(answer: Answer) -> bool:

@@ -113,6 +113,9 @@ class _Parser(Cursor):
         before, token, left = self.tokens[self.position - 1], self.peek(), factors[-1]
         assert token is not None
         if token.kind == "num":
+            if before.kind == "num" and self.tokens[self.position - 2].value == "^" and token.spaced:
+                factors.append(self._power())  # 2^3 3^2
+                return
             if before.kind == "num":
                 factors[-1] = self._mixed_in_line(left)
                 return

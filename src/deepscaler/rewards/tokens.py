@@ -40,6 +40,8 @@ _LOOSE_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s?(?=\d{3}(?!\d))")
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
+_REPEATING_IN_BRACKETS = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,20})\((\d{1,20})\)(?![\w(])")
+_UNION = re.compile(r"([\])])\s*[Uu]\s*([\[(])")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
 # Below a line: two points of a segment, or nothing that the line changes; a letter or a number by its digits, one name;
 # of all else the line makes the conjugate or complement.
@@ -49,7 +51,7 @@ _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
     r"\\(?:begin|end)\s?\{(?:equation|displaymath|math|center)\*?\}|"
     r"\\(?:left|right|middle)(?![a-zA-Z])\.?|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it"
-    r"|mathstrut|boldmath|centering|Large|large|small|noindent|relax|strut|unit)(?![a-zA-Z])"
+    r"|mathstrut|boldmath|allowbreak|nobreak|linebreak|centering|Large|large|small|noindent|relax|strut|unit)(?![a-zA-Z])"
     r"|(?<!\\)\\[()\[\]](?![a-zA-Z])|\\!|\\/|\$\$?|\*\*(?=[^*\s][^*]*\*\*)|(?<=[^*\s])\*\*$"
 )
 _SPACES = re.compile(
@@ -89,6 +91,7 @@ def tokenize(text: str) -> list[Token]:
         text = _ascii_mathematics(text)
     if "\\" in text:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
+        text = text.replace("\\text{,}", "{,}")
         text = text.replace("\\&", "&")
         text = _ORDINAL.sub("", text)
         text = _REPEATING.sub(_as_fraction, text)
@@ -97,6 +100,9 @@ def tokenize(text: str) -> list[Token]:
     if len(text) > MAX_CHARACTERS:
         raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
+    if ")" in text or "]" in text:
+        text = _UNION.sub(r"\1\\cup \2", text)
+        text = _REPEATING_IN_BRACKETS.sub(_as_fraction, text)
     if text[:1] == text[-1:] == "`":
         text = text.strip("`")
     text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
