@@ -41,7 +41,7 @@ _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
 _REPEATING_IN_BRACKETS = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,20})\((\d{1,20})\)(?![\w(])")
-_UNION = re.compile(r"([\])])\s*[Uu]\s*([\[(])")
+_UNION = re.compile(r"(,[^,()\[\]]*[\])])\s*[Uu]\s*(?=[\[(][^,()\[\]]*,)")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
 # Below a line: two points of a segment, or nothing that the line changes; a letter or a number by its digits, one name;
 # of all else the line makes the conjugate or complement.
@@ -101,7 +101,7 @@ def tokenize(text: str) -> list[Token]:
         raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
     if ")" in text or "]" in text:
-        text = _UNION.sub(r"\1\\cup \2", text)
+        text = _UNION.sub(r"\1\\cup ", text)
         text = _REPEATING_IN_BRACKETS.sub(_as_fraction, text)
     if text[:1] == text[-1:] == "`":
         text = text.strip("`")

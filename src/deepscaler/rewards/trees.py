@@ -138,7 +138,9 @@ def subscripted(tree: Tree, script: str) -> Tree:
     if tree[0] == "sym":
         return ("sym", tree[1] + script if script.strip("'*+-") == "" else f"{tree[1]}_{script}")
     if tree[0] == "num" and script.strip("'") == "":
-        raise UnreadableError("a number of feet, inches, minutes or seconds")
+        return ("call", f"unknown {script}", tree)  # feet, inches, minutes or seconds, which are no bare numbers
+    if tree[:2] == ("call", "unknown '") and script == "'":
+        return ("call", "unknown ''", tree[2])
     raise UnreadableError("a subscript below something that is no variable")
 
 
