@@ -1,4 +1,4 @@
-"""Times of day: `3:30 PM`, `15:30`, `20:34:00`. Without "a.m." or "p.m." a time may as well be a ratio."""
+"""Times: `3:30 PM`, `15:30`, `20:34:00`, 55 minutes as `55:00`. Without "a.m." or "p.m." one may be a ratio as well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_clock(tokens: Tokens) -> Clock | None:
     if not all(map(_is_time, digits[::2])) or any(len(t.value) != 2 for t in digits[2::2]):
         return None
     hour, minute, second = (int(t.value) for t in (*digits[::2], Token("num", "0"))[:3])
-    if hour > (12 if half else 24) or max(minute, second) > 59:
+    if (half and hour > 12) or max(minute, second) > 59:
         return None
     ratio = Items("ratio", tuple(Scalar(("num", Fraction(int(t.value)), 0)) for t in digits[::2]))
     return Clock(hour, minute, second, half, ratio)

@@ -29,7 +29,8 @@ from deepscaler.rewards.intervals import as_relation, same_spans
 from deepscaler.rewards.lines import linear
 from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
 from deepscaler.rewards.names import under_one_name
-from deepscaler.rewards.same_value import calls, mentions, proportional, real_value, rounds_to, same_value, symbols
+from deepscaler.rewards.progressions import goes_on, same_progression
+from deepscaler.rewards.same_value import calls, proportional, real_value, rounds_to, same_value, symbols
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import ZERO, Tree
@@ -145,7 +146,9 @@ class Comparison:
             if kinds <= {"list", "set"}:
                 once = kinds == {"set"} or all(_is_tuple(item) for item in (*a.items, *b.items))
                 x, y = (self._distinct(a), self._distinct(b)) if once else (a.items, b.items)
-                match = self._ordered if _goes_on(a) or _goes_on(b) else self._unordered
+                if goes_on(x) and goes_on(y) and same_progression(x, y):
+                    return self._because(True, "same progression")
+                match = self._ordered if goes_on(x) or goes_on(y) else self._unordered
                 return self._because(match(x, y), "same elements in any order")
             if kinds == {"ratio"}:
                 return self._because(_same_ratio(a, b), "same ratio")
@@ -171,6 +174,11 @@ class Comparison:
                 kept.append(item)
         return kept
 
+    def _elements(self, a: Answer, b: Answer) -> bool:
+        """A set among the elements of a set is no number: {3} is not 3."""
+        sets = [isinstance(x, Items) and x.kind == "set" for x in (a, b)]
+        return sets[0] == sets[1] and self.same(a, b)
+
     def _ordered(self, a: Sequence[Answer], b: Sequence[Answer]) -> bool:
         return len(a) == len(b) and all(self.same(x, y) for x, y in zip(a, b, strict=True))
 
@@ -179,7 +187,7 @@ class Comparison:
             return False
         unused = list(b)
         for x in a:
-            index = next((i for i, y in enumerate(unused) if self.same(x, y)), None)
+            index = next((i for i, y in enumerate(unused) if self._elements(x, y)), None)
             if index is None:
                 return False
             del unused[index]
@@ -253,8 +261,6 @@ def stated(answer: Answer) -> Answer:
     """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value; `5, 5` as 5."""
     if isinstance(answer, Relation) and answer.value is not None:
         return answer if _is_unsolved(answer) else answer.value
-    if isinstance(answer, Conditioned):
-        return stated(answer.value)
     if (
         isinstance(answer, Items)
         and answer.kind == "list"
@@ -262,6 +268,8 @@ def stated(answer: Answer) -> Answer:
         and all(item == answer.items[0] for item in answer.items)
     ):
         return stated(answer.items[0])
+    if isinstance(answer, Conditioned):
+        return stated(answer.value)
     if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
         return Items(answer.kind, tuple(map(stated, answer.items)))
     return answer
@@ -303,10 +311,6 @@ def _digits(value: Fraction) -> str:
     return str(value) if value.numerator.bit_length() < MAX_DIGITS_BITS else ""
 
 
-def _goes_on(items: Items) -> bool:
-    return any(isinstance(item, Scalar) and mentions(item.tree, "ldots") for item in items.items)
-
-
 def _is_tuple(answer: Answer) -> bool:
     return isinstance(answer, Record) or (isinstance(answer, Items) and answer.kind == "tuple")
 
@@ -326,7 +330,7 @@ def _are_letters(items: Items, run: Prose) -> bool:
     letters = [item.letter for item in items.items if isinstance(item, Choice)]
     letters = letters or [item.tree[1] for item in items.items if isinstance(item, Scalar) and item.tree[0] == "sym"]
     run_of_letters = "".join(letters).casefold() == run.words and items.kind in ("list", "set")
-    return run_of_letters and len(letters) == len(items.items) and all(x in CHOICE_LETTERS for x in letters)
+    return run_of_letters and 2 < len(letters) == len(items.items) and all(x in CHOICE_LETTERS for x in letters)
 
 
 def _same_ratio(a: Items, b: Items) -> bool:
@@ -335,7 +339,7 @@ def _same_ratio(a: Items, b: Items) -> bool:
     if len(a.items) != len(b.items) or len(pairs) < len(a.items):
         return False
     first, second = pairs[0][0].tree, pairs[0][1].tree
-    if same_value(first, ZERO) or same_value(second, ZERO):
+    if any(same_value(x.tree, ZERO) or same_value(y.tree, ZERO) for x, y in pairs):
         return all(same_value(x.tree, y.tree) for x, y in pairs)
     return all(same_value(("mul", first, y.tree), ("mul", second, x.tree)) for x, y in pairs)
 

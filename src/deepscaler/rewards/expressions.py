@@ -121,8 +121,8 @@ class _Parser(Cursor):
             factors[-1] = tree
             return
         if token.kind == "num":
-            if before.kind == "num" and left[0] == "pow" and token.spaced:  # 2^3 3^2
-                factors.append(self._power())
+            if before.kind == "num" and self.tokens[self.position - 2].value == "^" and token.spaced:
+                factors.append(self._power())  # 2^3 3^2
                 return
             if before.kind == "num":
                 factors[-1] = self._mixed_in_line(left)

@@ -11,7 +11,7 @@ from deepscaler.rewards.equivalence import Equality, equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import Outcome, Verdict
 
-GRADER_VERSION = "4"  # goes up whenever a verdict may change
+GRADER_VERSION = "5"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
 _EMPTY = " \t\r\n$.,{}~"  # a reference of these alone says nothing
 

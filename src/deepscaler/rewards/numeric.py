@@ -290,4 +290,5 @@ _FUNCTIONS: dict[str, str] = {
     "Im": "im",
     "cbrt": "cbrt",
     "sgn": "sign",
+    "conj": "conj",
 }

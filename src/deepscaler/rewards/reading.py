@@ -28,10 +28,11 @@ from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import intersection, union
 from deepscaler.rewards.matrices import MAX_CELLS, environment_rows, read_determinant, read_matrix
 from deepscaler.rewards.phrases import read_phrase
+from deepscaler.rewards.quantities import read_quantity
 from deepscaler.rewards.relations import RELATIONS, read_relation
 from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.scalars import scalar, trimmed
-from deepscaler.rewards.sets import ALL_REALS, EMPTY, read_set
+from deepscaler.rewards.sets import ALL_REALS, EMPTY, HALVES_IN_WORDS, read_set
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import FUNCTIONS, INFINITY, Tree
 from deepscaler.rewards.vocabulary import (
@@ -86,6 +87,8 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
     text = SAME_WORDS.get(text, text)
     if text in EVERY_REAL:
         return ALL_REALS
+    if text in HALVES_IN_WORDS:
+        return HALVES_IN_WORDS[text]
     if text in NO_SOLUTION:
         return EMPTY
     if text == "∞":
@@ -406,6 +409,10 @@ def _residue(tokens: Tokens, depth: int) -> Answer | None:
     return Residue(value.tree, parse_expression(modulus)) if isinstance(value, Scalar) else None
 
 
+def _quantity(tokens: Tokens, depth: int) -> Answer | None:
+    return read_quantity(tokens) if len(tokens) > 3 and tokens[0].kind == "num" else None
+
+
 def _clock(tokens: Tokens, depth: int) -> Answer | None:
     return read_clock(tokens)
 
@@ -418,17 +425,6 @@ def _ratio(tokens: Tokens, depth: int) -> Answer | None:
 # From the outermost structure to the innermost.
 _RULES: tuple[Callable[[Tokens, int], Answer | None], ...]
 _RULES = (
-    _choice,
-    _aside,
-    _phrase,
-    _listed,
-    _system,
-    _prose,
-    _based,
-    _enclosed,
-    _real_set,
-    _related,
-    _residue,
-    _clock,
-    _ratio,
+    *(_choice, _quantity, _aside, _phrase, _listed, _system, _prose, _based, _enclosed, _real_set, _related),
+    *(_residue, _clock, _ratio),
 )

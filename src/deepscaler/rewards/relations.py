@@ -26,7 +26,16 @@ from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
 from deepscaler.rewards.lines import linear
 from deepscaler.rewards.names import name_of, quantity_of, tuple_names
-from deepscaler.rewards.same_value import calls, decimal_places, ends, is_rounding, real_value, same_value, symbols
+from deepscaler.rewards.same_value import (
+    calls,
+    decimal_places,
+    ends,
+    is_rounding,
+    mentions,
+    real_value,
+    same_value,
+    symbols,
+)
 from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
@@ -122,6 +131,8 @@ def _named(name: str, names: list[str], value: Answer, equation: Relation | None
     """A named value; `(x, y) = (1, 2)` as the record `x = 1, y = 2`."""
     if isinstance(value, Items) and value.kind == "tuple" and 1 < len(names) == len(value.items):
         return Record(tuple(names), value.items)
+    if equation is not None and isinstance(value, Scalar) and mentions(value.tree, name):
+        return equation  # x = 3x+2 gives x no value
     return Named(name, value, equation)
 
 

@@ -59,8 +59,14 @@ def far_points(a: Tree, b: Tree, names: frozenset[str], functions: frozenset[str
     for edge in edges:
         product *= edge
     values = list(dict.fromkeys((*_whole_values(edges, product),) if whole else (*_real_values(edges, product),)))
-    for index in range(len(values)):
-        yield {name: values[index * (2 * j + 1) % len(values)] for j, name in enumerate(sorted(names))}
+    first, *others = sorted(names)
+    for index, value in enumerate(values):
+        yield {first: value} | {name: values[_draw(f"{index}.{name}") % len(values)] for name in others}
+
+
+def _draw(text: str) -> int:
+    """Low bits of a CRC follow those of the text; these do not."""
+    return zlib.crc32(text.encode()) * 2654435761 >> 13
 
 
 def _whole_values(edges: list[Fraction], product: Fraction) -> Iterator[Fraction]:

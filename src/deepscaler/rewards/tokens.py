@@ -44,8 +44,13 @@ _LOOSE_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s?(?=\d{3}(?!\d))")
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
+_REPEATING_IN_BRACKETS = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,20})\((\d{1,20})\)(?![\w(])")
+_UNION = re.compile(r"(,[^,()\[\]]*[\])])\s*[Uu]\s*(?=[\[(][^,()\[\]]*,)")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
-_DIGIT_LETTERS = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}")  # below a line: a number by its digits
+# Below a line: two points of a segment, or nothing that the line changes; a letter or a number by its digits, one name;
+# of all else the line makes the conjugate or complement.
+_SEGMENT = re.compile(r"[A-Z'_0-9\s]{2,}|[0-9.\s]*|\s*\\text.*")
+_ONE_NAME = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}|[a-zA-Z]|\\[a-z]+")
 _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
     r"\\(?:begin|end)\s?\{(?:equation|displaymath|math|center)\*?\}|"
@@ -91,6 +96,7 @@ def tokenize(text: str) -> list[Token]:
         text = _ascii_mathematics(text)
     if "\\" in text:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
+        text = text.replace("\\text{,}", "{,}")
         text = text.replace("\\&", "&")
         text = _ORDINAL.sub("", text)
         text = _REPEATING.sub(_as_fraction, text)
@@ -102,6 +108,9 @@ def tokenize(text: str) -> list[Token]:
     if len(text) > MAX_CHARACTERS:
         raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
+    if ")" in text or "]" in text:
+        text = _UNION.sub(r"\1\\cup ", text)
+        text = _REPEATING_IN_BRACKETS.sub(_as_fraction, text)
     if text[:1] == text[-1:] == "`":
         text = text.strip("`")
     text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
@@ -186,9 +195,12 @@ def _wrapped(name: str, inner: str, *, spaced: bool, upright: bool, nesting: int
         return []
     if name == "mathbb":
         return [Token("cmd", NUMBER_SETS.get(inner.strip(), "mathbb"), spaced)]
-    if name in ("overline", "bar") and _DIGIT_LETTERS.fullmatch(inner):
-        return [Token("cmd", f"overline {inner}", spaced)]
+    overlined = name in ("overline", "bar") and not _SEGMENT.fullmatch(inner)
+    if overlined and _ONE_NAME.fullmatch(inner.strip()):
+        return [Token("cmd", f"overline {inner.strip()}", spaced)]
     part = _scan(inner, upright=name in UPRIGHT or (upright and name not in DOTTED), nesting=nesting + 1)
+    if overlined:
+        return [Token("cmd", "conj", spaced), Token("sign", "("), *part, Token("sign", ")")]
     if part and (spaced or inner[:1].isspace()):
         part[0] = Token(part[0].kind, part[0].value, True)
     return part + [Token("sign", "'")] * DOTTED.get(name, 0)

@@ -29,7 +29,7 @@ FUNCTIONS = _words(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc asin acos atan arcsinh "
     "arccosh arctanh arccoth arcsech arccsch sech csch arsinh arcosh artanh arcoth arsech arcsch asinh acosh atanh "
     "acoth argsinh argcosh argtanh acot asec acsc ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor "
-    "ceil cis"
+    "ceil cis conj"
 )
 FIGURES = _words("angle measuredangle sphericalangle triangle")
 GREEK = FIGURES | _words(
@@ -157,7 +157,9 @@ def subscripted(tree: Tree, script: str) -> Tree:
     if tree[0] == "sym":
         return ("sym", tree[1] + script if script.strip("'*+-") == "" else f"{tree[1]}_{script}")
     if tree[0] == "num" and script.strip("'") == "":
-        raise UnreadableError("a number of feet, inches, minutes or seconds")
+        return ("call", f"unknown {script}", tree)  # feet, inches, minutes or seconds, which are no bare numbers
+    if tree[:2] == ("call", "unknown '") and script == "'":
+        return ("call", "unknown ''", tree[2])
     raise UnreadableError("a subscript below something that is no variable")
 
 

@@ -28,6 +28,7 @@ _BLOCKS = {
         mi mile miles meilen millas milles миль 英里 マイル 마일 = 1609344/1000
         """,
     "time": """
+        μs microsecond microseconds = 1/1000000
         ms millisecond milliseconds 毫秒 = 1/1000
         s sec secs second seconds sekunde sekunden seconde secondes segundo segundos secondo secondi секунда секунды
         секунд сек с 秒 秒钟 초 = 1
@@ -42,6 +43,7 @@ _BLOCKS = {
         yr yrs year years jahr jahre jahren année années año años ano anos anno anni год года лет 年 년 = 12
         """,
     "mass": """
+        μg microgram micrograms = 1/1000000
         mg milligram milligrams миллиграмм мг 毫克 = 1/1000
         g gram grams gramme grammes gramm gramo gramos grama gramas grammo grammi грамм грамма граммов г 克 グラム
         그램 = 1

@@ -48,6 +48,8 @@ class Measured:
 
 def without_unit(tokens: Sequence[Token]) -> Measured:
     """The number alone. What is no unit stays, for the expression grammar to accept or to refuse."""
+    if any(t.kind == "cmd" and t.value == "mu" for t in tokens):
+        tokens = _with_micro_units(tokens)
     if len(tokens) > 1 and tokens[0].kind == "prose" and _is_money(tokens[0].value):
         rest = without_unit(tokens[1:])
         return Measured(rest.tokens, rest.unit or _unit([tokens[0]]), rest.percent, rest.degree, rest.factor)
@@ -92,6 +94,14 @@ def _magnitude(token: Token) -> tuple[Fraction, list[Token]]:
 
 def _temperature(word: str) -> Unit:
     return Unit(((word, 1),), Fraction(1))
+
+
+def _with_micro_units(tokens: Sequence[Token]) -> Sequence[Token]:
+    r"""`\mu\text{m}` as the one word that it is."""
+    for i, (mu, unit) in enumerate(pairwise(tokens)):
+        if mu.kind == "cmd" and mu.value == "mu" and unit.kind in ("prose", "roman"):
+            return [*tokens[:i], Token("prose", "μ" + unit.value), *tokens[i + 2 :]]
+    return tokens
 
 
 def _is_money(word: str) -> bool:

@@ -53,6 +53,7 @@ DECIDED_OTHERWISE = {
     "math_verify_tests-p0011": "a last box with another value",
     "math_verify_tests-p0015": "boxes joined by more than a comma or an and",
     "math_verify_tests-p0016": "a function of another variable",
+    "handwritten-p0015": "an unreduced ratio",
     "rl_framework_tests-p0000": "an unreduced fraction",
     "rl_framework_tests-p0002": "an answer without a box",
 }
