@@ -130,10 +130,14 @@ class Approximated:
 
 @dataclass(frozen=True, slots=True)
 class Conditioned:
-    r"""`\frac{x^2-1}{x-1},\ x\ne1`: a value and what its variables range over, which may be left out."""
+    r"""`\frac{x^2-1}{x-1},\ x\ne1`: a value and what its variables range over, which may be left out.
+
+    `parameter`: the letter that is any integer, `k` in `k\pi, k\in\mathbb{Z}`.
+    """
 
     value: Answer
     ranges: tuple[Reals, ...]
+    parameter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,14 @@ def _with_ranges(value: Tokens, rest: Tokens, read: Read) -> Answer | None:
     if isinstance(answer, (Reals, Prose)) or (isinstance(answer, Relation) and answer.op != "="):
         return None
     ranges = [r for r in (_try(part, read) for part in parts if part) if isinstance(r, Reals) and r.name]
-    return None if _contradicts(answer, ranges) else Conditioned(answer, tuple(ranges))
+    return None if _contradicts(answer, ranges) else Conditioned(answer, tuple(ranges), _parameter(rest))
+
+
+def _parameter(rest: Tokens) -> str:
+    """The one letter that is said to be an integer."""
+    letters = {t.value for t in rest if t.kind == "letters" and len(t.value) == 1}
+    whole = any(t.value in ("ℤ", "ℕ") or t.value.lower() in ("integer", "integers") for t in rest)
+    return letters.pop() if whole and len(letters) == 1 else ""
 
 
 def _without_words(part: Tokens) -> Tokens:

@@ -24,13 +24,15 @@ from deepscaler.rewards.answers import (
 )
 from deepscaler.rewards.arrangements import ARRANGING, arranged
 from deepscaler.rewards.clocks import same_time
+from deepscaler.rewards.constants import by_other_constants, is_added
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import as_relation, same_spans
 from deepscaler.rewards.lines import linear
 from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
-from deepscaler.rewards.names import under_one_name
+from deepscaler.rewards.names import mentioned, renamed, under_one_name
 from deepscaler.rewards.progressions import goes_on, same_progression
-from deepscaler.rewards.same_value import calls, proportional, real_value, rounds_to, same_value, symbols
+from deepscaler.rewards.quotients import has_variable_denominator, numerator
+from deepscaler.rewards.same_value import calls, mentions, proportional, real_value, rounds_to, same_value, symbols
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import ZERO, Tree
@@ -101,7 +103,10 @@ class Comparison:
             return self.same(a.value, b)
         others = {reals.name: reals for reals in b.ranges}
         pairs = [(reals, others[reals.name]) for reals in a.ranges if reals.name in others]
-        return self.same(a.value, b.value) and all(same_spans(x.spans, y.spans) for x, y in pairs)
+        other = b.value
+        if a.parameter and b.parameter and a.parameter != b.parameter and not mentioned(other, a.parameter):
+            other = renamed(other, {b.parameter: a.parameter})
+        return self.same(a.value, other) and all(same_spans(x.spans, y.spans) for x, y in pairs)
 
     def _choice(self, a: Choice, b: Answer) -> bool:
         if isinstance(b, Choice):
@@ -114,10 +119,10 @@ class Comparison:
     def _named(self, a: Named, b: Answer) -> bool:
         if isinstance(b, Named):
             if a.name == b.name or not a.name or not b.name:
-                return self.same(a.value, b.value)
+                return self.same(a.value, b.value) or self._by_other_constants(a, b)
             alike = under_one_name(a, b)
             if alike is not None:
-                return self.same(a.value, alike.value)
+                return self.same(a.value, alike.value) or self._by_other_constants(a, alike)
             equal = a.equation is not None and b.equation is not None and _same_relation(a.equation, b.equation)
             return self._because(equal, "same equation")
         if isinstance(b, Record):
@@ -127,6 +132,13 @@ class Comparison:
         if isinstance(b, Reals) and b.name and a.name and a.name != b.name:
             return False
         return self.same(a.value, b) or self._because(_is_arranged(a, b), "same number of arrangements")
+
+    def _by_other_constants(self, a: Named, b: Named) -> bool:
+        """`y = Ce^x` and `y = Ae^x`, `f(x) = cx` and `f(x) = kx`."""
+        x, y = tree_of(a.value), tree_of(b.value)
+        if x is None or y is None or a.name != b.name or not (a.name == "y" or "(" in a.name):
+            return False
+        return self._because(any(same_value(x, z) for z in by_other_constants(x, y)), "same but for a constant's name")
 
     def _record(self, a: Record, b: Answer) -> bool:
         if isinstance(b, Record):
@@ -230,11 +242,18 @@ class Comparison:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
         if not in_degrees_and_radians(a, b) and self._values(x, y):
             return True
+        if self._without_degrees(x, y) or _same_but_for_added_constant(x, y):
+            return True
         if a.percent != b.percent:
             return self._values(*((("mul", x, HUNDREDTH), y) if a.percent else (x, ("mul", y, HUNDREDTH))))
         if a.degree != b.degree:
             return self._values(*((("mul", x, DEGREE), y) if a.degree else (x, ("mul", y, DEGREE))))
         return False
+
+    def _without_degrees(self, a: Tree, b: Tree) -> bool:
+        r"""`180^\circ - 2\alpha` and `180 - 2\alpha`; multiples of π are no degrees."""
+        x, y = without_degrees(a), without_degrees(b)
+        return (x != a or y != b) and not (mentions(a, "π") or mentions(b, "π")) and same_value(x, y)
 
     def _values(self, a: Tree, b: Tree) -> bool:
         if same_value(a, b) or _same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
@@ -247,6 +266,29 @@ class Comparison:
         if isinstance(x, Fraction) and isinstance(y, Fraction):
             return abs(x - y) <= self.tolerance
         return bool(abs(float(x) - float(y)) <= float(self.tolerance))
+
+
+def tree_of(answer: Answer) -> Tree | None:
+    """The expression that an answer is, `cx` too."""
+    return answer.tree if isinstance(answer, Scalar) else answer.product if isinstance(answer, Prose) else None
+
+
+def without_degrees(tree: Tree) -> Tree:
+    """The tree without degree signs other than in arguments of functions."""
+    if tree[:2] == ("call", "degree"):
+        return without_degrees(tree[2])
+    if tree[0] in ("add", "mul", "neg", "div"):
+        return (tree[0], *(without_degrees(part) for part in tree[1:]))
+    return tree
+
+
+def _same_but_for_added_constant(a: Tree, b: Tree) -> bool:
+    """`x^2 + C` and `x^2 + K`: an integral."""
+    first, second = symbols(a) - symbols(b), symbols(b) - symbols(a)
+    if len(first) != 1 or len(second) != 1 or not (is_added(a, *first) and is_added(b, *second)):
+        return False
+    other = next(by_other_constants(a, b), None) if any(name.startswith("C") for name in first | second) else None
+    return other is not None and not (first | second) & set("aAB") and same_value(a, other)
 
 
 def _is_arranged(a: Named, b: Answer) -> bool:
@@ -354,7 +396,13 @@ def _same_relation(a: Relation, b: Relation) -> bool:
         return False
     if same_value(a.left, b.left) and same_value(a.right, b.right):
         return True
-    sign = proportional(("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right)))
+    first, second = ("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right))
+    sign = proportional(first, second)
+    if sign == 0 and a.op == "=" and (has_variable_denominator(first) or has_variable_denominator(second)):
+        try:
+            sign = proportional(numerator(first), numerator(second))
+        except TooBigError:
+            return False
     return sign > 0 or (sign < 0 and a.op in ("=", "!="))
 
 

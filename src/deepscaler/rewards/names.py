@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from deepscaler.rewards.answers import Answer, Items, Named, Prose, Scalar
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split
+from deepscaler.rewards.constants import with_symbols
 from deepscaler.rewards.same_value import mentions
 from deepscaler.rewards.scalars import trimmed
 from deepscaler.rewards.tokens import Token
-from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree, is_digits
+from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, is_digits
 from deepscaler.rewards.vocabulary import ARTICLES, CONDITIONING, REFUSING, SUBORDINATE
 
 MAX_NAME_TOKENS = 24
@@ -21,7 +22,7 @@ _RELATING = frozenset(["le", "ge", "ne", "approx", "pm", "mp"])
 _DERIVATIVE = re.compile(r"frac(?:d|partial)(?:\^\d)?\w{0,8}(?:\(\w\))?(?:d|partial)[a-zA-Z](?:\^\d)?[\w()^+*-]{0,20}")
 _BOUND_LETTERS = frozenset("xyztuvwnkmrs")
 _ANGLE = re.compile(r"(?:measured)?angle([A-Z]+)")
-_APPLIED = re.compile(r"([^()]+)\(([a-zA-Z])\)")
+_APPLIED = re.compile(r"([^()]+)\(([a-zA-Z](?:,[a-zA-Z]){0,3})\)")
 
 
 def name_of(tokens: Tokens) -> str:
@@ -133,9 +134,11 @@ def under_one_name(a: Named, b: Named) -> Named | None:
     """`b` by the name of `a`: `f(t) = 1/t` as `f(x) = 1/x`, `y = …` as `f(x) = …`; None where the names differ."""
     first, second = _APPLIED.fullmatch(a.name), _APPLIED.fullmatch(b.name)
     if first and second and first[1] == second[1]:
-        if not (_binds(a.value, first[2]) and _binds(b.value, second[2])) or _mentions(b.value, first[2]):
+        letters, others = first[2].split(","), second[2].split(",")
+        bound = all(_binds(a.value, x) for x in letters) and all(_binds(b.value, y) for y in others)
+        if not bound or len(letters) != len(others) or any(mentioned(b.value, x) for x in letters if x not in others):
             return None
-        return replace(b, name=a.name, value=_renamed(b.value, second[2], first[2]))
+        return replace(b, name=a.name, value=renamed(b.value, dict(zip(others, letters, strict=True))))
     if (first and b.name == "y") or (second and a.name == "y"):
         applied = first or second
         return replace(b, name=a.name) if applied and applied[1] in "fgh" and applied[2] == "x" else None
@@ -147,28 +150,27 @@ def _binds(value: Answer, letter: str) -> bool:
 
     The A of `P(A) = 1/2` is a name: it says which event.
     """
-    return letter in _BOUND_LETTERS or _mentions(value, letter)
+    return letter in _BOUND_LETTERS or mentioned(value, letter)
 
 
-def _mentions(answer: Answer, letter: str) -> bool:
+def mentioned(answer: Answer, letter: str) -> bool:
     if isinstance(answer, Scalar):
         return mentions(answer.tree, letter)
     if isinstance(answer, Prose):
         return answer.product is not None and mentions(answer.product, letter)
-    return isinstance(answer, Items) and any(_mentions(item, letter) for item in answer.items)
+    if isinstance(answer, Named):
+        return mentioned(answer.value, letter)
+    return isinstance(answer, Items) and any(mentioned(item, letter) for item in answer.items)
 
 
-def _renamed(answer: Answer, old: str, new: str) -> Answer:
+def renamed(answer: Answer, names: dict[str, str]) -> Answer:
+    """The answer with the variables under other names, all at once."""
     if isinstance(answer, Scalar):
-        return replace(answer, tree=_with_symbol(answer.tree, old, new))
+        return replace(answer, tree=with_symbols(answer.tree, names))
     if isinstance(answer, Prose) and answer.product is not None:
-        return Scalar(_with_symbol(answer.product, old, new))
+        return Scalar(with_symbols(answer.product, names))
+    if isinstance(answer, Named):
+        return replace(answer, value=renamed(answer.value, names), equation=None)
     if isinstance(answer, Items):
-        return replace(answer, items=tuple(_renamed(item, old, new) for item in answer.items))
+        return replace(answer, items=tuple(renamed(item, names) for item in answer.items))
     return answer
-
-
-def _with_symbol(tree: Tree, old: str, new: str) -> Tree:
-    if tree == ("sym", old):
-        return ("sym", new)
-    return tuple(_with_symbol(part, old, new) if isinstance(part, tuple) else part for part in tree)

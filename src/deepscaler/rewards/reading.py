@@ -11,6 +11,7 @@ from deepscaler.rewards.answers import (
     Answer,
     Based,
     Choice,
+    Conditioned,
     Items,
     Matrix,
     Named,
@@ -25,13 +26,13 @@ from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.rewards.clocks import read_clock
 from deepscaler.rewards.expressions import parse_expression
-from deepscaler.rewards.intervals import intersection, union
+from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
 from deepscaler.rewards.matrices import MAX_CELLS, environment_rows, read_determinant, read_matrix
 from deepscaler.rewards.phrases import read_phrase
 from deepscaler.rewards.quantities import read_quantity
 from deepscaler.rewards.relations import RELATIONS, read_relation
-from deepscaler.rewards.same_value import same_value
-from deepscaler.rewards.scalars import scalar, trimmed
+from deepscaler.rewards.same_value import same_value, symbols
+from deepscaler.rewards.scalars import number_condition, qualification, scalar, trimmed
 from deepscaler.rewards.sets import ALL_REALS, EMPTY, HALVES_IN_WORDS, read_set
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import FUNCTIONS, INFINITY, Tree
@@ -54,6 +55,11 @@ MAX_BRACKETS = 60  # around everything, one in another
 
 def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
     """Raises UnreadableError for what is none of the kinds of `answers`."""
+    start = 0 if depth else number_condition(tokens) or qualification(tokens)
+    if start:
+        parameter = next((t.value for t in tokens[start:] if t.kind == "letters" and len(t.value) == 1), "")
+        whole = any(t.value in ("ℤ", "ℕ", "integer", "integers") for t in tokens[start:])
+        return Conditioned(read_answer(tokens[:start], 1), (), parameter if whole else "")
     tokens = trimmed(tokens)
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
@@ -246,7 +252,7 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
     if either:
         items = _distinct(items)
-    return _assembled(items, meet=both and not either)
+    return _assembled(items, meet=True if both and not either else False if either else None)
 
 
 def _distinct(items: list[Answer]) -> list[Answer]:
@@ -264,17 +270,54 @@ def _is_same_number(a: Answer, b: Answer) -> bool:
     return (a.unit, a.percent, a.degree) == (b.unit, b.percent, b.degree) and same_value(a.tree, b.tree)
 
 
-def _assembled(items: list[Answer], *, meet: bool) -> Answer:
+def _assembled(items: list[Answer], *, meet: bool | None) -> Answer:
+    """`meet`: True behind "and", False behind "or", None where only commas stand."""
+    if len(items) == 1:
+        return items[0]
+    items = _as_reals(items, meet=meet)
     if len(items) == 1:
         return items[0]
     reals = [item for item in items if isinstance(item, Reals)]
     if items and len(reals) == len(items) and len({item.name for item in reals if item.name}) < 2:
-        common = _common(reals) if meet else None
+        bound = meet or (meet is None and all(item.name for item in reals))
+        common = _common(reals) if bound else None
+        common = None if common == () and meet is None else common
         spans = union([span for item in reals for span in item.spans]) if common is None else common
         return Reals(spans, reals[0].name)
     if items and isinstance(items[0], Named):
         return _named_items(items)
     return Items("list", tuple(items))
+
+
+def _as_reals(items: list[Answer], *, meet: bool | None) -> list[Answer]:
+    r"""`x\ne2, 3` as `x\ne2, x\ne3`; `x\ge3 or x=0` as a half-line and a point."""
+    first = next((item for item in items if isinstance(item, Reals)), None)
+    if first is None or all(isinstance(item, Reals) for item in items):
+        return items
+    points = [item.tree for item in items if isinstance(item, Scalar) and not symbols(item.tree)]
+    pierced = [item for item in items if isinstance(item, Reals)]
+    if len(points) + len(pierced) == len(items) and all(map(_is_pierced, pierced)) and isinstance(items[0], Reals):
+        holes = [span.high for item in pierced for span in item.spans[:-1]]
+        return [Reals(without_points([*holes, *points]), next((r.name for r in pierced if r.name), ""))]
+    if meet:
+        return items
+    return [_as_point(item, first.name) for item in items]
+
+
+def _is_pierced(reals: Reals) -> bool:
+    """The real line, perhaps without some points."""
+    ends = [*pairwise(reals.spans)]
+    open_ends = not any(s.low_closed or s.high_closed for s in reals.spans)
+    whole = bool(reals.spans) and reals.spans[0].low == MINUS_INFINITY and reals.spans[-1].high == INFINITY
+    return whole and open_ends and all(a.high == b.low for a, b in ends)
+
+
+def _as_point(item: Answer, name: str) -> Answer:
+    if not name or not isinstance(item, Named) or item.name != name:
+        return item
+    values = item.value.items if isinstance(item.value, Items) else (item.value,)
+    trees = [value.tree for value in values if isinstance(value, Scalar) and not symbols(value.tree)]
+    return Reals(tuple(Span(t, True, t, True) for t in trees), name) if len(trees) == len(values) else item
 
 
 def _common(reals: list[Reals]) -> tuple[Span, ...] | None:

@@ -64,7 +64,7 @@ def read_relation(tokens: Tokens, read: Read) -> Answer | None:
         return Named(name_of(parts[0]), read(parts[1]), None)
     if set(operators) <= {"=", "≈"}:
         return _equal(parts, operators, read)
-    if len(operators) <= 2 and set(operators) <= {"<", "<=", ">", ">=", "!="}:
+    if set(operators) <= {"<", "<=", ">", ">=", "!="}:
         return _inequality(parts, operators)
     raise UnreadableError("relations that do not go together")
 
@@ -173,9 +173,11 @@ def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:
         second = _pair(middle, operators[1], high)
         if isinstance(first, Reals) and isinstance(second, Reals) and first.name == second.name:
             return _between(first, second)
-        raise UnreadableError("a chain of inequalities around no variable")
     if len(trees) != 2:
-        raise UnreadableError("a chain of inequalities that turns around")
+        if "!=" in operators or len({op[0] for op in operators}) > 1:
+            raise UnreadableError("a chain of inequalities that turns around")
+        links = [_pair(a, op, b) for (a, b), op in zip(pairwise(trees), operators, strict=True)]
+        return Items("list", tuple(links))
     return _pair(trees[0], operators[0], trees[1])
 
 

@@ -23,7 +23,7 @@ def trimmed(tokens: Tokens) -> Tokens:
     for _ in range(MAX_BRACES):
         tokens = _without_ends(tokens)
         end = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
-        whole = _number_condition(tokens)
+        whole = number_condition(tokens)
         if end is not None:
             tokens = tokens[:end]
         elif whole:
@@ -52,7 +52,7 @@ def _without_ends(tokens: Tokens) -> Tokens:
     return tokens
 
 
-def _number_condition(tokens: Tokens) -> int:
+def number_condition(tokens: Tokens) -> int:
     r"""Where `, k \in \mathbb{Z}` or `(c \in \mathbb{R})` starts at the end; 0 where there is none."""
     end = len(tokens) - 1 if tokens and is_sign(tokens[-1], ")") else len(tokens)
     if end < 5 or tokens[end - 1].value not in ("ℤ", "ℕ", "ℝ", "ℚ", "ℂ") or tokens[end - 2].value != "in":
@@ -63,6 +63,11 @@ def _number_condition(tokens: Tokens) -> int:
     while start and (is_sign(tokens[start - 1], ",", "(", ";") or tokens[start - 1].value in ("where", "with", "for")):
         start -= 1
     return start if start < end - 3 else 0
+
+
+def qualification(tokens: Tokens) -> int:
+    """Where `for all x` starts behind an equation; 0 for nowhere."""
+    return next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), 0)
 
 
 def _is_braced(tokens: Tokens) -> bool:

@@ -22,6 +22,11 @@ _HALVES = {
     **dict.fromkeys(["_ge0", "^+_0", "_0^+"], Reals((Span(_ZERO, True, INFINITY, False),))),
     **dict.fromkeys(["_le0", "^-_0", "_0^-"], Reals((Span(MINUS_INFINITY, False, _ZERO, True),))),
 }
+_WHOLE_HALVES = {
+    **dict.fromkeys(["^+", "_+", "_>0", "_ge1", "^*", "^*_+", "_+^*"], "positive integers"),
+    **dict.fromkeys(["^-", "_-", "_<0"], "negative integers"),
+    **dict.fromkeys(["_ge0", "_0", "^0", "^+_0", "_0^+"], "nonnegative integers"),
+}
 HALVES_IN_WORDS = {
     f"{front}{kind} {back}": _HALVES[mark]
     for kind, mark in (("positive", "^+"), ("negative", "^-"), ("nonnegative", "_ge0"), ("non-negative", "_ge0"))
@@ -38,6 +43,9 @@ def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
         return Prose(name) if name in ("ℤ", "ℕ", "ℚ", "ℂ") else {"ℝ": ALL_REALS, "emptyset": EMPTY}.get(name)
     if len(tokens) > 1 and tokens[0].value == "ℝ" and is_sign(tokens[1], "^", "_"):
         return _HALVES.get("".join(t.value for t in tokens[1:] if t.value not in ("{", "}")))
+    if len(tokens) > 1 and tokens[0].value in ("ℤ", "ℕ") and is_sign(tokens[1], "^", "_"):
+        mark = "".join(t.value for t in tokens[1:] if t.value not in ("{", "}"))
+        return Prose(_WHOLE_HALVES[mark]) if mark in _WHOLE_HALVES else None
     if len(tokens) > 3 and tokens[0].value == "ℝ" and is_sign(tokens[1], "-"):
         return Reals(without_points([span.low for span in spans_of(read(tokens[2:]))]))
     place = next((i for i, t in enumerate(tokens) if t.value.lower() in _EXCEPT), 0)

@@ -161,6 +161,12 @@ NO_SOLUTION = frozenset(
     ]
 )
 SAME_WORDS = {
+    "all integers": "ℤ", "integers": "ℤ", "set of all integers": "ℤ",
+    "all rational numbers": "ℚ", "rational numbers": "ℚ", "all complex numbers": "ℂ", "complex numbers": "ℂ",
+    "all natural numbers": "ℕ", "natural numbers": "ℕ",
+    "all positive integers": "positive integers", "every positive integer": "positive integers",
+    "all nonnegative integers": "nonnegative integers", "all negative integers": "negative integers",
+    "all non negative integers": "nonnegative integers", "non negative integers": "nonnegative integers",
     "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",
     "infinite": "∞", "infinitely many solutions": "∞",
     "there are infinitely many solutions": "∞", "infinity": "∞", "positive infinity": "∞",
