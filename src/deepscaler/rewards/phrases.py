@@ -136,6 +136,6 @@ def _is_foreign_link(token: Token) -> bool:
 
 
 def _has_value(tokens: Sequence[Token]) -> bool:
-    if tokens[0].value.lower() in _POINTING:
+    if not tokens or tokens[0].value.lower() in _POINTING:
         return False
     return any(t.kind in ("num", "cmd") or (t.kind == "letters" and len(t.value) == 1) for t in tokens)
