@@ -22,6 +22,7 @@ from deepscaler.rewards.answers import (
     Residue,
     Scalar,
 )
+from deepscaler.rewards.arrangements import ARRANGING, arranged
 from deepscaler.rewards.clocks import same_time
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import as_relation, same_spans
@@ -125,7 +126,7 @@ class Comparison:
             return self._because(a.equation is not None and _same_relation(a.equation, b), "same equation")
         if isinstance(b, Reals) and b.name and a.name and a.name != b.name:
             return False
-        return self.same(a.value, b)
+        return self.same(a.value, b) or self._because(_is_arranged(a, b), "same number of arrangements")
 
     def _record(self, a: Record, b: Answer) -> bool:
         if isinstance(b, Record):
@@ -246,6 +247,14 @@ class Comparison:
         if isinstance(x, Fraction) and isinstance(y, Fraction):
             return abs(x - y) <= self.tolerance
         return bool(abs(float(x) - float(y)) <= float(self.tolerance))
+
+
+def _is_arranged(a: Named, b: Answer) -> bool:
+    """Whether the point P(5,2) is rather 5·4 arrangements."""
+    pair = a.value.items if isinstance(a.value, Items) and a.name in ARRANGING else ()
+    trees = [item.tree for item in pair if isinstance(item, Scalar)]
+    number = arranged(a.name, *trees) if len(trees) == len(pair) == 2 else None
+    return number is not None and isinstance(b, Scalar) and same_value(number, b.tree)
 
 
 def stated(answer: Answer) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepscaler.rewards.applied import is_argument
+from deepscaler.rewards.arrangements import ARRANGING, arranged
 from deepscaler.rewards.brackets import closing
 from deepscaler.rewards.cursor import Cursor
 from deepscaler.rewards.showing import tree_text
@@ -112,9 +113,16 @@ class _Parser(Cursor):
         """A factor without an operator: a product, or the fraction of a mixed number."""
         before, token, left = self.tokens[self.position - 1], self.peek(), factors[-1]
         assert token is not None
+        if before.kind == "num" and token.value in ("C", "P") and self._is_whole_number(1):
+            self.position += 2
+            tree = arranged(token.value, left, number(self.tokens[self.position - 1].value))
+            if tree is None:
+                raise UnreadableError("a number of choices that does not exist")
+            factors[-1] = tree
+            return
         if token.kind == "num":
-            if before.kind == "num" and self.tokens[self.position - 2].value == "^" and token.spaced:
-                factors.append(self._power())  # 2^3 3^2
+            if before.kind == "num" and left[0] == "pow" and token.spaced:  # 2^3 3^2
+                factors.append(self._power())
                 return
             if before.kind == "num":
                 factors[-1] = self._mixed_in_line(left)
@@ -131,6 +139,10 @@ class _Parser(Cursor):
         else:
             right = self._power()
         factors.append(right)
+
+    def _is_whole_number(self, ahead: int) -> bool:
+        token = self.peek(ahead)
+        return token is not None and token.kind == "num" and token.value.isdigit()
 
     def _mixed_in_line(self, left: Tree) -> Tree:
         """`1 1/4`: whole, space, numerator / denominator."""
@@ -189,7 +201,9 @@ class _Parser(Cursor):
     def _raised(self, base: Tree) -> Tree:
         braced = self.value() == "{"
         inside = self.value(1) if braced else self.value()
-        if inside == "circ" and (not braced or self.value(2) == "}"):
+        letter = self.peek(1) if braced else self.peek()
+        degrees = is_whole(base) and letter is not None and letter.kind == "letters" and letter.value == "o"
+        if (inside == "circ" or degrees) and (not braced or self.value(2) == "}"):
             self.position += 3 if braced else 1
             return ("call", "degree", base)
         if inside == "'" or (inside in ("*", "+", "-") and (not braced or self.value(2) == "}")):
@@ -260,6 +274,8 @@ class _Parser(Cursor):
         name = token.value
         if token.kind == "prose":
             raise UnreadableError(f"prose: {name!r}")
+        if name in ("^", "_") or (name == "{" and self.value() == "}" and self.value(1) in ("^", "_")):
+            return self._behind_scripts(name)
         if name in OPENING:
             return self._enclosed(name)
         if name == "|":
@@ -303,7 +319,45 @@ class _Parser(Cursor):
                 corners[-1] += "'"
         return ("sym", named_figure(name, corners))
 
+    def _behind_scripts(self, mark: str) -> Tree:
+        """`{}^{10}P_3` and `_{10}P_3`: the first number stands before the letter."""
+        if mark == "{":
+            self.position += 2
+        above = self._script_tree()
+        letter = self.peek()
+        self.position += 1
+        self.take("_")
+        tree = (
+            None if letter is None or letter.kind != "letters" else arranged(letter.value, above, self._script_tree())
+        )
+        if tree is None:
+            raise UnreadableError("scripts before what is no number of choices")
+        return tree
+
+    def _script_tree(self) -> Tree:
+        return self._braced() if self.value() == "{" else self._atom()
+
+    def _between_scripts(self, letter: str) -> Tree | None:
+        """`C_5^2` and `C^2_5`; None, at the same place, for what is no number of choices."""
+        start, tokens = self.position, list(self.tokens)
+        scripts: dict[str, Tree] = {}
+        while self.value() in ("_", "^") and self.value() not in scripts and self.value(1) not in ("'", "*", "circ"):
+            mark = self.value()
+            self.position += 1
+            try:
+                scripts[mark] = self._script_tree()
+            except UnreadableError:
+                break
+        tree = arranged(letter, scripts["_"], scripts["^"]) if len(scripts) == 2 else None
+        if tree is None:
+            self.position, self.tokens = start, tokens
+        return tree
+
     def _letter(self, name: str) -> Tree:
+        if name in ARRANGING and self.value() in ("_", "^"):
+            tree = self._between_scripts(name)
+            if tree is not None:
+                return tree
         if name == "C" and self.value() == "(":
             start = self.position
             arguments = self._arguments()

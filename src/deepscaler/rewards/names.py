@@ -58,7 +58,9 @@ def quantity_of(tokens: Tokens) -> str:
         return ""
     words = [t for t in tokens if t.kind in ("prose", "letters", "roman", "cmd")]
     if not words or any(
-        refuses(t) or t.value.lower() in CONDITIONING | SUBORDINATE or (t.kind == "cmd" and t.value in _RELATING)
+        refuses(t)
+        or t.value.lower() in (CONDITIONING - {"with"}) | SUBORDINATE
+        or (t.kind == "cmd" and t.value in _RELATING)
         for t in words
     ):
         return ""

@@ -175,14 +175,16 @@ class Evaluation:
         function = _FUNCTIONS.get(name)
         if function is None:
             raise UndefinedError(f"{name} is not computed")
-        if name.startswith(("arc", "a")) and name not in ("abs", "arg", "arctan", "atan"):
-            self.branched |= bool(c.im(x) != 0)
         try:
             value = getattr(c, function)(*arguments)
+        except AttributeError as error:  # floats know fewer functions
+            raise PrecisionLostError from error
         except (ValueError, ZeroDivisionError) as error:
             raise UndefinedError(f"{name}: {error}") from error
+        if function.startswith("a") and name not in ("abs", "arg", "arctan", "atan"):
+            self.branched |= bool(c.im(x) != 0 or c.im(value) != 0)
         # The sine of a rounded π is not quite 0.
-        return c.mpf(0) if abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
+        return c.mpf(0) if name in _CIRCULAR and abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
 
     def _refuse(self, name: str, arguments: list[Any]) -> None:
         """Raises for arguments that are out of range, or that have no order where one is needed."""
@@ -274,10 +276,12 @@ def _unknown(name: str, arguments: list[Any]) -> Any:
     return sum((a * a * (seed + 2 * i) + 7 * a) / (seed + i) for i, a in enumerate(arguments)) + seed
 
 
+_CIRCULAR = ("sin", "cos", "tan", "cot", "sec", "csc")
+_HYPERBOLIC = ("sinh", "cosh", "tanh", "coth", "sech", "csch")
 _FUNCTIONS: dict[str, str] = {
-    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "arg"]},
-    **{"arc" + n: "a" + n for n in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"]},
-    **{"a" + n: "a" + n for n in ["sin", "cos", "tan"]},
+    **{name: name for name in (*_CIRCULAR, *_HYPERBOLIC, "exp", "arg")},
+    **{prefix + name: "a" + name for prefix in ("arc", "a") for name in (*_CIRCULAR, *_HYPERBOLIC)},
+    **{prefix + name: "a" + name for prefix in ("ar", "arg") for name in _HYPERBOLIC},
     "abs": "absmin",
     "factorial": "factorial",
     "factorial2": "fac2",

@@ -7,16 +7,29 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
+from deepscaler.rewards.answers import (
+    Answer,
+    Based,
+    Choice,
+    Items,
+    Matrix,
+    Named,
+    Prose,
+    Reals,
+    Record,
+    Residue,
+    Scalar,
+    Span,
+)
 from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.rewards.clocks import read_clock
 from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.intervals import intersection, union
-from deepscaler.rewards.matrices import environment_rows, read_determinant, read_matrix
+from deepscaler.rewards.matrices import MAX_CELLS, environment_rows, read_determinant, read_matrix
 from deepscaler.rewards.phrases import read_phrase
 from deepscaler.rewards.quantities import read_quantity
-from deepscaler.rewards.relations import read_relation
+from deepscaler.rewards.relations import RELATIONS, read_relation
 from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.sets import ALL_REALS, EMPTY, HALVES_IN_WORDS, read_set
@@ -33,6 +46,7 @@ from deepscaler.rewards.vocabulary import (
 )
 
 MAX_DEPTH = 8
+_ALIGNED = frozenset(["aligned", "align", "alignedat", "gathered", "gather", "split", "eqnarray"])
 _DIGITS = re.compile(r"(?=.*[0-9])[0-9A-Z]+")
 MAX_ITEMS = 60
 MAX_BRACKETS = 60  # around everything, one in another
@@ -64,6 +78,8 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
         return None
     if len(words) == 1 and (words[0].value in FUNCTIONS or words[0].value in ("pi", "infty", "oo", "inf")):
         return None
+    if _is_applied(tokens):
+        return None
     if any(t.kind in ("num", "cmd") or (t.kind == "sign" and t.value not in "-'.?!\"&/()") for t in tokens):
         return None
     said = [t.value.casefold() for i, t in enumerate(words) if not _is_article(t, first=i == 0)]
@@ -85,6 +101,12 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
 def _is_article(token: Token, *, first: bool) -> bool:
     """A capital A behind another word is a name: Plan A."""
     return token.value.casefold() in ARTICLES and (first or token.value != "A")
+
+
+def _is_applied(tokens: Tokens) -> bool:
+    """`sqrt(x)`, `x sin x`: a function and its argument, and no other word."""
+    applied = any(t.value in FUNCTIONS and (is_sign(n, "(") or len(n.value) == 1) for t, n in pairwise(tokens))
+    return applied and all(len(t.value) == 1 or t.value in FUNCTIONS for t in tokens)
 
 
 def _phrase(tokens: Tokens, depth: int) -> Answer | None:
@@ -133,15 +155,22 @@ def _system(tokens: Tokens, depth: int) -> Answer | None:
     """Rows behind a brace: equations that hold together, or the pieces of a function with their conditions."""
     if len(tokens) > 9 and is_sign(tokens[0], "\\{") and is_sign(tokens[1], "begin"):
         tokens = tokens[1:]
-    elif not (len(tokens) > 9 and (tokens[2].value in ("cases", "aligned", "gathered") or _is_stack(tokens))):
+    elif not (len(tokens) > 9 and (tokens[2].value in _ALIGNED | {"cases"} or _is_stack(tokens))):
         return None
     if not is_sign(tokens[0], "begin") or not is_sign(tokens[-4], "end"):
         return None
-    rows = environment_rows(tokens)
+    rows = [_joined(row, aligned=tokens[2].value in _ALIGNED) for row in environment_rows(tokens)]
     if all(len(row) == 1 for row in rows):
         return _assembled([read_answer(row[0], depth + 1) for row in rows], meet=True)
     pieces = [tuple(_piece(cell, depth) for cell in row) for row in rows]
     return Items("list", tuple(Items("tuple", piece) for piece in pieces))
+
+
+def _joined(row: list[Tokens], *, aligned: bool) -> list[Tokens]:
+    """The row as one cell where `&` only sets its signs below each other: `x &= 1`."""
+    if not aligned and not any(cell and is_sign(cell[0], *RELATIONS) for cell in row[1:]):
+        return row
+    return [[token for cell in row for token in cell]]
 
 
 def _is_stack(tokens: Tokens) -> bool:
@@ -300,6 +329,10 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
         if not (first == "(" and len(inner) > 2 and is_sign(inner[0], "(") and closing(inner, 0) == len(inner) - 1):
             break
         inner = inner[1:-1]
+    if first == "[" and last == "]":
+        rows = _rows_in_brackets(inner)
+        if rows is not None:
+            return rows
     if first == "\\{" and last == "\\}":
         return _set(inner, depth)
     parts = split(inner, lambda t: is_sign(t, ",", ";"))
@@ -327,6 +360,17 @@ def _with_french_brackets(tokens: Tokens) -> Tokens | None:
     first = Token("sign", "(") if tokens[0].value == "]" else tokens[0]
     last = Token("sign", ")") if tokens[-1].value == "[" else tokens[-1]
     return [first, *tokens[1:-1], last]
+
+
+def _rows_in_brackets(inner: Tokens) -> Matrix | None:
+    """`[1,2],[3,4]` in brackets, rows of a matrix."""
+    rows = split(inner, lambda t: is_sign(t, ","))
+    if not all(len(r) > 2 and is_sign(r[0], "[") and closing(r, 0) == len(r) - 1 and is_sign(r[-1], "]") for r in rows):
+        return None
+    cells = [[parse_expression(trimmed(c)) for c in split(r[1:-1], lambda t: is_sign(t, ","))] for r in rows]
+    if len({len(row) for row in cells}) > 1 or len(cells) * len(cells[0]) > MAX_CELLS:
+        raise UnreadableError("rows of different lengths, or too many")
+    return Matrix(tuple(map(tuple, cells)))
 
 
 def _set(inner: Tokens, depth: int) -> Answer:

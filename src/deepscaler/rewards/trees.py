@@ -27,7 +27,9 @@ MAX_DIGITS = 4000
 MAX_EXPONENT = 5000
 FUNCTIONS = _words(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc asin acos atan arcsinh "
-    "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor ceil cis conj"
+    "arccosh arctanh arccoth arcsech arccsch sech csch arsinh arcosh artanh arcoth arsech arcsch asinh acosh atanh "
+    "acoth argsinh argcosh argtanh acot asec acsc ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor "
+    "ceil cis conj"
 )
 FIGURES = _words("angle measuredangle sphericalangle triangle")
 GREEK = FIGURES | _words(
@@ -37,9 +39,26 @@ GREEK = FIGURES | _words(
 CONSTANTS = {"pi": "π", "infty": "∞", "infinity": "∞", "inf": "∞", "oo": "∞"}
 UNKNOWN_FUNCTIONS = frozenset("fFPQOWT")  # f(x) is one value, not f times x; g(h) may well be a product
 OPENING = {"(": ")", "[": "]", "{": "}", "lfloor": "rfloor", "lceil": "rceil", "\\{": "\\}"}
-_SPLIT_NAMES = ("sqrt", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "pi", "ln", "log", "exp")
+_SPLIT_NAMES = (
+    "sqrt",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "pi",
+    "ln",
+    "log",
+    "exp",
+)
 DIGITS = "overline "  # of a command for a number given by its digits
 VERBATIM = frozenset(["ldots", "square"])
+INTEGER_LETTERS = frozenset("nmkrNMKpqst")
 PLUS_MINUS: Tree = ("sym", "±")
 INFINITY: Tree = ("sym", "∞")
 ZERO: Tree = ("num", Fraction(0), 0)
