@@ -327,9 +327,8 @@ class _Parser(Cursor):
         letter = self.peek()
         self.position += 1
         self.take("_")
-        tree = (
-            None if letter is None or letter.kind != "letters" else arranged(letter.value, above, self._script_tree())
-        )
+        known = letter is not None and letter.kind == "letters" and letter.value in ARRANGING
+        tree = arranged(letter.value, above, self._script_tree()) if letter is not None and known else None
         if tree is None:
             raise UnreadableError("scripts before what is no number of choices")
         return tree

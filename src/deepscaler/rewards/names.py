@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from deepscaler.rewards.answers import Answer, Items, Named, Prose, Scalar
+from deepscaler.rewards.answers import Answer, Items, Named, Prose, Reals, Scalar
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split
 from deepscaler.rewards.same_value import mentions
 from deepscaler.rewards.scalars import trimmed
@@ -155,6 +155,10 @@ def _mentions(answer: Answer, letter: str) -> bool:
         return mentions(answer.tree, letter)
     if isinstance(answer, Prose):
         return answer.product is not None and mentions(answer.product, letter)
+    if isinstance(answer, Reals):  # the condition of a piece
+        return answer.name == letter or any(
+            mentions(span.low, letter) or mentions(span.high, letter) for span in answer.spans
+        )
     return isinstance(answer, Items) and any(_mentions(item, letter) for item in answer.items)
 
 
@@ -163,6 +167,8 @@ def _renamed(answer: Answer, old: str, new: str) -> Answer:
         return replace(answer, tree=_with_symbol(answer.tree, old, new))
     if isinstance(answer, Prose) and answer.product is not None:
         return Scalar(_with_symbol(answer.product, old, new))
+    if isinstance(answer, Reals):
+        return replace(answer, name=new if answer.name == old else answer.name)
     if isinstance(answer, Items):
         return replace(answer, items=tuple(_renamed(item, old, new) for item in answer.items))
     return answer
