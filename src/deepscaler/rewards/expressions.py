@@ -440,6 +440,8 @@ class _Parser(Cursor):
             tree: Tree = ("call", "log", arguments[0], base or TEN)
         elif len(arguments) != 1 and name not in ("max", "min", "gcd", "lcm"):
             raise UnreadableError(f"{name} of several values")
+        elif name in ("max", "min") and len(arguments) == 1 and constant(arguments[0]) is None:
+            tree = ("call", f"unknown {name}", *arguments)  # of a function, over all there is
         else:
             tree = ("call", name, *arguments)
         if power is None:

@@ -25,7 +25,8 @@ from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.rewards.clocks import read_clock
 from deepscaler.rewards.expressions import parse_expression
-from deepscaler.rewards.intervals import intersection, union
+from deepscaler.rewards.intervals import intersection
+from deepscaler.rewards.intervals import union as joined
 from deepscaler.rewards.matrices import MAX_CELLS, environment_rows, read_determinant, read_matrix
 from deepscaler.rewards.phrases import read_phrase
 from deepscaler.rewards.quantities import read_quantity
@@ -246,7 +247,7 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
     if either:
         items = _distinct(items)
-    return _assembled(items, meet=both and not either)
+    return _assembled(items, meet=both and not either, union=either)
 
 
 def _distinct(items: list[Answer]) -> list[Answer]:
@@ -264,13 +265,15 @@ def _is_same_number(a: Answer, b: Answer) -> bool:
     return (a.unit, a.percent, a.degree) == (b.unit, b.percent, b.degree) and same_value(a.tree, b.tree)
 
 
-def _assembled(items: list[Answer], *, meet: bool) -> Answer:
+def _assembled(items: list[Answer], *, meet: bool, union: bool = False) -> Answer:
+    """Parts as one answer. Conditions `meet` behind "and"; behind commas they do where that leaves something."""
     if len(items) == 1:
         return items[0]
     reals = [item for item in items if isinstance(item, Reals)]
     if items and len(reals) == len(items) and len({item.name for item in reals if item.name}) < 2:
-        common = _common(reals) if meet else None
-        spans = union([span for item in reals for span in item.spans]) if common is None else common
+        conditions = meet or all(item.name for item in reals)
+        common = _common(reals) if conditions and not union else None
+        spans = common if common is not None and (common or meet) else joined([s for item in reals for s in item.spans])
         return Reals(spans, reals[0].name)
     if items and isinstance(items[0], Named):
         return _named_items(items)
