@@ -131,6 +131,8 @@ class Comparison:
             return self._because(a.equation is not None and _same_relation(a.equation, b), "same equation")
         if isinstance(b, Reals) and b.name and a.name and a.name != b.name:
             return False
+        if isinstance(b, Items) and any(isinstance(i, Named) and a.name and i.name != a.name for i in b.items):
+            return False
         return self.same(a.value, b) or self._because(_is_arranged(a, b), "same number of arrangements")
 
     def _by_other_constants(self, a: Named, b: Named) -> bool:

@@ -327,9 +327,8 @@ class _Parser(Cursor):
         letter = self.peek()
         self.position += 1
         self.take("_")
-        tree = (
-            None if letter is None or letter.kind != "letters" else arranged(letter.value, above, self._script_tree())
-        )
+        known = letter is not None and letter.kind == "letters" and letter.value in ARRANGING
+        tree = arranged(letter.value, above, self._script_tree()) if letter is not None and known else None
         if tree is None:
             raise UnreadableError("scripts before what is no number of choices")
         return tree
@@ -441,6 +440,8 @@ class _Parser(Cursor):
             tree: Tree = ("call", "log", arguments[0], base or TEN)
         elif len(arguments) != 1 and name not in ("max", "min", "gcd", "lcm"):
             raise UnreadableError(f"{name} of several values")
+        elif name in ("max", "min") and len(arguments) == 1 and constant(arguments[0]) is None:
+            tree = ("call", f"unknown {name}", *arguments)  # of a function, over all there is
         else:
             tree = ("call", name, *arguments)
         if power is None:

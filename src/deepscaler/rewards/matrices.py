@@ -132,7 +132,8 @@ def _term(tokens: Tokens) -> Rows:
                 end += 1
             end += end < len(tokens) and _transposed(tokens[position : end + 1]) is not None
             matrix = _single(tokens[position:end])
-            assert matrix is not None
+            if matrix is None:
+                raise UnreadableError("a power of a matrix")
             product = matrix.rows if product is None else _product(product, matrix.rows)
             position = end
             continue

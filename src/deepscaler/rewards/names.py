@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from deepscaler.rewards.answers import Answer, Items, Named, Prose, Scalar
+from deepscaler.rewards.answers import Answer, Items, Named, Prose, Reals, Scalar
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split
 from deepscaler.rewards.constants import with_symbols
 from deepscaler.rewards.same_value import mentions
@@ -160,6 +160,10 @@ def mentioned(answer: Answer, letter: str) -> bool:
         return answer.product is not None and mentions(answer.product, letter)
     if isinstance(answer, Named):
         return mentioned(answer.value, letter)
+    if isinstance(answer, Reals):  # the condition of a piece
+        return answer.name == letter or any(
+            mentions(span.low, letter) or mentions(span.high, letter) for span in answer.spans
+        )
     return isinstance(answer, Items) and any(mentioned(item, letter) for item in answer.items)
 
 
@@ -171,6 +175,8 @@ def renamed(answer: Answer, names: dict[str, str]) -> Answer:
         return Scalar(with_symbols(answer.product, names))
     if isinstance(answer, Named):
         return replace(answer, value=renamed(answer.value, names), equation=None)
+    if isinstance(answer, Reals):
+        return replace(answer, name=names.get(answer.name, answer.name))
     if isinstance(answer, Items):
         return replace(answer, items=tuple(renamed(item, names) for item in answer.items))
     return answer

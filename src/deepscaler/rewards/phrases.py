@@ -127,7 +127,8 @@ def _is_label(tokens: Tokens) -> bool:
 
 
 def _links(token: Token) -> bool:
-    return is_word(token) and (token.value.lower() in LINKING or _is_foreign_link(token))
+    upright = token.kind == "prose" or (token.spaced and token.value.islower())  # Be^x is a product
+    return is_word(token) and ((upright and token.value.lower() in LINKING) or _is_foreign_link(token))
 
 
 def _is_foreign_link(token: Token) -> bool:
@@ -136,6 +137,6 @@ def _is_foreign_link(token: Token) -> bool:
 
 
 def _has_value(tokens: Sequence[Token]) -> bool:
-    if tokens[0].value.lower() in _POINTING:
+    if not tokens or tokens[0].value.lower() in _POINTING:
         return False
     return any(t.kind in ("num", "cmd") or (t.kind == "letters" and len(t.value) == 1) for t in tokens)

@@ -84,7 +84,7 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
     values = [tree for tree in values if tree not in rounded]
     if any(not same_value(a, b) for a, b in pairwise(values)):
         raise UnreadableError("a chain of equal signs between different values")
-    if values and (name or all(link is not None and not symbols(link) for link in links)):
+    if values and (name or all(map(_is_constant, links))):
         answer = Approximated(Scalar(values[-1]), Scalar(rounded[-1])) if rounded else read(parts[exact - 1])
         return Named(name, answer, None) if name else answer
     if exact < len(parts) or (name and len(parts) > 2):

@@ -55,7 +55,8 @@ _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
     r"\\(?:begin|end)\s?\{(?:equation|displaymath|math|center)\*?\}|"
     r"\\(?:left|right|middle)(?![a-zA-Z])\.?|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it"
-    r"|mathstrut|allowbreak|nobreak|linebreak|nolinebreak|hfill|boldmath|centering|Large|large|small|noindent|relax|strut|unit)(?![a-zA-Z])"
+    r"|mathstrut|allowbreak|nobreak|linebreak|nolinebreak|hfill|boldmath|centering|Large|large|small|noindent|relax|strut"
+    r"|unit)(?![a-zA-Z])"
     r"|(?<!\\)\\[()\[\]](?![a-zA-Z])|\\!|\\/|\$\$?|\*\*(?=[^*\s][^*]*\*\*)|(?<=[^*\s])\*\*$"
 )
 _SPACES = re.compile(
