@@ -167,6 +167,8 @@ class Evaluation:
         if name in ("max", "min"):
             return max(arguments) if name == "max" else min(arguments)
         if name == "mod":
+            if arguments[1] == 0:
+                raise UndefinedError("a rest of a division by zero")
             return x - arguments[1] * c.floor(x / arguments[1])
         if name in ("floor", "ceil"):
             return self._step(name, x)
