@@ -44,8 +44,8 @@ _WORD = re.compile(r"[a-z]{2,}")
 def contrary_words(left: str, right: str) -> str:
     """The pair of which one text holds the one word only and the other the other, as `am/pm`; "" for none."""
     words, others = _words(left), _words(right)
-    for pair in _PAIRS:
-        a, b = (words & set(pair), others & set(pair))
+    for pair in _PAIRS if words and others else ():
+        a, b = words.intersection(pair), others.intersection(pair)
         if len(a) == 1 and len(b) == 1 and a != b:
             return "/".join(pair)
     return ""

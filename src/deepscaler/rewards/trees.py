@@ -70,6 +70,8 @@ def number(text: str) -> Tree:
     """`12`, `.5`, `1e-5` as an exact fraction. Raises UnreadableError for more digits than are read."""
     if len(text) > MAX_DIGITS:
         raise UnreadableError("too many digits")
+    if text.isdecimal():
+        return ("num", Fraction(int(text)), 0)
     mantissa, _, exponent = text.lower().partition("e")
     if exponent and (len(exponent) > 6 or abs(int(exponent)) > MAX_EXPONENT):
         raise UnreadableError("an exponent out of range")
