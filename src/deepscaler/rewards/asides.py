@@ -22,13 +22,14 @@ from deepscaler.rewards.intervals import intersection
 from deepscaler.rewards.names import refuses
 from deepscaler.rewards.phrases import is_word
 from deepscaler.rewards.relations import is_near
-from deepscaler.rewards.same_value import symbols
+from deepscaler.rewards.same_value import real_value, symbols
 from deepscaler.rewards.tokens import Token, UnreadableError
-from deepscaler.rewards.trees import FUNCTIONS, GREEK, split_letters
+from deepscaler.rewards.trees import FUNCTIONS, GREEK, Tree, split_letters
 from deepscaler.rewards.vocabulary import AND, CONDITIONING, KINDS_OF_NUMBERS, SAME_AGAIN
 
 Read = Callable[[Tokens], Answer]
 MAX_CONDITIONS = 6
+CARELESS = 0.02
 _ORDERING = frozenset(["<", ">", "le", "ge", "ne", "in"])
 _OPERATORS = frozenset(
     ["+", "-", "*", "/", "^", "_", "=", "cdot", "times", "<", ">", "le", "ge", "ne", "in", ",", "|", ":"]
@@ -38,7 +39,9 @@ _SETS = frozenset("ℤℕℚℝℂ")
 
 def read_aside(tokens: Tokens, read: Read) -> Answer | None:
     """None where nothing of the kind stands at the end. Raises UnreadableError."""
-    if len(tokens) > 3 and is_sign(tokens[-1], ")"):
+    if len(tokens) < 4:
+        return None
+    if is_sign(tokens[-1], ")"):
         start = _opening(tokens)
         if 0 < start < len(tokens) - 2 and tokens[start - 1].value not in _OPERATORS | FUNCTIONS:
             answer = _bracketed(tokens[:start], tokens[start + 1 : -1], tokens[start].spaced, read)
@@ -99,8 +102,17 @@ def _second(value: Tokens, inner: Tokens, near: bool, read: Read) -> Answer | No
         return first
     plain = first.value if isinstance(first, Named) else first
     if near and isinstance(plain, Scalar) and isinstance(second, Scalar):
-        return Approximated(first, second) if is_near(second.tree, plain.tree) else first
+        if is_near(second.tree, plain.tree):
+            return Approximated(first, second)
+        if _is_close(plain.tree, second.tree):
+            return first
     raise UnreadableError("two forms of different values")
+
+
+def _is_close(a: Tree, b: Tree) -> bool:
+    """Whether one may be a careless rounding of the other: then the exact one counts."""
+    x, y = real_value(a), real_value(b)
+    return x is not None and y is not None and abs(float(x) - float(y)) <= CARELESS * abs(float(x))
 
 
 def _try(tokens: Tokens, read: Read) -> Answer | None:
@@ -151,7 +163,7 @@ def _without_words(part: Tokens) -> Tokens:
     part = [t for t in part if not (t.kind == "roman" and t.value == "a")]
     words = [t for t in part if is_word(t)]
     signs = [t for t in part if not is_word(t) and not is_sign(t, "forall")]
-    if any(t.value.lower() not in CONDITIONING | KINDS_OF_NUMBERS for t in words):
+    if any(t.value.lower() not in CONDITIONING | KINDS_OF_NUMBERS for t in words) or (words and part[0].kind == "num"):
         return part
     if any(is_sign(t, *_ORDERING) for t in signs):
         return signs

@@ -84,9 +84,9 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
         return None
     if len(words) == 1 and (words[0].value in FUNCTIONS or words[0].value in ("pi", "infty", "oo", "inf")):
         return None
-    if _is_applied(tokens):
-        return None
     if any(t.kind in ("num", "cmd") or (t.kind == "sign" and t.value not in "-'.?!\"&/()") for t in tokens):
+        return None
+    if _is_applied(tokens):
         return None
     said = [t.value.casefold() for i, t in enumerate(words) if not _is_article(t, first=i == 0)]
     text = " ".join(said)

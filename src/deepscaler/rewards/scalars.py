@@ -15,6 +15,7 @@ from deepscaler.rewards.units import without_unit
 from deepscaler.rewards.vocabulary import CHECK_MARKS, LEADING
 
 MAX_BRACES = 20
+_FOR_ALL = frozenset(["for", "For", "forall"])
 _CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
 
 
@@ -22,9 +23,9 @@ def trimmed(tokens: Tokens) -> Tokens:
     """Without closing marks, words like "the answer is", braces around everything and `for all x` at the end."""
     for _ in range(MAX_BRACES):
         tokens = _without_ends(tokens)
-        end = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
+        end = qualification(tokens)
         whole = number_condition(tokens)
-        if end is not None:
+        if end:
             tokens = tokens[:end]
         elif whole:
             tokens = tokens[:whole]
@@ -67,7 +68,9 @@ def number_condition(tokens: Tokens) -> int:
 
 def qualification(tokens: Tokens) -> int:
     """Where `for all x` starts behind an equation; 0 for nowhere."""
-    return next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), 0)
+    if _FOR_ALL.isdisjoint([t.value for t in tokens]):
+        return 0
+    return next((i for i, _ in top_level(tokens) if i and _qualifies(tokens, i)), 0)
 
 
 def _is_braced(tokens: Tokens) -> bool:

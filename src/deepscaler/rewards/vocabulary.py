@@ -72,7 +72,8 @@ COUNTED = _words(
 CONNECTING = _words(
     "and or not if then else when where with without but for every is are was be in on at to from by than "
     "less greater even odd positive negative prime wrong correct such that so because except only either neither nor "
-    "between some each real complex point plus minus times divided"
+    "between some each real complex point plus minus times divided fails fail excluded invalid "
+    "以上 以下 以内 以外 左右 未满 未満"
 )
 # Words with which a sentence does not state a value: it denies it, doubts it, or makes it depend on something.
 REFUSING = _words(
@@ -83,7 +84,26 @@ REFUSING = _words(
 SUBORDINATE = _words("when where while because since but which than whether assuming provided between")
 LINKING = frozenset(["is", "are", "equals", "equal", "was", "be", "becomes", "est", "ist", "sind", "es", "son", "sono"])
 FOREIGN_LINKS = ("是", "为", "為", "等于", "等於", "は", "은", "는")
-FOREIGN_REFUSING = ("不", "非", "没", "未", "或", "至少", "至多", "小于", "大于", "多于", "少于", "约", "若", "当")
+FOREIGN_REFUSING = (
+    "不",
+    "非",
+    "没",
+    "未",
+    "或",
+    "至少",
+    "至多",
+    "小于",
+    "大于",
+    "多于",
+    "少于",
+    "约",
+    "若",
+    "当",
+    "可能",
+    "也许",
+    "大概",
+    "超过",
+)
 LEADS = _words(
     "答 解 共 共有 一共 一共有 总共 总共有 故 即 则 所以 因此 得 解得 答案 答案是 答案为 答え 答 정답 답 ответ получаем"
 )
