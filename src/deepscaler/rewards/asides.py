@@ -3,6 +3,7 @@ r"""What stands behind a value and may be left out: a second form, `1024\ (=2^{1
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from deepscaler.rewards.answers import (
     Answer,
@@ -165,6 +166,8 @@ def _without_words(part: Tokens) -> Tokens:
     signs = [t for t in part if not is_word(t) and not is_sign(t, "forall")]
     if any(t.value.lower() not in CONDITIONING | KINDS_OF_NUMBERS for t in words) or (words and part[0].kind == "num"):
         return part
+    if any(not is_word(before) and is_word(t) and t.value.lower() in CONDITIONING for before, t in pairwise(part)):
+        return part  # `-x for x < 0` is another piece
     if any(is_sign(t, *_ORDERING) for t in signs):
         return signs
     return () if _only_letters(signs) and len(signs) < len(part) else part

@@ -20,6 +20,7 @@ ROOT = "root"
 PIECEWISE = frozenset(["abs", "max", "min", "floor", "ceil", "mod", "gcd", "lcm", "sgn", "arg", ROOT])
 MAX_EDGES = 3  # numbers in the expressions around which more points lie
 NEAR = 2  # as far as near points reach to both sides
+MAX_LEADS = 2  # names that take each of the values in turn
 MAX_EDGE = 10**12
 _BESIDE = Fraction(377, 1009)
 Point = dict[str, Fraction]
@@ -59,9 +60,10 @@ def far_points(a: Tree, b: Tree, names: frozenset[str], functions: frozenset[str
     for edge in edges:
         product *= edge
     values = list(dict.fromkeys((*_whole_values(edges, product),) if whole else (*_real_values(edges, product),)))
-    first, *others = sorted(names)
-    for index, value in enumerate(values):
-        yield {first: value} | {name: values[_draw(f"{index}.{name}") % len(values)] for name in others}
+    for lead in sorted(names)[:MAX_LEADS]:
+        for index, value in enumerate(values):
+            others = {name: values[_draw(f"{lead}{index}.{name}") % len(values)] for name in names - {lead}}
+            yield {lead: value} | others
 
 
 def _draw(text: str) -> int:

@@ -29,6 +29,7 @@ from deepscaler.rewards.vocabulary import CONNECTING, COUNTED
 
 ROMAN_UNITS = frozenset("mshgJNWVAKCFLlTH")
 _SIGNS = frozenset(["^", "{", "}", "-", "/", "cdot", "times", ".", "(", ")", "circ", ",", "*"])
+_DENYING = frozenset(["incorrect", "untrue", "false", "impossible", "no", "none", "maybe", "perhaps", "possibly"])
 _SQUARED_UNIT = re.compile("(平方|立方|제곱|세제곱)(.+)")
 UNIT_OF_ANYTHING = Unit((("unit", 1),), Fraction(1))  # "units" of whatever the problem measures in
 COUNT = Unit((("count", 1),), Fraction(1))  # of whatever: apples are not told from pears
@@ -61,7 +62,7 @@ def without_unit(tokens: Sequence[Token]) -> Measured:
     words = [t.value.lower() for t in tokens[start:] if t.kind in ("prose", "letters", "roman")]
     if any(word in CONNECTING and (word != "in" or index < len(words) - 1) for index, word in enumerate(words)):
         return Measured(tokens)
-    if words and (words[0] in RAISED or not ALTERING.isdisjoint(words)):
+    if words and (words[0] in RAISED or not ALTERING.isdisjoint(words) or not _DENYING.isdisjoint(words)):
         return Measured(tokens)
     return _named(tokens[:start], tokens[start:], words)
 
