@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from deepscaler.rewards.alike import (
+    are_letters,
+    as_spans,
+    digits,
+    is_tuple,
+    same_letter,
+    same_matrix,
+    same_prose,
+    same_ratio,
+    same_relation,
+    same_residue,
+)
 from deepscaler.rewards.answers import (
     Answer,
     Approximated,
@@ -25,23 +37,15 @@ from deepscaler.rewards.answers import (
 from deepscaler.rewards.arrangements import ARRANGING, arranged
 from deepscaler.rewards.clocks import same_time
 from deepscaler.rewards.constants import by_other_constants, is_added
-from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import as_relation, same_spans
-from deepscaler.rewards.lines import linear
 from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
 from deepscaler.rewards.names import mentioned, renamed, under_one_name
 from deepscaler.rewards.progressions import goes_on, same_progression
-from deepscaler.rewards.quotients import has_variable_denominator, numerator
-from deepscaler.rewards.same_value import calls, mentions, proportional, real_value, rounds_to, same_value, symbols
-from deepscaler.rewards.sets import spans_of
-from deepscaler.rewards.tokens import UnreadableError
+from deepscaler.rewards.same_value import calls, mentions, real_value, rounds_to, same_value, symbols
 from deepscaler.rewards.trees import ZERO, Tree
 from deepscaler.rewards.vectors import in_order_of_names, same_vector
-from deepscaler.rewards.work import TooBigError, UndefinedError
 
 # Earlier kinds know how to be compared with later ones.
-MAX_DIGITS_BITS = 3000
-CHOICE_LETTERS = "ABCDEFGHIJ"
 _ORDER = (
     Conditioned,
     Approximated,
@@ -123,12 +127,12 @@ class Comparison:
             alike = under_one_name(a, b)
             if alike is not None:
                 return self.same(a.value, alike.value) or self._by_other_constants(a, alike)
-            equal = a.equation is not None and b.equation is not None and _same_relation(a.equation, b.equation)
+            equal = a.equation is not None and b.equation is not None and same_relation(a.equation, b.equation)
             return self._because(equal, "same equation")
         if isinstance(b, Record):
             return b.numbered and b.names[0] == f"{a.name}_1" and self.same(a.value, b)
         if isinstance(b, Relation):
-            return self._because(a.equation is not None and _same_relation(a.equation, b), "same equation")
+            return self._because(a.equation is not None and same_relation(a.equation, b), "same equation")
         if isinstance(b, Reals) and b.name and a.name and a.name != b.name:
             return False
         if isinstance(b, Items) and any(isinstance(i, Named) and a.name and i.name != a.name for i in b.items):
@@ -158,22 +162,22 @@ class Comparison:
         if isinstance(b, Items):
             kinds = {a.kind, b.kind}
             if kinds <= {"list", "set"}:
-                once = kinds == {"set"} or all(_is_tuple(item) for item in (*a.items, *b.items))
+                once = kinds == {"set"} or all(is_tuple(item) for item in (*a.items, *b.items))
                 x, y = (self._distinct(a), self._distinct(b)) if once else (a.items, b.items)
                 if goes_on(x) and goes_on(y) and same_progression(x, y):
                     return self._because(True, "same progression")
                 match = self._ordered if goes_on(x) or goes_on(y) else self._unordered
                 return self._because(match(x, y), "same elements in any order")
             if kinds == {"ratio"}:
-                return self._because(_same_ratio(a, b), "same ratio")
+                return self._because(same_ratio(a, b), "same ratio")
             if kinds <= {"list", "tuple"}:
                 return self._because(self._ordered(a.items, b.items), "same elements in order")
             return False
         if isinstance(b, Reals):
-            return self._because(_as_spans(a, b), "same set of real numbers")
+            return self._because(as_spans(a, b), "same set of real numbers")
         if isinstance(b, Matrix) or (a.kind == "tuple" and isinstance(b, Scalar)):
             return self._because(same_vector(a, b), "same vector")
-        if isinstance(b, Prose) and _are_letters(a, b):
+        if isinstance(b, Prose) and are_letters(a, b):
             return self._because(True, "same choices")
         if a.kind == "ratio":
             pair = [item.tree for item in a.items if isinstance(item, Scalar)]
@@ -211,18 +215,18 @@ class Comparison:
         if isinstance(a, Reals):
             if isinstance(b, Relation):
                 line = as_relation(a)
-                return line is not None and _same_relation(line, b)
+                return line is not None and same_relation(line, b)
             agree = isinstance(b, Reals) and (a.name == b.name or not a.name or not b.name)
             return agree and isinstance(b, Reals) and same_spans(a.spans, b.spans)
         if isinstance(a, Relation):
             if isinstance(b, Relation):
-                return _same_relation(a, b)
+                return same_relation(a, b)
             zero = a.op == "=" and a.right[0] == "num" and a.right[1] == 0
             return zero and isinstance(b, Scalar) and same_value(a.left, b.tree)
         if isinstance(a, Matrix):
-            return _same_matrix(a, b) if isinstance(b, Matrix) else same_vector(a, b)
+            return same_matrix(a, b) if isinstance(b, Matrix) else same_vector(a, b)
         if isinstance(a, Residue):
-            return _same_residue(a, b)
+            return same_residue(a, b)
         if isinstance(a, Based):
             bare = isinstance(b, Scalar) and b.unit is None and not b.percent and not b.degree
             return (
@@ -230,10 +234,10 @@ class Comparison:
                 and isinstance(b, Scalar)
                 and b.tree[0] == "num"
                 and b.tree[2] == 0
-                and _digits(b.tree[1]) == a.digits
+                and digits(b.tree[1]) == a.digits
             )
         if isinstance(a, Prose):
-            return _same_prose(a, b)
+            return same_prose(a, b)
         return False
 
     def _scalars(self, a: Scalar, b: Scalar) -> bool:
@@ -258,7 +262,7 @@ class Comparison:
         return (x != a or y != b) and not (mentions(a, "π") or mentions(b, "π")) and same_value(x, y)
 
     def _values(self, a: Tree, b: Tree) -> bool:
-        if same_value(a, b) or _same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
+        if same_value(a, b) or same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
             return True
         if self.tolerance is None:
             return False
@@ -349,101 +353,3 @@ _KIND: dict[type, str] = {
     Prose: "words",
     Scalar: "expression",
 }
-
-
-def _digits(value: Fraction) -> str:
-    return str(value) if value.numerator.bit_length() < MAX_DIGITS_BITS else ""
-
-
-def _is_tuple(answer: Answer) -> bool:
-    return isinstance(answer, Record) or (isinstance(answer, Items) and answer.kind == "tuple")
-
-
-def _as_spans(items: Items, reals: Reals) -> bool:
-    """An interval as a pair; a list or set of numbers as a union of points."""
-    if items.kind == "list" and any(span.low != span.high for span in reals.spans):
-        return False
-    try:
-        return same_spans(spans_of(Items("set", items.items) if items.kind == "list" else items), reals.spans)
-    except UnreadableError:
-        return False
-
-
-def _are_letters(items: Items, run: Prose) -> bool:
-    """`ABD` for the choices A, B, D."""
-    letters = [item.letter for item in items.items if isinstance(item, Choice)]
-    letters = letters or [item.tree[1] for item in items.items if isinstance(item, Scalar) and item.tree[0] == "sym"]
-    run_of_letters = "".join(letters).casefold() == run.words and items.kind in ("list", "set")
-    return run_of_letters and 2 < len(letters) == len(items.items) and all(x in CHOICE_LETTERS for x in letters)
-
-
-def _same_ratio(a: Items, b: Items) -> bool:
-    """`3:4` and `6:8`: each entry of one times the same number is that of the other."""
-    pairs = [(x, y) for x, y in zip(a.items, b.items, strict=False) if isinstance(x, Scalar) and isinstance(y, Scalar)]
-    if len(a.items) != len(b.items) or len(pairs) < len(a.items):
-        return False
-    first, second = pairs[0][0].tree, pairs[0][1].tree
-    if any(same_value(x.tree, ZERO) or same_value(y.tree, ZERO) for x, y in pairs):
-        return all(same_value(x.tree, y.tree) for x, y in pairs)
-    return all(same_value(("mul", first, y.tree), ("mul", second, x.tree)) for x, y in pairs)
-
-
-def _same_letter(a: Tree, b: Tree) -> bool:
-    """`b` for the choice `B`."""
-    return a[0] == b[0] == "sym" and a[1].upper() == b[1].upper() and a[1].upper() in "ABCDE"
-
-
-def _same_relation(a: Relation, b: Relation) -> bool:
-    if a.op != b.op:
-        return False
-    if same_value(a.left, b.left) and same_value(a.right, b.right):
-        return True
-    first, second = ("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right))
-    sign = proportional(first, second)
-    if sign == 0 and a.op == "=" and (has_variable_denominator(first) or has_variable_denominator(second)):
-        try:
-            sign = proportional(numerator(first), numerator(second))
-        except TooBigError:
-            return False
-    return sign > 0 or (sign < 0 and a.op in ("=", "!="))
-
-
-def _same_matrix(a: Matrix, b: Matrix) -> bool:
-    if len(a.rows) != len(b.rows) or len(a.rows[0]) != len(b.rows[0]):
-        return False
-    return all(same_value(x, y) for r, s in zip(a.rows, b.rows, strict=True) for x, y in zip(r, s, strict=True))
-
-
-def _same_residue(a: Residue, b: Answer) -> bool:
-    if isinstance(b, Scalar):
-        return same_value(a.value, b.tree) or _is_class_of(a, b.tree)
-    if not isinstance(b, Residue) or not same_value(a.modulus, b.modulus):
-        return False
-    try:
-        values = exact_value(a.value), exact_value(b.value), exact_value(a.modulus)
-    except (UndefinedError, TooBigError):
-        return False
-    x, y, modulus = values
-    return x is not None and y is not None and bool(modulus) and (x - y) % modulus == 0
-
-
-def _is_class_of(residue: Residue, tree: Tree) -> bool:
-    """`7k+3` for 3 modulo 7."""
-    names = symbols(tree)
-    line = linear(tree, next(iter(names))) if len(names) == 1 else None
-    modulus, value = real_value(residue.modulus), real_value(residue.value)
-    if line is None or not isinstance(modulus, Fraction) or not isinstance(value, Fraction) or modulus == 0:
-        return False
-    return abs(line[0]) == abs(modulus) and (line[1] - value) % modulus == 0
-
-
-def _are_strings(a: str, b: str) -> bool:
-    """Runs of three letters or more, such as permutations: `abc` is not `bca`, though products commute."""
-    return a.isalpha() and b.isalpha() and min(len(a), len(b)) > 2
-
-
-def _same_prose(a: Prose, b: Answer) -> bool:
-    other = b.product if isinstance(b, Prose) else b.tree if isinstance(b, Scalar) else None
-    if isinstance(b, Prose) and (a.words == b.words or _are_strings(a.words, b.words)):
-        return a.words == b.words
-    return a.product is not None and other is not None and same_value(a.product, other)
