@@ -35,6 +35,7 @@ _ORDERING = frozenset(["<", ">", "le", "ge", "ne", "in"])
 _OPERATORS = frozenset(
     ["+", "-", "*", "/", "^", "_", "=", "cdot", "times", "<", ">", "le", "ge", "ne", "in", ",", "|", ":"]
 )
+_NO_VALUES = _OPERATORS | FUNCTIONS
 _SETS = frozenset("ℤℕℚℝℂ")
 
 
@@ -44,7 +45,7 @@ def read_aside(tokens: Tokens, read: Read) -> Answer | None:
         return None
     if is_sign(tokens[-1], ")"):
         start = _opening(tokens)
-        if 0 < start < len(tokens) - 2 and tokens[start - 1].value not in _OPERATORS | FUNCTIONS:
+        if 0 < start < len(tokens) - 2 and tokens[start - 1].value not in _NO_VALUES:
             answer = _bracketed(tokens[:start], tokens[start + 1 : -1], tokens[start].spaced, read)
             if answer is not None:
                 return answer

@@ -36,6 +36,7 @@ _SET_WORDS = {
     "integer": "ℤ", "integers": "ℤ", "natural": "ℕ", "naturals": "ℕ", "rational": "ℚ", "rationals": "ℚ", "real": "ℝ",
     "reals": "ℝ", "complex": "ℂ",
 }  # fmt: skip
+_RANGING = frozenset(["in", *_SET_WORDS])
 _POSITIVE = frozenset(["positive", "nonnegative", "negative"])
 _BOUNDS = frozenset(["<", ">", "le", "ge", "ne"])
 _WORD = re.compile(r"[a-z]{2,}")
@@ -74,6 +75,8 @@ def contrary_ranges(left: Sequence[str], right: Sequence[str]) -> str:
 
 def _ranges(values: Sequence[str]) -> set[str]:
     found: set[str] = set()
+    if _RANGING.isdisjoint(values):
+        return found
     for before, value, behind in zip(("", *values), values, (*values[1:], ""), strict=False):
         if before == "in" and value in _SETS:
             found.add("ℕ" if value == "ℤ" and behind in ("^", "_") else value)

@@ -137,6 +137,8 @@ _read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWER
 def _opaque(tokens: Sequence[Token]) -> list[str]:
     """What is compared when the grammar has no reading: prose without case, braces around one token gone."""
     values = [t.value.casefold() if t.kind == "prose" else t.value for t in tokens]
+    if "{" not in values:
+        return values
     kept: list[str] = []
     index = 0
     while index < len(values):

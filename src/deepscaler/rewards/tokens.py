@@ -109,8 +109,9 @@ def tokenize(text: str) -> list[Token]:
     if len(text) > MAX_CHARACTERS:
         raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
-    if ")" in text or "]" in text:
+    if "U" in text or "u" in text:
         text = _UNION.sub(r"\1\\cup ", text)
+    if "." in text:
         text = _REPEATING_IN_BRACKETS.sub(_as_fraction, text)
     if text[:1] == text[-1:] == "`":
         text = text.strip("`")
