@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from deepscaler.rewards.trees import Tree
@@ -35,6 +35,17 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """A time of day; `half` is am, pm or "". As `ratio` it is hours to minutes."""
+
+    hour: int
+    minute: int
+    second: int
+    half: str
+    ratio: Items
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """An interval of the real line."""
 
@@ -54,11 +65,12 @@ class Reals:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`left op right`, op one of = < <= !=."""
+    """`left op right`, op one of = < <= !=. `value`: the side of an equation that is a constant, as it was read."""
 
     op: str
     left: Tree
     right: Tree
+    value: Answer | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +129,18 @@ class Approximated:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditioned:
+    r"""`\frac{x^2-1}{x-1},\ x\ne1`: a value and what its variables range over, which may be left out.
+
+    `parameter`: the letter that is any integer, `k` in `k\pi, k\in\mathbb{Z}`.
+    """
+
+    value: Answer
+    ranges: tuple[Reals, ...]
+    parameter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Prose:
     """Words; a short run of letters may as well be a `product` of variables."""
 
@@ -124,4 +148,19 @@ class Prose:
     product: Tree | None = None
 
 
-Answer = Scalar | Items | Reals | Relation | Named | Record | Matrix | Based | Residue | Choice | Approximated | Prose
+Answer = (
+    Scalar
+    | Items
+    | Clock
+    | Reals
+    | Relation
+    | Named
+    | Record
+    | Matrix
+    | Based
+    | Residue
+    | Choice
+    | Approximated
+    | Conditioned
+    | Prose
+)

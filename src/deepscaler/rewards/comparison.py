@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from deepscaler.rewards.alike import (
+    are_letters,
+    as_spans,
+    digits,
+    is_tuple,
+    same_letter,
+    same_matrix,
+    same_prose,
+    same_ratio,
+    same_relation,
+    same_residue,
+)
 from deepscaler.rewards.answers import (
     Answer,
     Approximated,
     Based,
     Choice,
+    Clock,
+    Conditioned,
     Items,
     Matrix,
     Named,
@@ -20,19 +34,34 @@ from deepscaler.rewards.answers import (
     Residue,
     Scalar,
 )
-from deepscaler.rewards.exact import exact_value
+from deepscaler.rewards.arrangements import ARRANGING, arranged
+from deepscaler.rewards.clocks import same_time
+from deepscaler.rewards.constants import by_other_constants, is_added
 from deepscaler.rewards.intervals import as_relation, same_spans
-from deepscaler.rewards.names import under_one_name
-from deepscaler.rewards.same_value import mentions, proportional, real_value, rounds_to, same_value
-from deepscaler.rewards.sets import spans_of
-from deepscaler.rewards.tokens import UnreadableError
-from deepscaler.rewards.trees import Tree
-from deepscaler.rewards.units import COUNT, MIXED
-from deepscaler.rewards.work import TooBigError, UndefinedError
+from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
+from deepscaler.rewards.names import mentioned, renamed, under_one_name
+from deepscaler.rewards.progressions import goes_on, same_progression
+from deepscaler.rewards.same_value import calls, mentions, real_value, rounds_to, same_value, symbols
+from deepscaler.rewards.trees import ZERO, Tree
+from deepscaler.rewards.vectors import in_order_of_names, same_vector
 
 # Earlier kinds know how to be compared with later ones.
-MAX_DIGITS_BITS = 3000
-_ORDER = (Approximated, Choice, Named, Record, Items, Reals, Relation, Matrix, Residue, Based, Prose, Scalar)
+_ORDER = (
+    Conditioned,
+    Approximated,
+    Choice,
+    Named,
+    Record,
+    Clock,
+    Items,
+    Reals,
+    Relation,
+    Matrix,
+    Residue,
+    Based,
+    Prose,
+    Scalar,
+)
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
 DEGREE: Tree = ("div", ("sym", "π"), ("num", Fraction(180), 0))
 HUNDREDTH: Tree = ("num", Fraction(1, 100), 0)
@@ -50,6 +79,8 @@ class Comparison:
             a, b = b, a
         if a == b:
             return self._because(True, "same " + _KIND[type(a)])
+        if isinstance(a, Conditioned):
+            return self._conditioned(a, b)
         if isinstance(a, Approximated):
             return self.same(a.value, b) or self.same(a.rounded, b)
         if isinstance(a, Choice):
@@ -58,6 +89,8 @@ class Comparison:
             return self._named(a, b)
         if isinstance(a, Record):
             return self._because(self._record(a, b), "same values of the same names")
+        if isinstance(a, Clock):
+            return self._because(same_time(a, b), "same time") if isinstance(b, Clock) else self.same(a.ratio, b)
         if isinstance(a, Items):
             return self._items(a, b)
         if isinstance(a, Scalar) and isinstance(b, Scalar):
@@ -68,6 +101,16 @@ class Comparison:
         if equal:
             self.how = how
         return equal
+
+    def _conditioned(self, a: Conditioned, b: Answer) -> bool:
+        if not isinstance(b, Conditioned):
+            return self.same(a.value, b)
+        others = {reals.name: reals for reals in b.ranges}
+        pairs = [(reals, others[reals.name]) for reals in a.ranges if reals.name in others]
+        other = b.value
+        if a.parameter and b.parameter and a.parameter != b.parameter and not mentioned(other, a.parameter):
+            other = renamed(other, {b.parameter: a.parameter})
+        return self.same(a.value, other) and all(same_spans(x.spans, y.spans) for x, y in pairs)
 
     def _choice(self, a: Choice, b: Answer) -> bool:
         if isinstance(b, Choice):
@@ -80,19 +123,28 @@ class Comparison:
     def _named(self, a: Named, b: Answer) -> bool:
         if isinstance(b, Named):
             if a.name == b.name or not a.name or not b.name:
-                return self.same(a.value, b.value)
+                return self.same(a.value, b.value) or self._by_other_constants(a, b)
             alike = under_one_name(a, b)
             if alike is not None:
-                return self.same(a.value, alike.value)
-            equal = a.equation is not None and b.equation is not None and _same_relation(a.equation, b.equation)
+                return self.same(a.value, alike.value) or self._by_other_constants(a, alike)
+            equal = a.equation is not None and b.equation is not None and same_relation(a.equation, b.equation)
             return self._because(equal, "same equation")
         if isinstance(b, Record):
             return b.numbered and b.names[0] == f"{a.name}_1" and self.same(a.value, b)
         if isinstance(b, Relation):
-            return self._because(a.equation is not None and _same_relation(a.equation, b), "same equation")
+            return self._because(a.equation is not None and same_relation(a.equation, b), "same equation")
         if isinstance(b, Reals) and b.name and a.name and a.name != b.name:
             return False
-        return self.same(a.value, b)
+        if isinstance(b, Items) and any(isinstance(i, Named) and a.name and i.name != a.name for i in b.items):
+            return False
+        return self.same(a.value, b) or self._because(_is_arranged(a, b), "same number of arrangements")
+
+    def _by_other_constants(self, a: Named, b: Named) -> bool:
+        """`y = Ce^x` and `y = Ae^x`, `f(x) = cx` and `f(x) = kx`."""
+        x, y = tree_of(a.value), tree_of(b.value)
+        if x is None or y is None or a.name != b.name or not (a.name == "y" or "(" in a.name):
+            return False
+        return self._because(any(same_value(x, z) for z in by_other_constants(x, y)), "same but for a constant's name")
 
     def _record(self, a: Record, b: Answer) -> bool:
         if isinstance(b, Record):
@@ -102,7 +154,7 @@ class Comparison:
             return all(self.same(v, other[n]) for n, v in zip(a.names, a.values, strict=True))
         if not isinstance(b, Items) or b.kind not in ("list", "tuple"):
             return False
-        return self._ordered(a.values, b.items) or (
+        return self._ordered(in_order_of_names(a), b.items) or (
             a.numbered and b.kind == "list" and self._unordered(a.values, b.items)
         )
 
@@ -110,15 +162,23 @@ class Comparison:
         if isinstance(b, Items):
             kinds = {a.kind, b.kind}
             if kinds <= {"list", "set"}:
-                once = kinds == {"set"} or all(_is_tuple(item) for item in (*a.items, *b.items))
+                once = kinds == {"set"} or all(is_tuple(item) for item in (*a.items, *b.items))
                 x, y = (self._distinct(a), self._distinct(b)) if once else (a.items, b.items)
-                match = self._ordered if _goes_on(a) or _goes_on(b) else self._unordered
+                if goes_on(x) and goes_on(y) and same_progression(x, y):
+                    return self._because(True, "same progression")
+                match = self._ordered if goes_on(x) or goes_on(y) else self._unordered
                 return self._because(match(x, y), "same elements in any order")
-            if kinds <= {"list", "tuple"} or kinds == {"ratio"}:
+            if kinds == {"ratio"}:
+                return self._because(same_ratio(a, b), "same ratio")
+            if kinds <= {"list", "tuple"}:
                 return self._because(self._ordered(a.items, b.items), "same elements in order")
             return False
         if isinstance(b, Reals):
-            return self._because(_as_spans(a, b), "same set of real numbers")
+            return self._because(as_spans(a, b), "same set of real numbers")
+        if isinstance(b, Matrix) or (a.kind == "tuple" and isinstance(b, Scalar)):
+            return self._because(same_vector(a, b), "same vector")
+        if isinstance(b, Prose) and are_letters(a, b):
+            return self._because(True, "same choices")
         if a.kind == "ratio":
             pair = [item.tree for item in a.items if isinstance(item, Scalar)]
             quotient = len(a.items) == 2 and len(pair) == 2 and isinstance(b, Scalar)
@@ -132,6 +192,11 @@ class Comparison:
                 kept.append(item)
         return kept
 
+    def _elements(self, a: Answer, b: Answer) -> bool:
+        """A set among the elements of a set is no number: {3} is not 3."""
+        sets = [isinstance(x, Items) and x.kind == "set" for x in (a, b)]
+        return sets[0] == sets[1] and self.same(a, b)
+
     def _ordered(self, a: Sequence[Answer], b: Sequence[Answer]) -> bool:
         return len(a) == len(b) and all(self.same(x, y) for x, y in zip(a, b, strict=True))
 
@@ -140,7 +205,7 @@ class Comparison:
             return False
         unused = list(b)
         for x in a:
-            index = next((i for i, y in enumerate(unused) if self.same(x, y)), None)
+            index = next((i for i, y in enumerate(unused) if self._elements(x, y)), None)
             if index is None:
                 return False
             del unused[index]
@@ -150,18 +215,18 @@ class Comparison:
         if isinstance(a, Reals):
             if isinstance(b, Relation):
                 line = as_relation(a)
-                return line is not None and _same_relation(line, b)
+                return line is not None and same_relation(line, b)
             agree = isinstance(b, Reals) and (a.name == b.name or not a.name or not b.name)
             return agree and isinstance(b, Reals) and same_spans(a.spans, b.spans)
         if isinstance(a, Relation):
             if isinstance(b, Relation):
-                return _same_relation(a, b)
+                return same_relation(a, b)
             zero = a.op == "=" and a.right[0] == "num" and a.right[1] == 0
             return zero and isinstance(b, Scalar) and same_value(a.left, b.tree)
-        if isinstance(a, Matrix) and isinstance(b, Matrix):
-            return _same_matrix(a, b)
+        if isinstance(a, Matrix):
+            return same_matrix(a, b) if isinstance(b, Matrix) else same_vector(a, b)
         if isinstance(a, Residue):
-            return _same_residue(a, b)
+            return same_residue(a, b)
         if isinstance(a, Based):
             bare = isinstance(b, Scalar) and b.unit is None and not b.percent and not b.degree
             return (
@@ -169,19 +234,21 @@ class Comparison:
                 and isinstance(b, Scalar)
                 and b.tree[0] == "num"
                 and b.tree[2] == 0
-                and _digits(b.tree[1]) == a.digits
+                and digits(b.tree[1]) == a.digits
             )
         if isinstance(a, Prose):
-            return _same_prose(a, b)
+            return same_prose(a, b)
         return False
 
     def _scalars(self, a: Scalar, b: Scalar) -> bool:
         x, y = a.tree, b.tree
-        if not _same_measure(a, b):
+        if not same_measure(a, b):
             return False
         if a.unit is not None and b.unit is not None and a.unit.size != b.unit.size:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
-        if self._values(x, y):
+        if not in_degrees_and_radians(a, b) and self._values(x, y):
+            return True
+        if self._without_degrees(x, y) or _same_but_for_added_constant(x, y):
             return True
         if a.percent != b.percent:
             return self._values(*((("mul", x, HUNDREDTH), y) if a.percent else (x, ("mul", y, HUNDREDTH))))
@@ -189,8 +256,13 @@ class Comparison:
             return self._values(*((("mul", x, DEGREE), y) if a.degree else (x, ("mul", y, DEGREE))))
         return False
 
+    def _without_degrees(self, a: Tree, b: Tree) -> bool:
+        r"""`180^\circ - 2\alpha` and `180 - 2\alpha`; multiples of π are no degrees."""
+        x, y = without_degrees(a), without_degrees(b)
+        return (x != a or y != b) and not (mentions(a, "π") or mentions(b, "π")) and same_value(x, y)
+
     def _values(self, a: Tree, b: Tree) -> bool:
-        if same_value(a, b) or _same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
+        if same_value(a, b) or same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
             return True
         if self.tolerance is None:
             return False
@@ -202,8 +274,73 @@ class Comparison:
         return bool(abs(float(x) - float(y)) <= float(self.tolerance))
 
 
+def tree_of(answer: Answer) -> Tree | None:
+    """The expression that an answer is, `cx` too."""
+    return answer.tree if isinstance(answer, Scalar) else answer.product if isinstance(answer, Prose) else None
+
+
+def without_degrees(tree: Tree) -> Tree:
+    """The tree without degree signs other than in arguments of functions."""
+    if tree[:2] == ("call", "degree"):
+        return without_degrees(tree[2])
+    if tree[0] in ("add", "mul", "neg", "div"):
+        return (tree[0], *(without_degrees(part) for part in tree[1:]))
+    return tree
+
+
+def _same_but_for_added_constant(a: Tree, b: Tree) -> bool:
+    """`x^2 + C` and `x^2 + K`: an integral."""
+    first, second = symbols(a) - symbols(b), symbols(b) - symbols(a)
+    if len(first) != 1 or len(second) != 1 or not (is_added(a, *first) and is_added(b, *second)):
+        return False
+    other = next(by_other_constants(a, b), None) if any(name.startswith("C") for name in first | second) else None
+    return other is not None and not (first | second) & set("aAB") and same_value(a, other)
+
+
+def _is_arranged(a: Named, b: Answer) -> bool:
+    """Whether the point P(5,2) is rather 5·4 arrangements."""
+    pair = a.value.items if isinstance(a.value, Items) and a.name in ARRANGING else ()
+    trees = [item.tree for item in pair if isinstance(item, Scalar)]
+    number = arranged(a.name, *trees) if len(trees) == len(pair) == 2 else None
+    return number is not None and isinstance(b, Scalar) and same_value(number, b.tree)
+
+
+def stated(answer: Answer) -> Answer:
+    """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value; `5, 5` as 5."""
+    if isinstance(answer, Relation) and answer.value is not None:
+        return answer if _is_unsolved(answer) else answer.value
+    if (
+        isinstance(answer, Items)
+        and answer.kind == "list"
+        and answer.items
+        and all(item == answer.items[0] for item in answer.items)
+    ):
+        return stated(answer.items[0])
+    if isinstance(answer, Conditioned):
+        return stated(answer.value)
+    if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
+        return Items(answer.kind, tuple(map(stated, answer.items)))
+    return answer
+
+
+def _is_unsolved(equation: Relation) -> bool:
+    """`x^2-4 = 0`: a condition on one variable, which says nothing of a value that was asked for."""
+    side = equation.right if equation.left[0] == "num" else equation.left
+    zero = equation.left == ZERO or equation.right == ZERO
+    return zero and len(symbols(side)) == 1 and not calls(side)
+
+
+def is_bare(answer: Answer) -> bool:
+    """Whether only a value is asked for: a constant, or several, without a name or an equation."""
+    if isinstance(answer, Items):
+        return all(map(is_bare, answer.items))
+    return isinstance(answer, Approximated) or (isinstance(answer, Scalar) and not symbols(answer.tree))
+
+
 _KIND: dict[type, str] = {
+    Conditioned: "value under a condition",
     Approximated: "value",
+    Clock: "time",
     Choice: "choice",
     Named: "named value",
     Record: "named values",
@@ -216,77 +353,3 @@ _KIND: dict[type, str] = {
     Prose: "words",
     Scalar: "expression",
 }
-
-
-def _same_measure(a: Scalar, b: Scalar) -> bool:
-    """Whether the units, where both have one, measure the same; degrees and percent measure nothing else."""
-    if a.unit is None or b.unit is None:
-        bare = a.unit is None and b.unit is None
-        marked = a.percent or a.degree or b.percent or b.degree
-        return bare or not marked
-    first, second = a.unit.dimensions, b.unit.dimensions
-    if COUNT in (a.unit, b.unit):
-        return first == second
-    mixed = [dimensions[0][0].startswith(MIXED) for dimensions in (first, second)]
-    return first == second or mixed[0] != mixed[1]
-
-
-def _digits(value: Fraction) -> str:
-    return str(value) if value.numerator.bit_length() < MAX_DIGITS_BITS else ""
-
-
-def _goes_on(items: Items) -> bool:
-    return any(isinstance(item, Scalar) and mentions(item.tree, "ldots") for item in items.items)
-
-
-def _is_tuple(answer: Answer) -> bool:
-    return isinstance(answer, Record) or (isinstance(answer, Items) and answer.kind == "tuple")
-
-
-def _as_spans(items: Items, reals: Reals) -> bool:
-    if items.kind == "list":
-        return False
-    try:
-        return same_spans(spans_of(items), reals.spans)
-    except UnreadableError:
-        return False
-
-
-def _same_letter(a: Tree, b: Tree) -> bool:
-    """`b` for the choice `B`."""
-    return a[0] == b[0] == "sym" and a[1].upper() == b[1].upper() and a[1].upper() in "ABCDE"
-
-
-def _same_relation(a: Relation, b: Relation) -> bool:
-    if a.op != b.op:
-        return False
-    if same_value(a.left, b.left) and same_value(a.right, b.right):
-        return True
-    sign = proportional(("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right)))
-    return sign > 0 or (sign < 0 and a.op in ("=", "!="))
-
-
-def _same_matrix(a: Matrix, b: Matrix) -> bool:
-    if len(a.rows) != len(b.rows) or len(a.rows[0]) != len(b.rows[0]):
-        return False
-    return all(same_value(x, y) for r, s in zip(a.rows, b.rows, strict=True) for x, y in zip(r, s, strict=True))
-
-
-def _same_residue(a: Residue, b: Answer) -> bool:
-    if isinstance(b, Scalar):
-        return same_value(a.value, b.tree)
-    if not isinstance(b, Residue) or not same_value(a.modulus, b.modulus):
-        return False
-    try:
-        values = exact_value(a.value), exact_value(b.value), exact_value(a.modulus)
-    except (UndefinedError, TooBigError):
-        return False
-    x, y, modulus = values
-    return x is not None and y is not None and bool(modulus) and (x - y) % modulus == 0
-
-
-def _same_prose(a: Prose, b: Answer) -> bool:
-    other = b.product if isinstance(b, Prose) else b.tree if isinstance(b, Scalar) else None
-    if isinstance(b, Prose) and a.words == b.words:
-        return True
-    return a.product is not None and other is not None and same_value(a.product, other)

@@ -25,8 +25,11 @@ class Cursor:
 
     def value(self, ahead: int = 0) -> str:
         """The sign or command there; "" for anything else."""
-        token = self.peek(ahead)
-        return token.value if token is not None and token.kind in ("sign", "cmd") else ""
+        index = self.position + ahead  # as `peek`, without a call: this is asked at every step
+        if index >= len(self.tokens):
+            return ""
+        token = self.tokens[index]
+        return token.value if token.kind in ("sign", "cmd") else ""
 
     def accept(self, value: str) -> bool:
         """Step over the sign or command, if it is the next one."""

@@ -15,11 +15,12 @@ from fractions import Fraction
 from functools import lru_cache
 
 from deepscaler.rewards.answers import Answer, Prose
-from deepscaler.rewards.comparison import Comparison
-from deepscaler.rewards.contrasts import contrary_words
+from deepscaler.rewards.comparison import Comparison, is_bare, stated
+from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contrary_words
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
+from deepscaler.rewards.vocabulary import DROPPED, TRANSPARENT, UPRIGHT
 from deepscaler.rewards.work import begin
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
@@ -28,6 +29,12 @@ SHORT_ANSWERS, LONG_ANSWERS = 2048, 16  # remembered
 # Contexts of mpmath change their precision for a moment in some functions, so threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
 _LEADING_ZERO = re.compile(r",0\d")
+_TYPESETTING = "left right middle displaystyle textstyle scriptstyle quad qquad enspace thinspace strut mathstrut relax"
+_SIGNS_ALONE = re.compile(
+    rf"(?:\\(?:{'|'.join(sorted({*_TYPESETTING.split(), *UPRIGHT, *TRANSPARENT}))}|[bB]igg?[lrm]?)(?![a-zA-Z])"
+    r"|\\[^a-zA-Z]|[^0-9A-Za-z\\])*$"
+)
+_DROPPED_GROUP = re.compile(rf"\\(?:{'|'.join(sorted(DROPPED))})(?![a-zA-Z])")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -41,11 +48,19 @@ class Equality:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One text as the grammar sees it: readings that differ in whether commas group digits, or why there is none."""
+    """One text as the grammar sees it: readings that differ in whether commas group digits, or why there is none.
+
+    `tokens` is None where the tokenizer refuses the text, which then equals no other text; empty for a text of
+    typesetting alone.
+    """
 
     answers: tuple[Answer, ...]
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...] | None
     why: str = ""
+
+    @property
+    def says_nothing(self) -> bool:
+        return self.tokens == ()
 
 
 def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -> Equality:
@@ -62,8 +77,16 @@ def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -
             False, f"different texts, one longer than the {MAX_PARSED_CHARACTERS} characters that are parsed"
         )
     result = _compared(read(left), read(right), tolerance)
-    contrary = contrary_words(left, right) if result.equal else ""
-    return Equality(False, f"words that exclude each other: {contrary}") if contrary else result
+    contrary = _contrary(left, right) if result.equal else ""
+    return Equality(False, f"what excludes each other: {contrary}") if contrary else result
+
+
+def _contrary(left: str, right: str) -> str:
+    return (
+        contrary_words(left, right)
+        or contrary_arrows(left, right)
+        or contrary_ranges(read(left).tokens or (), read(right).tokens or ())
+    )
 
 
 def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:
@@ -74,7 +97,12 @@ def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equalit
             for b in right.answers:
                 if comparison.same(a, b):
                     return Equality(True, comparison.how)
-    if left.tokens == right.tokens:
+        # An answer may say of what its value is; a reference that is an equation asks for the equation.
+        for a in left.answers:
+            value = stated(a)
+            if value is not a and any(is_bare(b) and comparison.same(value, b) for b in right.answers):
+                return Equality(True, comparison.how)
+    if left.tokens and left.tokens == right.tokens:
         return Equality(True, "same tokens")
     if not left.answers or not right.answers:
         return Equality(False, f"different texts, not understood: {left.why or right.why}")
@@ -88,7 +116,7 @@ def read(text: str) -> Reading:
 
 def _read(text: str) -> Reading:
     answers: list[Answer] = []
-    tokens: list[Token] = []
+    tokens: list[Token] | None = None
     why = ""
     joined = join_commas(text)
     # 1,001 is one number; 1,234 may be a list as well.
@@ -100,7 +128,7 @@ def _read(text: str) -> Reading:
                 answers.append(read_answer(tokens))
         except UnreadableError as error:
             why = str(error)
-    return Reading(tuple(answers), tuple(_opaque(tokens)), why)
+    return Reading(tuple(answers), None if tokens is None else tuple(_opaque(tokens)), why)
 
 
 _read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWERS)(_read)
@@ -109,6 +137,8 @@ _read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWER
 def _opaque(tokens: Sequence[Token]) -> list[str]:
     """What is compared when the grammar has no reading: prose without case, braces around one token gone."""
     values = [t.value.casefold() if t.kind == "prose" else t.value for t in tokens]
+    if "{" not in values:
+        return values
     kept: list[str] = []
     index = 0
     while index < len(values):
@@ -119,6 +149,12 @@ def _opaque(tokens: Sequence[Token]) -> list[str]:
             kept.append(values[index])
             index += 1
     return kept
+
+
+def says_nothing(text: str) -> bool:
+    r"""Whether the text is typesetting alone, which shows no answer: `\phantom{5}`, `\,`, `\text{}`."""
+    maybe = _SIGNS_ALONE.match(text) is not None or _DROPPED_GROUP.search(text) is not None
+    return maybe and read(text).says_nothing
 
 
 def is_parsable(answer: str) -> bool:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepscaler.rewards.applied import is_argument
+from deepscaler.rewards.arrangements import ARRANGING, arranged
+from deepscaler.rewards.brackets import closing
 from deepscaler.rewards.cursor import Cursor
+from deepscaler.rewards.showing import tree_text
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import (
     CONSTANTS,
+    FIGURES,
     FUNCTIONS,
     GREEK,
     OPENING,
@@ -18,9 +23,11 @@ from deepscaler.rewards.trees import (
     VERBATIM,
     Tree,
     constant,
+    is_digits,
     is_operand,
     is_proper,
     is_whole,
+    named_figure,
     number,
     product,
     subscripted,
@@ -106,7 +113,17 @@ class _Parser(Cursor):
         """A factor without an operator: a product, or the fraction of a mixed number."""
         before, token, left = self.tokens[self.position - 1], self.peek(), factors[-1]
         assert token is not None
+        if before.kind == "num" and token.value in ("C", "P") and self._is_whole_number(1):
+            self.position += 2
+            tree = arranged(token.value, left, number(self.tokens[self.position - 1].value))
+            if tree is None:
+                raise UnreadableError("a number of choices that does not exist")
+            factors[-1] = tree
+            return
         if token.kind == "num":
+            if before.kind == "num" and self.tokens[self.position - 2].value == "^" and token.spaced:
+                factors.append(self._power())  # 2^3 3^2
+                return
             if before.kind == "num":
                 factors[-1] = self._mixed_in_line(left)
                 return
@@ -122,6 +139,10 @@ class _Parser(Cursor):
         else:
             right = self._power()
         factors.append(right)
+
+    def _is_whole_number(self, ahead: int) -> bool:
+        token = self.peek(ahead)
+        return token is not None and token.kind == "num" and token.value.isdigit()
 
     def _mixed_in_line(self, left: Tree) -> Tree:
         """`1 1/4`: whole, space, numerator / denominator."""
@@ -166,12 +187,23 @@ class _Parser(Cursor):
                 tree = subscripted(tree, "'")
             else:
                 break
+            if self.value() == "(":
+                tree = self._scripted_function(tree)
         return tree
+
+    def _scripted_function(self, tree: Tree) -> Tree:
+        """`f'(x)`, `f_1(x)`, `f^{-1}(x)`, `f^2(x)`."""
+        if tree[0] == "sym":
+            return self._applied(tree, tree[1].rstrip("'*+-").partition("_")[0])
+        power_of_function = tree[0] == "pow" and tree[1][0] == "sym" and tree[1][1] in UNKNOWN_FUNCTIONS
+        return self._applied(tree, tree[1][1]) if power_of_function else tree
 
     def _raised(self, base: Tree) -> Tree:
         braced = self.value() == "{"
         inside = self.value(1) if braced else self.value()
-        if inside == "circ" and (not braced or self.value(2) == "}"):
+        letter = self.peek(1) if braced else self.peek()
+        degrees = is_whole(base) and letter is not None and letter.kind == "letters" and letter.value == "o"
+        if (inside == "circ" or degrees) and (not braced or self.value(2) == "}"):
             self.position += 3 if braced else 1
             return ("call", "degree", base)
         if inside == "'" or (inside in ("*", "+", "-") and (not braced or self.value(2) == "}")):
@@ -242,6 +274,8 @@ class _Parser(Cursor):
         name = token.value
         if token.kind == "prose":
             raise UnreadableError(f"prose: {name!r}")
+        if name in ("^", "_") or (name == "{" and self.value() == "}" and self.value(1) in ("^", "_")):
+            return self._behind_scripts(name)
         if name in OPENING:
             return self._enclosed(name)
         if name == "|":
@@ -256,7 +290,11 @@ class _Parser(Cursor):
             return ("call", "binom", self._argument(), self._argument())
         if name in CONSTANTS:
             return ("sym", CONSTANTS[name])
-        if name in GREEK or name in VERBATIM:
+        if name in FIGURES:
+            return self._figure(name)
+        if name in GREEK:
+            return self._applied(("sym", name), name)
+        if name in VERBATIM or is_digits(name):
             return ("sym", name)
         if name in ("sum", "prod"):
             return self._series(name)
@@ -264,19 +302,81 @@ class _Parser(Cursor):
             return self._function(name)
         raise UnreadableError(f"unknown {name!r}")
 
+    def _figure(self, name: str) -> Tree:
+        r"""`\angle ABC` is one name, whichever end is read first; `2\angle 60^\circ` a complex number by its angle."""
+        before = self.tokens[self.position - 2] if self.position > 1 else None
+        token = self.peek()
+        if token is not None and token.kind == "num":
+            if before is not None and (before.kind == "num" or before.value in (")", "}")):
+                return ("call", "cis", self._power())
+            self.position += 1
+            return ("sym", name + token.value)
+        corners: list[str] = []
+        while (token := self.peek()) is not None and token.kind == "letters":
+            self.position += 1
+            corners.append(token.value)
+            while corners and self.accept("'"):
+                corners[-1] += "'"
+        return ("sym", named_figure(name, corners))
+
+    def _behind_scripts(self, mark: str) -> Tree:
+        """`{}^{10}P_3` and `_{10}P_3`: the first number stands before the letter."""
+        if mark == "{":
+            self.position += 2
+        above = self._script_tree()
+        letter = self.peek()
+        self.position += 1
+        self.take("_")
+        known = letter is not None and letter.kind == "letters" and letter.value in ARRANGING
+        tree = arranged(letter.value, above, self._script_tree()) if letter is not None and known else None
+        if tree is None:
+            raise UnreadableError("scripts before what is no number of choices")
+        return tree
+
+    def _script_tree(self) -> Tree:
+        return self._braced() if self.value() == "{" else self._atom()
+
+    def _between_scripts(self, letter: str) -> Tree | None:
+        """`C_5^2` and `C^2_5`; None, at the same place, for what is no number of choices."""
+        start, tokens = self.position, list(self.tokens)
+        scripts: dict[str, Tree] = {}
+        while self.value() in ("_", "^") and self.value() not in scripts and self.value(1) not in ("'", "*", "circ"):
+            mark = self.value()
+            self.position += 1
+            try:
+                scripts[mark] = self._script_tree()
+            except UnreadableError:
+                break
+        tree = arranged(letter, scripts["_"], scripts["^"]) if len(scripts) == 2 else None
+        if tree is None:
+            self.position, self.tokens = start, tokens
+        return tree
+
     def _letter(self, name: str) -> Tree:
-        if self.value() == "(":
-            start, inside, behind = self.position, self.peek(1), self.value(2)
-            if inside is not None and inside.kind == "num" and behind == ")":  # I(0): a value of I, not I times 0
-                return ("call", "unknown " + name, *self._arguments())
-            if name == "C":
-                arguments = self._arguments()
-                if len(arguments) == 2:
-                    return ("call", "binom", *arguments)
-                self.position = start
-            elif name in UNKNOWN_FUNCTIONS:
-                return ("call", "unknown " + name, *self._arguments())
-        return ("sym", name)
+        if name in ARRANGING and self.value() in ("_", "^"):
+            tree = self._between_scripts(name)
+            if tree is not None:
+                return tree
+        if name == "C" and self.value() == "(":
+            start = self.position
+            arguments = self._arguments()
+            if len(arguments) == 2:
+                return ("call", "binom", *arguments)
+            self.position = start
+        return self._applied(("sym", name), name)
+
+    def _applied(self, tree: Tree, stem: str) -> Tree:
+        """The value of a function where brackets behind a letter, with its scripts, hold an argument; else the letter.
+
+        `stem` is the letter without scripts. `I(0)` is a value of I, not I times 0.
+        """
+        if self.value() != "(":
+            return tree
+        end = closing(self.tokens, self.position)
+        if is_argument(stem, self.tokens[self.position + 1 : end]):
+            name = tree[1] if tree[0] == "sym" else f"{tree[1][1]}^{tree_text(tree[2])}"
+            return ("call", f"unknown {name}", *self._arguments())
+        return tree
 
     def _enclosed(self, opening: str) -> Tree:
         bars, self.bars = self.bars, 0
@@ -340,6 +440,8 @@ class _Parser(Cursor):
             tree: Tree = ("call", "log", arguments[0], base or TEN)
         elif len(arguments) != 1 and name not in ("max", "min", "gcd", "lcm"):
             raise UnreadableError(f"{name} of several values")
+        elif name in ("max", "min") and len(arguments) == 1 and constant(arguments[0]) is None:
+            tree = ("call", f"unknown {name}", *arguments)  # of a function, over all there is
         else:
             tree = ("call", name, *arguments)
         if power is None:

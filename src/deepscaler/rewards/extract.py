@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
 # Space between `\boxed` and its brace is legal TeX, and so is no brace around one word.
-_BOX = re.compile(r"\\boxed(?:\s{0,8}\{|\s{1,8}([+-]?[0-9A-Za-z][0-9A-Za-z.,/]*)|(\d))")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s{0,8}\{|\s{1,8}([+-]?[0-9A-Za-z][0-9A-Za-z.,/]*)|(\d))")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINT = r",|\\(?:text|mathrm|textbf)\s*\{\s*(?:,\s*)?(?:and|or)\s*\}|\b(?:and|or)\b"
 _JOINED = re.compile(rf"(?:[\s$]|\\(?:[,;!()]|q?quad(?![a-zA-Z]))|{_JOINT})*")

@@ -53,6 +53,17 @@ def intersection(a: Sequence[Span], b: Sequence[Span]) -> tuple[Span, ...] | Non
     return union(parts)
 
 
+def complement(spans: Sequence[Span]) -> tuple[Span, ...] | None:
+    """The rest of the real line; None where an endpoint is no constant."""
+    rest: tuple[Span, ...] | None = (EVERYTHING,)
+    for span in spans:
+        below = Span(MINUS_INFINITY, False, span.low, not span.low_closed)
+        above = Span(span.high, not span.high_closed, INFINITY, False)
+        outside = [s for s, edge in ((below, span.low), (above, span.high)) if edge not in (INFINITY, MINUS_INFINITY)]
+        rest = None if rest is None else intersection(rest, outside)
+    return rest
+
+
 def without_points(points: Sequence[Tree]) -> tuple[Span, ...]:
     """The real line without some points, sorted where they are constants."""
     values = [real_value(point) for point in points]

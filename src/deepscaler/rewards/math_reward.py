@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepscaler.rewards.equivalence import Equality, equivalent
+from deepscaler.rewards.equivalence import Equality, equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import Outcome, Verdict
 
-GRADER_VERSION = "4"  # goes up whenever a verdict may change
+GRADER_VERSION = "5"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
-_EMPTY = " \t\r\n$.,{}"  # a reference of these alone says nothing
+_EMPTY = " \t\r\n$.,{}~"  # a reference of these alone says nothing
 
 
 def grade(
@@ -31,6 +31,7 @@ def grade(
     if isinstance(references, str):
         raise TypeError("references is a sequence of strings, not one string")
     usable = [text for text in map(_text, references) if text.strip(_EMPTY)]
+    usable = [text for text in usable if "\\" not in text or not says_nothing(text)]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
     extraction = extract_answer(completion, thinking_prefilled=thinking_prefilled)

@@ -41,6 +41,10 @@ def read_matrix(tokens: Tokens) -> Matrix | None:
 
 
 def _single(tokens: Tokens) -> Matrix | None:
+    transposed = _transposed(tokens)
+    if transposed is not None:
+        matrix = _single(transposed)
+        return matrix and Matrix(tuple(zip(*matrix.rows, strict=True)))
     if len(tokens) > 2 and is_sign(tokens[0], "(", "[") and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
     if _environment(tokens, 0) != len(tokens):
@@ -49,6 +53,16 @@ def _single(tokens: Tokens) -> Matrix | None:
     if not (name.endswith("matrix") or name == "array") or name == "vmatrix":
         raise UnreadableError(f"an environment {name!r}")
     return Matrix(_cells(tokens))
+
+
+def _transposed(tokens: Tokens) -> Tokens | None:
+    """What stands before `^T`, in braces or not; None without it."""
+    marks = [t.value for t in tokens[-4:]]
+    for mark in (["^", "T"], ["^", "top"], ["^", "intercal"], ["^", "t"], ["^", "'"], ["'"]):
+        for written in (mark, [*mark[:-1], "{", mark[-1], "}"]):
+            if marks[-len(written) :] == written:
+                return tokens[: -len(written)]
+    return None
 
 
 def read_determinant(tokens: Tokens) -> Tree | None:
@@ -112,8 +126,14 @@ def _term(tokens: Tokens) -> Rows:
         start = position
         end = _environment(tokens, position)
         if end > 0:
+            while (
+                end < len(tokens) and _transposed(tokens[position : end + 1]) is None and is_sign(tokens[end], "^", "{")
+            ):
+                end += 1
+            end += end < len(tokens) and _transposed(tokens[position : end + 1]) is not None
             matrix = _single(tokens[position:end])
-            assert matrix is not None
+            if matrix is None:
+                raise UnreadableError("a power of a matrix")
             product = matrix.rows if product is None else _product(product, matrix.rows)
             position = end
             continue

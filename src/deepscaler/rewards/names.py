@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from deepscaler.rewards.answers import Answer, Items, Named, Scalar
+from deepscaler.rewards.answers import Answer, Items, Named, Prose, Reals, Scalar
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split
+from deepscaler.rewards.constants import with_symbols
+from deepscaler.rewards.same_value import mentions
 from deepscaler.rewards.scalars import trimmed
 from deepscaler.rewards.tokens import Token
-from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, Tree
+from deepscaler.rewards.trees import CONSTANTS, FUNCTIONS, GREEK, is_digits
+from deepscaler.rewards.vocabulary import ARTICLES, CONDITIONING, REFUSING, SUBORDINATE
 
 MAX_NAME_TOKENS = 24
+MAX_QUANTITY_TOKENS = 60
 _VALUE_SIGNS = frozenset(["+", "-", "*", "^", "sqrt", "cdot", "times", "!", "sum", "prod"])
 _QUANTITIES = frozenset(["angle", "triangle", "measuredangle", ":"])
-_APPLIED = re.compile(r"([^()]+)\(([a-zA-Z])\)")
+_RELATING = frozenset(["le", "ge", "ne", "approx", "pm", "mp"])
+_DERIVATIVE = re.compile(r"frac(?:d|partial)(?:\^\d)?\w{0,8}(?:\(\w\))?(?:d|partial)[a-zA-Z](?:\^\d)?[\w()^+*-]{0,20}")
+_BOUND_LETTERS = frozenset("xyztuvwnkmrs")
+_ANGLE = re.compile(r"(?:measured)?angle([A-Z]+)")
+_APPLIED = re.compile(r"([^()]+)\(([a-zA-Z](?:,[a-zA-Z]){0,3})\)")
 
 
 def name_of(tokens: Tokens) -> str:
@@ -26,10 +34,12 @@ def name_of(tokens: Tokens) -> str:
     if not 0 < len(tokens) <= MAX_NAME_TOKENS:
         return ""
     values = [t.value for t in tokens if t.value not in ("{", "}")]
-    text = "".join(values)
+    text = _ANGLE.sub(lambda m: f"angle{min(m[1], m[1][::-1])}", "".join(values))
+    if any(map(refuses, tokens)) or tokens[0].value.lower() in CONDITIONING | SUBORDINATE:
+        return ""
     if any(t.kind == "prose" for t in tokens):
         return " ".join(values) if all(t.kind in ("prose", "letters", "roman") for t in tokens) else ""
-    if len(tokens) == 1 and _is_word(tokens[0]):
+    if (len(tokens) == 1 and _is_word(tokens[0])) or _DERIVATIVE.fullmatch(text):
         return text
     parts = _variables(tokens)
     if parts:
@@ -37,6 +47,31 @@ def name_of(tokens: Tokens) -> str:
     if _is_variable(tokens) or (any(map(_is_quantity, tokens)) and not any(v in _VALUE_SIGNS for v in values)):
         return text if tokens[0].kind != "num" else ""
     return ""
+
+
+def quantity_of(tokens: Tokens) -> str:
+    r"""The text of a quantity that is no expression of the grammar: `\#S`, `\max f`, `E[X]`, `\text{area of }ABC`.
+
+    "" where no name stands in it, or a word that makes it a condition or the opposite.
+    """
+    tokens = trimmed(tokens)
+    if not 0 < len(tokens) <= MAX_QUANTITY_TOKENS:
+        return ""
+    words = [t for t in tokens if t.kind in ("prose", "letters", "roman", "cmd")]
+    if not words or any(
+        refuses(t)
+        or t.value.lower() in (CONDITIONING - {"with"}) | SUBORDINATE
+        or (t.kind == "cmd" and t.value in _RELATING)
+        for t in words
+    ):
+        return ""
+    return " ".join(t.value for t in tokens if t.value not in ("{", "}") and t.value.lower() not in ARTICLES)
+
+
+def refuses(token: Token) -> bool:
+    """A word that denies or doubts what stands beside it; NO may well be a segment."""
+    word = token.kind == "prose" or (token.kind == "letters" and not token.value.isupper())
+    return word and token.value.lower() in REFUSING
 
 
 def tuple_names(tokens: Tokens) -> list[str]:
@@ -86,7 +121,8 @@ def _is_variable(tokens: Tokens) -> bool:
 def _is_letter(token: Token) -> bool:
     if token.kind in ("letters", "roman"):
         return len(token.value) == 1
-    return token.kind == "cmd" and token.value in GREEK and token.value not in CONSTANTS
+    greek = token.value in GREEK and token.value not in CONSTANTS
+    return token.kind == "cmd" and (greek or is_digits(token.value))
 
 
 def _is_mark(tokens: Tokens, *, applied: bool) -> bool:
@@ -98,22 +134,49 @@ def under_one_name(a: Named, b: Named) -> Named | None:
     """`b` by the name of `a`: `f(t) = 1/t` as `f(x) = 1/x`, `y = …` as `f(x) = …`; None where the names differ."""
     first, second = _APPLIED.fullmatch(a.name), _APPLIED.fullmatch(b.name)
     if first and second and first[1] == second[1]:
-        return replace(b, name=a.name, value=_renamed(b.value, second[2], first[2]))
+        letters, others = first[2].split(","), second[2].split(",")
+        bound = all(_binds(a.value, x) for x in letters) and all(_binds(b.value, y) for y in others)
+        if not bound or len(letters) != len(others) or any(mentioned(b.value, x) for x in letters if x not in others):
+            return None
+        return replace(b, name=a.name, value=renamed(b.value, dict(zip(others, letters, strict=True))))
     if (first and b.name == "y") or (second and a.name == "y"):
         applied = first or second
         return replace(b, name=a.name) if applied and applied[1] in "fgh" and applied[2] == "x" else None
     return None
 
 
-def _renamed(answer: Answer, old: str, new: str) -> Answer:
+def _binds(value: Answer, letter: str) -> bool:
+    """Whether the letter in `f(x) = …` is a variable: one that the value mentions, or that is hardly ever a name.
+
+    The A of `P(A) = 1/2` is a name: it says which event.
+    """
+    return letter in _BOUND_LETTERS or mentioned(value, letter)
+
+
+def mentioned(answer: Answer, letter: str) -> bool:
     if isinstance(answer, Scalar):
-        return replace(answer, tree=_with_symbol(answer.tree, old, new))
+        return mentions(answer.tree, letter)
+    if isinstance(answer, Prose):
+        return answer.product is not None and mentions(answer.product, letter)
+    if isinstance(answer, Named):
+        return mentioned(answer.value, letter)
+    if isinstance(answer, Reals):  # the condition of a piece
+        return answer.name == letter or any(
+            mentions(span.low, letter) or mentions(span.high, letter) for span in answer.spans
+        )
+    return isinstance(answer, Items) and any(mentioned(item, letter) for item in answer.items)
+
+
+def renamed(answer: Answer, names: dict[str, str]) -> Answer:
+    """The answer with the variables under other names, all at once."""
+    if isinstance(answer, Scalar):
+        return replace(answer, tree=with_symbols(answer.tree, names))
+    if isinstance(answer, Prose) and answer.product is not None:
+        return Scalar(with_symbols(answer.product, names))
+    if isinstance(answer, Named):
+        return replace(answer, value=renamed(answer.value, names), equation=None)
+    if isinstance(answer, Reals):
+        return replace(answer, name=names.get(answer.name, answer.name))
     if isinstance(answer, Items):
-        return replace(answer, items=tuple(_renamed(item, old, new) for item in answer.items))
+        return replace(answer, items=tuple(renamed(item, names) for item in answer.items))
     return answer
-
-
-def _with_symbol(tree: Tree, old: str, new: str) -> Tree:
-    if tree == ("sym", old):
-        return ("sym", new)
-    return tuple(_with_symbol(part, old, new) if isinstance(part, tuple) else part for part in tree)

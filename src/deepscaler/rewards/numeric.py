@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import accumulate
@@ -9,7 +10,7 @@ from typing import Any
 
 import mpmath
 
-from deepscaler.rewards.exact import MAX_TERMS
+from deepscaler.rewards.exact import MAX_TERMS, exact_value
 from deepscaler.rewards.trees import Tree
 from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
@@ -85,7 +86,7 @@ class Evaluation:
             return self._in_range(top / bottom)
         if tree[1] == ("sym", "e"):
             return self._call(("call", "exp", tree[2]))
-        return self.power(self.value(tree[1]), self.value(tree[2]))
+        return self._raised(tree)
 
     def _symbol(self, name: str) -> Any:
         if name in self.point:  # a bound i is no imaginary unit
@@ -120,6 +121,16 @@ class Evaluation:
         if value != 0 and self.precision is not FLOAT and abs(self.c.mag(value)) > MAX_MAGNITUDE:
             raise TooBigError("out of range")
         return value
+
+    def _raised(self, tree: Tree) -> Any:
+        """A power; the real one where a negative number has an odd root: (-5)^(1/3)."""
+        base, exponent = self.value(tree[1]), self.value(tree[2])
+        if self.c.im(base) == 0 and self.c.re(base) < 0:
+            broken = exact_value(tree[2])
+            if broken is not None and broken.denominator > 1 and broken.denominator % 2 == 1:
+                size = self.power(-base, exponent)
+                return -size if broken.numerator % 2 else size
+        return self.power(base, exponent)
 
     def power(self, base: Any, exponent: Any) -> Any:
         spend(10 * self.precision.cost)
@@ -156,6 +167,8 @@ class Evaluation:
         if name in ("max", "min"):
             return max(arguments) if name == "max" else min(arguments)
         if name == "mod":
+            if arguments[1] == 0:
+                raise UndefinedError("a rest of a division by zero")
             return x - arguments[1] * c.floor(x / arguments[1])
         if name in ("floor", "ceil"):
             return self._step(name, x)
@@ -164,14 +177,16 @@ class Evaluation:
         function = _FUNCTIONS.get(name)
         if function is None:
             raise UndefinedError(f"{name} is not computed")
-        if name.startswith(("arc", "a")) and name not in ("abs", "arg", "arctan", "atan"):
-            self.branched |= bool(c.im(x) != 0)
         try:
             value = getattr(c, function)(*arguments)
+        except AttributeError as error:  # floats know fewer functions
+            raise PrecisionLostError from error
         except (ValueError, ZeroDivisionError) as error:
             raise UndefinedError(f"{name}: {error}") from error
+        if function.startswith("a") and name not in ("abs", "arg", "arctan", "atan"):
+            self.branched |= bool(c.im(x) != 0 or c.im(value) != 0)
         # The sine of a rounded π is not quite 0.
-        return c.mpf(0) if abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
+        return c.mpf(0) if name in _CIRCULAR and abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
 
     def _refuse(self, name: str, arguments: list[Any]) -> None:
         """Raises for arguments that are out of range, or that have no order where one is needed."""
@@ -259,14 +274,16 @@ class Evaluation:
 
 def _unknown(name: str, arguments: list[Any]) -> Any:
     """A stand-in for a function nobody knows: different for different names and arguments, and no simple law."""
-    seed = 3 + sum((i + 1) * ord(c) for i, c in enumerate(name)) % 89
+    seed = 3 + zlib.crc32(name.encode()) % 9973
     return sum((a * a * (seed + 2 * i) + 7 * a) / (seed + i) for i, a in enumerate(arguments)) + seed
 
 
+_CIRCULAR = ("sin", "cos", "tan", "cot", "sec", "csc")
+_HYPERBOLIC = ("sinh", "cosh", "tanh", "coth", "sech", "csch")
 _FUNCTIONS: dict[str, str] = {
-    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "arg"]},
-    **{"arc" + n: "a" + n for n in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"]},
-    **{"a" + n: "a" + n for n in ["sin", "cos", "tan"]},
+    **{name: name for name in (*_CIRCULAR, *_HYPERBOLIC, "exp", "arg")},
+    **{prefix + name: "a" + name for prefix in ("arc", "a") for name in (*_CIRCULAR, *_HYPERBOLIC)},
+    **{prefix + name: "a" + name for prefix in ("ar", "arg") for name in _HYPERBOLIC},
     "abs": "absmin",
     "factorial": "factorial",
     "factorial2": "fac2",
@@ -275,4 +292,5 @@ _FUNCTIONS: dict[str, str] = {
     "Im": "im",
     "cbrt": "cbrt",
     "sgn": "sign",
+    "conj": "conj",
 }

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from deepscaler.rewards.answers import Answer, Based, Choice, Items, Named, Prose, Reals, Record, Residue, Scalar, Span
+from deepscaler.rewards.answers import (
+    Answer,
+    Based,
+    Choice,
+    Conditioned,
+    Items,
+    Matrix,
+    Named,
+    Prose,
+    Reals,
+    Record,
+    Residue,
+    Scalar,
+    Span,
+)
+from deepscaler.rewards.asides import read_aside
 from deepscaler.rewards.brackets import Tokens, closing, is_sign, split, top_level
+from deepscaler.rewards.clocks import read_clock
 from deepscaler.rewards.expressions import parse_expression
-from deepscaler.rewards.intervals import intersection, union
-from deepscaler.rewards.matrices import environment_rows, read_determinant, read_matrix
-from deepscaler.rewards.relations import read_relation
-from deepscaler.rewards.same_value import same_value
-from deepscaler.rewards.scalars import scalar, trimmed
-from deepscaler.rewards.sets import ALL_REALS, EMPTY, read_set
+from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
+from deepscaler.rewards.matrices import MAX_CELLS, environment_rows, read_determinant, read_matrix
+from deepscaler.rewards.phrases import read_phrase
+from deepscaler.rewards.quantities import read_quantity
+from deepscaler.rewards.relations import RELATIONS, read_relation
+from deepscaler.rewards.same_value import same_value, symbols
+from deepscaler.rewards.scalars import number_condition, qualification, scalar, trimmed
+from deepscaler.rewards.sets import ALL_REALS, EMPTY, HALVES_IN_WORDS, read_set
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import FUNCTIONS, INFINITY, Tree
 from deepscaler.rewards.vocabulary import (
@@ -28,6 +47,7 @@ from deepscaler.rewards.vocabulary import (
 )
 
 MAX_DEPTH = 8
+_ALIGNED = frozenset(["aligned", "align", "alignedat", "gathered", "gather", "split", "eqnarray"])
 _DIGITS = re.compile(r"(?=.*[0-9])[0-9A-Z]+")
 MAX_ITEMS = 60
 MAX_BRACKETS = 60  # around everything, one in another
@@ -35,10 +55,15 @@ MAX_BRACKETS = 60  # around everything, one in another
 
 def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
     """Raises UnreadableError for what is none of the kinds of `answers`."""
+    start = 0 if depth else number_condition(tokens) or qualification(tokens)
+    if start:
+        parameter = next((t.value for t in tokens[start:] if t.kind == "letters" and len(t.value) == 1), "")
+        whole = any(t.value in ("ℤ", "ℕ", "integer", "integers") for t in tokens[start:])
+        return Conditioned(read_answer(tokens[:start], 1), (), parameter if whole else "")
     tokens = trimmed(tokens)
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
-    for rule in (_choice, _listed, _system, _prose, _based, _enclosed, _real_set, _related, _residue, _ratio):
+    for rule in _RULES:
         answer = rule(tokens, depth)
         if answer is not None:
             return answer
@@ -61,11 +86,15 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
         return None
     if any(t.kind in ("num", "cmd") or (t.kind == "sign" and t.value not in "-'.?!\"&/()") for t in tokens):
         return None
-    said = [t.value.casefold() for t in words if t.value.casefold() not in ARTICLES]
+    if _is_applied(tokens):
+        return None
+    said = [t.value.casefold() for i, t in enumerate(words) if not _is_article(t, first=i == 0)]
     text = " ".join(said)
     text = SAME_WORDS.get(text, text)
     if text in EVERY_REAL:
         return ALL_REALS
+    if text in HALVES_IN_WORDS:
+        return HALVES_IN_WORDS[text]
     if text in NO_SOLUTION:
         return EMPTY
     if text == "∞":
@@ -75,9 +104,34 @@ def _prose(tokens: Tokens, depth: int) -> Answer | None:
     return Prose(text, _letters_product(tokens))
 
 
+def _is_article(token: Token, *, first: bool) -> bool:
+    """A capital A behind another word is a name: Plan A."""
+    return token.value.casefold() in ARTICLES and (first or token.value != "A")
+
+
+def _is_applied(tokens: Tokens) -> bool:
+    """`sqrt(x)`, `x sin x`: a function and its argument, and no other word."""
+    applied = any(t.value in FUNCTIONS and (is_sign(n, "(") or len(n.value) == 1) for t, n in pairwise(tokens))
+    return applied and all(len(t.value) == 1 or t.value in FUNCTIONS for t in tokens)
+
+
+def _phrase(tokens: Tokens, depth: int) -> Answer | None:
+    return read_phrase(tokens, lambda part: read_answer(part, depth + 1))
+
+
+def _aside(tokens: Tokens, depth: int) -> Answer | None:
+    return read_aside(tokens, lambda part: read_answer(part, depth + 1))
+
+
 def _letters_product(tokens: Tokens) -> Tree | None:
-    """`xy` as a product of variables; a longer run or one of capitals is a word."""
-    if any(t.kind != "letters" for t in tokens) or sum(len(t.value) for t in tokens) > 4:
+    """`xy` as a product of variables, `kx-k` as a difference; a longer run or one of capitals is a word."""
+    runs = [t for t in tokens if t.kind == "letters"]
+    if len(runs) < len(tokens) and all(len(t.value) < 3 for t in runs):
+        try:
+            return parse_expression(tokens)
+        except UnreadableError:
+            return None
+    if len(runs) < len(tokens) or sum(len(t.value) for t in tokens) > 4:
         return None
     if sum(len(t.value) for t in tokens) > 2 and all(t.value.isupper() for t in tokens):
         return None
@@ -107,15 +161,27 @@ def _system(tokens: Tokens, depth: int) -> Answer | None:
     """Rows behind a brace: equations that hold together, or the pieces of a function with their conditions."""
     if len(tokens) > 9 and is_sign(tokens[0], "\\{") and is_sign(tokens[1], "begin"):
         tokens = tokens[1:]
-    elif not (len(tokens) > 9 and tokens[2].value in ("cases", "aligned", "gathered")):
+    elif not (len(tokens) > 9 and (tokens[2].value in _ALIGNED | {"cases"} or _is_stack(tokens))):
         return None
     if not is_sign(tokens[0], "begin") or not is_sign(tokens[-4], "end"):
         return None
-    rows = environment_rows(tokens)
+    rows = [_joined(row, aligned=tokens[2].value in _ALIGNED) for row in environment_rows(tokens)]
     if all(len(row) == 1 for row in rows):
         return _assembled([read_answer(row[0], depth + 1) for row in rows], meet=True)
     pieces = [tuple(_piece(cell, depth) for cell in row) for row in rows]
     return Items("list", tuple(Items("tuple", piece) for piece in pieces))
+
+
+def _joined(row: list[Tokens], *, aligned: bool) -> list[Tokens]:
+    """The row as one cell where `&` only sets its signs below each other: `x &= 1`."""
+    if not aligned and not any(cell and is_sign(cell[0], *RELATIONS) for cell in row[1:]):
+        return row
+    return [[token for cell in row for token in cell]]
+
+
+def _is_stack(tokens: Tokens) -> bool:
+    """An array of equations without brackets."""
+    return tokens[2].value == "array" and any(is_sign(t, "=") for t in tokens)
 
 
 def _piece(cell: Tokens, depth: int) -> Answer:
@@ -167,11 +233,16 @@ def _joins(token: Token, words: frozenset[str]) -> bool:
 
 def _listed(tokens: Tokens, depth: int) -> Answer | None:
     """Parts between `;`, or else between commas, "and" and "or"."""
-    parts = split(tokens, lambda t: is_sign(t, ";"))
-    if len(parts) == 1:
-        parts = split(tokens, lambda t: is_sign(t, ",") or _joins(t, AND) or _joins(t, OR))
-    if len(parts) == 1:
+    joints = [t for _, t in top_level(tokens) if is_sign(t, ",", ";", "\\\\") or _joins(t, AND) or _joins(t, OR)]
+    if not joints:
         return None
+    either, both = any(_joins(t, OR) for t in joints), any(_joins(t, AND) for t in joints)
+    if any(is_sign(t, ";") for t in joints):
+        parts = split(tokens, lambda t: is_sign(t, ";"))
+    elif either and both:
+        parts = split(tokens, lambda t: _joins(t, OR))  # "and" binds more closely
+    else:
+        parts = split(tokens, lambda t: is_sign(t, ",", "\\\\") or _joins(t, AND) or _joins(t, OR))
     parts = [part for part in parts if part]
     if len(parts) > MAX_ITEMS:
         raise UnreadableError("too many items")
@@ -179,10 +250,9 @@ def _listed(tokens: Tokens, depth: int) -> Answer | None:
     for part in parts:
         answer = read_answer(part, depth + 1)
         items += answer.items if isinstance(answer, Items) and answer.kind == "list" else [answer]
-    meet = any(_joins(t, AND) for _, t in top_level(tokens))
-    if any(_joins(t, OR) for _, t in top_level(tokens)):
+    if either:
         items = _distinct(items)
-    return _assembled(items, meet=meet)
+    return _assembled(items, meet=True if both and not either else False if either else None)
 
 
 def _distinct(items: list[Answer]) -> list[Answer]:
@@ -200,17 +270,62 @@ def _is_same_number(a: Answer, b: Answer) -> bool:
     return (a.unit, a.percent, a.degree) == (b.unit, b.percent, b.degree) and same_value(a.tree, b.tree)
 
 
-def _assembled(items: list[Answer], *, meet: bool) -> Answer:
+def _assembled(items: list[Answer], *, meet: bool | None) -> Answer:
+    """`meet`: True behind "and", False behind "or", None where only commas stand."""
+    if len(items) == 1:
+        return items[0]
+    items = _as_reals(items, meet=meet)
     if len(items) == 1:
         return items[0]
     reals = [item for item in items if isinstance(item, Reals)]
     if items and len(reals) == len(items) and len({item.name for item in reals if item.name}) < 2:
-        common = intersection(reals[0].spans, reals[1].spans) if meet and len(reals) == 2 else None
-        spans = common or union([span for item in reals for span in item.spans])
+        bound = meet or (meet is None and all(item.name for item in reals))
+        common = _common(reals) if bound else None
+        common = None if common == () and meet is None else common
+        spans = union([span for item in reals for span in item.spans]) if common is None else common
         return Reals(spans, reals[0].name)
     if items and isinstance(items[0], Named):
         return _named_items(items)
     return Items("list", tuple(items))
+
+
+def _as_reals(items: list[Answer], *, meet: bool | None) -> list[Answer]:
+    r"""`x\ne2, 3` as `x\ne2, x\ne3`; `x\ge3 or x=0` as a half-line and a point."""
+    first = next((item for item in items if isinstance(item, Reals)), None)
+    if first is None or all(isinstance(item, Reals) for item in items):
+        return items
+    points = [item.tree for item in items if isinstance(item, Scalar) and not symbols(item.tree)]
+    pierced = [item for item in items if isinstance(item, Reals)]
+    if len(points) + len(pierced) == len(items) and all(map(_is_pierced, pierced)) and isinstance(items[0], Reals):
+        holes = [span.high for item in pierced for span in item.spans[:-1]]
+        return [Reals(without_points([*holes, *points]), next((r.name for r in pierced if r.name), ""))]
+    if meet:
+        return items
+    return [_as_point(item, first.name) for item in items]
+
+
+def _is_pierced(reals: Reals) -> bool:
+    """The real line, perhaps without some points."""
+    ends = [*pairwise(reals.spans)]
+    open_ends = not any(s.low_closed or s.high_closed for s in reals.spans)
+    whole = bool(reals.spans) and reals.spans[0].low == MINUS_INFINITY and reals.spans[-1].high == INFINITY
+    return whole and open_ends and all(a.high == b.low for a, b in ends)
+
+
+def _as_point(item: Answer, name: str) -> Answer:
+    if not name or not isinstance(item, Named) or item.name != name:
+        return item
+    values = item.value.items if isinstance(item.value, Items) else (item.value,)
+    trees = [value.tree for value in values if isinstance(value, Scalar) and not symbols(value.tree)]
+    return Reals(tuple(Span(t, True, t, True) for t in trees), name) if len(trees) == len(values) else item
+
+
+def _common(reals: list[Reals]) -> tuple[Span, ...] | None:
+    """Where all of them hold; None where that is not known."""
+    common: tuple[Span, ...] | None = reals[0].spans
+    for other in reals[1:]:
+        common = None if common is None else intersection(common, other.spans)
+    return common
 
 
 def _named_items(items: list[Answer]) -> Answer:
@@ -246,6 +361,9 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
     if len(tokens) > 5 and tokens[0].value.isupper() and tokens[0].value != "C" and is_sign(tokens[1], "("):
         point = _enclosed(tokens[1:], depth)  # P(2, 3)
         return Named(tokens[0].value, point, None) if isinstance(point, Items) else None
+    french = _with_french_brackets(tokens)
+    if french is not None:
+        return _enclosed(french, depth)
     first, last = tokens[0].value, tokens[-1].value
     if not is_sign(tokens[0], "(", "[", "{", "\\{") or closing(tokens, 0) != len(tokens) - 1:
         return None
@@ -254,6 +372,10 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
         if not (first == "(" and len(inner) > 2 and is_sign(inner[0], "(") and closing(inner, 0) == len(inner) - 1):
             break
         inner = inner[1:-1]
+    if first == "[" and last == "]":
+        rows = _rows_in_brackets(inner)
+        if rows is not None:
+            return rows
     if first == "\\{" and last == "\\}":
         return _set(inner, depth)
     parts = split(inner, lambda t: is_sign(t, ",", ";"))
@@ -269,6 +391,29 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
         low, high = (parse_expression(trimmed(part)) for part in parts)
         return Reals((Span(low, first == "[", high, last == "]"),))
     return Items("tuple", tuple(read_answer(part, depth + 1) for part in parts))
+
+
+def _with_french_brackets(tokens: Tokens) -> Tokens | None:
+    """`]1,2]` as `(1,2]`; None for what is no interval of this kind."""
+    signs = [t.value for t in tokens if is_sign(t, "[", "]")]
+    if len(signs) != 2 or (signs[0] == "[" and signs[1] == "]"):
+        return None
+    if not is_sign(tokens[0], "[", "]") or not is_sign(tokens[-1], "[", "]"):
+        return None
+    first = Token("sign", "(") if tokens[0].value == "]" else tokens[0]
+    last = Token("sign", ")") if tokens[-1].value == "[" else tokens[-1]
+    return [first, *tokens[1:-1], last]
+
+
+def _rows_in_brackets(inner: Tokens) -> Matrix | None:
+    """`[1,2],[3,4]` in brackets, rows of a matrix."""
+    rows = split(inner, lambda t: is_sign(t, ","))
+    if not all(len(r) > 2 and is_sign(r[0], "[") and closing(r, 0) == len(r) - 1 and is_sign(r[-1], "]") for r in rows):
+        return None
+    cells = [[parse_expression(trimmed(c)) for c in split(r[1:-1], lambda t: is_sign(t, ","))] for r in rows]
+    if len({len(row) for row in cells}) > 1 or len(cells) * len(cells[0]) > MAX_CELLS:
+        raise UnreadableError("rows of different lengths, or too many")
+    return Matrix(tuple(map(tuple, cells)))
 
 
 def _set(inner: Tokens, depth: int) -> Answer:
@@ -296,14 +441,33 @@ def _related(tokens: Tokens, depth: int) -> Answer | None:
 
 
 def _residue(tokens: Tokens, depth: int) -> Answer | None:
-    place = next((i for i, t in top_level(tokens) if t.value in ("pmod", "mod") and i), None)
-    if place is None or tokens[place].value != "pmod":
+    place = next((i for i, t in enumerate(tokens) if t.value in ("pmod", "mod") and i), None)
+    if place is None:
+        return None
+    bracketed = is_sign(tokens[place - 1], "(") and place > 1  # 5 (mod 7)
+    if tokens[place].value != "pmod" and not bracketed:
         return None
     modulus = [t for t in tokens[place + 1 :] if t.value not in ("{", "}", "(", ")")]
-    value = scalar(tokens[:place])
+    value = scalar(tokens[: place - bracketed])
     return Residue(value.tree, parse_expression(modulus)) if isinstance(value, Scalar) else None
+
+
+def _quantity(tokens: Tokens, depth: int) -> Answer | None:
+    return read_quantity(tokens) if len(tokens) > 3 and tokens[0].kind == "num" else None
+
+
+def _clock(tokens: Tokens, depth: int) -> Answer | None:
+    return read_clock(tokens)
 
 
 def _ratio(tokens: Tokens, depth: int) -> Answer | None:
     parts = split(tokens, lambda t: is_sign(t, ":"))
     return None if len(parts) < 2 else Items("ratio", tuple(scalar(trimmed(part)) for part in parts))
+
+
+# From the outermost structure to the innermost.
+_RULES: tuple[Callable[[Tokens, int], Answer | None], ...]
+_RULES = (
+    *(_choice, _quantity, _aside, _phrase, _listed, _system, _prose, _based, _enclosed, _real_set, _related),
+    *(_residue, _clock, _ratio),
+)

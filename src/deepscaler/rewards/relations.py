@@ -5,13 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
+from typing import TypeGuard
 
-from deepscaler.rewards.answers import Answer, Approximated, Items, Named, Reals, Record, Relation, Scalar, Span
+from deepscaler.rewards.answers import (
+    Answer,
+    Approximated,
+    Choice,
+    Items,
+    Named,
+    Prose,
+    Reals,
+    Record,
+    Relation,
+    Scalar,
+    Span,
+)
 from deepscaler.rewards.brackets import Tokens, is_sign, split, top_level
+from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.intervals import MINUS_INFINITY, intersection, union, without_points
-from deepscaler.rewards.names import name_of, tuple_names
-from deepscaler.rewards.same_value import decimal_places, ends, real_value, same_value, symbols
+from deepscaler.rewards.lines import linear
+from deepscaler.rewards.names import name_of, quantity_of, tuple_names
+from deepscaler.rewards.same_value import (
+    calls,
+    decimal_places,
+    ends,
+    is_rounding,
+    mentions,
+    real_value,
+    same_value,
+    symbols,
+)
 from deepscaler.rewards.scalars import scalar, trimmed
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import INFINITY, Tree
@@ -40,7 +64,7 @@ def read_relation(tokens: Tokens, read: Read) -> Answer | None:
         return Named(name_of(parts[0]), read(parts[1]), None)
     if set(operators) <= {"=", "≈"}:
         return _equal(parts, operators, read)
-    if len(operators) <= 2 and set(operators) <= {"<", "<=", ">", ">=", "!="}:
+    if set(operators) <= {"<", "<=", ">", ">=", "!="}:
         return _inequality(parts, operators)
     raise UnreadableError("relations that do not go together")
 
@@ -55,40 +79,74 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
     name = name_of(parts[0])
     exact = 1 + next((i for i, op in enumerate(operators) if op == "≈" and not (i == 0 and name)), len(operators))
     links = [_tree(part) for part in parts[bool(name) :]]
-    values = [tree for tree in links[: exact - bool(name)] if tree is not None and not symbols(tree)]
-    rounded = [tree for tree in links if tree is not None and any(_is_near(tree, value) for value in values)]
+    values = [tree for tree in links[: exact - bool(name)] if _is_constant(tree)]
+    rounded = [tree for tree in links if tree is not None and any(is_near(tree, value) for value in values)]
     values = [tree for tree in values if tree not in rounded]
     if any(not same_value(a, b) for a, b in pairwise(values)):
         raise UnreadableError("a chain of equal signs between different values")
-    if values and (name or all(link is not None and not symbols(link) for link in links)):
+    if values and (name or all(map(_is_constant, links))):
         answer = Approximated(Scalar(values[-1]), Scalar(rounded[-1])) if rounded else read(parts[exact - 1])
         return Named(name, answer, None) if name else answer
     if exact < len(parts) or (name and len(parts) > 2):
         answer = read(parts[exact - 1])
         return Named(name, answer, None) if name and exact > 1 else answer
-    equation = _equation(parts) if len(parts) == 2 else None
-    if equation is None:
+    return _stating(parts, links, read)
+
+
+def _stating(parts: list[Tokens], links: list[Tree | None], read: Read) -> Answer:
+    r"""An equation of expressions with the constant it states, `m+n = 3+4 = 7`; or the value of what is none.
+
+    Constant links agree, which was tested before.
+    """
+    first, last = links[0], links[-1]
+    constant = next((i for i in range(len(parts) - 1, -1, -1) if _is_constant(links[i])), None)
+    if first is not None and last is not None and len(parts) == 2:
+        return Relation("=", first, last, None if constant is None else read(parts[constant]))
+    side, value = (first if constant else last), (None if constant is None else links[constant])
+    if constant is not None and side is not None and value is not None:
+        return Relation("=", side, value, read(parts[constant]))
+    place = next((i for i in (0, len(parts) - 1) if quantity_of(parts[i])), 0)
+    name, value = quantity_of(parts[place]), read(parts[-1 if place == 0 else 0])
+    if isinstance(value, (Prose, Relation)) or not _agrees(parts[place], name, value, read):
         raise UnreadableError("an equation of what are no expressions")
-    return equation
+    return Named(name, value, None) if name else value
+
+
+def _is_constant(tree: Tree | None) -> TypeGuard[Tree]:
+    return tree is not None and not symbols(tree) and not any(name.startswith("unknown ") for name in calls(tree))
+
+
+def _agrees(tokens: Tokens, name: str, value: Answer, read: Read) -> bool:
+    """Whether the other side is equal, where it is a set or list of constants, or else has a name."""
+    try:
+        other = read(tokens)
+    except UnreadableError:
+        return bool(name)
+    if isinstance(other, Items) and all(isinstance(i, Scalar) and _is_constant(i.tree) for i in other.items):
+        return Comparison().same(other, value)
+    return bool(name) and not isinstance(other, (Reals, Choice))
 
 
 def _named(name: str, names: list[str], value: Answer, equation: Relation | None) -> Answer:
     """A named value; `(x, y) = (1, 2)` as the record `x = 1, y = 2`."""
     if isinstance(value, Items) and value.kind == "tuple" and 1 < len(names) == len(value.items):
         return Record(tuple(names), value.items)
+    if equation is not None and isinstance(value, Scalar) and mentions(value.tree, name):
+        return equation  # x = 3x+2 gives x no value
     return Named(name, value, equation)
 
 
-def _is_near(decimal: Tree, value: Tree) -> bool:
+def is_near(decimal: Tree, value: Tree) -> bool:
     """Whether a bare decimal is another value rounded to its places: the 0.33 of 1/3 = 0.33."""
     if decimal[0] != "num" or decimal[2] == 0 or decimal == value:
         return False
     exact = real_value(value)
     if exact is None:
         return False
-    ulp = Fraction(1, 10 ** decimal_places(decimal[1]))
-    most = float(ulp) if not isinstance(exact, Fraction) or not ends(exact) else float(ulp) / 2
-    return 0 < abs(float(exact) - float(decimal[1])) <= most
+    place = Fraction(1, 10 ** decimal_places(decimal[1]))
+    if isinstance(exact, Fraction) and ends(exact):
+        return 0 < abs(exact - decimal[1]) * 2 <= place
+    return is_rounding(decimal[1], place, exact)
 
 
 def _tree(tokens: Tokens) -> Tree | None:
@@ -115,9 +173,11 @@ def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:
         second = _pair(middle, operators[1], high)
         if isinstance(first, Reals) and isinstance(second, Reals) and first.name == second.name:
             return _between(first, second)
-        raise UnreadableError("a chain of inequalities around no variable")
     if len(trees) != 2:
-        raise UnreadableError("a chain of inequalities that turns around")
+        if "!=" in operators or len({op[0] for op in operators}) > 1:
+            raise UnreadableError("a chain of inequalities that turns around")
+        links = [_pair(a, op, b) for (a, b), op in zip(pairwise(trees), operators, strict=True)]
+        return Items("list", tuple(links))
     return _pair(trees[0], operators[0], trees[1])
 
 
@@ -172,7 +232,7 @@ def _half_line(name: str, edge: Tree, op: str, *, below: bool) -> Reals:
 def _around(inner: Tree, distance: Tree, op: str, *, inside: bool) -> Answer:
     """`|x-a| < c` and `|x-a| > c` with rational numbers."""
     names = symbols(inner)
-    line = _line(inner, next(iter(names))) if len(names) == 1 else None
+    line = linear(inner, next(iter(names))) if len(names) == 1 else None
     try:
         c = exact_value(distance)
     except (UndefinedError, TooBigError):
@@ -194,23 +254,8 @@ def _isolated(left: Tree, op: str, right: Tree) -> Reals | None:
     if len(names) != 1:
         return None
     name = next(iter(names))
-    line = _line(difference, name)
+    line = linear(difference, name)
     if line is None:
         return None
     slope, offset = line
     return _half_line(name, ("num", -offset / slope, 0), op, below=slope > 0)
-
-
-def _line(tree: Tree, name: str) -> tuple[Fraction, Fraction] | None:
-    """Slope and offset where the tree is a line in `name` with rational coefficients and a slope."""
-    try:
-        values = [exact_value(tree, {name: Fraction(x)}) for x in (0, 1, 5, Fraction(-7, 3))]
-    except (UndefinedError, TooBigError):
-        return None
-    at0, at1, at5, at_last = values
-    if at0 is None or at1 is None or at5 is None or at_last is None:
-        return None
-    slope = at1 - at0
-    if slope == 0 or at5 != at0 + 5 * slope or at_last != at0 - Fraction(7, 3) * slope:
-        return None
-    return slope, at0

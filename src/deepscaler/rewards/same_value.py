@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from enum import Enum
 from fractions import Fraction
+from itertools import chain, islice
 from typing import Any
 
 from deepscaler.rewards.exact import exact_value
 from deepscaler.rewards.numeric import FINE, FINEST, FLOAT, Evaluation, Precision, PrecisionLostError
-from deepscaler.rewards.trees import Tree
-from deepscaler.rewards.work import TooBigError, UndefinedError
+from deepscaler.rewards.sample_points import WHOLE_POINTS, Point, far_points, near_points
+from deepscaler.rewards.trees import TEN, Tree
+from deepscaler.rewards.work import TooBigError, UndefinedError, spend
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
 FLOAT_ZERO = 1e-9
 ROUNDED_DIGITS = 8  # a decimal this long may stand for the number that it rounds
 INTEGER_NAMES = frozenset("nkmNKMjpqrst")
+_WAVES = frozenset(["sin", "cos", "tan", "cis", "exp"])
 _STEPS = frozenset(["sign^", "sum", "prod", "floor", "ceil", "mod", "factorial", "factorial2", "binom", "gcd", "lcm"])
-WHOLE_POINTS = 4
-Point = dict[str, Fraction]
 
 
 def symbols(tree: Tree) -> frozenset[str]:
@@ -57,43 +57,73 @@ def _is_infinite(tree: Tree) -> bool:
     return any(isinstance(part, tuple) and _is_infinite(part) for part in parts)
 
 
-def _points(names: frozenset[str]) -> Iterator[Point]:
-    """Whole, broken and signed points; a function of the names alone."""
-    ordered = sorted(names)
-    for index in range(7):
-        point: Point = {}
-        for name in ordered:
-            draw = zlib.crc32(f"{index}:{name}".encode())
-            if index < WHOLE_POINTS:
-                value = Fraction((2 + draw % 995) if index < 2 else 2 + (draw % 9) * 2 + index % 2)
-            else:
-                value = Fraction(300 + draw % 2200, 1009)
-            negative = (index == 5 and (len(names) == 1 or draw & 1024)) or index == 6
-            point[name] = -value if negative else value
-        yield point
-
-
 def same_value(a: Tree, b: Tree) -> bool:
     """Whether two expressions are equal wherever real roots and logarithms are defined. Never raises."""
     if a == b:
         return True
-    names = symbols(a)
-    if names != symbols(b) or _is_infinite(a) or _is_infinite(b):
+    names, others = symbols(a), symbols(b)
+    if _is_infinite(a) or _is_infinite(b):
         return False
     try:
+        if names != others:
+            return (names < others or others < names) and _cancels(a, b, names | others)
         return _same_function(a, b, names) if names else _agree_at(a, b, {}) in (Agreement.EXACT, Agreement.CLOSE)
-    except (TooBigError, UndefinedError, PrecisionLostError):
+    except TooBigError:
+        return not names and a[0] == b[0] == "pow" and same_value(a[1], b[1]) and same_value(a[2], b[2])
+    except (UndefinedError, PrecisionLostError):
         return False
+
+
+def _cancels(a: Tree, b: Tree, names: frozenset[str]) -> bool:
+    """Whether a variable that only one side has makes no difference, to 80 digits: x - x is 0."""
+    if {"sum", "prod"} & (calls(a) | calls(b)) or _differ_at_once(a, b, next(near_points(names))):
+        return False
+    return _same_function(a, b, names) and all(
+        _agree_numerically(a, b, point, FINEST) is Agreement.CLOSE for point in islice(near_points(names), 2)
+    )
+
+
+def _differ_at_once(a: Tree, b: Tree, point: Point) -> bool:
+    """Whether floats tell them apart at a point, as they do nearly all different pairs."""
+    first, second = Evaluation(FLOAT, point), Evaluation(FLOAT, point)
+    try:
+        x, y = first.value(a), second.value(b)
+    except PrecisionLostError:
+        return False
+    except (OverflowError, ValueError, ZeroDivisionError):
+        return True
+    return bool(abs(x - y) > 1e-6 * max(1.0, abs(x), abs(y)))
 
 
 def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
     functions = calls(a) | calls(b)
-    whole_only = bool(functions & _STEPS) and all(n[0] in INTEGER_NAMES for n in names)
+    steps = functions & _STEPS or (functions & _WAVES and (mentions(a, "π") or mentions(b, "π")))
+    whole_only = bool(steps) and all(n[0] in INTEGER_NAMES for n in names)
+    if not _same_nearby(a, b, names, functions, whole_only):
+        return False
+    return _same_far_off(a, b, far_points(a, b, names, functions, whole=whole_only))
+
+
+def _same_far_off(a: Tree, b: Tree, points: Iterator[Point]) -> bool:
+    for point in points:
+        try:
+            if _agree_at(a, b, point) is Agreement.APART:
+                return False
+        except (UndefinedError, PrecisionLostError):
+            continue
+        except TooBigError:
+            spend(0)  # raises again where the whole budget is used up
+    return True
+
+
+def _same_nearby(a: Tree, b: Tree, names: frozenset[str], functions: frozenset[str], whole_only: bool) -> bool:
     seen: list[tuple[bool, Agreement]] = []
-    for index, point in enumerate(_points(names)):
-        exact = sum(verdict is Agreement.EXACT for _, verdict in seen)
-        if index >= WHOLE_POINTS and ((not functions and exact == WHOLE_POINTS) or (whole_only and exact >= 2)):
-            return True
+    for index, point in enumerate(near_points(names)):
+        if index == WHOLE_POINTS:
+            exact = sum(verdict is Agreement.EXACT for _, verdict in seen)
+            same = sum(verdict in (Agreement.EXACT, Agreement.CLOSE) for _, verdict in seen)
+            if (not functions and exact == WHOLE_POINTS) or (whole_only and same >= 2):
+                return True
         try:
             verdict = _agree_at(a, b, point)
         except (UndefinedError, TooBigError, PrecisionLostError):
@@ -103,6 +133,8 @@ def _same_function(a: Tree, b: Tree, names: frozenset[str]) -> bool:
         seen.append((all(value > 0 for value in point.values()), verdict))
     agreed = [positive for positive, verdict in seen if verdict in (Agreement.EXACT, Agreement.CLOSE)]
     half_seen = any(positive and verdict is Agreement.ONE_BRANCHED for positive, verdict in seen)
+    if half_seen and "sign^" in functions:  # (-1)^x is cos πx at whole x only
+        return whole_only
     return len(agreed) >= 2 and (any(agreed) or not half_seen)
 
 
@@ -184,16 +216,42 @@ def rounds_to(decimal: Tree, other: Tree) -> bool:
     """
     while decimal[0] == "neg":
         decimal, other = decimal[1], ("neg", other)
+    decimal = _with_exponent(decimal)
     if decimal[0] != "num" or decimal[2] < ROUNDED_DIGITS:
         return False
-    value, exact = real_value(other), decimal[1]
+    value = real_value(other)
     if value is None or (isinstance(value, Fraction) and ends(value)):
         return False
-    if isinstance(value, Fraction):
-        return abs(value - exact) * 10 ** (decimal[2] - 1) < abs(value)
-    return bool(
-        abs(value - FINE.context.mpf(exact.numerator) / exact.denominator) * 10 ** (decimal[2] - 1) < abs(value)
-    )
+    return is_rounding(decimal[1], last_place(decimal[1], decimal[2]), value)
+
+
+def _with_exponent(tree: Tree) -> Tree:
+    r"""`2.5 \times 10^{-3}` as the decimal 0.0025 of two digits; any other tree as it is."""
+    if tree[0] != "mul" or len(tree) != 3 or tree[1][0] != "num" or tree[2][:2] != ("pow", TEN):
+        return tree
+    scale = real_value(tree[2])
+    return ("num", tree[1][1] * scale, tree[1][2]) if isinstance(scale, Fraction) else tree
+
+
+def last_place(decimal: Fraction, digits: int) -> Fraction:
+    """The value of one unit in the last of `digits` significant digits: 1/100 for 3.14."""
+    if decimal == 0:
+        return Fraction(0)
+    leading = (decimal.numerator.bit_length() - decimal.denominator.bit_length()) * 30103 // 100_000
+    while abs(decimal) >= Fraction(10) ** (leading + 1):
+        leading += 1
+    while abs(decimal) < Fraction(10) ** leading:
+        leading -= 1
+    return Fraction(10) ** (leading - digits + 1)
+
+
+def is_rounding(decimal: Fraction, unit: Fraction, value: Any) -> bool:
+    """Whether a decimal with last place `unit` is the real `value` rounded to it, or cut off there."""
+    if decimal < 0:
+        decimal, value = -decimal, -value
+    rest = value - decimal if isinstance(value, Fraction) else value - _fine(decimal)
+    place = unit if isinstance(rest, Fraction) else _fine(unit)
+    return bool(-place <= 2 * rest and rest < place)
 
 
 def ends(value: Fraction) -> bool:
@@ -214,13 +272,14 @@ def decimal_places(value: Fraction) -> int:
 
 
 def proportional(a: Tree, b: Tree) -> int:
-    """1 or -1, the sign of c, when a = c·b for a constant c everywhere; else 0."""
+    """1 when a = c·b for a constant c > 0 everywhere, -1 for any other c; else 0."""
     names = symbols(a)
     if not names or names != symbols(b) or _is_infinite(a) or _is_infinite(b):
         return 0
     ratio: Any = None
     agreed = 0
-    for point in _points(names):
+    far = far_points(a, b, names, calls(a) | calls(b), whole=False)
+    for point in chain(near_points(names), far):
         try:
             x, y = _value_at(a, point), _value_at(b, point)
             if x == 0 and y == 0:
@@ -237,7 +296,7 @@ def proportional(a: Tree, b: Tree) -> int:
         agreed += 1
     if agreed < 3:
         return 0
-    return (1 if ratio > 0 else -1) if FINE.context.im(_fine(ratio)) == 0 else 0
+    return 1 if FINE.context.im(_fine(ratio)) == 0 and ratio > 0 else -1
 
 
 def _same_ratio(a: Any, b: Any) -> bool:

@@ -12,9 +12,10 @@ from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import PLUS_MINUS, Tree
 from deepscaler.rewards.units import without_unit
-from deepscaler.rewards.vocabulary import LEADING
+from deepscaler.rewards.vocabulary import CHECK_MARKS, LEADING
 
 MAX_BRACES = 20
+_FOR_ALL = frozenset(["for", "For", "forall"])
 _CONDITIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "equiv", "mod", "pmod"])
 
 
@@ -22,9 +23,9 @@ def trimmed(tokens: Tokens) -> Tokens:
     """Without closing marks, words like "the answer is", braces around everything and `for all x` at the end."""
     for _ in range(MAX_BRACES):
         tokens = _without_ends(tokens)
-        end = next((i for i, t in top_level(tokens) if i and _qualifies(tokens, i)), None)
-        whole = _number_condition(tokens)
-        if end is not None:
+        end = qualification(tokens)
+        whole = number_condition(tokens)
+        if end:
             tokens = tokens[:end]
         elif whole:
             tokens = tokens[:whole]
@@ -37,12 +38,14 @@ def trimmed(tokens: Tokens) -> Tokens:
 
 def _without_ends(tokens: Tokens) -> Tokens:
     end, start = len(tokens), 0
+    while end > 1 and tokens[end - 1].value in CHECK_MARKS:
+        end -= 1
     while end and is_sign(tokens[end - 1], ".", ",", ";", ":", "\\\\"):
         end -= 1
     while start < end and is_sign(tokens[start], "approx", "="):
         start += 1
     words = start
-    while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ","))):
+    while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ",", "="))):
         words += 1
     tokens = tokens[words if words < end else start : end]
     if tokens and tokens[-1].kind == "num" and tokens[-1].value.endswith("."):
@@ -50,7 +53,7 @@ def _without_ends(tokens: Tokens) -> Tokens:
     return tokens
 
 
-def _number_condition(tokens: Tokens) -> int:
+def number_condition(tokens: Tokens) -> int:
     r"""Where `, k \in \mathbb{Z}` or `(c \in \mathbb{R})` starts at the end; 0 where there is none."""
     end = len(tokens) - 1 if tokens and is_sign(tokens[-1], ")") else len(tokens)
     if end < 5 or tokens[end - 1].value not in ("ℤ", "ℕ", "ℝ", "ℚ", "ℂ") or tokens[end - 2].value != "in":
@@ -61,6 +64,13 @@ def _number_condition(tokens: Tokens) -> int:
     while start and (is_sign(tokens[start - 1], ",", "(", ";") or tokens[start - 1].value in ("where", "with", "for")):
         start -= 1
     return start if start < end - 3 else 0
+
+
+def qualification(tokens: Tokens) -> int:
+    """Where `for all x` starts behind an equation; 0 for nowhere."""
+    if _FOR_ALL.isdisjoint([t.value for t in tokens]):
+        return 0
+    return next((i for i, _ in top_level(tokens) if i and _qualifies(tokens, i)), 0)
 
 
 def _is_braced(tokens: Tokens) -> bool:
@@ -97,7 +107,8 @@ def scalar(tokens: Tokens) -> Answer:
         percent, degree = percent or tree[1][1] == "percent", degree or tree[1][1] == "degree"
         tree = ("neg", tree[1][2])
     if measured.factor != 1:
-        tree = ("mul", tree, ("num", Fraction(measured.factor), 0))
+        tree = ("mul", tree, ("num", measured.factor, 0))
+    degree = degree and measured.unit is None  # 30 °C is no angle
     if _has_sign(tree):
         both = [_with_sign(tree, sign) for sign in (1, -1)]
         if same_value(*both):  # 7 ± 0

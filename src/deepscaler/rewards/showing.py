@@ -9,6 +9,8 @@ from deepscaler.rewards.answers import (
     Approximated,
     Based,
     Choice,
+    Clock,
+    Conditioned,
     Items,
     Matrix,
     Named,
@@ -46,6 +48,10 @@ def _answer(answer: Answer) -> str:
         return f"{answer.name} := {_answer(answer.value)}"
     if isinstance(answer, Record):
         return ", ".join(f"{n} := {_answer(v)}" for n, v in zip(answer.names, answer.values, strict=True))
+    if isinstance(answer, Clock):
+        return f"{answer.hour}:{answer.minute:02}:{answer.second:02} {answer.half}".rstrip()
+    if isinstance(answer, Conditioned):
+        return " where ".join(map(_answer, (answer.value, *answer.ranges)))
     if isinstance(answer, Approximated):
         return f"{_answer(answer.value)}, rounded to {_answer(answer.rounded)}"
     return _other(answer)

@@ -35,29 +35,43 @@ _CHINESE = re.compile("[零一二三四五六七八九十]{1,3}")
 _UNIT_SQUARE = re.compile("(?<=\\d)\\s*([mc]?m|in|ft|km)([²³])")
 _TRANSLATION = str.maketrans(UNICODE)
 # Three digits after each separator that is no comma: 12 345 and 12\,345 and 12{,}345, but neither 12 34 nor 1 2 3.
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|,\\!\s?|\\,|\\ |\\;|~| )\d{3})+)(?![\d])")
+_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|,\\!\s?|\\,|\\ |\\;|~|'| )\d{3})+)(?![\d'])")
+_TEXT_COMMA = re.compile(r"(?<=\d)\\(?:text|mathrm|mathord|mathpunct)\{,\}(?=\d{3}(?!\d))")
+_MICRO = re.compile(r"\\mu\s*\\(?:text|mathrm|rm)\s*\{\s*([a-zA-Z])\s*\}|\\(?:text|mathrm)\{\s*\\mu\s*([a-zA-Z])\s*\}")
+_IN_BRACKETS = re.compile(r"(-?\d{0,9})\.(\d{0,20})\((\d{1,20})\)")  # 0.1(6) as a whole answer
+_STARRED = re.compile(r"\\(begin|end)\s?\{([a-zA-Z]{1,12})\*\}")
 _LOOSE_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s?(?=\d{3}(?!\d))")
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
+_REPEATING_IN_BRACKETS = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,20})\((\d{1,20})\)(?![\w(])")
+_UNION = re.compile(r"(,[^,()\[\]]*[\])])\s*[Uu]\s*(?=[\[(][^,()\[\]]*,)")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
+# Below a line: two points of a segment, or nothing that the line changes; a letter or a number by its digits, one name;
+# of all else the line makes the conjugate or complement.
+_SEGMENT = re.compile(r"[A-Z'_0-9\s]{2,}|[0-9.\s]*|\s*\\text.*")
+_ONE_NAME = re.compile(r"(?=.*[a-z])[0-9a-z]{2,}|[a-zA-Z]|\\[a-z]+")
 _HALF_DAY = re.compile(r"(?<![a-zA-Z.])([apAP])\.\s?[mM]\.")
 _NOTHING = re.compile(
+    r"\\(?:begin|end)\s?\{(?:equation|displaymath|math|center)\*?\}|"
     r"\\(?:left|right|middle)(?![a-zA-Z])\.?|\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it"
-    r"|mathstrut|boldmath|centering|Large|large|small|noindent|relax|strut|unit)(?![a-zA-Z])"
+    r"|mathstrut|allowbreak|nobreak|linebreak|nolinebreak|hfill|boldmath|centering|Large|large|small|noindent|relax|strut"
+    r"|unit)(?![a-zA-Z])"
     r"|(?<!\\)\\[()\[\]](?![a-zA-Z])|\\!|\\/|\$\$?|\*\*(?=[^*\s][^*]*\*\*)|(?<=[^*\s])\*\*$"
 )
 _SPACES = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|nobreak)(?=[^a-zA-Z]|[a-z]?[\\_={]|$)|\\quad|(?<!\\)\\(?:[,;:> \n]|$)|~|\x00"
 )
+_PARAGRAPH = re.compile(r"[ \t]*\n\s*\n\s*")  # between the items of a list
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<dots>\.\.\.+)"
     r"|(?P<num>(?:\d+(?:\.\d*)?(?!\.)|\d+|\.\d+)(?:[eE][+-]?\d+(?![\dA-Za-z.]))?)"
-    r"|(?P<brace>\\[{}|])|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+)|(?P<esc>\\.)|(?P<word>[a-zA-Z]+|[^\W\d_a-zA-Z]+)"
+    r"|(?P<brace>\\[{}|])|(?P<row>\\\\(?:\*|\s?\[-?[\d.]+\s?(?:pt|ex|em|mm|cm|in|mu|bp|pc)\]){0,2})|(?P<cmd>\\[a-zA-Z]+)|(?P<esc>\\.)|(?P<word>[a-zA-ZÀ-ÖØ-öø-ɏ]+|[^\W\d_a-zA-ZÀ-ÖØ-öø-ɏ]+)"
     r"|(?P<power>\*\*)|(?P<rel><=|>=|=<|=>|!=|==|:=|<>)|(?P<sign>.)",
     re.DOTALL,
 )
 _WITH_GROUP = UPRIGHT | TRANSPARENT | DROPPED | DOTTED.keys() | {"mathbb"}
+_FUNCTION_WORDS = frozenset(["arctg", "tg", "ctg", "cosec"])
 _RELATIONS = {"<=": "le", "=<": "le", ">=": "ge", "=>": "ge", "!=": "ne", "<>": "ne", "==": "=", ":=": "="}
 
 
@@ -83,18 +97,30 @@ def tokenize(text: str) -> list[Token]:
         text = _ascii_mathematics(text)
     if "\\" in text:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
+        text = text.replace("\\text{,}", "{,}")
         text = text.replace("\\&", "&")
         text = _ORDINAL.sub("", text)
         text = _REPEATING.sub(_as_fraction, text)
+        text = _TEXT_COMMA.sub("{,}", text)
+        text = _STARRED.sub(r"\\\1{\2}", text)
+        text = _MICRO.sub(lambda m: rf"\text{{ u{m[1] or m[2]}}}", text)
+    if "\n" in text:
+        text = _PARAGRAPH.sub(", ", text)
     if len(text) > MAX_CHARACTERS:
         raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
     text = _HALF_DAY.sub(r"\1m", text)
+    if "U" in text or "u" in text:
+        text = _UNION.sub(r"\1\\cup ", text)
+    if "." in text:
+        text = _REPEATING_IN_BRACKETS.sub(_as_fraction, text)
     if text[:1] == text[-1:] == "`":
         text = text.strip("`")
     text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _LOOSE_COMMA.sub("", text)
     text = _REPEATED.sub(_as_fraction, text)
-    text = _NOTHING.sub("", text)
+    repeating = _IN_BRACKETS.fullmatch(text.strip(" $"))
+    text = _as_fraction(repeating) if repeating else text
+    text = _NOTHING.sub("", text).replace("{:}", ":")
     text = _SPACES.sub(" ", text)
     tokens = _scan(text, upright=False, nesting=0)
     depth = deepest = 0
@@ -135,10 +161,11 @@ def _chinese_number(match: re.Match[str]) -> str:
 
 def _as_fraction(match: re.Match[str]) -> str:
     r"""0.1\overline{6} as a fraction of whole numbers."""
-    whole, places = match[1], match[2]
+    whole, places = match[1].removeprefix("-"), match[2]
+    sign = "-" if match[1].startswith("-") else ""
     repeated = next(group for group in match.groups()[2:] if group)
     top = int(whole + places + repeated) - int(whole + places or "0")
-    return rf"\frac{{{top}}}{{{(10 ** len(repeated) - 1) * 10 ** len(places)}}}"
+    return rf"{sign}\frac{{{top}}}{{{(10 ** len(repeated) - 1) * 10 ** len(places)}}}"
 
 
 def _scan(text: str, *, upright: bool, nesting: int) -> list[Token]:
@@ -170,7 +197,12 @@ def _wrapped(name: str, inner: str, *, spaced: bool, upright: bool, nesting: int
         return []
     if name == "mathbb":
         return [Token("cmd", NUMBER_SETS.get(inner.strip(), "mathbb"), spaced)]
+    overlined = name in ("overline", "bar") and not _SEGMENT.fullmatch(inner)
+    if overlined and _ONE_NAME.fullmatch(inner.strip()):
+        return [Token("cmd", f"overline {inner.strip()}", spaced)]
     part = _scan(inner, upright=name in UPRIGHT or (upright and name not in DOTTED), nesting=nesting + 1)
+    if overlined:
+        return [Token("cmd", "conj", spaced), Token("sign", "("), *part, Token("sign", ")")]
     if part and (spaced or inner[:1].isspace()):
         part[0] = Token(part[0].kind, part[0].value, True)
     return part + [Token("sign", "'")] * DOTTED.get(name, 0)
@@ -200,6 +232,7 @@ def _word(value: str, upright: bool, spaced: bool) -> Token:
     if not value.isascii():
         return Token("prose", value, spaced)
     if upright:
+        value = SAME_COMMAND[value] if value in _FUNCTION_WORDS else value
         return Token("prose" if len(value) > 1 else "roman", value, spaced)
     return Token("letters", value, spaced)
 

@@ -27,18 +27,38 @@ MAX_DIGITS = 4000
 MAX_EXPONENT = 5000
 FUNCTIONS = _words(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc asin acos atan arcsinh "
-    "arccosh arctanh ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor ceil cis"
+    "arccosh arctanh arccoth arcsech arccsch sech csch arsinh arcosh artanh arcoth arsech arcsch asinh acosh atanh "
+    "acoth argsinh argcosh argtanh acot asec acsc ln log lg exp sqrt cbrt abs max min gcd lcm Re Im arg sgn det floor "
+    "ceil cis conj"
 )
-GREEK = _words(
+FIGURES = _words("angle measuredangle sphericalangle triangle")
+GREEK = FIGURES | _words(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega Pi ell hbar nabla partial angle triangle measuredangle "
-    "parallel perp"
+    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega Pi ell hbar nabla partial parallel perp"
 )
 CONSTANTS = {"pi": "π", "infty": "∞", "infinity": "∞", "inf": "∞", "oo": "∞"}
 UNKNOWN_FUNCTIONS = frozenset("fFPQOWT")  # f(x) is one value, not f times x; g(h) may well be a product
 OPENING = {"(": ")", "[": "]", "{": "}", "lfloor": "rfloor", "lceil": "rceil", "\\{": "\\}"}
-_SPLIT_NAMES = ("sqrt", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "pi", "ln", "log", "exp")
+_SPLIT_NAMES = (
+    "sqrt",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "pi",
+    "ln",
+    "log",
+    "exp",
+)
+DIGITS = "overline "  # of a command for a number given by its digits
 VERBATIM = frozenset(["ldots", "square"])
+INTEGER_LETTERS = frozenset("nmkrNMKpqst")
 PLUS_MINUS: Tree = ("sym", "±")
 INFINITY: Tree = ("sym", "∞")
 ZERO: Tree = ("num", Fraction(0), 0)
@@ -50,6 +70,8 @@ def number(text: str) -> Tree:
     """`12`, `.5`, `1e-5` as an exact fraction. Raises UnreadableError for more digits than are read."""
     if len(text) > MAX_DIGITS:
         raise UnreadableError("too many digits")
+    if text.isdecimal():
+        return ("num", Fraction(int(text)), 0)
     mantissa, _, exponent = text.lower().partition("e")
     if exponent and (len(exponent) > 6 or abs(int(exponent)) > MAX_EXPONENT):
         raise UnreadableError("an exponent out of range")
@@ -107,8 +129,21 @@ def is_operand(name: str) -> bool:
         name in FUNCTIONS
         or name in GREEK
         or name in CONSTANTS
+        or is_digits(name)
         or name in ("frac", "binom", "lfloor", "lceil", "sum", "prod")
     )
+
+
+def is_digits(name: str) -> bool:
+    r"""Whether a command is a number given by its digits, `\overline{ab}`."""
+    return name.startswith(DIGITS)
+
+
+def named_figure(name: str, corners: list[str]) -> str:
+    """An angle is the same from either end; the corners of a triangle have an order, which congruence needs."""
+    if name == "triangle":
+        return name + "".join(corners)
+    return "angle" + "".join(min(corners, corners[::-1]))
 
 
 def is_whole(tree: Tree) -> bool:
@@ -124,7 +159,9 @@ def subscripted(tree: Tree, script: str) -> Tree:
     if tree[0] == "sym":
         return ("sym", tree[1] + script if script.strip("'*+-") == "" else f"{tree[1]}_{script}")
     if tree[0] == "num" and script.strip("'") == "":
-        return tree  # feet, inches, minutes and seconds of arc
+        return ("call", f"unknown {script}", tree)  # feet, inches, minutes or seconds, which are no bare numbers
+    if tree[:2] == ("call", "unknown '") and script == "'":
+        return ("call", "unknown ''", tree[2])
     raise UnreadableError("a subscript below something that is no variable")
 
 

@@ -1,11 +1,9 @@
-"""Words and signs of answers: Unicode as LaTeX, synonyms of commands, units with their sizes, words that mean nothing.
+"""Words and signs of answers: Unicode as LaTeX, synonyms of commands, words that mean nothing.
 
 Data only. `tokens` and `reading` say where each table is used.
 """
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 
 def _words(text: str) -> frozenset[str]:
@@ -46,7 +44,7 @@ SAME_COMMAND = {
     "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ", "smallsetminus": "setminus", "sim": "approx", "simeq": "approx",
     "cong": "approx", "thickapprox": "approx", "doteq": "approx", "iff": "and", "bmod": "mod", "imath": "i",
     "infin": "infty", "operatorname*": "operatorname", "newline": "\\\\", "cr": "\\\\", "tabularnewline": "\\\\",
-    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not",
+    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not", "jmath": "j",
 }  # fmt: skip
 NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
 
@@ -62,112 +60,94 @@ DOTTED = {"dot": 1, "ddot": 2}
 # The group that follows is no part of the answer.
 DROPPED = _words("color textcolor hspace vspace phantom hphantom vphantom label tag cssId class style")
 
-_LENGTHS = """
-mm millimeter millimeters millimetre millimetres = 1/1000
-cm centimeter centimeters centimetre centimetres = 1/100
-dm decimeter decimeters = 1/10
-m meter meters metre metres = 1
-km kilometer kilometers kilometre kilometres kms = 1000
-nm nanometer nanometers = 1/1000000000
-um micron microns micrometer micrometers = 1/1000000
-in inch inches = 254/10000
-ft foot feet = 3048/10000
-yd yard yards = 9144/10000
-mi mile miles = 1609344/1000
-"""
-_TIMES = """
-ms millisecond milliseconds = 1/1000
-s sec secs second seconds = 1
-min mins minute minutes = 60
-h hr hrs hour hours = 3600
-day days = 86400
-week weeks = 604800
-"""
-_YEARS = """
-month months = 1
-yr yrs year years = 12
-"""
-_MASSES = """
-mg milligram milligrams = 1/1000
-g gram grams = 1
-kg kilogram kilograms kilos = 1000
-"""
-_POUNDS = """
-oz ounce ounces = 1
-lb lbs = 16
-"""
-_VOLUMES = """
-ml milliliter milliliters millilitre = 1/1000
-l liter liters litre litres = 1
-"""
-_MONEY = """
-cent cents penny pennies = 1/100
-dollar dollars usd bucks = 1
-"""
-_ALONE = """
-euro euros eur
-yen
-rupee rupees
-yuan
-gal gallon gallons
-ton tons
-tonne tonnes
-hz hertz
-rad radian radians
-j joule joules
-n newton newtons
-w watt watts
-v volt volts
-pa pascal pascals
-ev
-k kelvin kelvins
-a ampere amperes amp amps
-mol mols mole moles
-unit units
-"""
-
-
-def _units() -> dict[str, tuple[str, Fraction]]:
-    table: dict[str, tuple[str, Fraction]] = {}
-    blocks = {"length": _LENGTHS, "time": _TIMES, "calendar": _YEARS, "mass": _MASSES, "weight": _POUNDS}
-    for dimension, block in {**blocks, "volume": _VOLUMES, "money": _MONEY}.items():
-        for line in block.strip().splitlines():
-            words, _, size = line.partition("=")
-            table |= {word: (dimension, Fraction(size.strip())) for word in words.split()}
-    for line in _ALONE.strip().splitlines():
-        table |= {word: (line.split()[0], Fraction(1)) for word in line.split()}
-    return table
-
-
-UNITS = _units()
-# In italics one letter is a variable; these are units also where somebody forgot to set them upright.
-ITALIC_UNITS = frozenset(w for w in UNITS if len(w) > 2 and w != "min") | frozenset(
-    ["cm", "km", "kg", "ft", "mm", "hr", "lb", "oz", "yd"]
-)
 # Words for what is counted, also without \text: 100 dollars, 28 percentage.
 COUNTED = _words(
     "people person persons student students child children boys girls men women ways way apples oranges books balls "
     "marbles cards coins stamps cars pages words steps times points point games teams solutions values pairs triangles "
     "squares edges vertices faces sides digits tickets pounds pound euro euros percent percents percentage degree "
     "degrees square cubic sq cu per squared cubed pm am total each items integers numbers sq kmh kph eggs houses "
-    "deg pct flowers trees candies players mph cookies chairs tables boxes bottles pencils dozen more km"
+    "deg pct flowers trees candies players mph cookies chairs tables boxes bottles pencils more km"
 )
-DEGREES = frozenset(["degree", "degrees", "deg"])
-PERCENT = frozenset(["percent", "percents", "percentage", "pct"])
-SQUARE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-RAISED = {"squared": 2, "cubed": 3}
-TEMPERATURES = frozenset(["C", "F", "K"])
-
 # Words that tie parts of an answer together; behind a number they are not its unit.
 CONNECTING = _words(
     "and or not if then else when where with without but for every is are was be in on at to from by than "
     "less greater even odd positive negative prime wrong correct such that so because except only either neither nor "
-    "between some each real complex point plus minus times divided"
+    "between some each real complex point plus minus times divided fails fail excluded invalid "
+    "以上 以下 以内 以外 左右 未满 未満"
 )
-AND, OR = frozenset(["and", "und", "et"]), frozenset(["or", "oder", "ou"])
+# Words with which a sentence does not state a value: it denies it, doubts it, or makes it depend on something.
+REFUSING = _words(
+    "not no never cannot can't isn't aren't doesn't or nor neither either if unless except wrong incorrect false "
+    "untrue impossible guess maybe perhaps possibly may might could unlikely suppose"
+)
+# Words that make what follows them a condition or a second statement.
+SUBORDINATE = _words("when where while because since but which than whether assuming provided between")
+LINKING = frozenset(["is", "are", "equals", "equal", "was", "be", "becomes", "est", "ist", "sind", "es", "son", "sono"])
+FOREIGN_LINKS = ("是", "为", "為", "等于", "等於", "は", "은", "는")
+FOREIGN_REFUSING = (
+    "不",
+    "非",
+    "没",
+    "未",
+    "或",
+    "至少",
+    "至多",
+    "小于",
+    "大于",
+    "多于",
+    "少于",
+    "约",
+    "若",
+    "当",
+    "可能",
+    "也许",
+    "大概",
+    "超过",
+)
+LEADS = _words(
+    "答 解 共 共有 一共 一共有 总共 总共有 故 即 则 所以 因此 得 解得 答案 答案是 答案为 答え 答 정답 답 ответ получаем"
+)
+CLOSING_WORDS = frozenset(
+    [
+        *(
+            "only",
+            "alone",
+            "exactly",
+            "overall",
+            "altogether",
+            "in total",
+            "total",
+            "in all",
+            "as required",
+            "respectively",
+        ),
+        *(
+            "as desired",
+            "as claimed",
+            "as expected",
+            "final answer",
+            "is correct",
+            "is the answer",
+            "works",
+            "suffices",
+        ),
+        *("です", "입니다"),
+    ]
+)
+# Words in front of a condition under which a formula holds. `if` is none: who says it has not decided.
+CONDITIONING = _words("for where with provided assuming given whenever since as because such where forall")
+KINDS_OF_NUMBERS = _words(
+    "is are a an any all every each real complex integer integers whole natural number numbers constant constants "
+    "arbitrary some positive nonnegative parameter parameters reals values value of the being with"
+)
+SAME_AGAIN = _words(
+    "or i.e. ie i e that is approximately approx about roughly equivalently equals also namely as decimal in form"
+)
+AND, OR = _words("and und et 和 与 與 及 以及 и と 와 과 그리고"), _words("or oder ou 或 或者 или または 또는")
+CHECK_MARKS = frozenset(["checkmark", "blacksquare", "qed", "Box", "blacklozenge", "✓", "✔", "✅", "∎", "■", "□"])
 LEADING = _words(
-    "answer the is exactly equals equal final value thus so therefore hence total approximately about result a an of "
-    "it's there are answers solution get we have only roughly just option choice rs usd eur us"
+    "answer ans the is exactly equals equal final value thus so therefore hence total approximately about result a an "
+    "of it it's there are answers solution get we have only roughly just option choice rs usd eur us"
 )
 ARTICLES = frozenset(["the", "a", "an"])
 NUMBER_WORDS = {
@@ -201,8 +181,13 @@ NO_SOLUTION = frozenset(
     ]
 )
 SAME_WORDS = {
+    "all integers": "ℤ", "integers": "ℤ", "set of all integers": "ℤ",
+    "all rational numbers": "ℚ", "rational numbers": "ℚ", "all complex numbers": "ℂ", "complex numbers": "ℂ",
+    "all natural numbers": "ℕ", "natural numbers": "ℕ",
+    "all positive integers": "positive integers", "every positive integer": "positive integers",
+    "all nonnegative integers": "nonnegative integers", "all negative integers": "negative integers",
+    "all non negative integers": "nonnegative integers", "non negative integers": "nonnegative integers",
     "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",
     "infinite": "∞", "infinitely many solutions": "∞",
     "there are infinitely many solutions": "∞", "infinity": "∞", "positive infinity": "∞",
 }  # fmt: skip
-MILLIONS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}

@@ -59,6 +59,14 @@ def test_too_many_digits_are_compared_as_text() -> None:
     assert not equivalent(long, f"0{long}").equal
 
 
+@pytest.mark.parametrize("depth", [9, 61, 200])
+def test_what_cannot_be_read_equals_the_same_text_only(depth: int) -> None:
+    nested = [f"{'(1,' * depth}{last}{')' * depth}" for last in "34"]
+    assert not equivalent(*nested).equal
+    assert equivalent(nested[0], f" {nested[0]}").equal
+    assert not equivalent("(" * 70 + "1" + ")" * 70, "((1))").equal
+
+
 @pytest.mark.parametrize(
     ("answer", "tolerance", "equal"),
     [
@@ -130,6 +138,9 @@ def test_equivalent_rewrites_are_equal_and_mutations_are_not(top: int, bottom: i
         ("7", ["", " "], Outcome.BAD_REFERENCE),
         ("7", ["$$", "{}"], Outcome.BAD_REFERENCE),
         ("7", ["", "7"], Outcome.CORRECT),
+        (r"\phantom{5}", [r"\phantom{5}"], Outcome.BAD_REFERENCE),
+        ("(" * 70 + "1" + ")" * 70, [r"\,", r"\tag{7}"], Outcome.BAD_REFERENCE),
+        ("5", [r"5\tag{1}"], Outcome.CORRECT),
         ("7", ["6", "8"], Outcome.WRONG),
     ],
 )

@@ -15,14 +15,15 @@ def read_forms(mark: str) -> dict[str, list[list[str]]]:
     forms: dict[str, list[list[str]]] = {}
     chosen: list[list[str]] | None = None
     for line in Path(__file__).with_name("answer_forms.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith(("= ", "! ")):
+        if line.startswith(("= ", "! ", "> ", "< ")):
             chosen = forms.setdefault(line[2:], []) if line.startswith(mark) else None
         elif line and not line.startswith("#") and chosen is not None:
             chosen.append(line.split(" || "))
     return forms
 
 
-SAME, DIFFERENT = read_forms("="), read_forms("!")
+SAME, DIFFERENT = read_forms("= "), read_forms("! ")
+RIGHT, WRONG = read_forms("> "), read_forms("< ")
 
 
 @pytest.mark.parametrize("form", SAME)
@@ -37,6 +38,18 @@ def test_answers_that_look_alike_are_told_apart(form: str) -> None:
     pairs = [pair for answers in DIFFERENT[form] for pair in combinations(answers, 2)]
     assert [pair for pair in pairs if equivalent(*pair).equal] == []
     assert [pair for pair in pairs if equivalent(*reversed(pair)).equal] == []
+
+
+@pytest.mark.parametrize("form", RIGHT)
+def test_answers_that_say_more_than_the_reference_asks_are_right(form: str) -> None:
+    pairs = [(answer, reference) for reference, *answers in RIGHT[form] for answer in answers]
+    assert [pair for pair in pairs if not equivalent(*pair).equal] == []
+
+
+@pytest.mark.parametrize("form", WRONG)
+def test_answers_that_do_not_say_what_the_reference_asks_are_wrong(form: str) -> None:
+    pairs = [(answer, reference) for reference, *answers in WRONG[form] for answer in answers]
+    assert [pair for pair in pairs if equivalent(*pair).equal] == []
 
 
 def test_the_table_holds_a_thousand_pairs() -> None:

@@ -1,4 +1,4 @@
-"""The labelled cases: at least 99.5% right, no wrong answer accepted, none slow, none failing."""
+"""The labelled cases: at least 99.5 and 99% right, no wrong answer accepted, none slow, none failing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ pytestmark = pytest.mark.skipif(not GRADING.is_dir(), reason="the labelled cases
 MAX_SECONDS = 0.5
 
 
-def test_labelled_cases() -> None:
-    cases = labelled("dev")
+@pytest.mark.parametrize(("name", "most_refused"), [("dev", 0.005), ("dev2", 0.01)])
+def test_labelled_cases(name: str, most_refused: float) -> None:
+    cases = labelled(name)
     accepted, refused, slow = [], [], []
     for case in cases:
         start = time.process_time()
@@ -27,7 +28,7 @@ def test_labelled_cases() -> None:
         assert verdict.outcome in (Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER, Outcome.BAD_REFERENCE)
     assert accepted == []
     assert slow == []
-    assert len(refused) <= 0.005 * len(cases), refused
+    assert len(refused) <= most_refused * len(cases), refused
 
 
 # Where the decision differs from the recommended verdict; docs/grading-policy.md says why.
@@ -53,8 +54,30 @@ DECIDED_OTHERWISE = {
     "math_verify_tests-p0011": "a last box with another value",
     "math_verify_tests-p0015": "boxes joined by more than a comma or an and",
     "math_verify_tests-p0016": "a function of another variable",
+    "handwritten-p0015": "an unreduced ratio",
     "rl_framework_tests-p0000": "an unreduced fraction",
     "rl_framework_tests-p0002": "an answer without a box",
+}
+
+
+# The second set, by the reason, with the numbers of its cases.
+DECIDED_OTHERWISE_2 = {
+    "equal where both sides are defined": "g0178 g1286 g1838 g1845",
+    "a chain of equal numbers has their value": "g0221",
+    "25 digits are what is compared": "g0346",
+    "a percent sign may be missing": "g1082",
+    "integrals, derivatives, limits and endless sums are not worked out": "g0050 g0303 g0304 g0611 g0999 g1002",
+    "relations between sets are not compared": "g0051",
+    "an equation or inequality is not solved for the reader": "g0229 g0234 g0236 g0237 g0245 g0264",
+    "words are compared as words": "g0399 g0408 g0564 g0566 g1574 g1580 g1594 g1595 g1814 g1933",
+    "a name is not looked up": "g0457 g0527",
+    "no reading of TeX": "g0443 g0572 g0603 g0681 g0851 g1976 g1989",
+    "a letter in italics is a variable": "g0608",
+    "families of values are compared by their formula": "g0641 g0651 g1273",
+    "boxes joined by more than a comma or an and": "g0718 g0719 g1949 g1952",
+    "labels make no list": "g1966 g1967",
+    "brackets matter": "g1110",
+    "log is to base ten, and a constant keeps its sign": "g1281 g1283",
 }
 
 
@@ -66,3 +89,13 @@ def test_ambiguous_cases_are_decided_as_documented() -> None:
         is not case["expected"]
     }
     assert different == set(DECIDED_OTHERWISE)
+
+
+def test_ambiguous_cases_of_the_second_set_are_decided_as_documented() -> None:
+    different = {
+        case["id"]
+        for case in labelled("policy2")
+        if (grade(case["response"], texts(case["gold"]), thinking_prefilled=False).reward == 1.0)
+        is not case["expected"]
+    }
+    assert different == set(" ".join(DECIDED_OTHERWISE_2.values()).split())

@@ -1,0 +1,37 @@
+"""Whether two numbers measure the same, by their units, percent and degree signs; any of these may be missing."""
+
+from __future__ import annotations
+
+from deepscaler.rewards.answers import Scalar
+from deepscaler.rewards.same_value import mentions
+from deepscaler.rewards.units import COUNT, RADIANS, UNIT_OF_ANYTHING
+
+Dimensions = tuple[tuple[str, int], ...]
+DEGREES: Dimensions = (("degree", 1),)
+PERCENT: Dimensions = (("percent", 1),)
+_ALSO_IN_DEGREES: tuple[Dimensions, ...] = (RADIANS.dimensions, (("celsius", 1),), (("fahrenheit", 1),))
+
+
+def same_measure(a: Scalar, b: Scalar) -> bool:
+    """Whether what both measure is the same; one of them that says nothing may have dropped it."""
+    first, second = _measure(a), _measure(b)
+    if first == second or not first or not second:
+        return True
+    both = {first, second}
+    if DEGREES in both:
+        return (second if first == DEGREES else first) in _ALSO_IN_DEGREES
+    return UNIT_OF_ANYTHING.dimensions in both and both.isdisjoint((PERCENT, RADIANS.dimensions, COUNT.dimensions))
+
+
+def in_degrees_and_radians(a: Scalar, b: Scalar) -> bool:
+    """Whether one is in degrees and the other certainly in radians: it says so, or it is a multiple of π."""
+    if a.degree == b.degree:
+        return False
+    other = b if a.degree else a
+    return other.unit == RADIANS or (other.unit is None and mentions(other.tree, "π"))
+
+
+def _measure(scalar: Scalar) -> Dimensions:
+    if scalar.unit is not None:
+        return scalar.unit.dimensions
+    return PERCENT if scalar.percent else DEGREES if scalar.degree else ()
