@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,8 +39,19 @@ class Sampler(Protocol):
 class Fleet(Protocol):
     """One or many samplers behind one door. Knows the tokenizer, so it takes problems."""
 
-    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
-        """Groups in the order of `problems`, their rollouts in the order of the sample index."""
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        num_samples: int,
+        params: SamplingParams,
+        *,
+        next_index: MutableMapping[str, int] | None = None,
+    ) -> list[Group]:
+        """Groups in the order of `problems`, their rollouts in the order of the sample index.
+
+        next_index: problem id -> its first free sample index in this step, moved on by this call. Whoever samples
+        twice in a step passes the same one, since equal indices draw equal completions; absent: a step of its own.
+        """
         ...
 
     def publish_weights(self, learner: Learner) -> WeightsInfo:

@@ -166,6 +166,24 @@ def test_one_problem_twice_in_a_step_gets_different_draws(load: Load, tmp_path: 
     assert len(set(texts)) == 8
 
 
+def test_refills_that_meet_a_problem_again_draw_new_completions(load: Load, tmp_path: Path) -> None:
+    """Five problems, four rounds of four: every problem comes up again, and no completion is drawn twice."""
+    recipe = load(
+        "data.num_problems=5",
+        "algorithm.dynamic_sampling=true",
+        "algorithm.max_refills=3",
+        "algorithm.truncated=train",
+        "algorithm.soft_penalty_tokens=0",
+        num_steps=1,
+    )
+    with opened(recipe, tmp_path / "run") as run:
+        train(run)
+    drawn = pq.read_table(tmp_path / "run" / "rollouts" / "step-000001.parquet").to_pylist()
+    assert len(drawn) == 4 * 16
+    assert len({(r["problem_id"], r["sample_index"]) for r in drawn}) == len(drawn)
+    assert len({(r["problem_id"], r["completion"]) for r in drawn}) == len(drawn)
+
+
 def test_the_engine_of_lower_precision_is_checked_against_cast_weights(load: Load, tmp_path: Path) -> None:
     with opened(load("model.dtype=bfloat16"), tmp_path / "run") as run:
         train(run)
