@@ -29,6 +29,11 @@ class Outcome(StrEnum):
     GRADER_FAILED = "grader_failed"
     BAD_REFERENCE = "bad_reference"
 
+    @property
+    def graded(self) -> bool:
+        """False where no verdict was reached: the grading crashed, ran out of time, or met an unusable reference."""
+        return self not in (Outcome.TIMEOUT, Outcome.GRADER_FAILED, Outcome.BAD_REFERENCE)
+
 
 class FinishReason(StrEnum):
     """Why an engine ended a completion: `STOP` = the model emitted a stop token, `LENGTH` = budget used up.
@@ -135,7 +140,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with the grader's verdicts and the decoded texts that were graded. rewards: float32 [num_samples]."""
+    """A group with the grader's verdicts and the decoded texts that were graded.
+
+    rewards: float32 [num_samples]. graded: bool [num_samples], False where the reward says nothing about the
+        completion, which is then left out of everything that is learned from.
+    """
 
     group: Group
     texts: tuple[str, ...]
@@ -144,6 +153,22 @@ class ScoredGroup:
     @property
     def rewards(self) -> FloatArray:
         return np.array([v.reward for v in self.verdicts], dtype=np.float32)
+
+    @property
+    def graded(self) -> NDArray[np.bool_]:
+        return np.array([v.outcome.graded for v in self.verdicts], dtype=np.bool_)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the graded rewards differ."""
+        rewards = self.rewards[self.graded]
+        return bool((rewards != rewards[:1]).any())
+
+    @property
+    def solved(self) -> bool:
+        """Whether everything that was graded is right, and something was."""
+        rewards = self.rewards[self.graded]
+        return len(rewards) > 0 and bool((rewards == 1.0).all())
 
 
 @dataclass(frozen=True, slots=True)
