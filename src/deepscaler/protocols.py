@@ -77,7 +77,16 @@ class Grader(Protocol):
 
 
 class Learner(Protocol):
-    """Owns the trainable weights and the optimizer."""
+    """Owns the trainable weights and the optimizer.
+
+    version: steps updated. num_updates: updates applied since the optimizer was new.
+    """
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def num_updates(self) -> int: ...
 
     def update(self, mini_batches: Sequence[Sequence[TrainSample]]) -> UpdateStats:
         """One step's optimizer updates, one per mini-batch, in order."""

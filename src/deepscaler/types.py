@@ -7,7 +7,8 @@ Holding a value proves that the stage before it has run: no field waits as None 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -195,11 +196,29 @@ class TrainSample:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What the learner reports of one step. Metrics are write-only: nothing in the program branches on them."""
+    """What the learner reports of one step. None: nothing was trained on, so there is no such figure.
 
-    metrics: dict[str, float] = field(default_factory=dict)
-    skipped_updates: int = 0
+    num_updates: applied ones. Token figures are means over trained tokens (nats); `grad_norm` is the mean of the
+    applied updates; `learning_rate` is what the optimizer held at the last one.
+    """
+
     num_updates: int = 0
+    skipped_updates: int = 0
+    num_trained_tokens: int = 0
+    entropy_mean: float | None = None
+    clip_frac: float | None = None
+    mismatch_mean: float | None = None
+    mismatch_max: float | None = None
+    kl_mean: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What metrics.jsonl says of them: write-only, nothing in the program branches on it. Finite numbers only."""
+        written = [f.name for f in fields(self) if f.name != "num_updates"]
+        values = {name: getattr(self, name) for name in written}
+        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def test_a_run_writes_what_its_directory_promises(load: Load, tmp_path: Path) ->
     steps = rows(path, "step")
     assert [(s["step"], s["stage"]) for s in steps] == [(1, "short"), (2, "short"), (3, "short"), (4, "long")]
     assert [e["step"] for e in rows(path, "evaluation")] == [0, 3, 4]
-    assert [e["event"] for e in rows(path, "event")] == ["stage_change"]
+    assert [e["event"] for e in rows(path, "event")] == ["stage_change", "finished"]
     for step in steps:
         table = pq.read_table(path / "rollouts" / f"step-{step['step']:06d}.parquet").to_pylist()
         assert len(table) == step["num_completions"] == 16
@@ -152,7 +152,7 @@ def test_the_measured_controller_moves_on_inside_a_run(load: Load, tmp_path: Pat
     recipe = load("curriculum.kind=measured", "curriculum.window=2", "curriculum.skip_below_truncation=1.0")
     with opened(recipe, tmp_path / "run") as run:
         train(run)
-    (event,) = rows(tmp_path / "run", "event")
+    (event,) = [row for row in rows(tmp_path / "run", "event") if row["event"] == "stage_change"]
     assert event["step"] == 2
     assert event["reason"].startswith("skipped: only")
     assert event["figures"]["steps_in_stage"] == 2

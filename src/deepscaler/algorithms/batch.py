@@ -52,8 +52,8 @@ def make_samples(
         mask          they take part in their group's advantages, then get token weight 0
         soft_penalty  `soft_overlong_penalty` is added to rewards before the advantage; all are trained on
     A completion whose grading reached no verdict has no reward: it leaves mean and deviation, and gets advantage and
-    token weight 0. Samples with weight 0 stay in the list. Raises ValueError for num_updates < 1, groups of different sizes,
-    a reward that is not finite, or a cancelled completion.
+    token weight 0. Samples with weight 0 stay in the list. Raises ValueError for num_updates < 1, groups of different
+    sizes, a reward that is not finite, or a cancelled completion.
     """
     if num_updates < 1:
         raise ValueError(f"a step makes at least one optimizer update, not {num_updates}")

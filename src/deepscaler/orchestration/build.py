@@ -86,7 +86,7 @@ def open_run(recipe: Recipe, model_path: Path, path: Path, progress: Progress) -
                 grader=grader,
                 stream=stream,
                 curriculum=Curriculum(recipe.stages, recipe.curriculum),
-                alarms=Alarms(recipe.alarms),
+                alarms=Alarms(recipe.alarms, dtype=recipe.model.dtype, kl_estimator=recipe.algorithm.kl.estimator),
                 directory=directory,
                 progress=progress,
                 stop=stop,

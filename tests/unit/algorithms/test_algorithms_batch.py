@@ -200,7 +200,7 @@ def test_wrong_and_truncated_are_verdicts() -> None:
 def test_a_crashed_grading_makes_no_signal_and_takes_none_away() -> None:
     """All right but one that crashed: nothing to learn. One right, one wrong, two crashed: something."""
     easy, mixed = ungraded(EASY, {2: Outcome.TIMEOUT}), ungraded(MIXED, {0: Outcome.TIMEOUT, 1: Outcome.GRADER_FAILED})
-    lost = ungraded(MIXED, {i: Outcome.GRADER_FAILED for i in range(4)})
+    lost = ungraded(MIXED, dict.fromkeys(range(4), Outcome.GRADER_FAILED))
     assert split_by_signal([easy, mixed, lost]) == ([mixed], [easy, lost])
     assert (easy.solved, mixed.solved, lost.solved) == (True, False, False)
     (samples,) = make([easy])
@@ -208,7 +208,7 @@ def test_a_crashed_grading_makes_no_signal_and_takes_none_away() -> None:
 
 
 def test_a_group_where_every_grading_crashed_leaves_every_denominator() -> None:
-    lost = ungraded(MIXED, {i: Outcome.GRADER_FAILED for i in range(4)})
+    lost = ungraded(MIXED, dict.fromkeys(range(4), Outcome.GRADER_FAILED))
     for reduction in ("token_mean", "sequence_mean", "prompt_mean"):
         (alone,), (with_lost,) = make([MIXED], reduction=reduction), make([MIXED, lost], reduction=reduction)
         assert [s.token_weights.tolist() for s in with_lost[:4]] == [s.token_weights.tolist() for s in alone]
