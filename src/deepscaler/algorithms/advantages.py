@@ -9,12 +9,17 @@ Means and deviations are over the graded completions; the others get 0, and so d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 EPS = 1e-6  # added to a standard deviation, in units of reward
+
+
+class Advantage(Protocol):
+    def __call__(self, rewards_PG: Tensor, graded_PG: Tensor | None = None) -> Tensor: ...
 
 
 def group_normalized(rewards_PG: Tensor, graded_PG: Tensor | None = None) -> Tensor:
@@ -90,7 +95,7 @@ def _require_group(rewards_PG: Tensor, name: str) -> None:
         )
 
 
-ADVANTAGES: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+ADVANTAGES: Mapping[str, Advantage] = {
     "group_normalized": group_normalized,
     "mean_baseline": mean_baseline,
     "leave_one_out": leave_one_out,
