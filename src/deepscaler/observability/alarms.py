@@ -13,7 +13,7 @@ from deepscaler.observability.draws import DrawMemory
 from deepscaler.observability.step_facts import StepFacts
 
 # Nats per token between trainer and sampler: the lowest limit that is ever learned, and the highest.
-MISMATCH_LIMITS = {"float32": (1e-4, 0.01), "bfloat16": (0.01, 0.05)}
+MISMATCH_LIMITS = {"float32": (1e-4, 0.01), "bfloat16": (0.01, 0.03)}
 MISMATCH_FACTOR = 10.0  # limit: so many times the least that the first steps showed
 MISMATCH_LEARNED_FROM = 5  # steps
 SKIPPED_IN_A_ROW = 5

@@ -133,7 +133,7 @@ def test_failed_gradings_count_over_the_window_though_most_steps_have_none() -> 
     assert fired(*[{"num_failed_gradings": 9}, *[NOTHING] * 9]) == []
 
 
-@pytest.mark.parametrize(("value", "name"), [(0.02, "float32"), (0.05, "float32"), (0.2, "bfloat16")])
+@pytest.mark.parametrize(("value", "name"), [(0.02, "float32"), (0.05, "float32"), (0.05, "bfloat16")])
 def test_a_mismatch_from_the_first_step_on_is_not_taken_for_ordinary(value: float, name: str) -> None:
     assert fired(*[{"mismatch_mean": value}] * 20, dtype=name) == [(5, "mismatch")]
 
@@ -142,11 +142,11 @@ def test_the_limit_of_the_mismatch_is_learned_from_the_first_steps() -> None:
     """Weights go stale after step 1: what a later step may show is a multiple of what the first one did."""
     float32 = [{"mismatch_mean": 1e-7}, *[{"mismatch_mean": 0.002}] * 10]
     assert fired(*float32) == [(6, "mismatch")]
-    bfloat16 = [{"mismatch_mean": 0.003}, *[{"mismatch_mean": 0.04}] * 10]
+    bfloat16 = [{"mismatch_mean": 0.0015}, *[{"mismatch_mean": 0.02}] * 10]
     assert fired(*bfloat16, dtype="bfloat16") == [(6, "mismatch")]
 
 
-@pytest.mark.parametrize(("dtype", "first", "later"), [("float32", 3e-7, 9e-5), ("bfloat16", 0.004, 0.03)])
+@pytest.mark.parametrize(("dtype", "first", "later"), [("float32", 3e-7, 9e-5), ("bfloat16", 0.004, 0.028)])
 def test_ordinary_mismatch_of_a_number_type_is_none(dtype: str, first: float, later: float) -> None:
     assert fired(*[{"mismatch_mean": first}] * 10, *[{"mismatch_mean": later}] * 20, dtype=dtype) == []
     assert MISMATCH_LIMITS["float32"][1] < 0.02
