@@ -108,11 +108,14 @@ class Run:
         return self.curriculum.observe(_observation(self.step, stats))
 
     def _raise_alarms(self, facts: StepFacts) -> None:
-        for alarm in self.alarms.observe(facts):
+        """All of them are written before a fatal one stops the run."""
+        alarms = self.alarms.observe(facts)
+        for alarm in alarms:
             self.directory.log_event(self.step, "alarm", f"{alarm.name}: {alarm.reason}", {})
             self.progress.message(f"ALARM {alarm.name}: {alarm.reason}. {alarm.remedy}")
-            if alarm.fatal and self.recipe.alarms.stop:
-                raise AlarmError(f"stopped at step {self.step}: {alarm.reason}. {alarm.remedy}")
+        fatal = next((alarm for alarm in alarms if alarm.fatal), None)
+        if fatal is not None and self.recipe.alarms.stop:
+            raise AlarmError(f"stopped at step {self.step}: {fatal.reason}. {fatal.remedy}")
 
     @contextmanager
     def ending(self) -> Iterator[None]:
