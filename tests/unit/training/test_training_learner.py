@@ -180,7 +180,7 @@ def test_an_optimizer_that_is_new_or_was_reset_is_loaded(tiny_model, make_sample
 
 def test_the_learning_rate_reported_is_the_one_the_optimizer_holds(tiny_model, make_samples_of):
     learner = LocalLearner(tiny_model(), recipe())
-    learner._set_learning_rate = lambda: [g.update(lr=0.0) for g in learner.optimizer.param_groups]
+    learner._set_learning_rate = lambda: learner.optimizer.param_groups[0].update(lr=0.0)
     assert learner.update([make_samples_of(LENGTHS)]).learning_rate == 0.0
 
 
