@@ -14,7 +14,7 @@ NO_VERDICT_FRAC = 0.9
 GRADER_TROUBLE_FRAC = 0.01
 ENTROPY_LOW, ENTROPY_HIGH = 0.005, 8.0
 OFTEN_SKIPPED, OFTEN_SKIPPED_FRAC = 4, 0.25
-CHANCE_FACTOR = 1.2  # text comparison finds a little less luck than the grader
+CHANCE_FACTOR = 1.1  # text comparison finds a little less luck than the grader
 RARE_REWARD_FRAC = 0.05
 KL_NEGATIVE = -1e-6  # nats; rounding stays far above it
 KL_ZERO_UPDATES = 10
@@ -101,10 +101,10 @@ def frequent_and_by_chance(seen: Seen) -> bool:
 
 
 def _by_chance(seen: Seen) -> bool:
-    """Rewards are no more than luck and twice its standard deviation; luck is Poisson. None at all is another alarm."""
+    """Rewards are no more than luck and its standard deviation; luck is Poisson. None at all is another alarm."""
     rewarded = sum(s.num_rewarded for s in seen.recent)
     luck = CHANCE_FACTOR * sum(s.chance_correct for s in seen.recent)
-    return seen.full and 0 < rewarded <= luck + 2 * math.sqrt(luck)
+    return seen.full and 0 < rewarded <= luck + math.sqrt(luck)
 
 
 def no_signal(seen: Seen) -> bool:

@@ -128,7 +128,7 @@ ROLLOUT_RULES = (
     Rule(
         "reward_by_chance",
         when.rare_and_by_chance,
-        _steps(1),
+        _steps(CERTAIN),
         "{s.rewarded_frac:.1%} of the completions are rewarded, and {s.chance_frac:.1%} would be with the references "
         "of other problems: rewards are luck",
         "check that problems and answers belong together (data.answer_field, the order of rows) and read some rollouts",
@@ -137,7 +137,7 @@ ROLLOUT_RULES = (
     Rule(
         "reward_near_chance",
         when.frequent_and_by_chance,
-        _steps(1),
+        _steps(CERTAIN),
         "{s.rewarded_frac:.0%} of the completions are rewarded, and {s.chance_frac:.0%} would be with the references "
         "of other problems",
         "check that problems and answers belong together; answers that can be guessed teach guessing",

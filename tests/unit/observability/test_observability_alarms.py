@@ -83,8 +83,8 @@ IN_A_ROW: list[tuple[str, Fault, int]] = [
 OVER_STEPS: list[tuple[str, Fault, int]] = [
     ("grader_trouble", {"num_failed_gradings": 1}, 10),
     ("bad_references", {"num_bad_references": 1}, 10),
-    ("reward_by_chance", {"reward_mean": 0.01, "num_rewarded": 1, "chance_correct": 1.1}, 10),
-    ("reward_near_chance", {"reward_mean": 0.25, "num_rewarded": 25, "chance_correct": 25.0}, 10),
+    ("reward_by_chance", {"reward_mean": 0.01, "num_rewarded": 1, "chance_correct": 1.1}, 12),
+    ("reward_near_chance", {"reward_mean": 0.25, "num_rewarded": 25, "chance_correct": 25.0}, 12),
     ("same_problems", {"problems": "the same"}, 4),
     ("weights_unchanged", {"weights": "the same"}, 4),
     ("kl_zero", {"kl_mean": 0.0}, 11),
