@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,8 +39,19 @@ class Sampler(Protocol):
 class Fleet(Protocol):
     """One or many samplers behind one door. Knows the tokenizer, so it takes problems."""
 
-    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
-        """Groups in the order of `problems`, their rollouts in the order of the sample index."""
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        num_samples: int,
+        params: SamplingParams,
+        *,
+        next_index: MutableMapping[str, int] | None = None,
+    ) -> list[Group]:
+        """Groups in the order of `problems`, their rollouts in the order of the sample index.
+
+        next_index: problem id -> its first free sample index in this step, moved on by this call. Whoever samples
+        twice in a step passes the same one, since equal indices draw equal completions; absent: a step of its own.
+        """
         ...
 
     def publish_weights(self, learner: Learner) -> WeightsInfo:
@@ -66,7 +77,16 @@ class Grader(Protocol):
 
 
 class Learner(Protocol):
-    """Owns the trainable weights and the optimizer."""
+    """Owns the trainable weights and the optimizer.
+
+    version: steps updated. num_updates: updates applied since the optimizer was new.
+    """
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def num_updates(self) -> int: ...
 
     def update(self, mini_batches: Sequence[Sequence[TrainSample]]) -> UpdateStats:
         """One step's optimizer updates, one per mini-batch, in order."""

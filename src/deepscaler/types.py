@@ -7,7 +7,8 @@ Holding a value proves that the stage before it has run: no field waits as None 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -28,6 +29,11 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     GRADER_FAILED = "grader_failed"
     BAD_REFERENCE = "bad_reference"
+
+    @property
+    def graded(self) -> bool:
+        """False where no verdict was reached: the grading crashed, ran out of time, or met an unusable reference."""
+        return self not in (Outcome.TIMEOUT, Outcome.GRADER_FAILED, Outcome.BAD_REFERENCE)
 
 
 class FinishReason(StrEnum):
@@ -148,7 +154,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with the grader's verdicts and the decoded texts that were graded. rewards: float32 [num_samples]."""
+    """A group with the grader's verdicts and the decoded texts that were graded.
+
+    rewards: float32 [num_samples]. graded: bool [num_samples], False where the reward says nothing about the
+        completion, which is then left out of everything that is learned from.
+    """
 
     group: Group
     texts: tuple[str, ...]
@@ -157,6 +167,22 @@ class ScoredGroup:
     @property
     def rewards(self) -> FloatArray:
         return np.array([v.reward for v in self.verdicts], dtype=np.float32)
+
+    @property
+    def graded(self) -> NDArray[np.bool_]:
+        return np.array([v.outcome.graded for v in self.verdicts], dtype=np.bool_)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the graded rewards differ."""
+        rewards = self.rewards[self.graded]
+        return bool((rewards != rewards[:1]).any())
+
+    @property
+    def solved(self) -> bool:
+        """Whether everything that was graded is right, and something was."""
+        rewards = self.rewards[self.graded]
+        return len(rewards) > 0 and bool((rewards == 1.0).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +209,29 @@ class TrainSample:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What the learner reports of one step. Metrics are write-only: nothing in the program branches on them."""
+    """What the learner reports of one step. None: nothing was trained on, so there is no such figure.
 
-    metrics: dict[str, float] = field(default_factory=dict)
-    skipped_updates: int = 0
+    num_updates: applied ones. Token figures are means over trained tokens (nats); `grad_norm` is the mean of the
+    applied updates; `learning_rate` is what the optimizer held at the last one.
+    """
+
     num_updates: int = 0
+    skipped_updates: int = 0
+    num_trained_tokens: int = 0
+    entropy_mean: float | None = None
+    clip_frac: float | None = None
+    mismatch_mean: float | None = None
+    mismatch_max: float | None = None
+    kl_mean: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What metrics.jsonl says of them: write-only, nothing in the program branches on it. Finite numbers only."""
+        written = [f.name for f in fields(self) if f.name != "num_updates"]
+        values = {name: getattr(self, name) for name in written}
+        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def test_a_run_writes_what_its_directory_promises(load: Load, tmp_path: Path) ->
     steps = rows(path, "step")
     assert [(s["step"], s["stage"]) for s in steps] == [(1, "short"), (2, "short"), (3, "short"), (4, "long")]
     assert [e["step"] for e in rows(path, "evaluation")] == [0, 3, 4]
-    assert [e["event"] for e in rows(path, "event")] == ["stage_change"]
+    assert [e["event"] for e in rows(path, "event")] == ["stage_change", "finished"]
     for step in steps:
         table = pq.read_table(path / "rollouts" / f"step-{step['step']:06d}.parquet").to_pylist()
         assert len(table) == step["num_completions"] == 16
@@ -152,7 +152,7 @@ def test_the_measured_controller_moves_on_inside_a_run(load: Load, tmp_path: Pat
     recipe = load("curriculum.kind=measured", "curriculum.window=2", "curriculum.skip_below_truncation=1.0")
     with opened(recipe, tmp_path / "run") as run:
         train(run)
-    (event,) = rows(tmp_path / "run", "event")
+    (event,) = [row for row in rows(tmp_path / "run", "event") if row["event"] == "stage_change"]
     assert event["step"] == 2
     assert event["reason"].startswith("skipped: only")
     assert event["figures"]["steps_in_stage"] == 2
@@ -164,6 +164,24 @@ def test_one_problem_twice_in_a_step_gets_different_draws(load: Load, tmp_path: 
         first, second = run.fleet.sample([problem, problem], 4, SamplingParams(max_completion_tokens=16, seed=1))
     texts = [tuple(r.completion_ids.tolist()) for g in (first, second) for r in g.rollouts]
     assert len(set(texts)) == 8
+
+
+def test_refills_that_meet_a_problem_again_draw_new_completions(load: Load, tmp_path: Path) -> None:
+    """Five problems, four rounds of four: every problem comes up again, and no completion is drawn twice."""
+    recipe = load(
+        "data.num_problems=5",
+        "algorithm.dynamic_sampling=true",
+        "algorithm.max_refills=3",
+        "algorithm.truncated=train",
+        "algorithm.soft_penalty_tokens=0",
+        num_steps=1,
+    )
+    with opened(recipe, tmp_path / "run") as run:
+        train(run)
+    drawn = pq.read_table(tmp_path / "run" / "rollouts" / "step-000001.parquet").to_pylist()
+    assert len(drawn) == 4 * 16
+    assert len({(r["problem_id"], r["sample_index"]) for r in drawn}) == len(drawn)
+    assert len({(r["problem_id"], r["completion"]) for r in drawn}) == len(drawn)
 
 
 def test_the_engine_of_lower_precision_is_checked_against_cast_weights(load: Load, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_stages_sample_their_sources_and_bands_and_leave_out_what_was_solved(rec
     assert {name for name, _ in later}.isdisjoint(easy)
     hard = sum(difficulty > 2 for _, difficulty in later)
     assert hard == 9 == len(later) - 3  # weights 1 and 3, four prompts in each of three steps
-    (change,) = [row for row in read_metrics(path / "metrics.jsonl") if row["kind"] == "event"]
+    (change,) = [row for row in read_metrics(path / "metrics.jsonl") if row.get("event") == "stage_change"]
     assert change["figures"]["num_dropped_solved"] == len(easy)
     assert "of 24 problems, difficulty up to 1" in said
     assert f"{len(easy)} solved problems left out" in said

@@ -19,7 +19,7 @@ from deepscaler.types import FinishReason, Rollout, ScoredGroup, TrainSample
 
 
 def split_by_signal(groups: Sequence[ScoredGroup]) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
-    """(groups whose rewards differ, groups whose rewards are all equal), each in the given order.
+    """(groups whose graded rewards differ, all other groups), each in the given order.
 
     The second have zero advantage: DAPO (arXiv:2503.14476) drops them and samples more, ScaleRL
     (arXiv:2510.13786) drops them, DeepScaleR keeps them. Decided by the grader's rewards, before any length
@@ -28,8 +28,7 @@ def split_by_signal(groups: Sequence[ScoredGroup]) -> tuple[list[ScoredGroup], l
     with_signal: list[ScoredGroup] = []
     without: list[ScoredGroup] = []
     for group in groups:
-        rewards_G = group.rewards
-        (without if bool((rewards_G == rewards_G[:1]).all()) else with_signal).append(group)
+        (with_signal if group.has_signal else without).append(group)
     return with_signal, without
 
 
@@ -52,8 +51,9 @@ def make_samples(
         train         reward as graded (0) and trained on: this is what teaches brevity
         mask          they take part in their group's advantages, then get token weight 0
         soft_penalty  `soft_overlong_penalty` is added to rewards before the advantage; all are trained on
-    Samples with weight 0 stay in the list. Raises ValueError for num_updates < 1, groups of different sizes,
-    a reward that is not finite, or a cancelled completion.
+    A completion whose grading reached no verdict has no reward: it leaves mean and deviation, and gets advantage and
+    token weight 0. Samples with weight 0 stay in the list. Raises ValueError for num_updates < 1, groups of different
+    sizes, a reward that is not finite, or a cancelled completion.
     """
     if num_updates < 1:
         raise ValueError(f"a step makes at least one optimizer update, not {num_updates}")
@@ -64,10 +64,10 @@ def make_samples(
     rewards_PG = torch.tensor(np.array([g.rewards for g in groups]), dtype=torch.float64)
     if algorithm.truncated == "soft_penalty":
         rewards_PG += soft_overlong_penalty(num_tokens_PG, max_completion_tokens, algorithm.soft_penalty_tokens)
-    advantages_PG = ADVANTAGES[algorithm.advantage](rewards_PG)
-    mask_PG = torch.ones_like(num_tokens_PG, dtype=torch.bool)
+    mask_PG = graded_PG = torch.tensor(np.array([g.graded for g in groups]))
+    advantages_PG = ADVANTAGES[algorithm.advantage](rewards_PG, graded_PG)
     if algorithm.truncated == "mask":
-        mask_PG = torch.tensor([[not r.truncated for r in g.group.rollouts] for g in groups])
+        mask_PG = graded_PG & torch.tensor([[not r.truncated for r in g.group.rollouts] for g in groups])
 
     updates: list[list[TrainSample]] = []
     for prompts in _slices(len(groups), num_updates):

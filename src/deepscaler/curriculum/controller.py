@@ -12,11 +12,14 @@ from deepscaler.curriculum.signals import mean, mean_of_present, slope
 
 @dataclass(frozen=True, slots=True)
 class StepObservation:
-    """What the controller sees of a step; lengths are tokens, None when no completion was right (or wrong)."""
+    """What the controller sees of a step; lengths are tokens, None when no completion was right (or wrong).
+
+    reward_mean: None when no grading reached a verdict.
+    """
 
     step: int
     truncated_frac: float
-    reward_mean: float
+    reward_mean: float | None
     length_correct_mean: float | None = None
     length_wrong_mean: float | None = None
 
@@ -108,11 +111,11 @@ class Curriculum:
     def _figures(self) -> dict[str, float]:
         """Means and slopes over the last window."""
         recent = self._history[-self._section.window :]
-        rewards = [o.reward_mean for o in recent]
+        rewards = [o.reward_mean for o in recent if o.reward_mean is not None]
         figures: dict[str, float | None] = {
             "steps_in_stage": float(self.steps_in_stage),
             "truncated_frac": mean([o.truncated_frac for o in recent]),
-            "reward_mean": mean(rewards),
+            "reward_mean": mean_of_present(rewards),
             "reward_slope": slope(rewards),
             "length_correct_mean": mean_of_present([o.length_correct_mean for o in recent]),
             "length_wrong_mean": mean_of_present([o.length_wrong_mean for o in recent]),

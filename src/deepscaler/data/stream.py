@@ -54,6 +54,11 @@ class ProblemStream:
         self._stage = 0
         self._restart(0)
 
+    @property
+    def num_problems(self) -> int:
+        """Those the stage draws from."""
+        return sum(len(indices) for _, indices in self._parts)
+
     def take(self, count: int) -> list[Problem]:
         """The next `count` problems."""
         taken = []

@@ -1,19 +1,45 @@
-"""Metrics of one step's completions, named as in docs/run-directory.md."""
+"""Figures of one step's completions, named as in docs/metrics.md."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from deepscaler.types import Outcome, ScoredGroup
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    numbers = list(values)
-    return sum(numbers) / len(numbers) if numbers else None
+@dataclass(frozen=True, slots=True)
+class RolloutStats:
+    """Over every sampled completion, before any filtering. None: there was nothing to take the mean of.
+
+    Rewards, and whether a group is all right or all wrong, are of the completions that got a verdict.
+    """
+
+    num_completions: int
+    num_graded: int
+    num_correct: int
+    reward_mean: float | None
+    truncated_frac: float
+    length_mean: float
+    length_correct_mean: float | None
+    length_wrong_mean: float | None
+    groups_all_correct_frac: float
+    groups_all_wrong_frac: float
+    num_sampled_tokens: int
+    grader_cached_frac: float | None
+    grader_longest_s: float | None
+    outcome_frac: Mapping[Outcome, float]
+
+    def metrics(self) -> dict[str, float]:
+        """What metrics.jsonl says of them; what is None is left out."""
+        written = [f.name for f in fields(self) if f.name not in ("outcome_frac", "num_graded", "num_correct")]
+        values = {name: getattr(self, name) for name in written}
+        values |= {f"outcome_{outcome.value}_frac": share for outcome, share in self.outcome_frac.items()}
+        return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Over every sampled completion, before any filtering. Raises ValueError for no groups."""
+def rollout_stats(groups: Sequence[ScoredGroup]) -> RolloutStats:
+    """Raises ValueError for no groups."""
     if not groups:
         raise ValueError("no groups were sampled in this step, so there is nothing to measure")
     pairs = [
@@ -22,26 +48,39 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         for rollout, verdict in zip(scored.group.rollouts, scored.verdicts, strict=True)
     ]
     total = len(pairs)
-    right = [r.num_tokens for r, v in pairs if v.outcome is Outcome.CORRECT]
-    wrong = [r.num_tokens for r, v in pairs if v.outcome is not Outcome.CORRECT]
-    metrics: dict[str, float | None] = {
-        "reward_mean": _mean(v.reward for _, v in pairs),
-        "truncated_frac": sum(r.truncated for r, _ in pairs) / total,
-        "length_mean": _mean(r.num_tokens for r, _ in pairs),
-        "length_correct_mean": _mean(right),
-        "length_wrong_mean": _mean(wrong),
-        "groups_all_correct_frac": _mean(_all(g, correct=True) for g in groups),
-        "groups_all_wrong_frac": _mean(_all(g, correct=False) for g in groups),
-        "num_sampled_tokens": sum(right) + sum(wrong),
-        "num_completions": total,
-    }
-    graded = [v for _, v in pairs if v.outcome is not Outcome.TRUNCATED]
-    metrics["grader_cached_frac"] = _mean(v.cached for v in graded)
-    metrics["grader_longest_s"] = max((v.seconds for v in graded), default=None)
-    for outcome in Outcome:
-        metrics[f"outcome_{outcome.value}_frac"] = sum(v.outcome is outcome for _, v in pairs) / total
-    return {name: float(value) for name, value in metrics.items() if value is not None}
+    graded = [(r, v) for r, v in pairs if v.outcome.graded]
+    right = [r.num_tokens for r, v in graded if v.outcome is Outcome.CORRECT]
+    wrong = [r.num_tokens for r, v in graded if v.outcome is not Outcome.CORRECT]
+    asked = [v for _, v in pairs if v.outcome is not Outcome.TRUNCATED]
+    return RolloutStats(
+        num_completions=total,
+        num_graded=len(graded),
+        num_correct=len(right),
+        reward_mean=_mean(v.reward for _, v in graded),
+        truncated_frac=sum(r.truncated for r, _ in pairs) / total,
+        length_mean=sum(r.num_tokens for r, _ in pairs) / total,
+        length_correct_mean=_mean(right),
+        length_wrong_mean=_mean(wrong),
+        groups_all_correct_frac=sum(_all(g, correct=True) for g in groups) / len(groups),
+        groups_all_wrong_frac=sum(_all(g, correct=False) for g in groups) / len(groups),
+        num_sampled_tokens=sum(r.num_tokens for r, _ in pairs),
+        grader_cached_frac=_mean(v.cached for v in asked),
+        grader_longest_s=max((v.seconds for v in asked), default=None),
+        outcome_frac={outcome: sum(v.outcome is outcome for _, v in pairs) / total for outcome in Outcome},
+    )
+
+
+def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """The same under the names of metrics.jsonl. Raises ValueError for no groups."""
+    return rollout_stats(groups).metrics()
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _all(group: ScoredGroup, *, correct: bool) -> bool:
-    return all((v.outcome is Outcome.CORRECT) == correct for v in group.verdicts)
+    """Whether everything that was graded is right (or nothing is), and something was graded."""
+    graded = [v.outcome is Outcome.CORRECT for v in group.verdicts if v.outcome.graded]
+    return bool(graded) and all(right == correct for right in graded)

@@ -114,7 +114,7 @@ def open_run(
                 grader=grader,
                 stream=prompts.stream,
                 curriculum=Curriculum(recipe.stages, recipe.curriculum),
-                alarms=Alarms(recipe.alarms),
+                alarms=Alarms(recipe.alarms, dtype=recipe.model.dtype, kl_estimator=recipe.algorithm.kl.estimator),
                 directory=directory,
                 progress=progress,
                 stop=stop,

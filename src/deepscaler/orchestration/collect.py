@@ -27,24 +27,29 @@ def collect(run: Run, stage: StageSection, step: int, clock: StepClock) -> Colle
     """Sample and grade `prompts_per_step` groups.
 
     With `dynamic_sampling` (DAPO, arXiv:2503.14476 §3.2) groups whose rewards are all equal are replaced by fresh
-    problems, up to `max_refills` rounds; with `drop_zero_variance` they are left out without replacement.
+    problems, up to `max_refills` rounds; with `drop_zero_variance` they are left out without replacement. A refill
+    may come upon a problem of the same step again: its sample indices go on where they were, so no completion is
+    drawn twice.
     """
     algorithm = run.recipe.algorithm
     wanted = run.recipe.rollout.prompts_per_step
-    sampled = _sample(run, wanted, stage, step, clock)
+    next_index: dict[str, int] = {}
+    sampled = _sample(run, wanted, stage, step, clock, next_index)
     if not (algorithm.dynamic_sampling or algorithm.drop_zero_variance):
         return Collected(sampled, sampled)
     trained, _ = split_by_signal(sampled)
     refills = 0
     while algorithm.dynamic_sampling and len(trained) < wanted and refills < algorithm.max_refills:
         refills += 1
-        more = _sample(run, wanted - len(trained), stage, step, clock)
+        more = _sample(run, wanted - len(trained), stage, step, clock, next_index)
         sampled = [*sampled, *more]
         trained = [*trained, *split_by_signal(more)[0]]
     return Collected(sampled, trained, refills)
 
 
-def _sample(run: Run, count: int, stage: StageSection, step: int, clock: StepClock) -> list[ScoredGroup]:
+def _sample(
+    run: Run, count: int, stage: StageSection, step: int, clock: StepClock, next_index: dict[str, int]
+) -> list[ScoredGroup]:
     rollout = run.recipe.rollout
     params = SamplingParams(
         max_completion_tokens=stage.max_completion_tokens,
@@ -57,6 +62,6 @@ def _sample(run: Run, count: int, stage: StageSection, step: int, clock: StepClo
     )
     with clock.phase("sample"):
         group_size = stage.group_size or rollout.group_size
-        groups = run.fleet.sample(run.stream.take(count), group_size, params)
+        groups = run.fleet.sample(run.stream.take(count), group_size, params, next_index=next_index)
     with clock.phase("grade"):
         return run.grader.score(groups)

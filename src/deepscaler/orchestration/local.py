@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,15 +31,21 @@ class LocalFleet:
         self._encoded: dict[str, IntArray] = dict(encoded or {})
         self.on_rollout: Callable[[Rollout], None] | None = None
 
-    def sample(self, problems: Sequence[Problem], num_samples: int, params: SamplingParams) -> list[Group]:
-        requests = [Request(p.id, self.prompt_ids(p), num_samples) for p in problems]
-        # One problem may stand twice in a step, at the seam of two epochs; its groups must not share draws.
-        seen: dict[str, int] = {}
-        for index, request in enumerate(requests):
-            first = seen.get(request.problem_id, 0)
-            seen[request.problem_id] = first + num_samples
-            if first:
-                requests[index] = Request(request.problem_id, request.prompt_ids, num_samples, first)
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        num_samples: int,
+        params: SamplingParams,
+        *,
+        next_index: MutableMapping[str, int] | None = None,
+    ) -> list[Group]:
+        # One problem may stand several times in a step, at the seam of two epochs or in a refill.
+        free = next_index if next_index is not None else {}
+        requests = []
+        for problem in problems:
+            first = free.get(problem.id, 0)
+            free[problem.id] = first + num_samples
+            requests.append(Request(problem.id, self.prompt_ids(problem), num_samples, first))
         results: dict[tuple[str, int], Rollout] = {}
         for rollout in self._engine.generate(requests, params):
             results[rollout.problem_id, rollout.sample_index] = rollout

@@ -12,10 +12,16 @@ def train(run: Run) -> int:
 
     Everything a step changes is in the checkpoint, so a run killed anywhere in here continues exactly.
     """
+    with run.ending():
+        if run.step == run.first_step:
+            run.evaluate(run.curriculum.stage)
+            run.save()
+        _train(run)
+    return run.step
+
+
+def _train(run: Run) -> None:
     recipe = run.recipe
-    if run.step == run.first_step:
-        run.evaluate(run.curriculum.stage)
-        run.save()
     while run.step < recipe.num_steps and not run.stop.requested:
         step, stage = run.step + 1, run.curriculum.stage
         clock = run.start_step(step, stage)
@@ -29,9 +35,9 @@ def train(run: Run) -> int:
         with clock.phase("update"):
             stats = run.learner.update(mini_batches)
         with clock.phase("publish"):
-            run.fleet.publish_weights(run.learner)
+            weights = run.fleet.publish_weights(run.learner)
         run.step = step
-        change = run.record(collected, stats, clock)
+        change = run.record(collected, mini_batches, stats, weights, clock)
 
         finished = step == recipe.num_steps
         if finished or change is not None or run.evaluation_due():
@@ -40,4 +46,3 @@ def train(run: Run) -> int:
             run.begin_stage(change)
         if finished or change is not None or run.checkpoint_due():
             run.save()
-    return run.step

@@ -25,6 +25,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _reward(metrics: Mapping[str, Any]) -> str:
+    """Absent where no grading reached a verdict."""
+    return f"{metrics['reward_mean']:.3f}" if "reward_mean" in metrics else "-"
+
+
 class Progress:
     """Lines of at most 79 characters: stage, step, reward, mean length, truncated share, tokens/s, time left."""
 
@@ -69,7 +74,7 @@ class Progress:
         left = (self._num_steps - step) * seconds_per_step
         rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9) / 1000
         self.update(
-            f"{self._stage} step {step}/{self._num_steps}  reward {metrics['reward_mean']:.3f}"
+            f"{self._stage} step {step}/{self._num_steps}  reward {_reward(metrics)}"
             f"  length {metrics['length_mean']:.0f}  cut {metrics['truncated_frac']:3.0%}"
             f"  {rate:.{0 if rate >= 99.95 else 1}f}k tok/s  left {duration(left)}",
             force=step == self._num_steps,

@@ -140,8 +140,8 @@ def stage_summaries(directory: Path) -> list[dict[str, Any]]:
                 "length_mean_end": _mean([s["length_mean"] for s in last]),
                 "length_correct_mean_start": first.get("length_correct_mean"),
                 "length_wrong_mean_start": first.get("length_wrong_mean"),
-                "reward_mean_start": first["reward_mean"],
-                "reward_mean_end": _mean([s["reward_mean"] for s in last]),
+                "reward_mean_start": first.get("reward_mean"),
+                "reward_mean_end": _mean([s.get("reward_mean", 0.0) for s in last]),
                 "pass@1_end": evaluation.get("pass@1"),
             }
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from deepscaler.curriculum.controller import Curriculum, StageChange, StepObserv
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
-from deepscaler.observability.rollout_metrics import rollout_metrics
+from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
 from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.observability.step_facts import StepFacts, step_facts
 from deepscaler.orchestration.collect import Collected
 from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.validation import Validation, evaluation_line
 from deepscaler.protocols import Fleet, Grader, Learner
-from deepscaler.training.checkpoint import prune, save_checkpoint
-from deepscaler.types import RunError, UpdateStats
+from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
+from deepscaler.types import RunError, TrainSample, UpdateStats, WeightsInfo
 
 RECIPE_FILE = "recipe.json"
 BASE_MODEL_FILE = "base_model.json"
@@ -72,36 +74,81 @@ class Run:
         self.progress.start_step(step, self.recipe.num_steps, stage)
         return StepClock()
 
-    def record(self, collected: Collected, stats: UpdateStats, clock: StepClock) -> StageChange | None:
-        """Write the step's files, raise its alarms, and ask the curriculum. Raises AlarmError for a fatal alarm."""
-        stage = self.curriculum.stage
+    def record(
+        self,
+        collected: Collected,
+        mini_batches: Sequence[Sequence[TrainSample]],
+        update: UpdateStats,
+        weights: WeightsInfo,
+        clock: StepClock,
+    ) -> StageChange | None:
+        """Write the step's files, raise its alarms, and ask the curriculum. Raises AlarmError for a fatal alarm.
+
+        mini_batches: what the update got. weights: what was published after it.
+        """
+        stage, stats = self.curriculum.stage, rollout_stats(collected.sampled)
+        facts = step_facts(
+            stage=stage.name,
+            stats=stats,
+            sampled=collected.sampled,
+            trained=collected.trained,
+            samples=[sample for batch in mini_batches for sample in batch],
+            update=update,
+            repeats=self.alarms.draws.compare(collected.sampled),
+            num_prompts=self.recipe.rollout.prompts_per_step,
+            num_problems=self.stream.num_problems,
+            weights=weights,
+        )
         metrics: dict[str, Any] = {
             "stage": stage.name,
             "max_completion_tokens": stage.max_completion_tokens,
-            **rollout_metrics(collected.sampled),
-            **stats.metrics,
+            **stats.metrics(),
+            "correct_by_chance_frac": facts.chance_correct / facts.num_completions,
+            **update.metrics,
             **clock.metrics(),
             "num_refills": collected.num_refills,
             "num_trained_groups": len(collected.trained),
         }
         for group in collected.sampled:
-            self.stream.note(group.group.problem.id, solved=all(v.reward == 1.0 for v in group.verdicts))
+            self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, stage.name, collected.sampled)
         self.directory.log_step(self.step, metrics)
         self.progress.end_step(self.step, metrics)
-        for alarm in self.alarms.observe(self.step, metrics):
+        self._raise_alarms(facts)
+        return self.curriculum.observe(_observation(self.step, stats))
+
+    def _raise_alarms(self, facts: StepFacts) -> None:
+        """All of them are written before a fatal one stops the run."""
+        alarms = self.alarms.observe(facts)
+        for alarm in alarms:
             self.directory.log_event(self.step, "alarm", f"{alarm.name}: {alarm.reason}", {})
             self.progress.message(f"ALARM {alarm.name}: {alarm.reason}. {alarm.remedy}")
-            if alarm.fatal and self.recipe.alarms.stop:
-                raise AlarmError(f"stopped at step {self.step}: {alarm.reason}. {alarm.remedy}")
-        return self.curriculum.observe(_observation(self.step, metrics))
+        fatal = next((alarm for alarm in alarms if alarm.fatal), None)
+        if fatal is not None and self.recipe.alarms.stop:
+            raise AlarmError(f"stopped at step {self.step}: {fatal.reason}. {fatal.remedy}")
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Around the loop: the run directory says how it ended, by `finished` or by `stop` with the reason.
+
+        What kills the process leaves no such line.
+        """
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            with suppress(OSError):  # a full disk may be what ended the run
+                self.directory.log_event(self.step, "stop", str(error) or type(error).__name__, {})
+            raise
+        if self.step >= self.recipe.num_steps:
+            self.directory.log_event(self.step, "finished", f"all {self.recipe.num_steps} steps are done", {})
+        else:
+            self.directory.log_event(self.step, "stop", "stopped on request, after the step and its checkpoint", {})
 
     def begin_stage(self, change: StageChange) -> None:
         """Restart for the new stage what its section says restarts cold."""
         stage = self.curriculum.stage
         self.stage_ends.append(self.step)
         self.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
-        self.alarms.forget_trend()
         start = self.stream.begin_stage(self.curriculum.stage_index, reshuffle=stage.reshuffle)
         figures = {**change.figures, "num_problems": start.num_problems, "num_dropped_solved": start.num_dropped}
         self.directory.log_event(self.step, "stage_change", change.reason, figures)
@@ -160,6 +207,7 @@ class Run:
             "inputs": self.inputs.as_json(),
             "recipe_digest": self.recipe_digest,
             "num_processes": self.num_processes,
+            "num_updates": self.learner.num_updates,
         }
 
     def load(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -167,6 +215,7 @@ class Run:
         if state["step"]:
             self.learner.load(checkpoint)
         self.step, self.first_step = state["step"], state["first_step"]
+        _check_counters(checkpoint, self.learner, state)
         self.origin = state["origin"]
         self.stage_ends, self.results = list(state["stage_ends"]), list(state["results"])
         self.curriculum.load_state_dict(state["curriculum"])
@@ -179,11 +228,25 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def _observation(step: int, metrics: Mapping[str, Any]) -> StepObservation:
+def _check_counters(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> None:
+    """What the learner goes on with must be what the run had when it was saved. Raises CheckpointError."""
+    counters = {"version": (learner.version, state["step"])}  # every step makes one version
+    if "num_updates" in state:
+        counters["num_updates"] = (learner.num_updates, state["num_updates"])
+    for name, (loaded, saved) in counters.items():
+        if loaded != saved:
+            raise CheckpointError(
+                f"{checkpoint}: the learner was loaded with {name} = {loaded}, the run was saved with {saved}; "
+                "optimizer and learning rate would go on from another point. Move this checkpoint away to go on from "
+                "an earlier one"
+            )
+
+
+def _observation(step: int, stats: RolloutStats) -> StepObservation:
     return StepObservation(
         step=step,
-        truncated_frac=metrics["truncated_frac"],
-        reward_mean=metrics["reward_mean"],
-        length_correct_mean=metrics.get("length_correct_mean"),
-        length_wrong_mean=metrics.get("length_wrong_mean"),
+        truncated_frac=stats.truncated_frac,
+        reward_mean=stats.reward_mean,
+        length_correct_mean=stats.length_correct_mean,
+        length_wrong_mean=stats.length_wrong_mean,
     )

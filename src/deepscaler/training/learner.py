@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from deepscaler.config.models import Recipe
 from deepscaler.training.gradients import GradientComputer, GradientTeam, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
-from deepscaler.training.optimizer_state import load_optimizer, load_weights, read_counters, save_optimizer
+from deepscaler.training.optimizer_state import (
+    check_optimizer,
+    load_optimizer,
+    load_weights,
+    read_counters,
+    save_optimizer,
+)
 from deepscaler.types import RunError, TrainSample, UpdateStats, WeightsInfo
 from deepscaler.weights import weights_digest
 
@@ -37,7 +43,7 @@ class LocalLearner:
         self._optimizer_section = recipe.optimizer
         self.optimizer = self._new_optimizer()
         self.version = 0
-        self._num_updates = 0
+        self.num_updates = 0
         self._skipped_in_a_row = 0
         if recipe.model.activation_checkpointing:
             enable_checkpointing(model)
@@ -58,7 +64,7 @@ class LocalLearner:
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
         if reset_optimizer:
             self.optimizer = self._new_optimizer()
-            self._num_updates = 0
+            self.num_updates = 0
         if reset_reference and self._reference is not None:
             self._reference.load_state_dict(self.model.state_dict())
 
@@ -84,16 +90,17 @@ class LocalLearner:
     def _one_update(
         self, batch: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None, metrics: UpdateMetrics
     ) -> None:
-        learning_rate = self._set_learning_rate()
+        self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         metrics.merge(self.team.accumulate(batch, old, ref))
         limit = self._optimizer_section.max_grad_norm
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        learning_rate = max(float(group["lr"]) for group in self.optimizer.param_groups)  # what it really holds
         metrics.add_update(grad_norm, learning_rate, applied=math.isfinite(grad_norm))
         if math.isfinite(grad_norm):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # while sampling, its memory is the cache's
-            self._num_updates += 1
+            self.num_updates += 1
             self._skipped_in_a_row = 0
             return
         self.optimizer.zero_grad(set_to_none=True)
@@ -116,13 +123,12 @@ class LocalLearner:
             fused=True,
         )
 
-    def _set_learning_rate(self) -> float:
+    def _set_learning_rate(self) -> None:
         warmup = self._optimizer_section.warmup_updates
-        factor = min(1.0, (self._num_updates + 1) / warmup) if warmup else 1.0
+        factor = min(1.0, (self.num_updates + 1) / warmup) if warmup else 1.0
         rate = self._optimizer_section.learning_rate * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        return rate
 
     def weights_info(self, dtype: torch.dtype | None = None) -> WeightsInfo:
         return WeightsInfo(self.version, weights_digest(self.named_weights(), dtype))
@@ -137,7 +143,7 @@ class LocalLearner:
         model.save_pretrained(directory)
         counters = {
             "version": self.version,
-            "num_updates": self._num_updates,
+            "num_updates": self.num_updates,
             "skipped_in_a_row": self._skipped_in_a_row,
         }
         save_optimizer(directory, self.optimizer, self.model, self._reference, counters)
@@ -149,8 +155,9 @@ class LocalLearner:
             self.version = read_counters(directory)["version"]
             return
         counters = load_optimizer(directory, self.optimizer, self.model)
+        check_optimizer(self.optimizer, counters["num_updates"], directory)
         self.version = counters["version"]
-        self._num_updates = counters["num_updates"]
+        self.num_updates = counters["num_updates"]
         self._skipped_in_a_row = counters["skipped_in_a_row"]
 
 

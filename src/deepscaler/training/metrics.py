@@ -1,8 +1,7 @@
-"""Sums over the tokens and updates of one step, turned into the metrics of docs/run-directory.md."""
+"""Sums over the tokens and updates of one step, turned into the metrics of docs/metrics.md."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -66,21 +65,16 @@ class UpdateMetrics:
         return self.mismatch / self.num_tokens if self.num_tokens else 0.0
 
     def stats(self) -> UpdateStats:
-        metrics: dict[str, float] = {
-            "num_trained_tokens": self.num_packed_tokens,
-            "skipped_updates": self.skipped,
-        }
-        if self.num_tokens:
-            metrics |= {
-                "entropy_mean": self.entropy / self.num_tokens,
-                "clip_frac": self.clipped / self.num_tokens,
-                "mismatch_mean": self.mismatch_mean,
-                "mismatch_max": self.mismatch_max,
-                "learning_rate": self.learning_rate,
-            }
-            if self.kl is not None:
-                metrics["kl_mean"] = self.kl / self.num_tokens
-        if self.grad_norms:
-            metrics["grad_norm"] = sum(self.grad_norms) / len(self.grad_norms)
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        return UpdateStats(metrics=finite, num_updates=self.num_updates, skipped_updates=self.skipped)
+        tokens = self.num_tokens
+        return UpdateStats(
+            num_updates=self.num_updates,
+            skipped_updates=self.skipped,
+            num_trained_tokens=self.num_packed_tokens,
+            entropy_mean=self.entropy / tokens if tokens else None,
+            clip_frac=self.clipped / tokens if tokens else None,
+            mismatch_mean=self.mismatch_mean if tokens else None,
+            mismatch_max=self.mismatch_max if tokens else None,
+            kl_mean=self.kl / tokens if tokens and self.kl is not None else None,
+            grad_norm=sum(self.grad_norms) / len(self.grad_norms) if self.grad_norms else None,
+            learning_rate=self.learning_rate if tokens else None,
+        )

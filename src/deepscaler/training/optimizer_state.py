@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deepscaler.observability.run_directory import read_json
+from deepscaler.types import RunError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 REFERENCE_FILE = "reference.safetensors"
@@ -71,6 +72,23 @@ def read_counters(directory: Path) -> dict[str, int]:
     if counters is None:
         raise ValueError(f"{directory} holds no {COUNTERS_FILE}, so it is no checkpoint of a training run")
     return counters
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, directory: Path) -> None:
+    """Raises RunError when the optimizer does not hold the moments of `num_updates` updates.
+
+    Without them, or with their counters at 0, AdamW takes steps of full size again; nothing else would show it. A
+    parameter that never had a gradient has no moments, so the furthest one counts.
+    """
+    counts = [float(state["step"]) for state in optimizer.state.values() if "step" in state]
+    furthest = int(max(counts, default=0))
+    moments = all({"exp_avg", "exp_avg_sq"} <= state.keys() for state in optimizer.state.values())
+    if furthest != num_updates or not moments:
+        raise RunError(
+            f"{directory}: the optimizer was loaded with the moments of {furthest if moments else 'no'} updates, but "
+            f"{num_updates} have been applied; training would go on with another optimizer. Move this checkpoint away "
+            "to go on from an earlier one"
+        )
 
 
 def _load_parameters(model: nn.Module, files: list[Path]) -> None:

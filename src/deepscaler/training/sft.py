@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -127,13 +128,12 @@ def _next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
         batch.append(next(samples))
         used += batch[-1].num_tokens
     total = sum(len(s.completion_ids) for s in batch)
-    for sample in batch:
-        sample.token_weights.fill(1 / total)
-    return batch
+    # New samples: the batch before this one is being trained on meanwhile, and may hold the same ones.
+    return [replace(s, token_weights=np.full(len(s.completion_ids), 1 / total, np.float32)) for s in batch]
 
 
 def as_sample(prompt_ids: np.ndarray, completion_ids: np.ndarray) -> TrainSample:
-    """A supervised sample; its token weights are filled in when its batch is known."""
+    """A supervised sample of weight 1 per token; its batch makes a mean of them."""
     count = len(completion_ids)
     zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
     return TrainSample(prompt_ids, completion_ids, zeros, 1.0, ones, 0)

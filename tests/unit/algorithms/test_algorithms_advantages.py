@@ -78,3 +78,29 @@ def test_a_group_of_one_is_refused_with_the_setting_to_change(name: str) -> None
 def test_a_batch_of_one_reward_has_no_scale() -> None:
     with pytest.raises(ValueError, match="at least 2 rewards"):
         ADVANTAGES["batch_normalized"](torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_completions_without_a_verdict_change_no_other_advantage(name: str) -> None:
+    """As if the gradings that crashed had never been asked for, whatever number stands in their place."""
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 7.0], [-3.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
+    graded = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    without = torch.stack([rewards[0, :3], rewards[1, 1:]])
+    advantages = ADVANTAGES[name](rewards, graded)
+    torch.testing.assert_close(torch.stack([advantages[0, :3], advantages[1, 1:]]), ADVANTAGES[name](without, None))
+    assert advantages[0, 3] == advantages[1, 0] == 0
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_a_group_with_one_verdict_or_none_has_nothing_to_compare(name: str) -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    graded = torch.tensor([[True, False, False], [False, False, False], [True, True, True]])
+    advantages = ADVANTAGES[name](rewards, graded)
+    assert (advantages[:2] == 0).all()
+    assert (advantages[2] != 0).all()
+
+
+def test_all_equal_looks_at_graded_rewards_only() -> None:
+    rewards = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    graded = torch.tensor([[True, True, False], [True, True, False], [False, False, False]])
+    assert all_equal(rewards, graded).tolist() == [True, False, True]

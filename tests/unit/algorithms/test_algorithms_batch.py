@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,12 @@ def scored(name: str, rewards: list[float], lengths: list[int], finish: FinishRe
     )
     verdicts = tuple(Verdict(Outcome.CORRECT if r > 0 else Outcome.WRONG, r) for r in rewards)
     return ScoredGroup(Group(Problem(name, "?", ("1",)), rollouts), ("",) * len(rewards), verdicts)
+
+
+def ungraded(group: ScoredGroup, outcomes: dict[int, Outcome]) -> ScoredGroup:
+    """The group with other outcomes at some places, reward 0 as the grader gives them."""
+    verdicts = [Verdict(outcomes[i], 0.0) if i in outcomes else v for i, v in enumerate(group.verdicts)]
+    return replace(group, verdicts=tuple(verdicts))
 
 
 def make(groups: list[ScoredGroup], num_updates: int = 1, **algorithm: Any) -> list[list[TrainSample]]:
@@ -171,3 +178,37 @@ def test_the_soft_penalty_has_the_published_shape() -> None:
 def test_a_soft_penalty_that_does_not_fit_the_budget_is_refused(soft_tokens: int) -> None:
     with pytest.raises(ValueError, match="soft_penalty_tokens"):
         soft_overlong_penalty(torch.ones(1, 1), max_tokens=10, soft_tokens=soft_tokens)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.GRADER_FAILED, Outcome.BAD_REFERENCE])
+def test_a_grading_without_a_verdict_is_no_wrong_answer(outcome: Outcome) -> None:
+    """Right, wrong, wrong and one that crashed: the loss of the three, to the last bit."""
+    broken = ungraded(scored("a", [1, 0, 0, 1], [3, 4, 5, 2]), {3: outcome})
+    (samples,), (three,) = make([broken]), make([scored("a", [1, 0, 0], [3, 4, 5])])
+    assert [s.advantage for s in samples] == [*(s.advantage for s in three), 0.0]
+    assert [s.token_weights.tolist() for s in samples[:3]] == [s.token_weights.tolist() for s in three]
+    assert samples[3].token_weights.tolist() == [0.0, 0.0]
+
+
+def test_wrong_and_truncated_are_verdicts() -> None:
+    group = ungraded(scored("a", [1, 1, 1, 1], [3, 4, 5, 2]), {1: Outcome.TRUNCATED, 2: Outcome.NO_ANSWER})
+    (samples,) = make([group])
+    assert [s.advantage > 0 for s in samples] == [True, False, False, True]
+    assert all((s.token_weights > 0).all() for s in samples)
+
+
+def test_a_crashed_grading_makes_no_signal_and_takes_none_away() -> None:
+    """All right but one that crashed: nothing to learn. One right, one wrong, two crashed: something."""
+    easy, mixed = ungraded(EASY, {2: Outcome.TIMEOUT}), ungraded(MIXED, {0: Outcome.TIMEOUT, 1: Outcome.GRADER_FAILED})
+    lost = ungraded(MIXED, dict.fromkeys(range(4), Outcome.GRADER_FAILED))
+    assert split_by_signal([easy, mixed, lost]) == ([mixed], [easy, lost])
+    assert (easy.solved, mixed.solved, lost.solved) == (True, False, False)
+    (samples,) = make([easy])
+    assert [s.advantage for s in samples] == [0.0] * 4
+
+
+def test_a_group_where_every_grading_crashed_leaves_every_denominator() -> None:
+    lost = ungraded(MIXED, dict.fromkeys(range(4), Outcome.GRADER_FAILED))
+    for reduction in ("token_mean", "sequence_mean", "prompt_mean"):
+        (alone,), (with_lost,) = make([MIXED], reduction=reduction), make([MIXED, lost], reduction=reduction)
+        assert [s.token_weights.tolist() for s in with_lost[:4]] == [s.token_weights.tolist() for s in alone]

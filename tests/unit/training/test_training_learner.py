@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from deepscaler.config.models import (
     AlgorithmSection,
@@ -21,7 +22,8 @@ from deepscaler.config.models import (
     TrainingSection,
 )
 from deepscaler.training.learner import LocalLearner, TrainingDivergedError
-from deepscaler.types import TrainSample
+from deepscaler.training.optimizer_state import OPTIMIZER_FILE
+from deepscaler.types import RunError, TrainSample
 from deepscaler.weights import weights_digest
 
 
@@ -148,6 +150,38 @@ def test_saved_and_loaded_continues_bit_identically(tiny_model, make_samples_of,
         one.update([make_samples_of(LENGTHS, seed=2), make_samples_of(LENGTHS, seed=3)])
     assert weights_digest(learner.named_weights()) == weights_digest(other.named_weights())
     assert learner.version == other.version == 2
+
+
+@pytest.mark.parametrize("lost", ["everything", "exp_avg", "step"])
+def test_an_optimizer_that_lost_its_state_or_its_counters_is_refused(tiny_model, make_samples_of, tmp_path, lost):
+    """AdamW would begin anew with steps of full size, and no metric would show it."""
+    learner = LocalLearner(tiny_model(), recipe())
+    learner.update([make_samples_of(LENGTHS, seed=1), make_samples_of(LENGTHS, seed=2)])
+    learner.save(tmp_path)
+    tensors = load_file(tmp_path / OPTIMIZER_FILE)
+    if lost == "step":
+        tensors = {k: torch.zeros_like(v) if k.startswith("step:") else v for k, v in tensors.items()}
+    else:
+        tensors = {k: v for k, v in tensors.items() if lost != "everything" and not k.startswith(f"{lost}:")}
+    save_file(tensors, tmp_path / OPTIMIZER_FILE)
+    with pytest.raises(RunError, match=r"moments of (no|0) updates, but 2 have been applied"):
+        LocalLearner(tiny_model(), recipe()).load(tmp_path)
+
+
+def test_an_optimizer_that_is_new_or_was_reset_is_loaded(tiny_model, make_samples_of, tmp_path):
+    learner = LocalLearner(tiny_model(), recipe())
+    learner.update([make_samples_of(LENGTHS)])
+    learner.begin_stage(reset_optimizer=True, reset_reference=False)
+    learner.save(tmp_path)
+    other = LocalLearner(tiny_model(), recipe())
+    other.load(tmp_path)
+    assert (other.version, other.num_updates) == (1, 0)
+
+
+def test_the_learning_rate_reported_is_the_one_the_optimizer_holds(tiny_model, make_samples_of):
+    learner = LocalLearner(tiny_model(), recipe())
+    learner._set_learning_rate = lambda: learner.optimizer.param_groups[0].update(lr=0.0)
+    assert learner.update([make_samples_of(LENGTHS)]).learning_rate == 0.0
 
 
 def test_a_new_stage_restarts_what_it_is_told_to(tiny_model, make_samples_of):

@@ -20,7 +20,7 @@ from deepscaler.data.traces import WORDS, worked_solution
 from deepscaler.orchestration.parallel import EngineSettings
 from deepscaler.orchestration.team import start_team
 from deepscaler.training.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise
-from deepscaler.training.sft import as_sample, new_model, save_base, sft_computer, train
+from deepscaler.training.sft import _next_batch, as_sample, new_model, save_base, sft_computer, train
 from deepscaler.training.tokenizer import build_tokenizer
 from deepscaler.types import RunError, TrainSample
 
@@ -66,6 +66,16 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_completions() -> None:
         logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
     expected = torch.nn.functional.cross_entropy(logits, ids[0, len(sample.prompt_ids) :])
     assert trained(one)[1]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_batches_leave_the_samples_they_are_made_of_alone() -> None:
+    """One sample in every batch: the next batch is made while the one before it is still trained on."""
+    one, other = (next(samples()) for _ in range(2))
+    first = _next_batch(iter([one]), budget=1)
+    second = _next_batch(iter([one, other]), budget=one.num_tokens + 1)
+    assert [float(s.token_weights.sum()) for s in first] == pytest.approx([1.0])
+    assert sum(float(s.token_weights.sum()) for s in second) == pytest.approx(1.0)
+    assert (one.token_weights == 1.0).all() and (other.token_weights == 1.0).all()
 
 
 def test_the_directory_loads_with_plain_transformers(tmp_path: Path) -> None:
