@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from deepscaler.json_text import parse_json
 
 MAX_CSV_FIELD = 2**30  # characters; Python's own limit of 128 KiB is less than a long problem
 
@@ -42,8 +43,8 @@ def decode(path: Path, raw: bytes) -> str:
 def _read_json(path: Path) -> list[Any]:
     text = decode(path, path.read_bytes())
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        rows = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: holds a {type(rows).__name__}, expected a list of objects")
@@ -57,8 +58,8 @@ def _read_lines(path: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
+            rows.append(parse_json(line))
+        except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
     return rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from deepscaler.evaluation.estimators import estimate, source_clusters
 from deepscaler.evaluation.grid import BenchmarkSamples
+from deepscaler.json_text import parse_json
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 MAX_DIFFICULTIES = 10  # more distinct values are grouped by their whole part
@@ -122,7 +122,7 @@ def read_contamination(path: Path) -> dict[str, frozenset[str]]:
     `{"matches": {NAME: [id, ...]}}`. Raises ValueError naming file and field.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     found = _matches(record) if isinstance(record, Mapping) else None

@@ -7,7 +7,6 @@ benchmark's file (3), or by its text; references always come from the benchmark,
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.regrade import graded
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import FINISH_REASONS, SAMPLES_FILE, UNKNOWN_FINISH, read_digested
+from deepscaler.json_text import parse_json
 from deepscaler.observability.problem_texts import write_problem_texts
 from deepscaler.types import Problem
 
@@ -157,8 +157,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(filter(bytes.strip, lines)):
             try:
-                record = json.loads(line.decode("utf-8"))
-            except (UnicodeDecodeError, ValueError, RecursionError) as error:
+                record = parse_json(line.decode("utf-8"))
+            except ValueError as error:
                 raise ValueError(f"{path}, row {number}: not JSON in UTF-8 ({error})") from error
             if not isinstance(record, dict):
                 raise ValueError(f"{path}, row {number}: expected an object, found {type(record).__name__}")

@@ -8,7 +8,6 @@ completions that somebody else saved.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.files import write_atomically
 from deepscaler.types import FinishReason, Outcome
 
@@ -157,7 +157,7 @@ def read_results(directory: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{directory} holds no finished evaluation ({RESULTS_FILE}); make one with `deepscaler eval`")
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error}); `deepscaler regrade {directory}` writes it anew") from error
     if not isinstance(results, dict) or not isinstance(results.get("benchmarks"), dict):

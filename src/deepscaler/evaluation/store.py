@@ -23,6 +23,7 @@ from deepscaler.types import FinishReason, Outcome, Verdict
 
 SETTINGS_FILE = "settings.json"
 JOURNAL = "journal"
+MAX_COUNT = 2**31 - 1
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -208,11 +209,16 @@ def _completion(row: dict[str, Any]) -> Completion:
         key=_key(row["key"]),
         text=row["text"],
         token_ids=None if ids is None else tuple(ids),
-        num_tokens=row["num_tokens"],
+        num_tokens=_count(row["num_tokens"]),
         finish_reason=FinishReason(row["finish_reason"]),
         seed=row["seed"],
         latency_s=row["latency_s"],
     )
+
+
+def _count(tokens: int | None) -> int | None:
+    """None for a count that no completion can have: a server said it, and samples.parquet could not hold it."""
+    return tokens if tokens is not None and tokens <= MAX_COUNT else None
 
 
 def _verdict_row(key: Key, verdict: Verdict) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.files import write_atomically
 from deepscaler.types import ScoredGroup
 
@@ -137,7 +138,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:  # JSON and Unicode errors alike: a line torn by a crash
                 continue
             if not isinstance(row, dict) or "kind" not in row or "step" not in row:
@@ -159,7 +160,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it or move it away") from error
     if not isinstance(value, dict):

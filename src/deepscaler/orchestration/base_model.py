@@ -16,6 +16,7 @@ from deepscaler.data.identity import problem_id
 from deepscaler.data.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
 from deepscaler.data.traces import WORDS, worked_solution
+from deepscaler.json_text import parse_json
 from deepscaler.orchestration.progress import Progress, duration
 from deepscaler.orchestration.team import make_team
 from deepscaler.randomness import generator
@@ -38,7 +39,7 @@ def ensure_base(recipe: Recipe, progress: Progress, out: Path | None = None) -> 
     if not reused:
         progress.message(f"training the base model into {directory}")
         _train_base(recipe, recipe.sft, directory, progress)
-    record = json.loads((directory / RECORD_FILE).read_text())
+    record = parse_json((directory / RECORD_FILE).read_text())
     made = "made earlier" if reused else "made"
     progress.message(f"base model {directory} ({made} in {record['seconds']:.0f} s)")
     return directory, record, reused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import torch
 from deepscaler.config import Recipe, changed_keys, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
+from deepscaler.json_text import parse_json
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
@@ -142,7 +142,7 @@ def check_same_recipe(recipe: Recipe, path: Path) -> None:
     stored = path / "recipe.json"
     if not stored.is_file():
         return
-    changed = changed_keys(json.loads(stored.read_text()), recipe.model_dump(mode="json"))
+    changed = changed_keys(parse_json(stored.read_text()), recipe.model_dump(mode="json"))
     if changed:
         raise ValueError(
             f"{path} was started with other settings: {', '.join(changed[:5])} differ. Give another --run-dir, or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.problem_texts import Question, read_problem_texts
 from deepscaler.report.forest import ForestRow, forest_svg
 from deepscaler.report.panels import OUTCOMES
@@ -82,7 +82,7 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
     What was asked comes from the problems.jsonl beside these. Raises ValueError when a file is damaged.
     """
     try:
-        content = json.loads(comparison.read_text(encoding="utf-8"))
+        content = parse_json(comparison.read_text(encoding="utf-8"))
         questions = {**read_problem_texts(after.parent), **read_problem_texts(before.parent)}
         changes = changed_problems(content["sets"], questions)
         rows = [*(_row(name, record) for name, record in content["sets"].items()), _row("average", content["total"])]

@@ -7,7 +7,6 @@ out are the numbers that the next product uses, not those of some other copy. On
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from deepscaler.json_text import parse_json
 from deepscaler.types import RunError
 
 HEAD = "lm_head"
@@ -33,7 +33,7 @@ def weight_files(directory: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
-        return sorted(directory / name for name in set(json.loads(index.read_text())["weight_map"].values()))
+        return sorted(directory / name for name in set(parse_json(index.read_text())["weight_map"].values()))
     raise ValueError(
         f"{directory} holds neither {whole.name} nor {index.name}; make one with `model.save_pretrained(DIR)`"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from deepscaler.data.templates import OPEN_THINK, render_messages
+from deepscaler.json_text import parse_json
 from deepscaler.serve.engine_thread import EngineThread, Job, Piece, sampling
 from deepscaler.serve.replies import DONE, Reply, event
 from deepscaler.serve.requests import Asked, RequestError, parse_chat, parse_completion
@@ -128,8 +128,8 @@ async def _json(request: Request) -> Any:
     except ClientDisconnect as error:
         raise RequestError("the client went away", status=499) from error
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return parse_json(body)
+    except ValueError as error:
         raise RequestError(f"the body is not JSON ({error})") from error
 
 

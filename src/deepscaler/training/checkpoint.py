@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from deepscaler.json_text import parse_json
 from deepscaler.types import RunError
 
 STATE_FILE = "state.json"
@@ -76,7 +77,7 @@ def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in candidates:
         damage = find_damage(path)
         if damage is None:
-            return path, json.loads((path / STATE_FILE).read_text())
+            return path, parse_json((path / STATE_FILE).read_text())
         problems.append(f"{path.name}: {damage}")
     if problems:
         raise CheckpointError(
@@ -88,7 +89,7 @@ def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any]] | None:
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None when every file has its recorded size and SHA-256."""
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text())
+        manifest = parse_json((path / MANIFEST_FILE).read_text())
     except (OSError, ValueError) as error:
         return f"unreadable {MANIFEST_FILE} ({error})"
     for name, expected in manifest.items():

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deepscaler.json_text import parse_json
+
 OPTIMIZER_FILE = "optimizer.safetensors"
 REFERENCE_FILE = "reference.safetensors"
 COUNTERS_FILE = "learner.json"
@@ -47,7 +49,7 @@ def load_optimizer(
         field, name = key.split(":", 1)
         parameter = parameters[name]
         optimizer.state[parameter][field] = value.to(parameter.device)
-    return json.loads((directory / COUNTERS_FILE).read_text())
+    return parse_json((directory / COUNTERS_FILE).read_text())
 
 
 def _load_parameters(model: nn.Module, files: list[Path]) -> None:
