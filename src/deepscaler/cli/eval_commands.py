@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,9 @@ def _check(a: EvalArguments) -> None:
         raise ValueError("--model names a model of --endpoint; a directory or hub id stands without it")
     if a.endpoint is not None and a.engine is not None:
         raise ValueError(f"--engine {a.engine} is for a model evaluated in this process; a server has its own")
+    for flag, value in (("--concurrency", a.concurrency), ("--api-key-env", a.api_key_env)):
+        if a.endpoint is None and value is not None:
+            raise ValueError(f"{flag} is for a server; give --endpoint, or leave it out")
     if a.suite is None and a.recipe is None:
         raise ValueError("say which problems: --suite competition, a benchmark's name, or --recipe FILE")
 
@@ -84,7 +88,7 @@ def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
 
 
 def _held_out(a: EvalArguments, path: Path) -> int:
-    """The synthetic held-out sets of a training recipe."""
+    """The held-out sets of a training recipe: its own benchmarks and validation files, or synthetic ones."""
     with loading():
         from deepscaler.orchestration.evaluate import evaluate_directory
 
@@ -100,6 +104,7 @@ def _held_out(a: EvalArguments, path: Path) -> int:
         )
     extra = [] if a.samples is None else [f"evaluation.num_samples={a.samples}"]
     extra += [] if a.max_tokens is None else [f"evaluation.max_completion_tokens={a.max_tokens}"]
+    extra += [] if a.benchmarks is None else [f"evaluation.benchmarks_dir={json.dumps(str(a.benchmarks))}"]
     chosen = load_recipe(path, [*a.overrides, *extra])
     return _print(evaluate_directory(Path(a.model), chosen, a.out, prepare(), limit=a.limit), a.out)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from deepscaler.config import Recipe
 from deepscaler.config.models import SftSection
+from deepscaler.config.schema import RecipeError
 from deepscaler.data.identity import problem_id
 from deepscaler.data.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
@@ -30,10 +31,19 @@ GROW_UNTIL = 0.5  # share of the token budget over which the chains grow to full
 
 
 def ensure_base(recipe: Recipe, progress: Progress, out: Path | None = None) -> tuple[Path, dict[str, Any], bool]:
-    """(directory, record of its making, whether it was there already). `out` overrides where [sft] puts it."""
+    """(directory, record of its making, whether it was there already). `out` overrides where [sft] puts it.
+
+    Raises RecipeError where the recipe's data would not be what the base is made from.
+    """
     if recipe.sft is None:
         assert recipe.model.path is not None
         return Path(recipe.model.path), {"seconds": 0.0}, True
+    if recipe.data.source != "synthetic":
+        raise RecipeError(
+            f"[sft] makes a small model from synthetic worked solutions and reads no file, so data.source = "
+            f"{recipe.data.source!r} would not be used; set data.source = 'synthetic', or remove [sft] and set "
+            f"model.path to a model that is to be trained on {recipe.data.source}"
+        )
     directory = out or base_directory(recipe, recipe.sft)
     reused = (directory / RECORD_FILE).is_file()
     if not reused:

@@ -12,10 +12,9 @@ from typing import Any
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSection, SuiteSection, settings_of
 from deepscaler.config.models import GraderSection
-from deepscaler.data.synthetic import evaluation_sets
 from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
-from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.datasets import Datasets, announced
 from deepscaler.evaluation.finish import finish, finish_partial
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
@@ -31,18 +30,20 @@ from deepscaler.orchestration.embedded import (
     open_model,
 )
 from deepscaler.orchestration.engines import ENGINES
+from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
-from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]
+GRADER_VERSIONS = {"deepscaler": math_reward.GRADER_VERSION, "string": string_match.GRADER_VERSION}
 
 
 def grader_settings(section: GraderSection) -> Settings:
     """What shapes a verdict."""
-    return {"version": GRADER_VERSION, **section.model_dump(mode="json", exclude={"workers"})}
+    return {"version": GRADER_VERSIONS[section.profile], **section.model_dump(mode="json", exclude={"workers"})}
 
 
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:
@@ -117,21 +118,22 @@ def evaluate_directory(
     model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
-    sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
-    return evaluate_model(model_path, Job(held_out_recipe(recipe, limit), describe(sets), out, progress))
+    datasets = held_out_sets(recipe, limit=limit)
+    asked = held_out_recipe(recipe, tuple(datasets.sets), limit)
+    return evaluate_model(model_path, Job(asked, datasets, out, progress))
 
 
-def held_out_recipe(recipe: Recipe, limit: int | None) -> EvalRecipe:
-    """A training recipe's [evaluation] as the recipe of an evaluation."""
+def held_out_recipe(recipe: Recipe, names: tuple[str, ...], limit: int | None) -> EvalRecipe:
+    """A training recipe's [evaluation] as the recipe of an evaluation of these sets."""
     section = recipe.evaluation
     shared = ("num_samples", "temperature", "top_p", "top_k", "max_completion_tokens")
     return EvalRecipe(
         name=recipe.name,
         seed=recipe.seed,
-        suite=SuiteSection(benchmarks=tuple(evaluation_sets(recipe)), limit=limit, instruction=recipe.data.instruction),
+        suite=SuiteSection(benchmarks=names, limit=limit, instruction=recipe.data.instruction),
         sampling=SamplingSection(**section.model_dump(include=set(shared))),
         engine=EngineSection(
-            dtype="float32", max_active=recipe.rollout.max_active, processes=recipe.training.processes
+            dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
         ),
         grader=recipe.grader,
     )
@@ -173,7 +175,8 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
 def _evaluate(
     job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
 ) -> Results:
-    """`run_job` with a grader of its own; says what a reader of the score must know."""
+    """`run_job` with a grader of its own; says what is asked."""
+    job.progress.message(announced(job.datasets, job.recipe))
     with text_grader(job.recipe.grader) as grader:
         results = run_job(job, settings, open_source, grader, model=model)
     for text in results.content["warnings"]:
