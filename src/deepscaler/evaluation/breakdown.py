@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,15 @@ def identical_rows(samples: BenchmarkSamples, digests: Sequence[bytes]) -> NDArr
         repeated[row] = pair in seen
         seen.add(pair)
     return repeated
+
+
+UNKNOWN_RESAMPLING = {"se_resampling": math.nan, "low_resampling": math.nan, "high_resampling": math.nan}
+
+
+def all_the_same(samples: BenchmarkSamples, digests: Sequence[bytes]) -> bool:
+    """Whether some problem has several samples, and no problem two that differ."""
+    texts = set(zip(samples.problem_of_row.tolist(), digests, strict=True))
+    return len(digests) > len(samples.problem_ids) == len(texts)
 
 
 def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dict[str, Any]:
