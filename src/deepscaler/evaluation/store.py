@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -119,6 +120,11 @@ class SampleStore:
         self._completions.close()
         self._verdicts.close()
         self._lock.close()
+
+    def remove(self) -> None:
+        """Delete what opening it made; for one that is closed and never got a sample."""
+        (self.directory / SETTINGS_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / JOURNAL, ignore_errors=True)
 
     def __enter__(self) -> SampleStore:
         return self

@@ -18,7 +18,7 @@ from deepscaler.data.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
 from deepscaler.data.traces import WORDS, worked_solution
 from deepscaler.json_text import parse_json
-from deepscaler.orchestration.progress import Progress, duration
+from deepscaler.orchestration.progress import Progress, duration, speed
 from deepscaler.orchestration.team import make_team
 from deepscaler.randomness import generator
 from deepscaler.training.model import stop_token_ids
@@ -74,7 +74,7 @@ def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: 
     def report(state: dict[str, Any]) -> None:
         progress.update(
             f"   sft step {state['step']:>4}/{state['num_steps']}  loss {state['loss']:.3f}"
-            f"  {state['tokens_per_s'] / 1000:5.1f}k tok/s  left {duration(state['seconds_left'])}"
+            f"  {speed(state['tokens_per_s'])}  left {duration(state['seconds_left'])}"
         )
 
     with make_team(recipe, computer, model, stop_token_ids(model, tokenizer)) as team:

@@ -21,7 +21,9 @@ from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
 from deepscaler.evaluation.store import SampleStore, settings_hash
+from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
+from deepscaler.observability.files import new_directory
 from deepscaler.orchestration.embedded import (
     ModelFiles,
     check_context,
@@ -120,6 +122,7 @@ def evaluate_directory(
     """Evaluate a model directory on a training recipe's held-out sets."""
     datasets = held_out_sets(recipe, limit=limit)
     asked = held_out_recipe(recipe, tuple(datasets.sets), limit)
+    progress.message(announced(datasets, asked))
     return evaluate_model(model_path, Job(asked, datasets, out, progress))
 
 
@@ -168,20 +171,16 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
     first = next(iter(job.plan.problems.values()))
     found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
     for text in found:
-        job.progress.message(f"warning: {text}")
+        job.progress.warning(text)
     yield ServerSource(client, job.recipe.suite.instruction, found, facts)
 
 
 def _evaluate(
     job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
 ) -> Results:
-    """`run_job` with a grader of its own; says what is asked."""
-    job.progress.message(announced(job.datasets, job.recipe))
+    """`run_job` with a grader of its own."""
     with text_grader(job.recipe.grader) as grader:
-        results = run_job(job, settings, open_source, grader, model=model)
-    for text in results.content["warnings"]:
-        job.progress.message(f"warning: {text}")
-    return results
+        return run_job(job, settings, open_source, grader, model=model)
 
 
 def run_job(
@@ -198,7 +197,7 @@ def run_job(
     model: what the model is called, beside what the settings know of it. facts: further entries of results.json.
     """
     started, plan = time.time(), job.plan
-    with SampleStore(job.out, settings) as store:
+    with _new_store(job.out, settings) as store:
         before = len(store)
         _say_what_is_there(job, store)
         content: dict[str, Any] = {
@@ -221,8 +220,9 @@ def run_job(
                     content["warnings"] += source.warnings()
                     content["server"] = source.facts
         except (KeyboardInterrupt, RunError):
-            path = finish_partial(store, plan, content)
-            job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
+            if len(store):
+                path = finish_partial(store, plan, content)
+                job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
             raise
         content["run"] = _run_facts(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
@@ -231,9 +231,25 @@ def run_job(
     return results
 
 
+@contextmanager
+def _new_store(out: Path, settings: Settings) -> Iterator[SampleStore]:
+    """The store of a directory; one that was made for it goes again where not a single sample came."""
+    new = not out.exists()
+    with new_directory(out):
+        store = SampleStore(out, settings)
+        try:
+            with store:
+                yield store
+        except BaseException:
+            if new and not len(store):
+                store.remove()
+            raise
+
+
 def _say_what_is_there(job: Job, store: SampleStore) -> None:
     if store.num_damaged:
-        job.progress.message(f"{store.num_damaged} lines torn by a crash were dropped; their samples are made again")
+        torn = counted(store.num_damaged, "line")
+        job.progress.message(f"{torn} torn by a crash and dropped; the samples are made again")
     if len(store):
         job.progress.message(f"{len(store)} of {job.plan.num_completions} samples are there already")
 

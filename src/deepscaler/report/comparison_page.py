@@ -24,6 +24,7 @@ MAX_CHARACTERS = 3000  # of each completion, head and end
 MAX_QUESTION = 1500  # characters of a problem's text
 LINE_CHARACTERS = 130  # of them in the table before it is unfolded
 MAX_REFERENCE = 200
+PUBLISHED = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # columns of the published table
 NORMAL_95 = 1.959964
 COLUMNS = (
     "benchmark",
@@ -97,11 +98,14 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
         title=f"{content['before']['label']} and {content['after']['label']}",
         content=content,
         forest=rows,
+        parts={name: record for name, record in content["sets"].items() if record["is_part"]},
+        whole_suite=set(content["sets"]) == set(PUBLISHED) and not any(r["is_part"] for r in content["sets"].values()),
         rows=[*content["sets"].items(), ("average", content["total"])],
         listed=listed,
         counts={name: (len(found), len(content["sets"][name]["problems"])) for name, found in changes.items()},
         shown=[_problem(change, *texts) for change in shown],
         outcomes=OUTCOMES,
+        published_names=PUBLISHED,
         texts_known=bool(questions),
         limits={
             "listed": MAX_LISTED,
