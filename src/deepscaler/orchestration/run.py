@@ -17,7 +17,7 @@ from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.orchestration.collect import Collected
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.stop import StopRequest
-from deepscaler.orchestration.validation import Validation, evaluation_line
+from deepscaler.orchestration.validation import Validation, evaluation_line, notes_on_base
 from deepscaler.protocols import Fleet, Grader, Learner
 from deepscaler.training.checkpoint import prune, save_checkpoint
 from deepscaler.types import RunError, UpdateStats
@@ -116,6 +116,9 @@ class Run:
             return
         results = self.validation.evaluate(self.step, stage.name, self.learner.weights_info().digest)
         self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
+        if self.step == 0:
+            for text in notes_on_base(results):
+                self.progress.message(text)
 
     def save(self) -> None:
         """Commit a checkpoint, then drop the ones no longer needed."""
