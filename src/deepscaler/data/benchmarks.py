@@ -68,7 +68,7 @@ def load_benchmark(
     elif changed and registered:
         warnings.append(
             f"{changed} of {len(problems)} references are wrong or too narrow; report the score on the corrected ones "
-            "(corrected=True) beside this one, see docs/benchmarks-lint.md"
+            "(suite.corrected = true) beside this one, see docs/benchmarks-lint.md"
         )
     return LoadedBenchmark(
         name=name,
@@ -118,7 +118,7 @@ def _check_digest(spec: BenchmarkSpec, content: _Content, allow_changed: bool) -
     if not allow_changed:
         raise DataError(
             f"{message}: scores on it cannot be compared with those of others. Put the registered file there, "
-            "or allow a changed file explicitly (allow_changed=True)"
+            "or give your version as a file of its own in evaluation.validation_files"
         )
     return [message]
 
