@@ -50,7 +50,9 @@ class State:
     def seconds_left(self) -> float | None:
         """None before MIN_RATED new samples: the first ones say how long the shortest take."""
         new, left = self.num_done - self.num_before, self.num_completions - self.num_done
-        return left / self.per_second if new >= MIN_RATED or not left else None
+        if not left:
+            return 0.0
+        return left / self.per_second if new >= MIN_RATED else None
 
 
 class Tally:

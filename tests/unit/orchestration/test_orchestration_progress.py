@@ -159,3 +159,7 @@ def test_messages_break_between_words_on_a_terminal_and_nowhere_in_a_file(monkey
     lines = out.getvalue().splitlines()
     assert len(lines) > 3 and max(map(len, lines)) <= 80 and " ".join(lines) == f"warning: {text}"
     assert log.getvalue() == f"warning: {text}\n"
+
+
+def test_an_evaluation_that_only_grades_has_nothing_left_to_generate() -> None:
+    assert "left 0 s" in shown(State(5, num_before=5, num_done=5, num_graded=5))
