@@ -19,7 +19,8 @@ Reply = Callable[[str, int], str]  # question, seed -> completion text
 
 
 FAULTS = (
-    "error_500", "hang_up", "silence", "malformed", "half_body", "duplicate", "rate_limit", "endless", "stall"
+    "error_500", "hang_up", "silence", "malformed", "half_body", "duplicate", "rate_limit", "endless", "stall",
+    "deep",
 )  # fmt: skip
 
 
@@ -30,6 +31,7 @@ class Faults:
     error_500: float = 0.0
     hang_up: float = 0.0  # the connection is closed instead of an answer
     silence: float = 0.0  # no answer at all, for `silence_s`
+    deep: float = 0.0  # JSON nested 200,000 levels deep
     malformed: float = 0.0  # half a JSON document
     half_body: float = 0.0  # the connection breaks in the middle of the body
     duplicate: float = 0.0  # the reply to an earlier request
@@ -54,6 +56,7 @@ class Script:
     key: str = ""
     max_model_len: int | None = None
     say_usage: bool = True
+    num_tokens: int = 7  # said of every completion that ends by itself
     say_finish: bool = True
     ignore: frozenset[str] = frozenset()  # sampling settings without effect
     streams: bool = True
@@ -187,6 +190,7 @@ class ScriptedServer:
             "rate_limit",
             "endless",
             "stall",
+            "deep",
         ):
             if kind == "duplicate" and len(self._earlier) < f.replies_back:
                 continue
@@ -203,6 +207,8 @@ class ScriptedServer:
             return web.json_response({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "0.01"})
         if fault == "duplicate":
             return web.Response(body=self._earlier[-self.script.faults.replies_back], content_type="application/json")
+        if fault == "deep":
+            return web.Response(body=b"[" * 200_000 + b"]" * 200_000, content_type="application/json")
         if fault == "malformed":
             return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
         if fault == "silence":
@@ -248,7 +254,7 @@ class ScriptedServer:
         self._number += 1
         document: dict[str, Any] = {"id": f"reply-{self._number}", "model": script.model, "choices": choices}
         if script.say_usage:
-            tokens = body.get("max_tokens", 16) if choices[0].get("finish_reason") == "length" else 7
+            tokens = body.get("max_tokens", 16) if choices[0].get("finish_reason") == "length" else script.num_tokens
             document["usage"] = {"completion_tokens": tokens, "prompt_tokens": 5}
         return json.dumps(document).encode()
 

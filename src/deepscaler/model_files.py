@@ -5,12 +5,13 @@ Reads the headers of safetensors files only.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from deepscaler.json_text import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def weight_files(directory: Path) -> list[Path]:
             f"{directory} holds neither {whole.name} nor {index.name}; make one with `model.save_pretrained(DIR)`"
         )
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of safetensors files ({error}); download it again") from error
     files = [directory / str(name) for name in names]

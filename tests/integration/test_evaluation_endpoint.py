@@ -133,3 +133,24 @@ def test_samples_that_cannot_be_had_are_named_and_the_others_kept(tmp_path: Path
         server.script.reply, server.script.wait_s = REPLY, {}
         results = evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=2"))
     assert results.content["run"]["resumed_samples"] == 158
+
+
+def test_a_start_that_is_refused_leaves_no_directory(tmp_path: Path) -> None:
+    with ScriptedServer(Script(REPLY)) as server, pytest.raises(EndpointError, match="serves no model 'other'"):
+        evaluate_endpoint(server.url, "other", job(tmp_path / "new" / "out"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine.txt").write_text("kept")
+    with ScriptedServer(Script(REPLY)) as server, pytest.raises(EndpointError):
+        evaluate_endpoint(server.url, "other", job(tmp_path / "old"))
+    assert (tmp_path / "old" / "mine.txt").read_text() == "kept"
+
+
+def test_requests_that_the_server_loses_cost_no_sample(tmp_path: Path) -> None:
+    faults = Faults(silence=0.02, silence_s=3600.0)
+    quick = ("sampling.num_samples=4", "client.lost_s=0.5", "client.total_s=3000")
+    with ScriptedServer(Script(REPLY, faults=faults)) as server:
+        results = evaluate_endpoint(server.url, "scripted", job(tmp_path, *quick))
+        planted = server.planted["silence"]
+    assert len(table(tmp_path)) == 320 and planted > 0
+    assert f"{planted} attempts failed and were repeated: lost" in " ".join(results.content["warnings"])

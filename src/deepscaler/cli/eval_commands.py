@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,9 @@ def _check(a: EvalArguments) -> None:
         raise ValueError("--model names a model of --endpoint; a directory or hub id stands without it")
     if a.endpoint is not None and a.engine is not None:
         raise ValueError(f"--engine {a.engine} is for a model evaluated in this process; a server has its own")
+    for flag, value in (("--concurrency", a.concurrency), ("--api-key-env", a.api_key_env)):
+        if a.endpoint is None and value is not None:
+            raise ValueError(f"{flag} is for a server; give --endpoint, or leave it out")
     if a.suite is None and a.recipe is None:
         raise ValueError("say which problems: --suite competition, a benchmark's name, or --recipe FILE")
 
@@ -69,25 +73,27 @@ def _overrides(a: EvalArguments) -> list[str]:
 
 
 def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
+    print(f"evaluating {a.model or a.served_model}", flush=True)  # before what takes seconds to load
+    from deepscaler.evaluation.datasets import announced, load_suite
+
+    datasets = load_suite(recipe.suite, a.benchmarks)
+    print(announced(datasets, recipe), flush=True)
     with loading():
-        from deepscaler.evaluation.datasets import load_suite
         from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
 
-    job = Job(recipe, load_suite(recipe.suite, a.benchmarks), a.out, prepare())
+    progress = prepare()
+    job = Job(recipe, datasets, a.out, progress)
     if a.endpoint is not None:
         assert a.served_model is not None
         results = evaluate_endpoint(a.endpoint, a.served_model, job)
     else:
         assert a.model is not None
         results = evaluate_model(a.model, job)
-    return _print(results, a.out)
+    return _print(results, a.out, progress.warned)
 
 
 def _held_out(a: EvalArguments, path: Path) -> int:
-    """The synthetic held-out sets of a training recipe."""
-    with loading():
-        from deepscaler.orchestration.evaluate import evaluate_directory
-
+    """The held-out sets of a training recipe: its own benchmarks and validation files, or synthetic ones."""
     if a.suite is not None or a.endpoint is not None or a.model is None:
         raise RecipeError(
             f"{path} is a training recipe: `deepscaler eval MODEL_DIR --recipe {path}` evaluates on its held-out sets, "
@@ -100,8 +106,15 @@ def _held_out(a: EvalArguments, path: Path) -> int:
         )
     extra = [] if a.samples is None else [f"evaluation.num_samples={a.samples}"]
     extra += [] if a.max_tokens is None else [f"evaluation.max_completion_tokens={a.max_tokens}"]
+    extra += [] if a.benchmarks is None else [f"evaluation.benchmarks_dir={json.dumps(str(a.benchmarks))}"]
     chosen = load_recipe(path, [*a.overrides, *extra])
-    return _print(evaluate_directory(Path(a.model), chosen, a.out, prepare(), limit=a.limit), a.out)
+    print(f"evaluating {a.model} on the sets of {path}", flush=True)  # before what takes seconds to load
+    with loading():
+        from deepscaler.orchestration.evaluate import evaluate_directory
+
+    progress = prepare()
+    results = evaluate_directory(Path(a.model), chosen, a.out, progress, limit=a.limit)
+    return _print(results, a.out, progress.warned)
 
 
 def regrade(directory: Path, workers: int) -> int:
@@ -134,9 +147,10 @@ def serve(model: str, **settings: Any) -> int:
     return 0
 
 
-def _print(results: Any, out: Path) -> int:
+def _print(results: Any, out: Path, shown: Sequence[str] = ()) -> int:
+    """The table; shown: warnings that were on the screen already."""
     from deepscaler.evaluation.tables import print_results
 
-    print_results(results.content)
+    print_results(results.content, shown)
     print(f"written to {out / 'results.json'}")
     return 0

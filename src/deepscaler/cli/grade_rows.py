@@ -6,7 +6,6 @@ A row that cannot be graded is a ValueError that names file, row and field.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from deepscaler.data.readers import arrow_to_rows
 from deepscaler.data.references import NoAnswerError, read_reference
+from deepscaler.json_text import parse_json
 from deepscaler.rewards.process import Item
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -141,8 +141,8 @@ def _json(text: str, where: str) -> Any:
         raise ValueError(f"{word} is no JSON")
 
     try:
-        return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=no_number)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, parse_int=Number, parse_float=Number, parse_constant=no_number)
+    except ValueError as error:
         raise ValueError(f"{where}: no JSON: {error}") from error
 
 

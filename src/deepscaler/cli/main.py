@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from deepscaler.cli.flags import show_flags_plainly
 from deepscaler.cli.stored import add_commands as add_stored_commands
 
 app = typer.Typer(
@@ -330,6 +331,9 @@ def lint_benchmarks(
     from deepscaler.cli import benchmark_commands
 
     _exit(benchmark_commands.lint_benchmarks(benchmarks, out=out))
+
+
+show_flags_plainly(app, data_app)
 
 
 def _exit(code: int | None) -> None:

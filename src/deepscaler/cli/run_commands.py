@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from deepscaler import cpu
 from deepscaler.config import load_recipe
@@ -89,8 +90,29 @@ def train_command(
 def report(runs: list[Path], *, out: Path | None) -> int:
     from deepscaler.report import write_report
 
-    print(write_report(runs, out or runs[0] / "report.html"))
+    compared = {run: found for run in runs if (found := _validation_compared(run)) is not None}
+    print(write_report(runs, out or runs[0] / "report.html", compared))
     return 0
+
+
+def _validation_compared(run: Path) -> dict[str, Any] | None:
+    """The first and the last evaluation inside training, paired by problem; None where there are no two to pair."""
+    from deepscaler.evaluation.compare import compare_directories
+    from deepscaler.evaluation.comparison_files import comparison_json
+
+    whole = sorted(file.parent for file in (run / "evaluations").glob("step-*/results.json"))
+    made = [path for path in whole if path.name.removeprefix("step-").isdigit()]
+    if len(made) < 2:
+        return None
+    try:
+        comparison = compare_directories(made[0], made[-1], common=True)
+    except ValueError as error:
+        print(f"note: {error}; the report has no difference between them", file=sys.stderr)
+        return None
+    return {
+        **comparison_json(comparison),
+        "steps": [int(path.name.removeprefix("step-")) for path in (made[0], made[-1])],
+    }
 
 
 @contextmanager

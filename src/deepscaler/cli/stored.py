@@ -23,12 +23,15 @@ def compare(
     evaluation_b: Annotated[Path, typer.Argument(metavar="EVAL_B", help="Directory written by eval.")],
     published: Annotated[bool, typer.Option("--published", help="Show published scores beside.")] = False,
     common: Annotated[bool, typer.Option("--common", help="Compare what both hold, say what was left out.")] = False,
+    name_a: Annotated[str, typer.Option(metavar="NAME", help="What A is called; else by model and path.")] = "",
+    name_b: Annotated[str, typer.Option(metavar="NAME", help="What B is called; else by model and path.")] = "",
     out: Annotated[Path | None, typer.Option(help="Directory for Markdown, JSON, CSV and HTML.")] = None,
 ) -> None:
     """Difference B - A, paired by problem, per benchmark and on average."""
     from deepscaler.cli import compare_commands
 
-    compare_commands.compare(evaluation_a, evaluation_b, published=published, common=common, out=out)
+    names = (name_a, name_b)
+    compare_commands.compare(evaluation_a, evaluation_b, published=published, common=common, out=out, names=names)
 
 
 def eval_clean(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from deepscaler.json_text import parse_json
 
 STRETCHED = ("yarn", "linear", "dynamic", "longrope")
 
@@ -27,6 +28,6 @@ def context_limit(config: Mapping[str, Any]) -> int:
 def context_of_directory(path: str | Path) -> int | None:
     """The limit of a local model directory; None where there is none to read."""
     try:
-        return context_limit(json.loads((Path(path) / "config.json").read_text()))
+        return context_limit(parse_json((Path(path) / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

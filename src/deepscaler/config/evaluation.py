@@ -70,6 +70,13 @@ class ClientSection(Section):
     silence_s: float = setting(
         180.0, unit="s", doc="the server counts as dead when no request at all has heard from it for so long", gt=0
     )
+    lost_s: float = setting(
+        60.0,
+        unit="s",
+        doc="a request silent for so long, and for many times the slowest answer, is asked again while others are "
+        "answered",
+        gt=0,
+    )
     read_s: float = setting(
         3600.0, unit="s", doc="longest silence of one request, which may wait in the server's queue", gt=0
     )

@@ -7,13 +7,13 @@ and 3 widths of the MLP. docs/recipes.md compares the sum with measurements.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepscaler.config.models import Recipe
+from deepscaler.json_text import parse_json
 
 FLOAT32 = 4
 # Activations of one micro-batch and process on CPU. Larger ones are not faster there, and a constant leaves the
@@ -59,7 +59,7 @@ class ModelShape:
             heads = s.num_heads, s.num_kv_heads, s.head_dim
             return cls(s.hidden_size, s.mlp_size, s.num_layers, *heads, vocab_size=0, tie_word_embeddings=True)
         try:
-            return cls.of_config(json.loads((Path(recipe.model.path or "") / "config.json").read_text()))
+            return cls.of_config(parse_json((Path(recipe.model.path or "") / "config.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
             return None
 

@@ -59,14 +59,14 @@ def correct(benchmark: str, path: str, problems: Sequence[Problem]) -> tuple[Pro
     """The problems with corrected references. Raises DataError where a row is not the one that was reviewed."""
     reviews = reviewed_rows(benchmark)
     if not reviews:
-        raise DataError(f"no corrected references are registered for {benchmark}; load it without corrected=True")
+        raise DataError(f"no corrected references are registered for {benchmark}; set suite.corrected = false")
     corrected = list(problems)
     for row, review in reviews.items():
         found = problems[row].references if row < len(problems) else None
         if found != review.original:
             raise DataError(
                 f"{path}, row {row}, field 'answer': the corrections were made for {list(review.original)}, found "
-                f"{'no such row' if found is None else list(found)}; load the file without corrected=True"
+                f"{'no such row' if found is None else list(found)}; set suite.corrected = false"
             )
         corrected[row] = replace(problems[row], references=review.corrected)
     return tuple(corrected)

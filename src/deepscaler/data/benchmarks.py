@@ -16,6 +16,7 @@ from deepscaler.data.benchmark_review import correct, reviewed_rows
 from deepscaler.data.benchmark_specs import BENCHMARKS, AnswerForm, BenchmarkSpec
 from deepscaler.data.references import NoAnswerError, read_reference
 from deepscaler.data.sources import DataError
+from deepscaler.json_text import parse_json
 from deepscaler.types import Problem
 
 __all__ = ["BENCHMARKS", "BenchmarkSpec", "LoadedBenchmark", "load_benchmark", "read_rows", "row_hash"]
@@ -68,7 +69,7 @@ def load_benchmark(
     elif changed and registered:
         warnings.append(
             f"{changed} of {len(problems)} references are wrong or too narrow; report the score on the corrected ones "
-            "(corrected=True) beside this one, see docs/benchmarks-lint.md"
+            "(suite.corrected = true) beside this one, see docs/benchmarks-lint.md"
         )
     return LoadedBenchmark(
         name=name,
@@ -118,7 +119,7 @@ def _check_digest(spec: BenchmarkSpec, content: _Content, allow_changed: bool) -
     if not allow_changed:
         raise DataError(
             f"{message}: scores on it cannot be compared with those of others. Put the registered file there, "
-            "or allow a changed file explicitly (allow_changed=True)"
+            "or give your version as a file of its own in evaluation.validation_files"
         )
     return [message]
 
@@ -147,11 +148,11 @@ def read_rows(path: Path) -> tuple[list[Any], str]:
         raise DataError(f"{path} does not exist; put the benchmark's file there, or name the directory that holds it")
     raw = path.read_bytes()
     try:
-        rows = json.loads(raw.decode("utf-8-sig"))
+        rows = parse_json(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__} {rows!r:.40}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from deepscaler.json_text import parse_json
 from deepscaler.types import Message
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -76,7 +76,7 @@ def decoded(value: Any) -> Any:
     """The list or object that a text holds as JSON, as CSV files have them; any other value as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return parse_json(value)
+        except ValueError:
             return value
     return value

@@ -14,16 +14,26 @@ from deepscaler.data.prepare import Preparation
 
 MAX_PAIRS = 500  # of a section; the rest is counted, and stands in dropped.parquet
 _MAX_SHOWN = 4000  # characters of a problem
+# Colours, type and cards of the report's pages, which this layer cannot import; a test holds the colours together.
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.5rem}table{border-collapse:collapse}
-td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}.number{text-align:right}
-.pair{border-top:1px solid #d0d7de;padding:.8rem 0}.sides{display:grid;grid-template-columns:1fr 1fr;gap:1.5rem}
-.side{min-width:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.9rem}.where{color:#57606a;font-size:.85rem}
-mark{background:#fff1b8;color:inherit}
-@media(max-width:45rem){.sides{grid-template-columns:1fr}}
-@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}.pair{border-color:#30363d}
-.where{color:#9198a1}mark{background:#5a4a00}}
+:root{--ink:#1c2430;--soft:#5b6573;--surface:#ffffff;--page:#f6f7f9;--line:#dde1e7;--mark:#fff1b8}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--soft:#9aa5b4;--surface:#161b22;--page:#0d1117;--line:#2d343f;
+--mark:#5a4a00}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);
+font:15px/1.5 ui-sans-serif,system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif}
+header,main{max-width:1240px;margin:0 auto;padding:0 24px}header{padding-top:28px}main{padding-bottom:48px}
+.kicker{margin:0;color:var(--soft);font-size:13px}h1{font-size:26px;line-height:1.2;margin:2px 0 18px}
+h2{font-size:18px;margin:34px 0 4px}p{margin:0 0 10px;color:var(--soft);font-size:13px}
+table,.pair{background:var(--surface);border:1px solid var(--line);border-radius:8px}
+table{width:100%;border-collapse:separate;border-spacing:0;padding:4px 18px 10px;font-variant-numeric:tabular-nums}
+td,th{padding:7px 12px 7px 0;text-align:right;font-weight:400}td{border-top:1px solid var(--line)}
+th{color:var(--soft);font-size:13px}td:first-child,th:first-child{text-align:left}
+.pair{padding:14px 18px;margin:0 0 14px}.sides{display:grid;grid-template-columns:1fr 1fr;gap:24px;margin-top:8px}
+.side{min-width:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:14px}
+.where{color:var(--soft);font-size:13px;overflow-wrap:anywhere}
+mark{background:var(--mark);color:inherit}
+@media(max-width:720px){header,main{padding-left:12px;padding-right:12px}.sides{grid-template-columns:1fr}}
 """
 
 
@@ -33,7 +43,7 @@ def pair_page(done: Preparation, benchmarks: Sequence[LoadedBenchmark]) -> str:
     similar = [finding for finding in done.findings if not finding.contaminates]
     similar.sort(key=lambda finding: -finding.jaccard)
     body = [
-        "<h1>Contamination and duplicates</h1>",
+        '<header><p class="kicker">deepscaler · contamination</p><h1>Contamination and duplicates</h1></header><main>',
         *_summary(found, benchmarks),
         *_section(
             "Benchmark problems in the training rows", "These rows were dropped.", _findings(done, found), len(found)
@@ -53,6 +63,7 @@ def pair_page(done: Preparation, benchmarks: Sequence[LoadedBenchmark]) -> str:
         *_section(
             "Duplicates among the training rows", "The left row stayed.", _duplicates(done), len(done.duplicates)
         ),
+        "</main>",
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"

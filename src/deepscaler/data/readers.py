@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepscaler.json_text import parse_json
+
 MAX_CSV_FIELD = 2**30  # characters; Python's own limit of 128 KiB is less than a long problem
 _GZIP = ".gz"
 
@@ -69,12 +71,12 @@ def _read_json(path: Path, raw: bytes) -> list[Any]:
     """A list of objects; `{"train": [...]}`; or JSON lines under the wrong name, as pandas and datasets write them."""
     text = decode(path, raw)
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _read_lines(path, raw)
         raise DataError(f"{path}: not JSON ({error})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     if isinstance(rows, dict):
         rows = _only_list(path, rows)
@@ -103,8 +105,8 @@ def _read_lines(path: Path, raw: bytes) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
+            rows.append(parse_json(line))
+        except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
     return rows
 

@@ -10,7 +10,6 @@ A worked solution that marks no answer has none: which of its numbers is meant c
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 from deepscaler.data.broken_text import fault_of, repair_latex
 from deepscaler.data.layouts import shown
+from deepscaler.json_text import parse_json
 
 
 class WrongTypeError(ValueError):
@@ -55,8 +55,8 @@ def _items(value: Any) -> list[Any]:
         return value
     if isinstance(value, str) and re.match(r'\s*\[\s*"', value):
         try:
-            items = json.loads(value)
-        except (ValueError, RecursionError):
+            items = parse_json(value)
+        except ValueError:
             return [value]
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
             return items

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from deepscaler.json_text import parse_json
+
 _NONCE = secrets.token_hex(6)  # names that no text can hold by chance or on purpose
 _TEXT_MARK = f"\ue0f0{_NONCE}t%d\ue0f1"  # in a content, for the text of control token number %d
 _TOKEN_MARK = f"\ue0f0{_NONCE}c%d\ue0f1"  # what the copy of the tokenizer calls the token
@@ -102,7 +104,7 @@ def _plain_tokenizer(tokenizer: Any, controls: Sequence[str]) -> tuple[Any, dict
     if not isinstance(backend, Tokenizer):
         raise _not_as_text(controls[0])
     names = {text: _TOKEN_MARK % number for number, text in enumerate(controls)}
-    state = json.loads(backend.to_str())
+    state = parse_json(backend.to_str())
     added, state["added_tokens"] = state["added_tokens"], []
     state |= {"post_processor": None, "truncation": None, "padding": None}
     _rename(state["model"], names)

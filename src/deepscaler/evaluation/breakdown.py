@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deepscaler.evaluation.estimators import estimate, source_clusters
 from deepscaler.evaluation.grid import BenchmarkSamples
+from deepscaler.json_text import parse_json
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 MAX_DIFFICULTIES = 10  # more distinct values are grouped by their whole part
@@ -104,6 +105,15 @@ def identical_rows(samples: BenchmarkSamples, digests: Sequence[bytes]) -> NDArr
     return repeated
 
 
+UNKNOWN_RESAMPLING = {"se_resampling": math.nan, "low_resampling": math.nan, "high_resampling": math.nan}
+
+
+def all_the_same(samples: BenchmarkSamples, digests: Sequence[bytes]) -> bool:
+    """Whether some problem has several samples, and no problem two that differ."""
+    texts = set(zip(samples.problem_of_row.tolist(), digests, strict=True))
+    return len(digests) > len(samples.problem_ids) == len(texts)
+
+
 def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dict[str, Any]:
     """Pass@1 over the problems that do not stand in the training data, as a contamination record lists them."""
     clean = np.array([identity not in contaminated for identity in samples.problem_ids])
@@ -122,7 +132,7 @@ def read_contamination(path: Path) -> dict[str, frozenset[str]]:
     `{"matches": {NAME: [id, ...]}}`. Raises ValueError naming file and field.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     found = _matches(record) if isinstance(record, Mapping) else None

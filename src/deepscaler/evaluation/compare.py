@@ -4,32 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deepscaler.evaluation.breakdown import source_labels
+from deepscaler.data.benchmark_specs import BENCHMARKS
+from deepscaler.evaluation.breakdown import UNKNOWN_RESAMPLING, source_labels
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, source_clusters
 from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
-from deepscaler.evaluation.samples import model_name, read_results, read_samples
+from deepscaler.evaluation.samples import model_name, read_results, read_samples, setting
 
+CONDITIONS = ("temperature", "top_p", "top_k", "max_completion_tokens")
 MAX_NAMED = 3  # ids named in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One evaluation as read from its directory."""
+    """One evaluation as read from its directory. results: the content of its results.json. name: given by a person."""
 
     path: Path
     settings: Mapping[str, Any]
     benchmarks: dict[str, BenchmarkSamples]
     row_hashes: Mapping[str, Any]
+    results: Mapping[str, Any]
+    name: str = ""
+
+    def figure(self, benchmark: str, name: str) -> Any:
+        """What results.json says of a benchmark, of all its problems; None where it does not."""
+        return self.results["benchmarks"].get(benchmark, {}).get(name)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Sampling settings that a score depends on; None where they are not recorded."""
+        return {name: setting(self.settings, name) for name in CONDITIONS}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Everything its results.json warns about, those of a benchmark with its name before."""
+        found: dict[str, list[str]] = {}
+        for name in self.results["benchmarks"]:
+            for text in self.figure(name, "warnings") or ():
+                found.setdefault(text, []).append(name)
+        return [f"{', '.join(names)}: {text}" for text, names in found.items()] + [*self.results.get("warnings", [])]
 
     @property
     def label(self) -> str:
+        if self.name:
+            return self.name
         name = model_name(self.settings)
         return f"{name} ({self.path})" if name and name != str(self.path) else str(self.path)
 
@@ -69,6 +94,15 @@ class BenchmarkComparison:
     unpaired: Unpaired
 
     @property
+    def num_whole(self) -> int | None:
+        """Problems of the whole benchmark; None where it is not a registered one."""
+        return BENCHMARKS[self.name].num_problems if self.name in BENCHMARKS else None
+
+    @property
+    def is_part(self) -> bool:
+        return self.num_whole is not None and self.before.num_problems < self.num_whole
+
+    @property
     def se_resampling(self) -> float:
         """Standard error of the difference over new samples of these problems; NaN with one sample per problem."""
         return math.hypot(self.before.se_resampling, self.after.se_resampling)
@@ -93,20 +127,23 @@ class Comparison:
         return math.hypot(self.average_before.se_resampling, self.average_after.se_resampling)
 
 
-def read_side(directory: Path) -> Side:
+def read_side(directory: Path, name: str = "") -> Side:
     """Raises ValueError when the directory holds no finished evaluation."""
     results = read_results(directory)
     samples = split_benchmarks(read_samples(directory, texts=False))
-    return Side(directory, results.get("settings", {}), {s.name: s for s in samples}, results.get("row_hashes", {}))
+    benchmarks = {s.name: s for s in samples}
+    return Side(directory, results.get("settings", {}), benchmarks, results.get("row_hashes", {}), results, name)
 
 
-def compare_directories(before: Path, after: Path, *, common: bool = False) -> Comparison:
-    """Compare what `deepscaler eval` wrote.
+def compare_directories(
+    before: Path, after: Path, *, common: bool = False, names: tuple[str, str] = ("", "")
+) -> Comparison:
+    """Compare what `deepscaler eval` wrote. names: what the two are called instead of by model and path.
 
     Raises ValueError when the two hold different benchmarks or problems, unless `common`: then only what both hold is
     compared, and the result says what was left out.
     """
-    return compare_sides(read_side(before), read_side(after), common=common)
+    return compare_sides(read_side(before, names[0]), read_side(after, names[1]), common=common)
 
 
 def compare_sides(before: Side, after: Side, *, common: bool = False) -> Comparison:
@@ -197,12 +234,19 @@ def _compare(name: str, before: Side, after: Side, shared: Sequence[str], unpair
         problem_ids=tuple(shared),
         before_means=before_means,
         after_means=after_means,
-        before=estimate(first.reward_grid[order_first], clusters),
-        after=estimate(second.reward_grid[order_second], clusters),
+        before=_estimate(before, name, first.reward_grid[order_first], clusters),
+        after=_estimate(after, name, second.reward_grid[order_second], clusters),
         difference=paired_difference(before_means, after_means, clusters_P=clusters),
         p_holm=math.nan,
         unpaired=unpaired,
     )
+
+
+def _estimate(side: Side, name: str, rewards: Floats, clusters: NDArray[np.int64] | None) -> Estimate:
+    """Where results.json says that re-sampling is unknown, its samples being copies, it is unknown here."""
+    e = estimate(rewards, clusters)
+    known = side.figure(name, "se_resampling") is not None
+    return e if known else replace(e, **UNKNOWN_RESAMPLING)
 
 
 def _adjust(paired: dict[str, BenchmarkComparison]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +15,14 @@ from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.published import Published, published
 from deepscaler.evaluation.results import estimate_json, finite
-from deepscaler.evaluation.tables import comparison_markdown
+from deepscaler.evaluation.tables import comparison_markdown, worded_conditions
 from deepscaler.observability.files import write_atomically
 
 JSON_FILE = "comparison.json"
+# Spaces of every kind, and what shows nothing, may stand before the sign.
+_FORMULA = re.compile(
+    r"[\s\x00-\x1f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
+)
 
 
 def comparison_json(comparison: Comparison, *, with_published: bool = False) -> dict[str, Any]:
@@ -25,7 +30,7 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
     content: dict[str, Any] = {
         "before": _side(comparison.before),
         "after": _side(comparison.after),
-        "sets": {name: _set(c) for name, c in comparison.benchmarks.items()},
+        "sets": {name: {**_set(c), **_shares(comparison, name)} for name, c in comparison.benchmarks.items()},
         "total": {
             **_difference(comparison.total),
             "se_resampling": finite(comparison.se_resampling),
@@ -41,7 +46,13 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
 
 
 def _side(side: Side) -> dict[str, Any]:
-    return {"label": side.label, "path": str(side.path), "settings": dict(side.settings)}
+    return {
+        "label": side.label,
+        "path": str(side.path),
+        "conditions": worded_conditions(side),
+        "warnings": side.warnings,
+        "settings": dict(side.settings),
+    }
 
 
 def _set(c: BenchmarkComparison) -> dict[str, Any]:
@@ -52,10 +63,18 @@ def _set(c: BenchmarkComparison) -> dict[str, Any]:
         "before": estimate_json(c.before),
         "after": estimate_json(c.after),
         "unpaired": asdict(c.unpaired),
+        "num_whole": c.num_whole,
+        "is_part": c.is_part,
         "problems": [
             list(row) for row in zip(c.problem_ids, c.before_means.tolist(), c.after_means.tolist(), strict=True)
         ],
     }
+
+
+def _shares(comparison: Comparison, name: str) -> dict[str, Any]:
+    """[before, after] of what each results.json says of all its completions."""
+    sides = (comparison.before, comparison.after)
+    return {share: [side.figure(name, share) for side in sides] for share in ("truncated_frac", "no_answer_frac")}
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
@@ -140,8 +159,11 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula is kept a text."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    """A text that a spreadsheet would take for a formula is kept a text; a carriage return would begin a row there."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if _FORMULA.match(text) or value[:1] in ("\t", "\r") else text
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.config.evaluation import SuiteSection
+from deepscaler.config.evaluation import EvalRecipe, SuiteSection
 from deepscaler.data.benchmarks import load_benchmark, row_hash
+from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
 
 Origins = Mapping[str, Mapping[str, Any]]
@@ -60,3 +61,14 @@ def describe(
         for name, problems in sets.items()
     }
     return Datasets(sets, identity, row_hashes, warnings)
+
+
+def announced(datasets: Datasets, recipe: EvalRecipe) -> str:
+    """`evaluating aime24 (30 problems), …: 16 samples each, temperature 0.6, …`, for the screen."""
+    sets = ", ".join(f"{name} ({counted(len(problems), 'problem')})" for name, problems in datasets.sets.items())
+    s = recipe.sampling
+    limited = " (--limit)" if recipe.suite.limit is not None else ""
+    return (
+        f"evaluating {sets}{limited}: {counted(s.num_samples, 'sample')} each, temperature {s.temperature:g}, top-p "
+        f"{s.top_p:g}, up to {counted(s.max_completion_tokens, 'token')}"
+    )

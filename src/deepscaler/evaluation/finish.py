@@ -111,7 +111,7 @@ def finish(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> Results:
 
 def finish_partial(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> Path:
     """What an interrupted evaluation knows: Pass@1 so far. A file of its own, so that nobody takes it for a result."""
-    tally = Tally()
+    tally = Tally(len(plan.problems))
     for key, verdict in store.verdicts():
         tally.add(key, verdict)
     so_far = {

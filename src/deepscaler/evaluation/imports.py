@@ -7,7 +7,6 @@ benchmark's file (3), or by its text; references always come from the benchmark,
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +15,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepscaler.config.evaluation import SuiteSection
 from deepscaler.evaluation.finish import verdict_fields, write_rows
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.regrade import graded
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import FINISH_REASONS, SAMPLES_FILE, UNKNOWN_FINISH, read_digested
+from deepscaler.json_text import parse_json
+from deepscaler.observability.counts import counted
+from deepscaler.observability.files import new_directory
 from deepscaler.observability.problem_texts import write_problem_texts
 from deepscaler.types import Problem
 
 FIELDS = ("completion", "problem", "benchmark", "sample_index", "num_tokens", "finish_reason", "seed")
 REQUIRED = ("completion", "problem")
 ROWS_AT_ONCE = 256
+_INSTRUCTION = " ".join(SuiteSection().instruction.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +69,22 @@ def import_completions(
     if (out / SAMPLES_FILE).exists():
         raise ValueError(f"{out} holds an evaluation already; give another --out")
     rows = graded(_ungraded_rows(file), grader, file.thinking_prefilled)
-    out.mkdir(parents=True, exist_ok=True)
-    write_rows(out / SAMPLES_FILE, ({**row, **verdict_fields(verdict)} for row, verdict in rows))
-    try:
-        table = read_digested(out)  # only the whole file shows whether a sample stands twice
-        if not len(table):
-            raise ValueError(f"{file.path} holds no completion")
-    except ValueError:
-        (out / SAMPLES_FILE).unlink()
-        raise
+    with new_directory(out):
+        write_rows(out / SAMPLES_FILE, ({**row, **verdict_fields(verdict)} for row, verdict in rows))
+        try:
+            table = read_digested(out)
+            if not len(table):
+                raise ValueError(f"{file.path} holds no completion")
+        except ValueError:
+            (out / SAMPLES_FILE).unlink()
+            raise
     used = {name for name, _ in file.counts}
     answered = {name: [p for p in file.sets[name] if (name, p.id) in file.counts] for name in file.sets if name in used}
     write_problem_texts(out, answered)
     missing = sum((name, p.id) not in file.counts for name in used for p in file.sets[name])
-    warnings = [f"{missing} problems have no completion in {file.path.name} and are left out"] if missing else []
+    words = ("has", "is") if missing == 1 else ("have", "are")
+    left_out = f"{counted(missing, 'problem')} {words[0]} no completion in {file.path.name} and {words[1]} left out"
+    warnings = [left_out] if missing else []
     recorded = {"file": file.path.name, "sha256": _sha256(file.path), "columns": dict(file.columns)}
     all_settings = {
         **settings,
@@ -93,6 +99,7 @@ def import_completions(
 
 def _ungraded_rows(file: ImportedFile) -> Iterator[dict[str, Any]]:
     problems = _Lookup(file.sets)
+    rows: dict[tuple[str, str, int], int] = {}
     for number, record in enumerate(_records(file.path)):
         where = f"{file.path}, row {number}"
         values = {name: _value(record, column, where) for name, column in file.columns.items()}
@@ -104,11 +111,18 @@ def _ungraded_rows(file: ImportedFile) -> Iterator[dict[str, Any]]:
             index = values.get("sample_index")
             if index is None or len(texts) > 1:
                 index = file.counts.get((benchmark, problem.id), 0)
+            key = (benchmark, problem.id, _whole(index, f"{where}, field sample_index"))
+            if key in rows:
+                raise ValueError(
+                    f"{where}: sample {benchmark}/{problem.id}/{index} appears more than once, first in row "
+                    f"{rows[key]}; keep one of the rows, or map sample_index to a column that tells them apart"
+                )
+            rows[key] = number
             file.counts[benchmark, problem.id] = file.counts.get((benchmark, problem.id), 0) + 1
             yield {
                 "benchmark": benchmark,
                 "problem_id": problem.id,
-                "sample_index": _whole(index, f"{where}, field sample_index"),
+                "sample_index": key[2],
                 "completion": text,
                 "num_tokens": _count(_each(values, "num_tokens", offset, len(texts), where), f"{where}, num_tokens"),
                 "finish_reason": _finish(_each(values, "finish_reason", offset, len(texts), where), where),
@@ -135,12 +149,15 @@ class _Lookup:
                 return problems[value]
             raise ValueError(f"{where}: row {value}, but {benchmark} has {len(problems)} problems")
         if isinstance(value, str):
-            found = self._ids.get((benchmark, value)) or self._texts.get((benchmark, _plain(value)))
+            text = _plain(value)
+            asked = text.removesuffix(_INSTRUCTION).rstrip()
+            found = self._ids.get((benchmark, value)) or self._texts.get((benchmark, text))
+            found = found or self._texts.get((benchmark, asked))
             if found is not None:
                 return found
         raise ValueError(
             f"{where}: {_short(value)} is no problem of {benchmark}; give its id, its row, or its text as in the "
-            "benchmark's file"
+            "benchmark's file, with or without the instruction that `deepscaler eval` adds"
         )
 
 
@@ -157,8 +174,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(filter(bytes.strip, lines)):
             try:
-                record = json.loads(line.decode("utf-8"))
-            except (UnicodeDecodeError, ValueError, RecursionError) as error:
+                record = parse_json(line.decode("utf-8-sig" if number == 0 else "utf-8"))
+            except ValueError as error:
                 raise ValueError(f"{path}, row {number}: not JSON in UTF-8 ({error})") from error
             if not isinstance(record, dict):
                 raise ValueError(f"{path}, row {number}: expected an object, found {type(record).__name__}")

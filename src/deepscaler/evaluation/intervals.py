@@ -64,7 +64,7 @@ def score_interval(mean: ArrayLike, se: ArrayLike, freedom: ArrayLike, floor: Ar
     return np.where(known, low, 0.0), np.where(known, high, 1.0)
 
 
-def t_interval(mean: ArrayLike, se: ArrayLike, freedom: ArrayLike, num_values: int) -> tuple[Floats, Floats]:
+def t_interval(mean: ArrayLike, se: ArrayLike, freedom: ArrayLike, num_values: float) -> tuple[Floats, Floats]:
     """Ends of the interval of a mean of values in [-1, 1], clipped to it.
 
     Where all values agree (se 0) the data only bound the share r of others, (1 - r)^n = 2.5%; the interval holds every

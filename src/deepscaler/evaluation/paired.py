@@ -25,7 +25,8 @@ class Difference:
     """after - before, paired by problem, as a fraction of 1, with its 95% interval in [-1, 1] and two-sided p-value.
 
     smallest_resolvable: the difference that this design would have found at the 5% level with 80% probability; infinite
-    where the data show no spread to judge by.
+    where the data show no spread to judge by. floor: the number of independent values that the mean is worth, which
+    carries the interval where no problem differs.
     """
 
     mean: float
@@ -36,6 +37,7 @@ class Difference:
     num_problems: int
     degrees_of_freedom: float
     smallest_resolvable: float
+    floor: float
 
 
 def paired_difference(
@@ -56,7 +58,7 @@ def paired_difference(
     differences = after_P - before_P
     mean = float(differences.mean())
     se, freedom, floor = mean_error(differences, clusters_P)
-    low, high = t_interval(mean, se, freedom, max(1, int(floor)))
+    low, high = t_interval(mean, se, freedom, floor)
     flipped = differences if clusters_P is None else np.bincount(clusters_P, weights=differences).astype(np.float64)
     return Difference(
         mean=mean,
@@ -67,6 +69,7 @@ def paired_difference(
         num_problems=len(differences),
         degrees_of_freedom=freedom,
         smallest_resolvable=smallest_resolvable(se, freedom),
+        floor=floor,
     )
 
 
@@ -75,11 +78,13 @@ def combine_differences(differences: Sequence[Difference]) -> Difference:
     mean, se, freedom = combine(
         [d.mean for d in differences], [d.se for d in differences], [d.degrees_of_freedom for d in differences]
     )
-    low, high = t_interval(mean, se, freedom, min(d.num_problems for d in differences))
+    floor = len(differences) ** 2 / sum(1 / d.floor for d in differences)  # as of `estimators.combine_sets`
+    low, high = t_interval(mean, se, freedom, floor)
     certain = se == 0 and mean != 0
     p_value = two_sided_p(mean / se, freedom) if 0 < se < math.inf else float(not certain)
     count = sum(d.num_problems for d in differences)
-    return Difference(mean, float(low), float(high), se, p_value, count, freedom, smallest_resolvable(se, freedom))
+    resolves = smallest_resolvable(se, freedom)
+    return Difference(mean, float(low), float(high), se, p_value, count, freedom, resolves, floor)
 
 
 def smallest_resolvable(se: float, freedom: float) -> float:

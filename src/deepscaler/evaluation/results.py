@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from deepscaler.evaluation.estimators import (
 )
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.samples import (
+    BOXED,
+    CHARACTERS,
     DIGEST,
     RESULTS_FILE,
     SAMPLES_FILE,
@@ -35,13 +37,15 @@ from deepscaler.evaluation.samples import (
     without_texts,
 )
 from deepscaler.evaluation.votes import Equal, answer_classes, majority_at_k
+from deepscaler.observability.counts import counted
 from deepscaler.observability.files import fingerprint, write_atomically
 from deepscaler.rewards.equivalence import equivalent
 from deepscaler.types import FinishReason, Outcome
 
 MAX_COMPARED_CHARACTERS = 200  # longer answers vote together only when their texts are the same
-LONG_TOKENS = 256  # completions of so many tokens do not repeat by chance
+LONG_TOKENS, LONG_CHARACTERS = 256, 1024  # completions of so many do not repeat by chance
 SUSPICIOUS_FRAC = 0.05
+REPEATED_FRAC = 0.9  # of the samples that could repeat an earlier one: beyond, also short ones do not by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ def compute_results(
     benchmarks: dict[str, Any] = {}
     for samples in split_benchmarks(table):
         e = estimate(samples.reward_grid, source_clusters(breakdown.source_labels(samples)))
+        if breakdown.all_the_same(samples, samples.column(DIGEST)) and setting(settings, "temperature") != 0:
+            e = replace(e, **breakdown.UNKNOWN_RESAMPLING)  # copies say nothing about another draw
         estimates[samples.name] = e
         benchmarks[samples.name] = _benchmark(samples, e, settings, equal)
     average = combine_sets(list(estimates.values()))
@@ -216,15 +222,20 @@ def warnings_of(
 ) -> list[str]:
     """What a reader of the score must know, in words."""
     total, outcomes = record["num_completions"], record["outcomes"]
-    found = []
-    long = _long(samples)
-    share = float(repeated[long].mean()) if long.any() else 0.0
-    if share > SUSPICIOUS_FRAC and setting(settings, "temperature") != 0:
-        found.append(f"{share:.0%} of the long completions repeat another sample of their problem: a sampler fault?")
+    found = list(_repeats(samples, repeated)) if setting(settings, "temperature") != 0 else []
     if record["truncated_frac"] > SUSPICIOUS_FRAC:
         found.append(f"{record['truncated_frac']:.1%} of the completions were cut at the budget and count as wrong")
     if record["no_answer_frac"] > 0.5:
         found.append(f"{record['no_answer_frac']:.0%} have no answer: check chat template, prompt and answer format")
+    unanswered = np.array([o == Outcome.NO_ANSWER.value for o in samples.column("outcome")])
+    template = settings.get("template")
+    prefilled = isinstance(template, Mapping) and bool(template.get("thinking_prefilled"))
+    inside = {"yes", "prefilled"} if prefilled else {"yes"}
+    if unanswered.any() and set(np.array(samples.column(BOXED))[unanswered]) <= inside:
+        found.append(
+            f"{_all(outcomes[Outcome.NO_ANSWER.value])} without an answer: a \\boxed{{}} inside the thoughts, and "
+            "only what follows </think> is read: the model answers in its thoughts, or </think> is lost on the way"
+        )
     for outcome, words in (
         (Outcome.TIMEOUT, "were not graded in time"),
         (Outcome.GRADER_FAILED, "made the grader fail"),
@@ -235,10 +246,49 @@ def warnings_of(
     unknown = samples.column("finish_reason").count(UNKNOWN_FINISH)
     if unknown:
         found.append(f"{_of(unknown, total)} completions have no finish reason: some may have been cut unseen")
+    return [*found, *_unequal(samples, repeated)]
+
+
+def _repeats(samples: BenchmarkSamples, repeated: np.ndarray) -> Iterator[str]:
+    """Completions that are the same as another of their problem, where chance does not explain it."""
+    possible = int((samples.sample_counts - 1).sum())
+    copies = Counter(zip(samples.problem_of_row.tolist(), samples.column(DIGEST), strict=True))
+    long = _long(samples)
+    share = float(repeated[long].mean()) if long.any() else 0.0
+    if breakdown.all_the_same(samples, samples.column(DIGEST)):
+        yield (
+            "all samples of every problem are the same text, so ± again is unknown: a sampler fault, a server that "
+            "ignores seeds, or one answer counted several times"
+        )
+    elif min(copies.values()) > 1:
+        yield f"every completion is there at least {min(copies.values())} times word for word: rows counted twice?"
+    elif share > SUSPICIOUS_FRAC:
+        yield f"{share:.0%} of the long completions repeat another sample of their problem: a sampler fault?"
+    elif possible and repeated.sum() >= REPEATED_FRAC * possible:
+        yield (
+            f"{repeated.sum()} of {len(repeated)} completions repeat another sample of their problem word for word: "
+            "the sampler or server may ignore seeds, or rows were counted twice"
+        )
+
+
+def _unequal(samples: BenchmarkSamples, repeated: np.ndarray) -> Iterator[str]:
+    """Problems with fewer or more samples than is usual; more are more likely a row counted twice than one missing."""
     counts = samples.sample_counts
-    if counts.min() != counts.max():
-        found.append(f"problems have {counts.min()} to {counts.max()} samples: some completions are missing")
-    return found
+    if counts.min() == counts.max():
+        return
+    distinct = counts - np.bincount(samples.problem_of_row[repeated], minlength=len(counts))
+    among = distinct if distinct.min() == distinct.max() else counts
+    usual = max(Counter(among.tolist()).items(), key=lambda pair: (pair[1], pair[0]))[0]
+    span = f"problems have {counts.min()} to {counts.max()} samples, most of them {usual}"
+    fewer, more = int((counts < usual).sum()), int((counts > usual).sum())
+    if fewer:
+        yield f"{span}: completions of {counted(fewer, 'problem')} are missing"
+    if more:
+        yield f"{span}: were rows of {counted(more, 'problem')} counted twice?"
+
+
+def _all(number: int) -> str:
+    return "the one completion" if number == 1 else f"all {number} completions"
 
 
 def _of(count: int, total: int) -> str:
@@ -247,4 +297,5 @@ def _of(count: int, total: int) -> str:
 
 def _long(samples: BenchmarkSamples) -> np.ndarray:
     tokens: Sequence[int | None] = samples.column("num_tokens")
-    return np.array([n is not None and n >= LONG_TOKENS for n in tokens])
+    lengths = zip(tokens, samples.column(CHARACTERS), strict=True)
+    return np.array([c >= LONG_CHARACTERS if n is None else n >= LONG_TOKENS for n, c in lengths])

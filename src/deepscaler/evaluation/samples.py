@@ -8,7 +8,6 @@ completions that somebody else saved.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.files import write_atomically
+from deepscaler.rewards.extract import CLOSE_THINK, OPEN_THINK
 from deepscaler.types import FinishReason, Outcome
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, unseen by type checkers
@@ -52,7 +53,10 @@ SCHEMA = pa.schema(
 )
 NULLABLE = frozenset({"token_ids", "num_tokens", "answer", "seed", "latency_s", "source", "difficulty", "tolerance"})
 TEXT_COLUMNS = frozenset({"completion", "token_ids"})  # nearly all of the bytes
-DIGEST = "digest"  # in memory only: stands for a completion whose text is not kept
+# In memory only, for a completion whose text is not kept: what tells it apart, whether its thoughts hold a box (as
+# `_box_in_thoughts` says), and its length in characters.
+DIGEST, BOXED, CHARACTERS = "digest", "boxed", "characters"
+ABOUT = pa.schema([(DIGEST, pa.binary()), (BOXED, pa.string()), (CHARACTERS, pa.int64())])
 
 
 def samples_table(rows: Iterable[Mapping[str, Any]], where: str = "samples") -> pa.Table:
@@ -102,26 +106,46 @@ def read_samples(path: Path, *, texts: bool = True) -> pa.Table:
 
 
 def read_digested(path: Path) -> pa.Table:
-    """As `read_samples(path, texts=False)`, with a column DIGEST instead of the texts, read piece by piece."""
+    """As `read_samples(path, texts=False)`, with the columns ABOUT instead of the texts, read piece by piece."""
     table, file = read_samples(path, texts=False), samples_file(path)
     try:
         batches = open_samples(file).iter_batches(batch_size=ROWS_PER_GROUP, columns=["completion"])
-        digests = [digest for batch in batches for digest in _digests(batch.column(0))]
+        about = [row for batch in batches for row in _about(batch.column(0))]
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
-    return table.append_column(DIGEST, pa.array(digests, pa.binary()))
+    return _with_about(table, about)
 
 
 def without_texts(table: pa.Table) -> pa.Table:
-    """The table with a column DIGEST instead of the texts."""
+    """The table with the columns ABOUT instead of the texts."""
     if DIGEST not in table.column_names:
-        digests = [d for chunk in table.column("completion").chunks for d in _digests(chunk)]
-        table = table.append_column(DIGEST, pa.array(digests, pa.binary()))
+        about = [row for chunk in table.column("completion").chunks for row in _about(chunk)]
+        table = _with_about(table, about)
     return table.drop_columns([name for name in table.column_names if name in TEXT_COLUMNS])
 
 
-def _digests(texts: Iterable[Any]) -> list[bytes]:
-    return [hashlib.blake2b(text.as_py().encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
+def _with_about(table: pa.Table, about: list[dict[str, Any]]) -> pa.Table:
+    columns = pa.Table.from_pylist(about, schema=ABOUT)
+    for field in ABOUT:
+        table = table.append_column(field, columns.column(field.name))
+    return table
+
+
+def _about(texts: Iterable[Any]) -> list[dict[str, Any]]:
+    rows = []
+    for value in texts:
+        text = value.as_py()
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        rows.append({DIGEST: digest, BOXED: _box_in_thoughts(text), CHARACTERS: len(text)})
+    return rows
+
+
+def _box_in_thoughts(text: str) -> str:
+    """Whether there is a box in the thinking part: yes, no, or "prefilled": only if the template opened `<think>`."""
+    thoughts, closed, _ = text.rpartition(CLOSE_THINK)
+    if "\\boxed" not in (thoughts if closed else text):
+        return "no"
+    return "yes" if closed or OPEN_THINK in text else "prefilled"
 
 
 def samples_file(path: Path) -> Path:
@@ -157,7 +181,7 @@ def read_results(directory: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{directory} holds no finished evaluation ({RESULTS_FILE}); make one with `deepscaler eval`")
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error}); `deepscaler regrade {directory}` writes it anew") from error
     if not isinstance(results, dict) or not isinstance(results.get("benchmarks"), dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from deepscaler.types import FinishReason, Outcome, Verdict
 
 SETTINGS_FILE = "settings.json"
 JOURNAL = "journal"
+MAX_COUNT = 2**31 - 1
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -121,6 +123,11 @@ class SampleStore:
         self._verdicts.close()
         self._lock.close()
 
+    def remove(self) -> None:
+        """Delete what opening it made; for one that is closed and never got a sample."""
+        (self.directory / SETTINGS_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / JOURNAL, ignore_errors=True)
+
     def __enter__(self) -> SampleStore:
         return self
 
@@ -210,11 +217,16 @@ def _completion(row: dict[str, Any]) -> Completion:
         key=_key(row["key"]),
         text=row["text"],
         token_ids=None if ids is None else tuple(ids),
-        num_tokens=row["num_tokens"],
+        num_tokens=_count(row["num_tokens"]),
         finish_reason=FinishReason(row["finish_reason"]),
         seed=row["seed"],
         latency_s=row["latency_s"],
     )
+
+
+def _count(tokens: int | None) -> int | None:
+    """None for a count that no completion can have: a server said it, and samples.parquet could not hold it."""
+    return tokens if tokens is not None and tokens <= MAX_COUNT else None
 
 
 def _verdict_row(key: Key, verdict: Verdict) -> dict[str, Any]:

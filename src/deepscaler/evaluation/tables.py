@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from deepscaler.evaluation.compare import Comparison
+from deepscaler.data.benchmark_specs import BENCHMARKS
+from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.estimators import Estimate
 from deepscaler.evaluation.published import COLUMNS as PUBLISHED_COLUMNS
 from deepscaler.evaluation.published import published
 from deepscaler.observability import terminal
+from deepscaler.observability.counts import counted
 
 AVERAGE = "average"
 MISSING = "–"
@@ -79,8 +81,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     print_sheets([Sheet(title, SUMMARY_COLUMNS, (tuple(rows[:-1]), (rows[-1],)))])
 
 
-def results_sheet(results: Mapping[str, Any]) -> Sheet:
-    """The table of one evaluation, from the content of results.json."""
+def results_sheet(results: Mapping[str, Any], shown: Collection[str] = ()) -> Sheet:
+    """The table of one evaluation, from the content of results.json. shown: warnings that need no repetition."""
     benchmarks = results["benchmarks"]
     most = min(record["num_samples"] for record in benchmarks.values())
     rows, notes, warnings = [], [], {}
@@ -94,8 +96,17 @@ def results_sheet(results: Mapping[str, Any]) -> Sheet:
             notes.append(f"{name}: {text} on the {clean['num_problems']} problems that are not in the training data")
         for warning in record.get("warnings", []):
             warnings.setdefault(warning, []).append(name)
+    parts = [
+        f"{name} {record['num_problems']} of {BENCHMARKS[name].num_problems}"
+        for name, record in benchmarks.items()
+        if name in BENCHMARKS and record["num_problems"] < BENCHMARKS[name].num_problems
+    ]
+    if parts:
+        notes.append(
+            f"PART of the benchmark: {', '.join(parts)} problems. Not to be compared with scores of the whole."
+        )
     notes += [f"WARNING {', '.join(names)}: {warning}" for warning, names in warnings.items()]
-    notes += [f"WARNING {warning}" for warning in results.get("warnings", [])]
+    notes += [f"WARNING {warning}" for warning in results.get("warnings", []) if warning not in shown]
     columns = ("benchmark", "Pass@1", "± again", f"maj@{most}", f"pass@{most}", "cut", "no answer")
     average = (*_score(AVERAGE, results["average"]), "", "", "", "")
     explanation = (
@@ -112,24 +123,61 @@ def _score(name: str, record: Mapping[str, Any]) -> Row:
 
 
 def comparison_sheets(comparison: Comparison, *, with_published: bool = False) -> list[Sheet]:
-    sheets = [_sides_sheet(comparison), _differences_sheet(comparison)]
+    sheets = [_sides_sheet(comparison), _differences_sheet(comparison), _shares_sheet(comparison)]
     return [*sheets, _published_sheet(comparison)] if with_published else sheets
 
 
 def _sides_sheet(comparison: Comparison) -> Sheet:
-    def row(name: str, before: Estimate, after: Estimate) -> Row:
+    def row(name: str, before: Estimate, after: Estimate, problems: str) -> Row:
         sides = [with_interval(e.mean, e.low, e.high) for e in (before, after)]
         samples = dict.fromkeys(str(e.num_samples) for e in (before, after))
-        return (name, *sides, str(before.num_problems), "/".join(samples))
+        return (name, *sides, problems, "/".join(samples))
 
-    rows = tuple(row(name, c.before, c.after) for name, c in comparison.benchmarks.items())
-    average = row(AVERAGE, comparison.average_before, comparison.average_after)
+    rows = tuple(row(name, c.before, c.after, _problems(c)) for name, c in comparison.benchmarks.items())
+    first, second = comparison.average_before, comparison.average_after
+    average = row(AVERAGE, first, second, str(first.num_problems))
     return Sheet(
         "Pass@1 in percent [95% interval over problems]",
         ("benchmark", "A", "B", "problems", "samples"),
         (rows, (average,)),
-        (f"A  {comparison.before.label}", f"B  {comparison.after.label}", *_left_out(comparison)),
+        (*_about("A", comparison.before), *_about("B", comparison.after), *_left_out(comparison)),
     )
+
+
+def _problems(c: BenchmarkComparison) -> str:
+    """`30`, or `4 of 30` of a benchmark that was not asked whole."""
+    return f"{c.before.num_problems} of {c.num_whole}" if c.is_part else str(c.before.num_problems)
+
+
+def _about(letter: str, side: Side) -> list[str]:
+    warnings = [f"WARNING {letter}, {text}" for text in side.warnings]
+    return [f"{letter}  {side.label}: {worded_conditions(side)}", *warnings]
+
+
+def worded_conditions(side: Side) -> str:
+    """`temperature 0.6, top-p 0.95, up to 32,768 tokens`."""
+    c = side.conditions
+    parts = [f"temperature {c['temperature']:g}" if is_number(c["temperature"]) else "temperature not recorded"]
+    parts += [f"top-p {c['top_p']:g}"] if is_number(c["top_p"]) else []
+    parts += [f"top-k {c['top_k']}"] if c["top_k"] else []
+    tokens = c["max_completion_tokens"]
+    parts.append(f"up to {counted(tokens, 'token')}" if isinstance(tokens, int) else "budget not recorded")
+    return ", ".join(parts)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shares_sheet(comparison: Comparison) -> Sheet:
+    def row(name: str) -> Row:
+        sides = (comparison.before, comparison.after)
+        shares = [side.figure(name, share) for share in ("truncated_frac", "no_answer_frac") for side in sides]
+        return (name, *(percent(share if is_number(share) else None) for share in shares))
+
+    columns = ("benchmark", "cut A", "cut B", "no answer A", "no answer B")
+    title = "Cut at the budget, and finished without an answer, in percent of all completions"
+    return Sheet(title, columns, (tuple(map(row, comparison.benchmarks)),))
 
 
 def _left_out(comparison: Comparison) -> list[str]:
@@ -166,12 +214,14 @@ def _published_sheet(comparison: Comparison) -> Sheet:
     table = published()
     columns = ("model", *PUBLISHED_COLUMNS.values(), "avg")
     blank = ("",) * (len(columns) - 1)
+    parts = {name: _problems(c) for name, c in comparison.benchmarks.items() if c.is_part}
 
     def measured(side: str) -> Row:
         estimates = {name: getattr(c, side) for name, c in comparison.benchmarks.items()}
-        whole = estimates.keys() == PUBLISHED_COLUMNS.keys()
+        whole = estimates.keys() == PUBLISHED_COLUMNS.keys() and not parts
         average = percent(getattr(comparison, f"average_{side}").mean) if whole else MISSING
         scores = [percent(estimates[n].mean) if n in estimates else MISSING for n in PUBLISHED_COLUMNS]
+        scores = [f"{score}*" if n in parts else score for n, score in zip(PUBLISHED_COLUMNS, scores, strict=True)]
         return ("A" if side == "before" else "B", *scores, average)
 
     rows = tuple(
@@ -184,12 +234,15 @@ def _published_sheet(comparison: Comparison) -> Sheet:
         f"Published: {table.source}, {table.url}. {table.note}",
         "Published rows are not paired with A or B: no difference, interval or p-value can be given against them.",
     )
+    if parts:
+        asked = ", ".join(f"{name} {count}" for name, count in parts.items())
+        notes = (f"* Part of the benchmark ({asked}): not to be compared with scores of the whole.", *notes)
     return Sheet("Beside published scores: Pass@1 in percent", columns, (here, others), notes)
 
 
-def print_results(results: Mapping[str, Any]) -> None:
+def print_results(results: Mapping[str, Any], shown: Collection[str] = ()) -> None:
     """The table of an evaluation, from the content of results.json."""
-    print_sheets([results_sheet(results)])
+    print_sheets([results_sheet(results, shown)])
 
 
 def print_comparison(comparison: Comparison, *, with_published: bool = False) -> None:
@@ -235,5 +288,10 @@ def markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    """One line that is text in every renderer: no cell ends early, no tag begins."""
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split()).replace("|", r"\|"))
+    """One line that is text in every renderer: no cell ends early, no tag, link or image begins.
+
+    A bracket stays as it is where it opens an interval: `[34.0, 52.2]`, with nothing behind that makes it a link.
+    """
+    line = " ".join(text.split()).replace("\\", "\\\\").replace("|", r"\|")
+    line = re.sub(r"\[(?![-+–\d., ]*\](?![(\[:]))", r"\\[", line)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)

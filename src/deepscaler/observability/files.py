@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +93,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[None]:
+    """A directory to work in. Where the block raises and nothing stands in it, what was made of its path goes again."""
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for place in made:
+            with suppress(OSError):  # not empty: something is kept there
+                place.rmdir()
+        raise
 
 
 @contextmanager

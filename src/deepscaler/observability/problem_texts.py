@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.files import write_atomically
 from deepscaler.types import Problem
 
@@ -41,7 +42,7 @@ def read_problem_texts(directory: Path) -> dict[tuple[str, str], Question]:
         if not line:
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             found[row["benchmark"], row["problem_id"]] = Question(row["prompt"], tuple(row["references"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, row {number}: {error!r}; restore the file, or remove it") from error

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.files import Fingerprint, fingerprint, fsync, remove_temporaries, write_atomically
 from deepscaler.types import ScoredGroup
 
@@ -199,9 +200,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     # JSON and Unicode errors alike (a line torn by a crash), and brackets nested beyond what the parser bears.
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
         return None
@@ -227,8 +228,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        value = parse_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it or move it away") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")

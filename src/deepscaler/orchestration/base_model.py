@@ -12,12 +12,13 @@ import numpy as np
 
 from deepscaler.config import Recipe
 from deepscaler.config.models import SftSection
+from deepscaler.config.schema import RecipeError
 from deepscaler.data.identity import problem_id
 from deepscaler.data.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
 from deepscaler.data.traces import WORDS, worked_solution
 from deepscaler.observability.run_directory import read_json
-from deepscaler.orchestration.progress import Progress, duration
+from deepscaler.orchestration.progress import Progress, duration, speed
 from deepscaler.orchestration.team import make_team
 from deepscaler.randomness import generator
 from deepscaler.training.model import stop_token_ids
@@ -30,10 +31,19 @@ GROW_UNTIL = 0.5  # share of the token budget over which the chains grow to full
 
 
 def ensure_base(recipe: Recipe, progress: Progress, out: Path | None = None) -> tuple[Path, dict[str, Any], bool]:
-    """(directory, record of its making, whether it was there already). `out` overrides where [sft] puts it."""
+    """(directory, record of its making, whether it was there already). `out` overrides where [sft] puts it.
+
+    Raises RecipeError where the recipe's data would not be what the base is made from.
+    """
     if recipe.sft is None:
         assert recipe.model.path is not None
         return Path(recipe.model.path), {"seconds": 0.0}, True
+    if recipe.data.source != "synthetic":
+        raise RecipeError(
+            f"[sft] makes a small model from synthetic worked solutions and reads no file, so data.source = "
+            f"{recipe.data.source!r} would not be used; set data.source = 'synthetic', or remove [sft] and set "
+            f"model.path to a model that is to be trained on {recipe.data.source}"
+        )
     directory = out or base_directory(recipe, recipe.sft)
     reused = (directory / RECORD_FILE).is_file()
     if not reused:
@@ -66,7 +76,7 @@ def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: 
     def report(state: dict[str, Any]) -> None:
         progress.update(
             f"   sft step {state['step']:>4}/{state['num_steps']}  loss {state['loss']:.3f}"
-            f"  {state['tokens_per_s'] / 1000:5.1f}k tok/s  left {duration(state['seconds_left'])}"
+            f"  {speed(state['tokens_per_s'])}  left {duration(state['seconds_left'])}"
         )
 
     with make_team(recipe, computer, model, stop_token_ids(model, tokenizer)) as team:

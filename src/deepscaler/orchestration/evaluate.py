@@ -12,17 +12,18 @@ from typing import Any
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSection, SuiteSection, settings_of
 from deepscaler.config.models import GraderSection
-from deepscaler.data.synthetic import evaluation_sets
 from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
-from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.datasets import Datasets, announced
 from deepscaler.evaluation.finish import finish, finish_partial
 from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
 from deepscaler.evaluation.store import SampleStore, settings_hash
+from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
+from deepscaler.observability.files import new_directory
 from deepscaler.orchestration.embedded import (
     ModelFiles,
     check_context,
@@ -31,18 +32,20 @@ from deepscaler.orchestration.embedded import (
     open_model,
 )
 from deepscaler.orchestration.engines import ENGINES
+from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
-from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]
+GRADER_VERSIONS = {"deepscaler": math_reward.GRADER_VERSION, "string": string_match.GRADER_VERSION}
 
 
 def grader_settings(section: GraderSection) -> Settings:
     """What shapes a verdict."""
-    return {"version": GRADER_VERSION, **section.model_dump(mode="json", exclude={"workers"})}
+    return {"version": GRADER_VERSIONS[section.profile], **section.model_dump(mode="json", exclude={"workers"})}
 
 
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:
@@ -124,25 +127,27 @@ def evaluate_directory(
     model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
-    sets = {name: problems[:limit] for name, problems in evaluation_sets(recipe).items()}
-    return evaluate_model(model_path, Job(held_out_recipe(recipe, limit), describe(sets), out, progress))
+    datasets = held_out_sets(recipe, limit=limit)
+    asked = held_out_recipe(recipe, tuple(datasets.sets), limit)
+    progress.message(announced(datasets, asked))
+    return evaluate_model(model_path, Job(asked, datasets, out, progress))
 
 
-def held_out_recipe(recipe: Recipe, limit: int | None) -> EvalRecipe:
-    """A training recipe's [evaluation] as the recipe of an evaluation."""
+def held_out_recipe(recipe: Recipe, names: tuple[str, ...], limit: int | None) -> EvalRecipe:
+    """A training recipe's [evaluation] as the recipe of an evaluation of these sets."""
     section = recipe.evaluation
     shared = ("num_samples", "temperature", "top_p", "top_k", "max_completion_tokens")
     return EvalRecipe(
         name=recipe.name,
         seed=recipe.seed,
-        suite=SuiteSection(benchmarks=tuple(evaluation_sets(recipe)), limit=limit, instruction=recipe.data.instruction),
+        suite=SuiteSection(benchmarks=names, limit=limit, instruction=recipe.data.instruction),
         sampling=SamplingSection(
             **section.model_dump(include=set(shared)),
             stop_token_ids=recipe.rollout.stop_token_ids,
             stop=recipe.rollout.stop,
         ),
         engine=EngineSection(
-            dtype="float32", max_active=recipe.rollout.max_active, processes=recipe.training.processes
+            dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
         ),
         grader=recipe.grader,
     )
@@ -177,19 +182,16 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
     first = next(iter(job.plan.problems.values()))
     found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
     for text in found:
-        job.progress.message(f"warning: {text}")
+        job.progress.warning(text)
     yield ServerSource(client, job.recipe.suite.instruction, found, facts)
 
 
 def _evaluate(
     job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
 ) -> Results:
-    """`run_job` with a grader of its own; says what a reader of the score must know."""
+    """`run_job` with a grader of its own."""
     with text_grader(job.recipe.grader) as grader:
-        results = run_job(job, settings, open_source, grader, model=model)
-    for text in results.content["warnings"]:
-        job.progress.message(f"warning: {text}")
-    return results
+        return run_job(job, settings, open_source, grader, model=model)
 
 
 def run_job(
@@ -206,7 +208,7 @@ def run_job(
     model: what the model is called, beside what the settings know of it. facts: further entries of results.json.
     """
     started, plan = time.time(), job.plan
-    with SampleStore(job.out, settings) as store:
+    with _new_store(job.out, settings) as store:
         before = len(store)
         _say_what_is_there(job, store)
         content: dict[str, Any] = {
@@ -229,8 +231,9 @@ def run_job(
                     content["warnings"] += source.warnings()
                     content["server"] = source.facts
         except (KeyboardInterrupt, RunError):
-            path = finish_partial(store, plan, content)
-            job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
+            if len(store):
+                path = finish_partial(store, plan, content)
+                job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
             raise
         content["run"] = _run_facts(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
@@ -239,9 +242,25 @@ def run_job(
     return results
 
 
+@contextmanager
+def _new_store(out: Path, settings: Settings) -> Iterator[SampleStore]:
+    """The store of a directory; one that was made for it goes again where not a single sample came."""
+    new = not out.exists()
+    with new_directory(out):
+        store = SampleStore(out, settings)
+        try:
+            with store:
+                yield store
+        except BaseException:
+            if new and not len(store):
+                store.remove()
+            raise
+
+
 def _say_what_is_there(job: Job, store: SampleStore) -> None:
     if store.num_damaged:
-        job.progress.message(f"{store.num_damaged} lines torn by a crash were dropped; their samples are made again")
+        torn = counted(store.num_damaged, "line")
+        job.progress.message(f"{torn} torn by a crash and dropped; the samples are made again")
     if len(store):
         job.progress.message(f"{len(store)} of {job.plan.num_completions} samples are there already")
 

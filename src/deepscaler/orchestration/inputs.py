@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.data.templates import template_hash
+from deepscaler.json_text import parse_json
 from deepscaler.observability.run_directory import read_json
 from deepscaler.weights import weights_digest
 
@@ -67,7 +68,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return _sha256([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
-    rules = json.loads(backend.to_str())
+    rules = parse_json(backend.to_str())
     kept = {key: value for key, value in rules.items() if key not in ("version", "padding", "truncation")}
     return _sha256([kept, tokenizer.special_tokens_map])
 

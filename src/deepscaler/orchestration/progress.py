@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,9 +22,19 @@ RECENT_STEPS = 20  # time left is judged by these, as completions grow and shrin
 
 
 def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    """`75 s`, `6 min`, `39 h 45 min`."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def speed(tokens_per_s: float) -> str:
+    """`850 tok/s`, `12.3k tok/s`, `100k tok/s`."""
+    if tokens_per_s < 999.5:
+        return f"{tokens_per_s:.0f} tok/s"
+    thousands = tokens_per_s / 1000
+    return f"{thousands:.{0 if thousands >= 99.95 else 1}f}k tok/s"
 
 
 def _reward(metrics: Mapping[str, Any]) -> str:
@@ -42,11 +54,21 @@ class Progress:
         self._stage, self._step, self._num_steps = "", 0, 0
         self._sampled = 0
         self._whole: State | None = None  # shown for the last time
+        self.warned: list[str] = []
 
     def message(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays; on a terminal broken between words, not within them."""
         self._close_line()
+        if self._terminal:
+            width = max(40, shutil.get_terminal_size().columns)
+            lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+            text = "\n".join(lines)
         print(shown(text), file=self._stream, flush=True)
+
+    def warning(self, text: str) -> None:
+        """What a reader of the results must know, said as soon as it is known; kept, so that it is said once."""
+        self.warned.append(text)
+        self.message(f"warning: {text}")
 
     def update(self, text: str, *, force: bool = False) -> None:
         """The current state; written only so often, so that logs stay readable."""
@@ -72,11 +94,11 @@ class Progress:
         self._step_times.append(time.monotonic())
         seconds_per_step = (self._step_times[-1] - self._step_times[0]) / (len(self._step_times) - 1)
         left = (self._num_steps - step) * seconds_per_step
-        rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9) / 1000
+        rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9)
         self.update(
             f"{self._stage} step {step}/{self._num_steps}  reward {_reward(metrics)}"
             f"  length {metrics['length_mean']:.0f}  cut {metrics['truncated_frac']:3.0%}"
-            f"  {rate:.{0 if rate >= 99.95 else 1}f}k tok/s  left {duration(left)}",
+            f"  {speed(rate)}  left {duration(left)}",
             force=step == self._num_steps,
         )
 
@@ -87,15 +109,21 @@ class Progress:
             self.update(f"{self._stage} step {self._step}/{self._num_steps}  {self._sampled} completions sampled")
 
     def session(self, state: State) -> None:
-        """Where an evaluation with a store stands: samples, rate, tokens, running Pass@1 with interval, time left."""
+        """Where an evaluation with a store stands: samples, rate, tokens, score so far, time left.
+
+        The first to finish are short, and short ones are right more often: a count says so better than a share. Pass@1
+        and its interval come when every problem has an answer.
+        """
         last = state.num_graded == state.num_completions
         if state is self._whole or not (last or self.due()):
             return
         self._whole = state if last else None
         e = state.running
-        running = f"  {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e is not None else ""
+        running = f"  so far {state.num_right} of {state.num_graded} right" if state.num_graded else ""
+        if e is not None:
+            running = f"  so far {100 * e.mean:.1f}% [{100 * e.low:.1f}, {100 * e.high:.1f}]"
         left = "-" if state.seconds_left is None else duration(state.seconds_left)
-        tokens = f"  {state.num_tokens / max(state.seconds, 1e-9) / 1000:.1f}k tok/s" if state.num_tokens else ""
+        tokens = f"  {speed(state.num_tokens / max(state.seconds, 1e-9))}" if state.num_tokens else ""
         self.update(
             f"eval {state.num_done}/{state.num_completions}  {state.per_second:.1f}/s{running}{tokens}  left {left}",
             force=True,

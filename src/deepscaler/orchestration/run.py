@@ -21,7 +21,7 @@ from deepscaler.orchestration.collect import Collected
 from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.stop import StopRequest
-from deepscaler.orchestration.validation import Validation, evaluation_line
+from deepscaler.orchestration.validation import Validation, evaluation_line, notes_on_base
 from deepscaler.protocols import Fleet, Grader, Learner
 from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
 from deepscaler.types import RunError, TrainSample, UpdateStats, WeightsInfo
@@ -175,6 +175,9 @@ class Run:
         for file in self.validation.files_of(self.step):
             self.directory.remember(file)
         self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
+        if self.step == 0:
+            for text in notes_on_base(results):
+                self.progress.message(text)
 
     def save(self) -> None:
         """Commit a checkpoint, then drop the ones no longer needed."""

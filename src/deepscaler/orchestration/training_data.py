@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.data.benchmarks import load_benchmark
 from deepscaler.data.mixture import describe_bands, plan_stages
 from deepscaler.data.sources import load_mixture, load_problems
 from deepscaler.data.stream import ProblemStream
@@ -17,6 +15,7 @@ from deepscaler.data.synthetic import assert_disjoint, evaluation_sets, training
 from deepscaler.data.templates import encode_problems
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.held_out import LeftOut, hold_out
+from deepscaler.orchestration.held_out_sets import own_sets
 from deepscaler.orchestration.validation import test_sets
 from deepscaler.types import IntArray, Problem
 
@@ -56,30 +55,11 @@ def load_training_data(recipe: Recipe) -> TrainingData:
 
 def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datasets, tuple[LeftOut, ...]]:
     """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
-    section = recipe.evaluation
-    sets: dict[str, Sequence[Problem]] = {}
-    origins: dict[str, Mapping[str, Any]] = {}
-    warnings: list[str] = []
-    for name in section.benchmarks:
-        loaded = load_benchmark(name, Path(section.benchmarks_dir) if section.benchmarks_dir else None)
-        sets[name], origins[name] = loaded.problems, loaded.origin
-        warnings += [f"{name}: {text}" for text in loaded.warnings]
-    for file in section.validation_files:
-        name = Path(file).stem
-        if name in sets:
-            raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
-        data = recipe.data
-        sets[name] = load_problems(
-            file,
-            prompt_field=data.prompt_field,
-            answer_field=data.answer_field,
-            instruction=data.instruction,
-            or_default_fields=True,
-        )
+    sets, origins, warnings = own_sets(recipe)
     if not sets:
         return describe({}), ()
-    held_out = hold_out(sets, section.during_training_problems, training)
-    return describe(held_out.sets, origins, tuple(warnings)), held_out.left_out
+    held_out = hold_out(sets, recipe.evaluation.during_training_problems, training)
+    return describe(held_out.sets, origins, warnings), held_out.left_out
 
 
 @dataclass(frozen=True, slots=True)

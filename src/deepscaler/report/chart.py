@@ -103,9 +103,19 @@ def _stages(chart: Chart, x: Scale, y: Scale) -> list[str]:
         if index % 2:
             box = f'x="{left:.1f}" y="{y.end:.1f}" width="{right - left:.1f}" height="{y.start - y.end:.1f}"'
             parts.append(f'<rect class="p-band fill" {box}/>')
-        if len(span.label) * LETTER_WIDTH < right - left:
-            parts.append(_text((left + right) / 2, y.end - 7, span.label, "middle"))
+        label = _fitting(span.label, right - left)
+        if label:
+            title = f"<title>{escape(span.label)}</title>"
+            parts.append(_text((left + right) / 2, y.end - 7, label, "middle").replace("</text>", f"{title}</text>"))
     return parts + _boundaries(chart, x, y)
+
+
+def _fitting(label: str, width: float) -> str:
+    """As much of a stage's name as its band has room for; a number at least, so that no stage is without a name."""
+    room = int(width / LETTER_WIDTH)
+    if len(label) <= room:
+        return label
+    return label[: max(1, room - 1)] + "…" if room > 1 else label[:1]
 
 
 def _boundaries(chart: Chart, x: Scale, y: Scale) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from deepscaler.json_text import parse_json
 from deepscaler.observability.problem_texts import Question, read_problem_texts
 from deepscaler.report.forest import ForestRow, forest_svg
 from deepscaler.report.panels import OUTCOMES
@@ -24,6 +24,7 @@ MAX_CHARACTERS = 3000  # of each completion, head and end
 MAX_QUESTION = 1500  # characters of a problem's text
 LINE_CHARACTERS = 130  # of them in the table before it is unfolded
 MAX_REFERENCE = 200
+PUBLISHED = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # columns of the published table
 NORMAL_95 = 1.959964
 COLUMNS = (
     "benchmark",
@@ -82,7 +83,7 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
     What was asked comes from the problems.jsonl beside these. Raises ValueError when a file is damaged.
     """
     try:
-        content = json.loads(comparison.read_text(encoding="utf-8"))
+        content = parse_json(comparison.read_text(encoding="utf-8"))
         questions = {**read_problem_texts(after.parent), **read_problem_texts(before.parent)}
         changes = changed_problems(content["sets"], questions)
         rows = [*(_row(name, record) for name, record in content["sets"].items()), _row("average", content["total"])]
@@ -97,11 +98,14 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
         title=f"{content['before']['label']} and {content['after']['label']}",
         content=content,
         forest=rows,
+        parts={name: record for name, record in content["sets"].items() if record["is_part"]},
+        whole_suite=set(content["sets"]) == set(PUBLISHED) and not any(r["is_part"] for r in content["sets"].values()),
         rows=[*content["sets"].items(), ("average", content["total"])],
         listed=listed,
         counts={name: (len(found), len(content["sets"][name]["problems"])) for name, found in changes.items()},
         shown=[_problem(change, *texts) for change in shown],
         outcomes=OUTCOMES,
+        published_names=PUBLISHED,
         texts_known=bool(questions),
         limits={
             "listed": MAX_LISTED,

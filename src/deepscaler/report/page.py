@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,19 @@ CHART_WIDTH, CHART_HEIGHT = 376.0, 214.0
 RESULT_WIDTH = 200.0
 
 
-def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
+def write_report(
+    run_dirs: Sequence[Path], out: Path, validation: Mapping[Path, Mapping[str, Any]] | None = None
+) -> Path:
     """Write the report of one run, or of several side by side, to `out`; returns `out`.
+
+    validation: by run directory, a comparison of its first and last evaluation inside training (`results_of`).
 
     Raises ValueError when a path is no run directory or one of its files is damaged.
     """
-    return write_page(render(read_runs(run_dirs)), out)
+    return write_page(render(read_runs(run_dirs), validation), out)
 
 
-def render(runs: Sequence[RunRecord]) -> str:
+def render(runs: Sequence[RunRecord], validation: Mapping[Path, Mapping[str, Any]] | None = None) -> str:
     groups = all_panels(runs)
     charts = [chart for group in groups for chart in group.charts]
     sample = sample_rollouts(runs)
@@ -39,7 +43,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         script=asset("report.js"),
         functions={"chart_svg": chart_svg, "result_svg": result_svg},
         title=" · ".join(run.label for run in runs),
-        sections=[_section(run) for run in runs],
+        sections=[_section(run, (validation or {}).get(run.path)) for run in runs],
         groups=groups,
         sample=sample,
         num_run_colours=NUM_RUN_COLOURS,
@@ -47,13 +51,13 @@ def render(runs: Sequence[RunRecord]) -> str:
     )
 
 
-def _section(run: RunRecord) -> dict[str, Any]:
+def _section(run: RunRecord, validation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Everything the template says about one run."""
     return {
         "run": run,
         "facts": facts.run_facts(run),
         "tiles": facts.key_figures(run),
-        "results": results_of(run),
+        "results": results_of(run, validation),
         "alarms": facts.alarms_of(run),
         "events": facts.events_of(run),
         "stages": facts.stage_table(run),

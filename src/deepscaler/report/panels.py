@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deepscaler.report.chart import Chart, Series
@@ -21,6 +21,7 @@ OUTCOMES = {
     "bad_reference": "bad reference",
 }
 # A budget far above the lengths would press them flat; beyond this factor of the longest it is not drawn.
+MAX_BANDS = 4  # of difficulty
 BUDGET_IN_SIGHT = 2.2
 Value = str | Callable[[Row], float | None]
 
@@ -111,6 +112,39 @@ def pass_at_1_chart(runs: Sequence[RunRecord]) -> Chart:
     return build.chart("pass1", "Pass@1", "", hint, build.pass_at_1(), percent=True)
 
 
+def difficulty_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Pass@1 of bands of difficulty, for one run whose validation problems say how difficult they are."""
+    build = _Builder(runs)
+    series = difficulty_bands(runs[0].difficulties) if len(runs) == 1 else []
+    hint = "On the validation sets, in bands of about as many problems each. Easy ones rise first."
+    return build.chart("difficulty", "Pass@1 by difficulty", "", hint, series, percent=True)
+
+
+def difficulty_bands(found: Mapping[int, Mapping[str, tuple[float, int]]]) -> list[Series]:
+    """At most MAX_BANDS lines, one for each run of neighbouring difficulties with about as many problems."""
+    counts = {name: count for groups in found.values() for name, (_, count) in groups.items()}
+    names = sorted(counts, key=float)
+    bands: list[list[str]] = []
+    share, seen = sum(counts.values()) / MAX_BANDS, 0.0
+    for name in names:
+        place = int((seen + counts[name] / 2) / share)
+        band = min(MAX_BANDS - 1, place) if len(names) > MAX_BANDS else len(bands)
+        while len(bands) <= band:
+            bands.append([])
+        bands[band].append(name)
+        seen += counts[name]
+    series = []
+    for number, band in enumerate(filter(None, bands)):
+        points = []
+        for step, groups in sorted(found.items()):
+            inside = [groups[name] for name in band if name in groups]
+            problems = sum(count for _, count in inside)
+            points.append((float(step), sum(m * c for m, c in inside) / problems if problems else None))
+        label = f"difficulty {band[0]}" + (f" to {band[-1]}" if len(band) > 1 else "")
+        series.append(Series(label, f"run-{number % NUM_RUN_COLOURS}", tuple(points)))
+    return series
+
+
 def reward_chart(runs: Sequence[RunRecord]) -> Chart:
     build = _Builder(runs)
     hint = "Mean over all completions of a step. Should rise; flat at 0 or 1 means nothing is learned."
@@ -155,7 +189,13 @@ def _learning(runs: Sequence[RunRecord]) -> Panels:
     )
     hint = "Groups whose completions all got the same reward teach nothing."
     silent = build.chart("groups", "Groups without signal", "", hint, groups, percent=True)
-    charts = [pass_at_1_chart(runs), reward_chart(runs), length_chart(runs), truncated_chart(runs)]
+    charts = [
+        pass_at_1_chart(runs),
+        difficulty_chart(runs),
+        reward_chart(runs),
+        length_chart(runs),
+        truncated_chart(runs),
+    ]
     return Panels(
         "Learning",
         _smoothing_text(build.window, staged=bool(build.spans)),

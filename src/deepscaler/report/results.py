@@ -42,8 +42,11 @@ class Results:
         return self.rows[-1]
 
 
-def results_of(run: RunRecord) -> Results | None:
-    """The best that is there: written evaluations, else summary.json, else evaluations inside training."""
+def results_of(run: RunRecord, validation: Mapping[str, Any] | None = None) -> Results | None:
+    """The best that is there: written evaluations, else summary.json, else evaluations inside training.
+
+    validation: the content of a comparison of the first and the last of the latter, with their `steps`.
+    """
     folder = run.path / "evaluations"
     base, trained = (
         read_json(folder / "base" / "results.json"),
@@ -58,20 +61,23 @@ def results_of(run: RunRecord) -> Results | None:
         before, after = _summary_side(run.summary["base"]), _summary_side(run.summary["trained"])
         rows = _rows(before, after, run.summary.get("set_differences", {}), run.summary.get("difference"))
         return Results(rows, "From summary.json.", "difference" in run.summary)
-    return _from_validation(run)
+    return _from_validation(run, validation or {})
 
 
-def _from_validation(run: RunRecord) -> Results | None:
+def _from_validation(run: RunRecord, comparison: Mapping[str, Any]) -> Results | None:
     if not run.evaluations:
         return None
     first, last = run.evaluations[0], run.evaluations[-1]
     same = first is last
-    rows = _rows(_summary_side(first), {} if same else _summary_side(last), {}, None)
+    if comparison.get("steps") != [first["step"], last["step"]]:
+        comparison = {}
+    after = {} if same else _summary_side(last)
+    rows = _rows(_summary_side(first), after, comparison.get("sets", {}), comparison.get("total"))
     note = f"Validation sets inside training, after step {first['step']}"
     if not same:
         pair = " ".join(f"evaluations/step-{row['step']:06d}" for row in (first, last))
-        note += f" and after step {last['step']}; deepscaler compare {pair} pairs them by problem"
-    return Results(rows, ". ".join([note, *test_set_notes(last)]) + ".", False)
+        note += f" and after step {last['step']}; deepscaler compare {pair} has more about them"
+    return Results(rows, ". ".join([note, *test_set_notes(last)]) + ".", bool(comparison))
 
 
 def test_set_notes(evaluation: Mapping[str, Any]) -> list[str]:

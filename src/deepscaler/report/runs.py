@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Rows of metrics.jsonl by kind, and the run's JSON files; `label` tells runs of one report apart."""
+    """Rows of metrics.jsonl by kind, and the run's JSON files; `label` tells runs of one report apart.
+
+    difficulties: step -> difficulty -> (Pass@1, problems), of the evaluations inside training whose sets have several.
+    """
 
     path: Path
     label: str
@@ -27,6 +30,7 @@ class RunRecord:
     info: Row
     recipe: Row
     summary: Row
+    difficulties: dict[int, dict[str, tuple[float, int]]] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -90,7 +94,9 @@ def _read_run(path: Path, label: str) -> RunRecord:
     if not file.is_file():
         raise ValueError(f"{path} holds no {METRICS_FILE}, so it is not a run directory; {_suggestion(path)}")
     rows = read_metrics(file)
+    asked = [r["step"] for r in rows if r["kind"] == "evaluation"]
     return RunRecord(
+        difficulties={step: found for step in asked if (found := _by_difficulty(path, step))},
         path=path,
         label=label,
         steps=[step_row(r) for r in rows if r["kind"] == "step"],
@@ -100,6 +106,18 @@ def _read_run(path: Path, label: str) -> RunRecord:
         recipe=read_json(path / "recipe.json") or {},
         summary=read_json(path / "summary.json") or {},
     )
+
+
+def _by_difficulty(path: Path, step: int) -> dict[str, tuple[float, int]]:
+    """Pass@1 over the problems of each difficulty in all sets."""
+    results = read_json(path / "evaluations" / f"step-{step:06d}" / "results.json") or {}
+    sums: dict[str, tuple[float, int]] = {}
+    for record in results.get("benchmarks", {}).values():
+        for group in record.get("by_difficulty") or ():
+            total, count = sums.get(group["name"], (0.0, 0))
+            problems = group["num_problems"]
+            sums[group["name"]] = (total + group["pass@1"] * problems, count + problems)
+    return {name: (total / count, count) for name, (total, count) in sums.items()}
 
 
 def _suggestion(path: Path) -> str:

@@ -19,6 +19,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import deepscaler
+from deepscaler.json_text import parse_json
 from deepscaler.rewards.worker import READY
 from deepscaler.types import Outcome, RunError, Verdict
 
@@ -257,7 +258,7 @@ def _readable(end: socket.socket) -> bool:
 def _verdict(line: bytes) -> tuple[Verdict, bool]:
     """The verdict, and whether the process leaves after it."""
     try:
-        outcome, reward, answer, detail, seconds, cached, leaving = json.loads(line)
+        outcome, reward, answer, detail, seconds, cached, leaving = parse_json(line)
         return Verdict(Outcome(outcome), float(reward), answer, detail, float(seconds), bool(cached)), bool(leaving)
     except (ValueError, TypeError) as error:
         raise _GoneError(f"unreadable answer ({error})") from error

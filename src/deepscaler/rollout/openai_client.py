@@ -22,13 +22,13 @@ from deepscaler.config.evaluation import ClientSection
 from deepscaler.randomness import generator
 from deepscaler.rollout.openai_http import Endpoint, EndpointError, RetryError
 from deepscaler.rollout.openai_reply import Reply
+from deepscaler.rollout.patience import MAX_LOSSES, Patience
 from deepscaler.types import Message, SamplingParams
 
 BYTES_PER_TOKEN = 64  # JSON of a token, generously: the longest of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
 MAX_DUPLICATES = 3  # a server that answers everything from one cache must not be asked for ever
 MAX_SILENCES = 2  # a server found dead so often in a row is dead
-PATIENCE = 4.0  # times as long as the slowest token so far would make the longest completion
 _POLL_S = 0.1
 _END = object()
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class OpenAIClient:
         self.unfinished: list[tuple[Hashable, str]] = []
         self.explicit: Mapping[str, Any] = {}
         self.streaming = section.stream
-        self._slowest = 0.0  # seconds per token of the slowest answer in one piece
+        self._patience = Patience(section, params.max_completion_tokens)
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
         self.endpoint = Endpoint(address, model, section, most_bytes)
         self.max_tokens_field = section.max_tokens_field
@@ -112,7 +112,7 @@ class OpenAIClient:
         ask = Ask("probe", question, 0)
         try:
             reply = self._now(lambda session: self._complete(session, ask, self._body(ask) | changes)).reply
-            self._slowest = 0.0  # a server that has one request to answer is faster than it will be
+            self._patience.forget()
             return reply
         except _GaveUpError as error:
             raise EndpointError(f"{self.endpoint.address} gives no usable answer: {error}") from error
@@ -194,18 +194,18 @@ class OpenAIClient:
 
     async def _complete(self, session: aiohttp.ClientSession, ask: Ask, body: dict[str, Any]) -> Answer:
         """Try until it succeeds. Raises _GaveUpError after `max_attempts`, EndpointError when trying is pointless."""
-        fault, wait_s, duplicates, silences = "", 0.0, 0, 0
+        fault, wait_s, duplicates, seen = "", 0.0, 0, Counter[str]()
         for attempt in range(1, self._section.max_attempts + 1):
             if attempt > 1:
                 await asyncio.sleep(max(self._backoff(attempt - 1), wait_s))
             start = time.monotonic()
             try:
-                reply = await self._chat(session, body)
+                reply = await self._chat(session, body, losses=seen["lost"])
             except RetryError as error:
                 fault, wait_s = str(error), error.wait_s
                 self.faults[error.kind] += 1
-                silences += error.kind == "silent"
-                if silences == MAX_SILENCES:
+                seen[error.kind] += 1
+                if seen["silent"] == MAX_SILENCES or seen["lost"] == MAX_LOSSES:
                     break
                 continue
             if self._is_new(reply) or duplicates == MAX_DUPLICATES:
@@ -216,33 +216,28 @@ class OpenAIClient:
             self.faults["duplicate"] += 1
         raise _GaveUpError(f"{fault} ({attempt} attempts)")
 
-    async def _chat(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> Reply:
-        """One attempt, given up when nobody hears anything of the server. Raises RetryError, EndpointError."""
-        start = time.monotonic()
-        exchange = asyncio.ensure_future(self.endpoint.chat(session, body))
+    async def _chat(self, session: aiohttp.ClientSession, body: dict[str, Any], *, losses: int) -> Reply:
+        """One attempt, given up when nobody hears anything of the server, or it does not come to this request.
+
+        losses: how often it was given up for the latter before. Raises RetryError, EndpointError.
+        """
+        asked, s = self._patience.begin(body), self._section
+        exchange = asyncio.ensure_future(self.endpoint.chat(session, body, asked))
         try:
-            while not (await asyncio.wait([exchange], timeout=min(1.0, self._section.silence_s / 4)))[0]:
-                limit = self._silence_limit(streamed="stream" in body)
-                if time.monotonic() - max(start, self.endpoint.last_heard) > limit:
+            while not (await asyncio.wait([exchange], timeout=min(1.0, s.silence_s / 4, s.lost_s / 4)))[0]:
+                limit = self._patience.silence_limit(streamed=asked.streamed)
+                if time.monotonic() - max(asked.sent, self.endpoint.last_heard) > limit:
                     raise RetryError("silent", f"the server is silent: no request heard anything for {limit:.0f} s")
+                if self._patience.is_lost(asked, losses):
+                    raise RetryError(
+                        "lost",
+                        f"silent for {asked.silence():.0f} s while requests sent later were answered",
+                    )
             reply = exchange.result()
         finally:
             exchange.cancel()
-        if reply.num_tokens and "stream" not in body:
-            self._slowest = max(self._slowest, (time.monotonic() - start) / reply.num_tokens)
+        self._patience.note(asked, reply)
         return reply
-
-    def _silence_limit(self, *, streamed: bool) -> float:
-        """Seconds. A server that answers in one piece is silent as long as a whole completion takes.
-
-        How long that can be, the answers so far tell: a multiple of their slowest token, times the budget.
-        """
-        s = self._section
-        if streamed:
-            return min(s.silence_s, s.read_s)
-        if not self._slowest:
-            return s.read_s
-        return min(s.read_s, max(s.silence_s, PATIENCE * self._slowest * self.params.max_completion_tokens))
 
     def _is_new(self, reply: Reply) -> bool:
         """Whether this is no copy of an earlier reply, which has its id and its text.

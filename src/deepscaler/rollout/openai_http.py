@@ -7,7 +7,6 @@ goes into one header, and is cut out of every message.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from deepscaler.config.evaluation import ClientSection
+from deepscaler.json_text import parse_json
 from deepscaler.rollout.openai_reply import (
     CutReplyError,
     MalformedReplyError,
@@ -24,6 +24,7 @@ from deepscaler.rollout.openai_reply import (
     error_message,
     parse_reply,
 )
+from deepscaler.rollout.patience import Exchange
 from deepscaler.types import RunError
 
 RETRY_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 524, 529})
@@ -68,9 +69,9 @@ class Endpoint:
         async with aiohttp.ClientSession(connector=connector, timeout=limits, headers=headers) as session:
             yield session
 
-    async def chat(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> Reply:
+    async def chat(self, session: aiohttp.ClientSession, body: Mapping[str, Any], exchange: Exchange) -> Reply:
         """Raises RetryError or EndpointError."""
-        content = await self._request(session, "POST", "/chat/completions", body)
+        content = await self._request(session, "POST", "/chat/completions", body, exchange)
         try:
             return content.reply() if isinstance(content, StreamedReply) else parse_reply(content)
         except MalformedReplyError as error:
@@ -83,14 +84,14 @@ class Endpoint:
         content = await self._request(session, "GET", path, None)
         try:
             assert isinstance(content, bytes)
-            return json.loads(content)
+            return parse_json(content)
         except ValueError as error:
             raise RetryError("malformed", f"{path} is not JSON ({error})") from error
 
     async def _request(
-        self, session: aiohttp.ClientSession, method: str, path: str, body: Any
+        self, session: aiohttp.ClientSession, method: str, path: str, body: Any, exchange: Exchange | None = None
     ) -> bytes | StreamedReply:
-        status, headers, content = await self._exchange(session, method, path, body)
+        status, headers, content = await self._exchange(session, method, path, body, exchange)
         if status == 200:
             return content
         assert isinstance(content, bytes)
@@ -100,15 +101,15 @@ class Endpoint:
         raise RetryError(kind, f"HTTP {status}: {self._scrubbed(content)}", _retry_after(headers))
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, method: str, path: str, body: Any
+        self, session: aiohttp.ClientSession, method: str, path: str, body: Any, exchange: Exchange | None
     ) -> tuple[int, Mapping[str, str], bytes | StreamedReply]:
         """(status, headers, body). Raises RetryError for a connection that fails, drops or takes too long."""
         try:
             async with session.request(method, self.address + path, json=body, allow_redirects=False) as response:
                 asked = isinstance(body, Mapping) and body.get("stream")
                 if asked and response.status == 200 and response.content_type == "text/event-stream":
-                    return response.status, response.headers, await self._read_stream(response)
-                return response.status, response.headers, await self._read_whole(response)
+                    return response.status, response.headers, await self._read_stream(response, exchange)
+                return response.status, response.headers, await self._read_whole(response, exchange)
         except TimeoutError as error:  # before _DROPPED, which some time limits are as well
             raise RetryError("timeout", f"no whole answer within the time limits ({error or 'total'})") from error
         except _DROPPED as error:
@@ -116,23 +117,28 @@ class Endpoint:
         except MalformedReplyError as error:
             raise RetryError("malformed", f"a malformed reply: {error}") from error
 
-    async def _read_whole(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_whole(self, response: aiohttp.ClientResponse, exchange: Exchange | None) -> bytes:
         content = bytearray()
         async for part in response.content.iter_any():
-            self.last_heard = time.monotonic()
+            self._hear(exchange)
             content += part
             self._check_length(len(content))
         return bytes(content)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse) -> StreamedReply:
+    async def _read_stream(self, response: aiohttp.ClientResponse, exchange: Exchange | None) -> StreamedReply:
         """Of each event only the text is kept, so only text counts; what wraps it has a limit many times as high."""
         reply, texts, everything = StreamedReply(), 0, 0
         async for part in response.content.iter_any():
-            self.last_heard = time.monotonic()
+            self._hear(exchange)
             everything += len(part)
             texts += reply.feed(part)
             self._check_length(max(texts, everything // EVENT_FACTOR))
         return reply
+
+    def _hear(self, exchange: Exchange | None) -> None:
+        self.last_heard = time.monotonic()
+        if exchange is not None:
+            exchange.heard = self.last_heard
 
     def _check_length(self, count: int) -> None:
         if count > self._most_bytes:

@@ -21,6 +21,7 @@ PROBE_TEMPERATURE = 1.5
 _OFF: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0}
 # These drop special tokens from the text; a model whose `</think>` is one would seem never to end its thoughts.
 _WHOLE_TEXT: dict[str, Any] = {**_OFF, "skip_special_tokens": False}
+MEANINGS = {"lost": "lost (the server took them and answered only others)"}  # of the kinds of failed attempts
 EXPLICIT = {"vllm": _WHOLE_TEXT, "sglang": _WHOLE_TEXT, "llamacpp": _OFF, "deepscaler": _OFF}
 
 
@@ -156,5 +157,6 @@ class ReplyWatch:
         if others:
             found.append(f"replies name the model {', '.join(others)}, not {self._client.model}")
         return found + [
-            f"{count} attempts failed and were repeated: {kind}" for kind, count in sorted(self._client.faults.items())
+            f"{count} attempts failed and were repeated: {MEANINGS.get(kind, kind)}"
+            for kind, count in sorted(self._client.faults.items())
         ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from deepscaler.json_text import parse_json
 from deepscaler.types import FinishReason
 
+MAX_COUNT = 2**31 - 1  # of tokens: files hold 32 bits, and no completion has more
 # `content_filter`, `tool_calls` and whatever servers invent are ends we know nothing about.
 _FINISH = {"stop": FinishReason.STOP, "eos": FinishReason.STOP, "length": FinishReason.LENGTH}
 
@@ -40,7 +41,7 @@ class Reply:
 def parse_reply(body: bytes) -> Reply:
     """The first choice of a chat completion. Raises MalformedReplyError."""
     try:
-        document = json.loads(body)
+        document = parse_json(body)
     except ValueError as error:
         raise MalformedReplyError(f"not JSON ({error})") from error
     if not isinstance(document, dict):
@@ -121,7 +122,7 @@ class StreamedReply:
             self._done = True
             return 0
         try:
-            event = json.loads(data)
+            event = parse_json(data)
         except ValueError as error:
             raise MalformedReplyError(f"an event that is not JSON ({error})") from error
         if not isinstance(event, dict) or event.get("error"):
@@ -153,7 +154,7 @@ class StreamedReply:
 
 def _num_tokens(usage: Any, num_choices: int) -> int | None:
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    if num_choices > 1 or isinstance(count, bool) or not isinstance(count, int) or count < 0:
+    if num_choices > 1 or isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_COUNT:
         return None
     return count
 
@@ -161,7 +162,7 @@ def _num_tokens(usage: Any, num_choices: int) -> int | None:
 def error_message(body: bytes) -> str:
     """The words of an error in OpenAI's shape, or the beginning of whatever came instead."""
     try:
-        document = json.loads(body)
+        document = parse_json(body)
     except ValueError:
         document = None
     if isinstance(document, dict):

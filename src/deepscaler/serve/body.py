@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
+from deepscaler.json_text import parse_json
 from deepscaler.serve.fields import RequestError
 
 MAX_BODY_BYTES = 8 * 2**20
@@ -44,8 +44,8 @@ def parse(body: bytes) -> Any:
     """The JSON document in `body`. Raises RequestError for what is none, or holds half of a surrogate pair."""
     try:
         text = body.decode("utf-8")
-        document = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text, parse_constant=_no_number)
+    except ValueError as error:
         raise RequestError(f"the body is not JSON ({error})") from error
     if _SURROGATE.search(text):
         _refuse_lone_surrogates(document)

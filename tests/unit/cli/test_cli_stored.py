@@ -65,3 +65,10 @@ def test_a_mapping_that_is_none_is_refused(tmp_path: Path) -> None:
     arguments = ("--map", "completion", "--out", tmp_path / "o", "--benchmarks", shared("data", "benchmarks"))
     with pytest.raises(ValueError, match="--map completion: expected FIELD=COLUMN"):
         run("eval-import", tmp_path / "saved.jsonl", *arguments)
+
+
+@pytest.mark.parametrize("command", [["compare"], ["eval-import"], ["data", "prepare"], ["explain"]])
+def test_flags_take_no_value_in_the_help(command: list[str]) -> None:
+    done = run(*command, "--help")
+    assert done.exit_code == 0 and "--help" in done.stdout
+    assert "bool" not in done.stdout.lower()

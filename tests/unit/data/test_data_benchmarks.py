@@ -126,7 +126,7 @@ def test_a_changed_file_is_refused_with_both_hashes_unless_allowed(tmp_path: Pat
     assert known in loaded.warnings[0] and loaded.sha256 in loaded.warnings[0]
     with pytest.raises(ValueError, match=known) as refused:
         load_benchmark("aime24", tmp_path)
-    assert loaded.sha256 in str(refused.value) and "allow_changed" in str(refused.value)
+    assert loaded.sha256 in str(refused.value) and "validation_files" in str(refused.value)
 
 
 def test_converted_line_endings_are_named_as_the_difference(tmp_path: Path) -> None:

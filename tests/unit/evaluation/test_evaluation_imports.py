@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepscaler.config.evaluation import SuiteSection
 from deepscaler.config.models import GraderSection
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.exports import export
@@ -51,7 +52,7 @@ def test_one_completion_per_row_found_by_text(tmp_path: Path, grader: GraderPool
     expected = {("sums/0", 0): "correct", ("sums/0", 1): "wrong", ("sums/2", 0): "truncated"}
     assert outcomes(tmp_path / "out") == expected
     assert missing == 1
-    assert results.content["warnings"] == ["1 problems have no completion in saved.jsonl and are left out"]
+    assert results.content["warnings"] == ["1 problem has no completion in saved.jsonl and is left out"]
     assert results.content["benchmarks"]["sums"]["pass@1"] == 0.25
     assert results.content["settings"]["imported"]["columns"]["completion"] == "response"
 
@@ -114,16 +115,27 @@ def test_bad_rows_are_named_and_leave_nothing(
     imported = ImportedFile(file, {"completion": "r", "problem": "q", **columns}, SETS)
     with pytest.raises(ValueError, match=message):
         import_completions(imported, tmp_path / "out", grader, {})
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sample_that_stands_twice_far_apart_is_found(tmp_path: Path, grader: GraderPool) -> None:
     rows = [{**GOOD, "i": i % 1500} for i in range(1501)]  # further apart than what is written at once
     columns = {"completion": "r", "problem": "q", "sample_index": "i"}
-    with pytest.raises(ValueError, match="sums/sums/0/0 appears more than once"):
+    with pytest.raises(
+        ValueError, match=r"saved\.jsonl, row 1500: sample sums/sums/0/0 appears more than once, first in row 0"
+    ):
         file = ImportedFile(write_jsonl(tmp_path / "saved.jsonl", rows), columns, SETS)
         import_completions(file, tmp_path / "out", grader, {})
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_byte_order_mark_and_our_own_instruction_are_no_obstacles(tmp_path: Path, grader: GraderPool) -> None:
+    rows = [{"q": f"{p.prompt}  {SuiteSection().instruction}", "r": r"\boxed{1}"} for p in SETS["sums"]]
+    file = write_jsonl(tmp_path / "saved.jsonl", rows)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    imported = ImportedFile(file, {"completion": "r", "problem": "q"}, SETS)
+    results, missing = import_completions(imported, tmp_path / "out", grader, {})
+    assert missing == 0 and results.average.num_problems == 3
 
 
 def test_what_cannot_be_read_or_mapped_is_refused(tmp_path: Path, grader: GraderPool) -> None:

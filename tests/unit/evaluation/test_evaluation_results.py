@@ -172,3 +172,46 @@ def test_the_table_names_warnings_and_fits(tmp_path: Path, capsys: pytest.Captur
     assert "maj@16" in out
     assert "check chat template" in out
     assert "on the 2 problems" in out
+
+
+@pytest.mark.parametrize("tokens", [None, 20])
+def test_identical_completions_are_noticed_whatever_their_length(tokens: int | None) -> None:
+    rows = [row(p, s, completion=f"problem {p}", num_tokens=tokens) for p in range(4) for s in range(4)]
+    made = record(rows)
+    assert any("all samples of every problem are the same text" in w for w in made["warnings"])
+    assert made["se_resampling"] is None and made["low_resampling"] is None  # not 0: nothing was drawn again
+    assert compute_results(samples_table(rows), {}).content["average"]["se_resampling"] is None
+    greedy = compute_results(samples_table(rows), {"temperature": 0.0}).content["benchmarks"]["made"]
+    assert greedy["warnings"] == [] and greedy["se_resampling"] == 0.0
+    mostly = [{**r, "completion": f"own {i}" if i < 2 else "same"} for i, r in enumerate(rows[:4] * 10)]
+    mostly = [{**r, "problem_id": "p0", "sample_index": i} for i, r in enumerate(mostly)]
+    assert any("37 of 40 completions repeat another" in w for w in record(mostly)["warnings"])
+    other = [row(p, s, num_tokens=tokens) for p in range(4) for s in range(4)]
+    assert record(other)["warnings"] == []
+
+
+def test_rows_counted_twice_are_not_called_missing() -> None:
+    once = [row(p, s) for p in range(6) for s in range(4)]
+    twice = [*once, *({**r, "sample_index": r["sample_index"] + 4} for r in once[:8])]
+    (words,) = record(twice)["warnings"]
+    assert words == "problems have 4 to 8 samples, most of them 4: were rows of 2 problems counted twice?"
+    whole = [*once, *({**r, "sample_index": r["sample_index"] + 4} for r in once)]
+    (words,) = record(whole)["warnings"]
+    assert words == "every completion is there at least 2 times word for word: rows counted twice?"
+    (words,) = record(once[:-1])["warnings"]
+    assert words == "problems have 3 to 4 samples, most of them 4: completions of 1 problem are missing"
+
+
+def test_boxes_inside_the_thoughts_explain_answers_that_are_missing() -> None:
+    def unanswered(text: str) -> list[dict[str, Any]]:
+        return [row(p, 0, outcome="no_answer", answer=None, completion=f"{text} {p}") for p in range(3)]
+
+    said = "all 3 completions without an answer: a \\boxed{} inside the thoughts"
+    assert any(said in w for w in record(unanswered("<think> so \\boxed{1} </think> done"))["warnings"])
+    template = {"template": {"thinking_prefilled": True}}
+    opened = compute_results(samples_table(unanswered("so \\boxed{1}")), template).content["benchmarks"]["made"]
+    assert any(said in w for w in opened["warnings"])
+    assert not any("thoughts" in w for w in record(unanswered("so \\boxed{"))["warnings"])  # never closed
+    assert not any("thoughts" in w for w in record(unanswered("<think> so </think> \\boxed{"))["warnings"])
+    mixed = [*unanswered("<think> so \\boxed{1}"), row(3, 0, outcome="no_answer", answer=None, completion="hm")]
+    assert not any("thoughts" in w for w in record(mixed)["warnings"])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
         assert len(store) == 3 and completion(2).key in store and completion(3).key not in store
         assert [c.key.sample_index for c in store.ungraded()] == [0, 2]
         assert list(store.rows(completion(i).key for i in (2, 1, 0))) == [(completion(1), VERDICT)]
+
+
+def test_a_token_count_that_no_file_can_hold_does_not_stop_an_evaluation_for_ever(tmp_path: Path) -> None:
+    with SampleStore(tmp_path, SETTINGS) as store:
+        store.add(replace(completion(0), num_tokens=10**30))
+    with SampleStore(tmp_path, SETTINGS) as store:
+        assert store.read(completion(0).key) == replace(completion(0), num_tokens=None)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])

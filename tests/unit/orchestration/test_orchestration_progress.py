@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from deepscaler.config.models import StageSection
+from deepscaler.evaluation.completions import Key
 from deepscaler.evaluation.estimators import estimate
-from deepscaler.evaluation.session import State
+from deepscaler.evaluation.session import State, Tally
 from deepscaler.orchestration.progress import LONG_STEP_S, Progress, duration
 from deepscaler.orchestration.stop import StopRequest
-from deepscaler.types import FinishReason, Rollout
+from deepscaler.types import FinishReason, Outcome, Rollout, Verdict
 
 STAGE = StageSection(name="24k", max_completion_tokens=24576)
 METRICS = {
@@ -34,7 +35,7 @@ def test_a_step_shows_stage_step_reward_length_cut_speed_and_time_left() -> None
     progress.start_step(1750, 1750, STAGE)
     progress.end_step(1750, METRICS)
     (line,) = out.getvalue().splitlines()
-    for part in ("24k", "step 1750/1750", "reward 0.123", "length 12345", "cut 100%", "100k tok/s", "left 0:00"):
+    for part in ("24k", "step 1750/1750", "reward 0.123", "length 12345", "cut 100%", "100k tok/s", "left 0 s"):
         assert part in line
     assert len(line) <= 79
 
@@ -77,7 +78,7 @@ def test_a_long_step_says_how_far_it_is_and_a_short_one_does_not(monkeypatch: py
     assert out.getvalue().splitlines()[-1] == "Pass@1 25.0%  [20.0%, 30.0%]"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (75, "75 s"), (342, "6 min"), (3725, "1 h 2 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -117,6 +118,48 @@ def test_an_evaluation_shows_samples_rate_running_score_and_time_left() -> None:
     state.running = estimate(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]))
     Progress(out, terminal=False).session(state)
     (line,) = out.getvalue().splitlines()
-    for part in ("eval 24960/24960", "/s", "50.0% [", "tok/s", "left 0:00"):
+    for part in ("eval 24960/24960", "/s", "so far 50.0% [", "tok/s", "left 0 s"):
         assert part in line
     assert len(line) <= 79
+
+
+def shown(state: State) -> str:
+    out = StringIO()
+    Progress(out, terminal=False).session(state)
+    return out.getvalue()
+
+
+def test_the_first_samples_are_counted_and_promise_nothing() -> None:
+    state = State(6240, num_before=0, num_done=3, num_graded=3, num_right=2, num_tokens=900)
+    state.started = time.monotonic() - 30
+    assert "so far 2 of 3 right" in shown(state) and "[" not in shown(state)
+    assert "30 tok/s" in shown(state) and "left -" in shown(state)
+    state.num_done = 40
+    assert "left 1 h 1" in shown(state)
+
+
+def test_the_score_so_far_waits_for_every_problem() -> None:
+    """13.7% [0, 100] was the average over sets of which one had a single answer."""
+    tally = Tally(3)
+    verdicts = {right: Verdict(Outcome.CORRECT if right else Outcome.WRONG, float(right)) for right in (True, False)}
+    tally.add(Key("a", "0", 0), verdicts[True])
+    tally.add(Key("b", "0", 0), verdicts[False])
+    assert tally.running() is None and tally.num_right == 1
+    tally.add(Key("b", "1", 0), verdicts[True])
+    running = tally.running()
+    assert running is not None and running.mean == 0.75
+
+
+def test_messages_break_between_words_on_a_terminal_and_nowhere_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = " ".join(["a-long-word"] * 30)
+    out, log = StringIO(), StringIO()
+    Progress(out, terminal=True).warning(text)
+    Progress(log, terminal=False).warning(text)
+    lines = out.getvalue().splitlines()
+    assert len(lines) > 3 and max(map(len, lines)) <= 80 and " ".join(lines) == f"warning: {text}"
+    assert log.getvalue() == f"warning: {text}\n"
+
+
+def test_an_evaluation_that_only_grades_has_nothing_left_to_generate() -> None:
+    assert "left 0 s" in shown(State(5, num_before=5, num_done=5, num_graded=5))

@@ -239,10 +239,10 @@ def test_a_request_that_waits_in_the_queue_is_not_silence_while_others_are_answe
 def test_without_a_stream_the_limit_follows_the_slowest_answer() -> None:
     with ScriptedServer(Script(echo, latency_s=0.02)) as server:
         c = client(server, stream=False, silence_s=0.3, concurrency=2)
-        assert c._silence_limit(streamed=False) == c._section.read_s  # nothing is known yet
+        assert c._patience.silence_limit(streamed=False) == c._section.read_s  # nothing is known yet
         assert len(list(c.ask(asks(20)))) == 20
         # 20 ms for seven tokens, four times that for the hundred allowed; a busy machine may take longer.
-        assert 1.0 < c._silence_limit(streamed=False) < 10.0
+        assert 1.0 < c._patience.silence_limit(streamed=False) < 10.0
         server.script.faults.silence = 1.0
         with pytest.raises(EndpointError, match="the server is silent"):
             list(c.ask(asks(4)))

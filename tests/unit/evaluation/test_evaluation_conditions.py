@@ -1,0 +1,99 @@
+"""What a comparison rests on is said wherever it is shown, and names of others stay text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deepscaler.cli.main import app
+from deepscaler.evaluation.compare import compare_directories
+from deepscaler.evaluation.comparison_files import write_comparison_files
+from deepscaler.evaluation.samples import read_results
+from deepscaler.evaluation.tables import Sheet, print_comparison, print_results, sheet_markdown
+from deepscaler.report import write_comparison_page
+from made_comparison import NAMES, write_evaluation_of
+from made_samples import row
+
+SETTINGS = {"temperature": 0.6, "top_p": 0.95, "max_completion_tokens": 32768, "model": {"name": "some"}}
+
+
+def side(path: Path, **changes: object) -> Path:
+    """Four problems of each benchmark of the suite, as `--limit 4` leaves it; a quarter is cut at the budget."""
+    rows = []
+    for name in NAMES:
+        for p in range(4):
+            cut = {"outcome": "truncated", "answer": None, "finish_reason": "length"} if p == 0 else {}
+            rows.append(row(p, 0, benchmark=name, **cut))
+    return write_evaluation_of(path, rows, **{**SETTINGS, **changes})
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    return side(tmp_path / "a"), side(tmp_path / "b", temperature=1.0)
+
+
+def test_conditions_counts_shares_and_warnings_are_in_every_form(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = compare_directories(*two)
+    files = write_comparison_files(tmp_path / "out", comparison, with_published=True)
+    page = write_comparison_page(files[0], two[0] / "samples.parquet", two[1] / "samples.parquet", tmp_path / "p.html")
+    print_comparison(comparison, with_published=True)
+    screen = capsys.readouterr().out
+    for text in (" ".join(screen.split()), files[1].read_text(), page.read_text()):
+        assert "temperature 0.6, top-p 0.95, up to 32,768 tokens" in text and "temperature 1, top-p" in text
+        assert "4 of 30" in text and "4 of 675" in text
+        assert "25.0% of the completions were cut at the budget and count as wrong" in text
+        assert "art of the benchmark" in text and "0.0*" in text
+    assert max(len(line.rstrip()) for line in screen.splitlines()) <= 80
+    assert "A, measured here" in page.read_text() and "Limits of this comparison" in page.read_text()
+    content = json.loads(files[0].read_text())
+    assert content["sets"]["aime24"]["truncated_frac"] == [0.25, 0.25] and content["sets"]["aime24"]["num_whole"] == 30
+    print_results(read_results(two[0]))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "PART of the benchmark: aime24 4 of 30, math500 4 of 500" in said
+    assert said.count("were cut at the budget") == 1
+
+
+def test_the_two_sides_can_be_named(two: tuple[Path, Path], tmp_path: Path) -> None:
+    call = ["compare", *map(str, two), "--name-a", "before", "--name-b", "after", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, call, catch_exceptions=False)
+    assert "A before: temperature" in " ".join(done.stdout.split())
+    assert "<b>B</b> after<" in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_files_are_written_before_anything_is_printed(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compare --out DIR | head -1` ends at the first line that nobody reads."""
+
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("deepscaler.evaluation.tables.print_comparison", closed)
+    CliRunner().invoke(app, ["compare", *map(str, two), "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+@pytest.mark.parametrize("unseen", ["", "\r", "\n", "\u00a0", "\ufeff", "\u200b \t"])
+def test_no_cell_is_a_formula(tmp_path: Path, unseen: str) -> None:
+    rows = [row(0, 0, problem_id=f"{unseen}=1+1"), row(1, 0, problem_id=f"a{unseen}b\r=2")]
+    directory = write_evaluation_of(tmp_path / "a", rows)
+    write_comparison_files(tmp_path / "out", compare_directories(directory, directory))
+    text = (tmp_path / "out" / "problems.csv").read_bytes().decode()
+    assert "\r" not in text
+    cells = [line[1] for line in csv.reader(text.split("\n")) if len(line) > 1]
+    assert (cells[1].startswith("'") and len(cells) == 3) or unseen in ("\r", "\n")
+    first = next(csv.reader(text.splitlines()[1:]))[1] if unseen not in ("\r", "\n") else "'"
+    assert first.startswith("'")
+
+
+def test_links_and_images_in_names_stay_text() -> None:
+    evil = "![x](http://evil) [y](http://evil) [z]: http://evil \\[w](u)"
+    text = sheet_markdown(Sheet("t", ("a",), (((evil,), ("43.1 [34.0, 52.2]",)),), (evil,)))
+    assert r"!\[x](http" in text and r"\[y](" in text and r"\[z]:" in text and r"\\\[w](u)" in text
+    assert "43.1 [34.0, 52.2]" in text
