@@ -46,7 +46,7 @@ def write_synthetic_run(
         stage = min((step - 1) // per_stage, 2)
         skill = _skill(step / num_steps, stage)
         groups = _sample(rng, step, stage, skill, prompts, group_size, hostile=hostile and step == 1)
-        directory.write_rollouts(step, str(BUDGETS[stage]), groups)
+        directory.write_rollouts(step, str(BUDGETS[stage]), groups, lambda ids: "".join(map(chr, ids)))
         directory.log_step(step, _step_metrics(rng, groups, step / num_steps, stage, kl=kl))
         if step % per_stage == 0 or step == num_steps:
             _log_evaluation(directory, step, str(BUDGETS[stage]), skill, rng)
@@ -87,17 +87,18 @@ def _sample(
                 (t, len(t), Verdict(Outcome.WRONG, 0.0, "<b>1</b>", "answer differs")) for t in HOSTILE_TEXTS
             ]
         rollouts = tuple(
-            _rollout(problem.id, index, length, BUDGETS[stage], step) for index, (_, length, _) in enumerate(samples)
+            _rollout(problem, index, length, BUDGETS[stage], step) for index, (_, length, _) in enumerate(samples)
         )
         texts, verdicts = tuple(s[0] for s in samples), tuple(s[2] for s in samples)
         groups.append(ScoredGroup(Group(problem, rollouts), texts, verdicts))
     return groups
 
 
-def _rollout(problem_id: str, index: int, length: int, budget: int, step: int) -> Rollout:
+def _rollout(problem: Problem, index: int, length: int, budget: int, step: int) -> Rollout:
+    """A token of the prompt is a character."""
     finish = FinishReason.LENGTH if length >= budget else FinishReason.STOP
-    ids = np.zeros(length, np.int32)
-    return Rollout(problem_id, index, ids[:4], ids, np.zeros(length, np.float32), finish, step - 1)
+    ids, prompt = np.zeros(length, np.int32), np.array([ord(c) for c in problem.prompt], np.int32)
+    return Rollout(problem.id, index, prompt, ids, np.zeros(length, np.float32), finish, step - 1)
 
 
 def _problem(rng: np.random.Generator, operations: int) -> tuple[int, str]:

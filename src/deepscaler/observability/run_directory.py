@@ -6,13 +6,13 @@ import errno
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepscaler.json_text import parse_json
 from deepscaler.observability.files import Fingerprint, fingerprint, fsync, remove_temporaries, write_atomically
-from deepscaler.types import ScoredGroup
+from deepscaler.types import IntArray, ScoredGroup
 
 if TYPE_CHECKING:
     import pyarrow
@@ -53,12 +53,17 @@ class RunDirectory:
     def log_event(self, step: int, event: str, reason: str, figures: Mapping[str, float]) -> None:
         self._append({"kind": "event", "step": step, "event": event, "reason": reason, "figures": dict(figures)})
 
-    def write_rollouts(self, step: int, stage: str, groups: Sequence[ScoredGroup]) -> None:
-        """All completions of a step with their verdicts, one Parquet file."""
+    def write_rollouts(
+        self, step: int, stage: str, groups: Sequence[ScoredGroup], decode: Callable[[IntArray], str]
+    ) -> None:
+        """All completions of a step with their verdicts, one Parquet file.
+
+        decode: prompt ids to the text that the model saw, with the special tokens of the template.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = [row for scored in groups for row in _rollout_rows(step, stage, scored)]
+        rows = [row for scored in groups for row in _rollout_rows(step, stage, scored, decode)]
         table = pa.Table.from_pylist(rows, schema=_rollout_schema())
         target = self.path / "rollouts" / f"step-{step:06d}.parquet"
         write_atomically(target, lambda path: pq.write_table(table, path, compression="zstd"))
@@ -130,14 +135,17 @@ def _end_torn_line(path: Path) -> None:
                 file.write(b"\n")
 
 
-def _rollout_rows(step: int, stage: str, scored: ScoredGroup) -> list[dict[str, Any]]:
+def _rollout_rows(
+    step: int, stage: str, scored: ScoredGroup, decode: Callable[[IntArray], str]
+) -> list[dict[str, Any]]:
     problem = scored.group.problem
+    prompt = decode(scored.group.rollouts[0].prompt_ids)  # the same for the whole group
     return [
         {
             "step": step,
             "stage": stage,
             "problem_id": problem.id,
-            "prompt": problem.prompt,
+            "prompt": prompt,
             "references": list(problem.references),
             "difficulty": problem.difficulty,
             "source": problem.source,

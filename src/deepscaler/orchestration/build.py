@@ -121,6 +121,7 @@ def open_run(
                 validation=None,
                 num_processes=team.num_processes,
                 save_tokenizer=tokenizer.save_pretrained,
+                decode_prompt=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
                 inputs=inputs,
                 base_model=model_path,
             )

@@ -24,7 +24,7 @@ from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.validation import Validation, evaluation_line, notes_on_base
 from deepscaler.protocols import Fleet, Grader, Learner
 from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
-from deepscaler.types import RunError, TrainSample, UpdateStats, WeightsInfo
+from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
 
 RECIPE_FILE = "recipe.json"
 BASE_MODEL_FILE = "base_model.json"
@@ -52,6 +52,7 @@ class Run:
     validation: Validation | None
     num_processes: int
     save_tokenizer: Callable[[Path], object]
+    decode_prompt: Callable[[IntArray], str]  # with special tokens
     inputs: Inputs
     base_model: Path
     step: int = 0
@@ -111,7 +112,7 @@ class Run:
         }
         for group in collected.sampled:
             self.stream.note(group.group.problem.id, solved=group.solved)
-        self.directory.write_rollouts(self.step, stage.name, collected.sampled)
+        self.directory.write_rollouts(self.step, stage.name, collected.sampled, self.decode_prompt)
         self.directory.log_step(self.step, metrics)
         self.progress.end_step(self.step, metrics)
         self._raise_alarms(facts)

@@ -15,7 +15,7 @@ from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.rollout_metrics import rollout_metrics
 from deepscaler.observability.run_directory import RunDirectory, read_json, read_metrics, read_rollouts
-from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
+from deepscaler.types import FinishReason, Group, IntArray, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
 
 def scored_group(outcomes: list[Outcome], lengths: list[int]) -> ScoredGroup:
@@ -30,6 +30,10 @@ def scored_group(outcomes: list[Outcome], lengths: list[int]) -> ScoredGroup:
         for o in outcomes
     )
     return ScoredGroup(group, tuple(f"text {i}" for i in range(len(lengths))), verdicts)
+
+
+def shown(ids: IntArray) -> str:
+    return f"<prompt of {len(ids)} tokens>"
 
 
 GROUPS = [
@@ -58,13 +62,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     directory.log_step(1, {"reward_mean": 0.5})
     directory.log_event(1, "alarm", "because", {"x": 1.0})
     directory.log_evaluation(1, {"pass@1": 0.25})
-    directory.write_rollouts(1, "96", GROUPS)
+    directory.write_rollouts(1, "96", GROUPS, shown)
     kinds = [(row["kind"], row["step"]) for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert kinds == [("step", 1), ("event", 1), ("evaluation", 1)]
     table = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet").to_pylist()
     assert len(table) == 6
     assert table[2] | {"reward": 0.0} == {
-        **{"step": 1, "stage": "96", "problem_id": "p", "prompt": "1+1?", "references": ["2"], "difficulty": None},
+        **{"step": 1, "stage": "96", "problem_id": "p", "prompt": "<prompt of 2 tokens>"},
+        **{"references": ["2"], "difficulty": None},
         **{"source": "", "sample_index": 2, "completion": "text 2", "num_tokens": 60, "finish_reason": "length"},
         **{"outcome": "truncated", "reward": 0.0, "answer": "2", "detail": "said", "policy_version": 4},
     }
@@ -157,7 +162,7 @@ def recorded(tmp_path: Path) -> tuple[Path, Path]:
     path, checkpoint = tmp_path / "run", tmp_path / "checkpoint"
     directory = RunDirectory(path)
     for step in (1, 2):
-        directory.write_rollouts(step, "96", GROUPS)
+        directory.write_rollouts(step, "96", GROUPS, shown)
         directory.log_step(step, {"reward_mean": 0.5})
     samples = path / "evaluations" / "step-000002" / "samples.parquet"
     samples.parent.mkdir(parents=True)
@@ -222,7 +227,7 @@ def test_a_run_directory_is_opened_without_what_killed_processes_left(tmp_path: 
 
 def test_metrics_and_rollouts_reach_the_device_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory(tmp_path / "run")
-    directory.write_rollouts(1, "96", GROUPS)
+    directory.write_rollouts(1, "96", GROUPS, shown)
     directory.log_step(1, {"reward_mean": 0.5})
     (tmp_path / "run" / "evaluations").mkdir()
     synced: list[str] = []
