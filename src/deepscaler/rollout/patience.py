@@ -70,9 +70,13 @@ class Patience:
 
     def is_lost(self, exchange: Exchange, losses: int) -> bool:
         """Whether the server seems to have dropped the request: requests sent later have been answered, and this one
-        has been silent for many times the slowest answer. losses: how often it was lost before.
+        has been silent for many times the slowest answer.
+
+        losses: how often it was lost before. One that was needs no later answer: at the end of an evaluation there is
+        none to come.
         """
-        return exchange.number < self._latest and exchange.silence() > self.lost_limit(exchange, losses)
+        overtaken = losses > 0 or exchange.number < self._latest
+        return overtaken and exchange.silence() > self.lost_limit(exchange, losses)
 
     def lost_limit(self, exchange: Exchange, losses: int) -> float:
         factor = SLOWER_STREAM if exchange.streamed else SLOWER_WHOLE
