@@ -28,6 +28,7 @@ ROOT = "DEEPSCALER_KERNEL_CACHE"  # environment: where the folders are, instead 
 BUILDING = "DEEPSCALER_KERNEL_BUILD"  # environment of the child: where it leaves what it compiles
 LIMIT_S = 600.0
 _LOOK_S = 0.1
+_DIE_WITH_PARENT = "from deepscaler.lifetime import die_with_parent as d; d"
 
 
 def folder(source: Path) -> Path:
@@ -75,16 +76,6 @@ def check_loaded(source: Path, hits: int) -> None:
         )
 
 
-def compile_module(name: str, parent: int) -> None:
-    """What the child does: importing compiles."""
-    import importlib
-
-    from deepscaler.lifetime import die_with_parent
-
-    die_with_parent(parent)
-    importlib.import_module(name)
-
-
 class _Child:
     """A process that compiles one module into a folder beside the final one."""
 
@@ -97,7 +88,7 @@ class _Child:
         self._name = ".".join(["deepscaler", *source.relative_to(PACKAGE).with_suffix("").parts])
         path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import compile_module as c; c({self._name!r}, {os.getpid()})"],
+            [sys.executable, "-c", f"{_DIE_WITH_PARENT}({os.getpid()}); import {self._name}"],  # importing compiles
             env={**os.environ, BUILDING: str(self._building), "PYTHONPATH": path},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip

@@ -73,7 +73,7 @@ def test_the_settings_reach_every_sampling_of_a_recipe(tmp_path):
     path = write_recipe(tmp_path, processes=1)
     stops = ['rollout.stop=["\\n\\nQ:"]', "rollout.stop_token_ids=[7, 9]"]
     recipe = load_recipe(path, stops)
-    for asked in (evaluation_recipe(recipe, ("a",)), held_out_recipe(recipe, None)):
+    for asked in (evaluation_recipe(recipe, ("a",)), held_out_recipe(recipe, ("a",), None)):
         params = sampling_params(asked)
         assert params.stop == ("\n\nQ:",) and params.stop_token_ids == (7, 9)
         assert settings_of(asked)["stop"] == ["\n\nQ:"]
