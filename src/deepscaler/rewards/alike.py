@@ -77,6 +77,8 @@ def same_relation(a: Relation, b: Relation) -> bool:
         return False
     if same_value(a.left, b.left) and same_value(a.right, b.right):
         return True
+    if a.op in ("=", "!=", "ne") and same_value(a.left, b.right) and same_value(a.right, b.left):
+        return True
     first, second = ("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right))
     sign = proportional(first, second)
     if sign == 0 and a.op == "=" and (has_variable_denominator(first) or has_variable_denominator(second)):

@@ -244,7 +244,7 @@ class Comparison:
         x, y = a.tree, b.tree
         if not same_measure(a, b):
             return False
-        if a.unit is not None and b.unit is not None and a.unit.size != b.unit.size:
+        if a.unit is not None and b.unit is not None and a.unit.dimensions == b.unit.dimensions:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
         if not in_degrees_and_radians(a, b) and self._values(x, y):
             return True

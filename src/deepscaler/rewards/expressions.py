@@ -8,6 +8,7 @@ from deepscaler.rewards.applied import is_argument
 from deepscaler.rewards.arrangements import ARRANGING, arranged
 from deepscaler.rewards.brackets import closing
 from deepscaler.rewards.cursor import Cursor
+from deepscaler.rewards.derivatives import derivative_at
 from deepscaler.rewards.showing import tree_text
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import (
@@ -285,6 +286,10 @@ class _Parser(Cursor):
             self.bars -= 1
             return ("call", "abs", tree)
         if name == "frac":
+            derivative = derivative_at(self.tokens, self.position)
+            if derivative is not None:
+                self.position += derivative[0]
+                return ("sym", derivative[1])
             return ("div", self._argument(), self._argument())
         if name == "binom":
             return ("call", "binom", self._argument(), self._argument())

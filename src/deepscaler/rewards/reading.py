@@ -32,7 +32,7 @@ from deepscaler.rewards.phrases import read_phrase
 from deepscaler.rewards.quantities import read_quantity
 from deepscaler.rewards.relations import RELATIONS, read_relation
 from deepscaler.rewards.same_value import same_value, symbols
-from deepscaler.rewards.scalars import number_condition, qualification, scalar, trimmed
+from deepscaler.rewards.scalars import number_condition, number_in_words, qualification, scalar, trimmed
 from deepscaler.rewards.sets import ALL_REALS, EMPTY, HALVES_IN_WORDS, read_set
 from deepscaler.rewards.tokens import Token, UnreadableError
 from deepscaler.rewards.trees import FUNCTIONS, INFINITY, Tree
@@ -60,7 +60,7 @@ def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
         parameter = next((t.value for t in tokens[start:] if t.kind == "letters" and len(t.value) == 1), "")
         whole = any(t.value in ("ℤ", "ℕ", "integer", "integers") for t in tokens[start:])
         return Conditioned(read_answer(tokens[:start], 1), (), parameter if whole else "")
-    tokens = trimmed(tokens)
+    tokens = number_in_words(trimmed(tokens))
     if not tokens or depth > MAX_DEPTH:
         raise UnreadableError("nothing there" if not tokens else "nested too deeply")
     for rule in _RULES:
@@ -390,7 +390,17 @@ def _enclosed(tokens: Tokens, depth: int) -> Answer | None:
     if len(parts) == 2 and (first, last) != ("(", ")"):
         low, high = (parse_expression(trimmed(part)) for part in parts)
         return Reals((Span(low, first == "[", high, last == "]"),))
-    return Items("tuple", tuple(read_answer(part, depth + 1) for part in parts))
+    return _points([read_answer(part, depth + 1) for part in parts])
+
+
+def _points(entries: list[Answer]) -> Items:
+    r"""One tuple, or the two of `(\pm1, 0)`. Several signs stay: nothing says how they belong together."""
+    double = [i for i, entry in enumerate(entries) if isinstance(entry, Items) and entry.kind == "list"]
+    entry = entries[double[0]] if len(double) == 1 else None
+    if not isinstance(entry, Items):
+        return Items("tuple", tuple(entries))
+    both = ([*entries[: double[0]], value, *entries[double[0] + 1 :]] for value in entry.items)
+    return Items("list", tuple(Items("tuple", tuple(point)) for point in both))
 
 
 def _with_french_brackets(tokens: Tokens) -> Tokens | None:
@@ -418,12 +428,25 @@ def _rows_in_brackets(inner: Tokens) -> Matrix | None:
 
 def _set(inner: Tokens, depth: int) -> Answer:
     condition = split(inner, lambda t: is_sign(t, "|", ":"))
-    if len(condition) == 2 and len(condition[0]) <= 5:
-        return read_answer(condition[1], depth + 1)
+    if len(condition) == 2:
+        answer = _with_condition(condition[0], condition[1], depth)
+        if answer is not None:
+            return answer
     if not inner:
         return EMPTY
     answer = read_answer(inner, depth + 1)
     return Items("set", answer.items if isinstance(answer, Items) and answer.kind == "list" else (answer,))
+
+
+def _with_condition(value: Tokens, condition: Tokens, depth: int) -> Answer | None:
+    r"""`\{x : x > 0\}` is its condition, `\{2k : k\in\mathbb{Z}\}` its formula with what the letter ranges over."""
+    said = {t.value for t in condition}
+    point = is_sign(value[0], "(") and any(t.value in said for t in value)
+    if len(value) <= 5 and (point or (value[0].value in said and (len(value) == 1 or is_sign(value[1], "in", "_")))):
+        return read_answer(condition, depth + 1)
+    if len(condition) == 3 and condition[0].kind == "letters" and condition[2].value in ("ℤ", "ℕ"):
+        return Conditioned(read_answer(value, depth + 1), (), condition[0].value)
+    return read_answer([*value, Token("sign", ","), *condition], depth + 1)
 
 
 # Relations ---------------------------------------------------------------------------------------------------------
