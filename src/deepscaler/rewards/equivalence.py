@@ -15,12 +15,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from deepscaler.rewards.answers import Answer, Prose
-from deepscaler.rewards.comparison import Comparison, is_bare, stated
+from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contrary_words
 from deepscaler.rewards.listed_contrasts import contrary_lists
 from deepscaler.rewards.noncommuting import contrary_products
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
+from deepscaler.rewards.statements import is_bare, stated
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
 from deepscaler.rewards.trees import FIGURES
 from deepscaler.rewards.vocabulary import DROPPED, TRANSPARENT, UPRIGHT
