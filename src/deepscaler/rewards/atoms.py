@@ -83,11 +83,7 @@ class Atoms(Cursor, ABC):
             self.bars -= 1
             return ("call", "abs", tree)
         if name == "frac":
-            derivative = derivative_at(self.tokens, self.position)
-            if derivative is not None:
-                self.position += derivative[0]
-                return ("sym", derivative[1])
-            return ("div", self._argument(), self._argument())
+            return self._quotient()
         if name == "binom":
             return ("call", "binom", self._argument(), self._argument())
         if name in CONSTANTS:
@@ -103,6 +99,13 @@ class Atoms(Cursor, ABC):
         if name in FUNCTIONS:
             return self._function(name)
         raise UnreadableError(f"unknown {name!r}")
+
+    def _quotient(self) -> Tree:
+        derivative = derivative_at(self.tokens, self.position)
+        if derivative is None:
+            return ("div", self._argument(), self._argument())
+        self.position += derivative[0]
+        return ("sym", derivative[1])
 
     def _figure(self, name: str) -> Tree:
         r"""`\angle ABC` is one name, whichever end is read first; `2\angle 60^\circ` a complex number by its angle."""

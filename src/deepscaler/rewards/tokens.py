@@ -97,8 +97,7 @@ def tokenize(text: str) -> list[Token]:
     r"""Tokens of an answer; braces `{}` group, `\{` and `\}` are signs. Raises UnreadableError."""
     if not text.isascii():
         text = _ascii_mathematics(text)
-    if "$" in text:
-        text = _priced(text)
+    text = _priced(text) if "$" in text else text
     if "\\" in text:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
         text = text.replace("\\text{,}", "{,}")

@@ -1,7 +1,7 @@
 """Units with their sizes, and the words that make another number of the one before them. Data only; see `units`.
 
 English, the metric words of the larger European languages, Chinese, Japanese and Korean: a unit that is not known here
-counts as a noun, and nouns are not told apart.
+counts as a noun, and nouns are told apart in lists only.
 """
 
 from __future__ import annotations
