@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from deepscaler.rewards.answers import (
     Answer,
+    Based,
     Choice,
     Items,
     Matrix,
@@ -17,13 +18,14 @@ from deepscaler.rewards.answers import (
     Scalar,
 )
 from deepscaler.rewards.exact import exact_value
-from deepscaler.rewards.intervals import same_spans
+from deepscaler.rewards.intervals import as_relation, same_spans
 from deepscaler.rewards.lines import linear
 from deepscaler.rewards.quotients import has_variable_denominator, numerator
 from deepscaler.rewards.same_value import proportional, real_value, same_value, symbols
 from deepscaler.rewards.sets import spans_of
 from deepscaler.rewards.tokens import UnreadableError
 from deepscaler.rewards.trees import ZERO, Tree
+from deepscaler.rewards.vectors import same_vector
 from deepscaler.rewards.work import TooBigError, UndefinedError
 
 MAX_DIGITS_BITS = 3000
@@ -77,6 +79,8 @@ def same_relation(a: Relation, b: Relation) -> bool:
         return False
     if same_value(a.left, b.left) and same_value(a.right, b.right):
         return True
+    if a.op in ("=", "!=", "ne") and same_value(a.left, b.right) and same_value(a.right, b.left):
+        return True
     first, second = ("add", a.left, ("neg", a.right)), ("add", b.left, ("neg", b.right))
     sign = proportional(first, second)
     if sign == 0 and a.op == "=" and (has_variable_denominator(first) or has_variable_denominator(second)):
@@ -126,3 +130,29 @@ def same_prose(a: Prose, b: Answer) -> bool:
     if isinstance(b, Prose) and (a.words == b.words or are_strings(a.words, b.words)):
         return a.words == b.words
     return a.product is not None and other is not None and same_value(a.product, other)
+
+
+def same_others(a: Answer, b: Answer) -> bool:
+    if isinstance(a, Reals):
+        if isinstance(b, Relation):
+            line = as_relation(a)
+            return line is not None and same_relation(line, b)
+        agree = isinstance(b, Reals) and (a.name == b.name or not a.name or not b.name)
+        return agree and isinstance(b, Reals) and same_spans(a.spans, b.spans)
+    if isinstance(a, Relation):
+        if isinstance(b, Relation):
+            return same_relation(a, b)
+        zero = a.op == "=" and a.right[0] == "num" and a.right[1] == 0
+        return zero and isinstance(b, Scalar) and same_value(a.left, b.tree)
+    if isinstance(a, Matrix):
+        return same_matrix(a, b) if isinstance(b, Matrix) else same_vector(a, b)
+    if isinstance(a, Residue):
+        return same_residue(a, b)
+    if isinstance(a, Based):
+        bare = isinstance(b, Scalar) and b.unit is None and not b.percent and not b.degree
+        return (
+            bare and isinstance(b, Scalar) and b.tree[0] == "num" and b.tree[2] == 0 and digits(b.tree[1]) == a.digits
+        )
+    if isinstance(a, Prose):
+        return same_prose(a, b)
+    return False

@@ -8,14 +8,11 @@ from fractions import Fraction
 from deepscaler.rewards.alike import (
     are_letters,
     as_spans,
-    digits,
     is_tuple,
     same_letter,
-    same_matrix,
-    same_prose,
+    same_others,
     same_ratio,
     same_relation,
-    same_residue,
 )
 from deepscaler.rewards.answers import (
     Answer,
@@ -34,15 +31,15 @@ from deepscaler.rewards.answers import (
     Residue,
     Scalar,
 )
-from deepscaler.rewards.arrangements import ARRANGING, arranged
 from deepscaler.rewards.clocks import same_time
-from deepscaler.rewards.constants import by_other_constants, is_added
-from deepscaler.rewards.intervals import as_relation, same_spans
+from deepscaler.rewards.constants import by_other_constants
+from deepscaler.rewards.intervals import same_spans
 from deepscaler.rewards.measures import in_degrees_and_radians, same_measure
 from deepscaler.rewards.names import mentioned, renamed, under_one_name
 from deepscaler.rewards.progressions import goes_on, same_progression
-from deepscaler.rewards.same_value import calls, mentions, real_value, rounds_to, same_value, symbols
-from deepscaler.rewards.trees import ZERO, Tree
+from deepscaler.rewards.same_value import real_value, rounds_to, same_value
+from deepscaler.rewards.spellings import is_arranged, same_but_for_added_constant, same_without_degrees, tree_of
+from deepscaler.rewards.trees import Tree
 from deepscaler.rewards.vectors import in_order_of_names, same_vector
 
 # Earlier kinds know how to be compared with later ones.
@@ -95,7 +92,7 @@ class Comparison:
             return self._items(a, b)
         if isinstance(a, Scalar) and isinstance(b, Scalar):
             return self._because(self._scalars(a, b), "same value")
-        return self._because(self._others(a, b), "same " + _KIND[type(a)])
+        return self._because(same_others(a, b), "same " + _KIND[type(a)])
 
     def _because(self, equal: bool, how: str) -> bool:
         if equal:
@@ -137,7 +134,7 @@ class Comparison:
             return False
         if isinstance(b, Items) and any(isinstance(i, Named) and a.name and i.name != a.name for i in b.items):
             return False
-        return self.same(a.value, b) or self._because(_is_arranged(a, b), "same number of arrangements")
+        return self.same(a.value, b) or self._because(is_arranged(a, b), "same number of arrangements")
 
     def _by_other_constants(self, a: Named, b: Named) -> bool:
         """`y = Ce^x` and `y = Ae^x`, `f(x) = cx` and `f(x) = kx`."""
@@ -211,55 +208,21 @@ class Comparison:
             del unused[index]
         return True
 
-    def _others(self, a: Answer, b: Answer) -> bool:
-        if isinstance(a, Reals):
-            if isinstance(b, Relation):
-                line = as_relation(a)
-                return line is not None and same_relation(line, b)
-            agree = isinstance(b, Reals) and (a.name == b.name or not a.name or not b.name)
-            return agree and isinstance(b, Reals) and same_spans(a.spans, b.spans)
-        if isinstance(a, Relation):
-            if isinstance(b, Relation):
-                return same_relation(a, b)
-            zero = a.op == "=" and a.right[0] == "num" and a.right[1] == 0
-            return zero and isinstance(b, Scalar) and same_value(a.left, b.tree)
-        if isinstance(a, Matrix):
-            return same_matrix(a, b) if isinstance(b, Matrix) else same_vector(a, b)
-        if isinstance(a, Residue):
-            return same_residue(a, b)
-        if isinstance(a, Based):
-            bare = isinstance(b, Scalar) and b.unit is None and not b.percent and not b.degree
-            return (
-                bare
-                and isinstance(b, Scalar)
-                and b.tree[0] == "num"
-                and b.tree[2] == 0
-                and digits(b.tree[1]) == a.digits
-            )
-        if isinstance(a, Prose):
-            return same_prose(a, b)
-        return False
-
     def _scalars(self, a: Scalar, b: Scalar) -> bool:
         x, y = a.tree, b.tree
         if not same_measure(a, b):
             return False
-        if a.unit is not None and b.unit is not None and a.unit.size != b.unit.size:
+        if a.unit is not None and b.unit is not None and a.unit.dimensions == b.unit.dimensions:
             x, y = ("mul", x, ("num", a.unit.size, 0)), ("mul", y, ("num", b.unit.size, 0))
         if not in_degrees_and_radians(a, b) and self._values(x, y):
             return True
-        if self._without_degrees(x, y) or _same_but_for_added_constant(x, y):
+        if same_without_degrees(x, y) or same_but_for_added_constant(x, y):
             return True
         if a.percent != b.percent:
             return self._values(*((("mul", x, HUNDREDTH), y) if a.percent else (x, ("mul", y, HUNDREDTH))))
         if a.degree != b.degree:
             return self._values(*((("mul", x, DEGREE), y) if a.degree else (x, ("mul", y, DEGREE))))
         return False
-
-    def _without_degrees(self, a: Tree, b: Tree) -> bool:
-        r"""`180^\circ - 2\alpha` and `180 - 2\alpha`; multiples of π are no degrees."""
-        x, y = without_degrees(a), without_degrees(b)
-        return (x != a or y != b) and not (mentions(a, "π") or mentions(b, "π")) and same_value(x, y)
 
     def _values(self, a: Tree, b: Tree) -> bool:
         if same_value(a, b) or same_letter(a, b) or rounds_to(a, b) or rounds_to(b, a):
@@ -272,69 +235,6 @@ class Comparison:
         if isinstance(x, Fraction) and isinstance(y, Fraction):
             return abs(x - y) <= self.tolerance
         return bool(abs(float(x) - float(y)) <= float(self.tolerance))
-
-
-def tree_of(answer: Answer) -> Tree | None:
-    """The expression that an answer is, `cx` too."""
-    return answer.tree if isinstance(answer, Scalar) else answer.product if isinstance(answer, Prose) else None
-
-
-def without_degrees(tree: Tree) -> Tree:
-    """The tree without degree signs other than in arguments of functions."""
-    if tree[:2] == ("call", "degree"):
-        return without_degrees(tree[2])
-    if tree[0] in ("add", "mul", "neg", "div"):
-        return (tree[0], *(without_degrees(part) for part in tree[1:]))
-    return tree
-
-
-def _same_but_for_added_constant(a: Tree, b: Tree) -> bool:
-    """`x^2 + C` and `x^2 + K`: an integral."""
-    first, second = symbols(a) - symbols(b), symbols(b) - symbols(a)
-    if len(first) != 1 or len(second) != 1 or not (is_added(a, *first) and is_added(b, *second)):
-        return False
-    other = next(by_other_constants(a, b), None) if any(name.startswith("C") for name in first | second) else None
-    return other is not None and not (first | second) & set("aAB") and same_value(a, other)
-
-
-def _is_arranged(a: Named, b: Answer) -> bool:
-    """Whether the point P(5,2) is rather 5·4 arrangements."""
-    pair = a.value.items if isinstance(a.value, Items) and a.name in ARRANGING else ()
-    trees = [item.tree for item in pair if isinstance(item, Scalar)]
-    number = arranged(a.name, *trees) if len(trees) == len(pair) == 2 else None
-    return number is not None and isinstance(b, Scalar) and same_value(number, b.tree)
-
-
-def stated(answer: Answer) -> Answer:
-    """`m+n = 7` as 7, also in lists: what an equation says, for a reference that asks for a value; `5, 5` as 5."""
-    if isinstance(answer, Relation) and answer.value is not None:
-        return answer if _is_unsolved(answer) else answer.value
-    if (
-        isinstance(answer, Items)
-        and answer.kind == "list"
-        and answer.items
-        and all(item == answer.items[0] for item in answer.items)
-    ):
-        return stated(answer.items[0])
-    if isinstance(answer, Conditioned):
-        return stated(answer.value)
-    if isinstance(answer, Items) and any(isinstance(i, Relation) for i in answer.items):
-        return Items(answer.kind, tuple(map(stated, answer.items)))
-    return answer
-
-
-def _is_unsolved(equation: Relation) -> bool:
-    """`x^2-4 = 0`: a condition on one variable, which says nothing of a value that was asked for."""
-    side = equation.right if equation.left[0] == "num" else equation.left
-    zero = equation.left == ZERO or equation.right == ZERO
-    return zero and len(symbols(side)) == 1 and not calls(side)
-
-
-def is_bare(answer: Answer) -> bool:
-    """Whether only a value is asked for: a constant, or several, without a name or an equation."""
-    if isinstance(answer, Items):
-        return all(map(is_bare, answer.items))
-    return isinstance(answer, Approximated) or (isinstance(answer, Scalar) and not symbols(answer.tree))
 
 
 _KIND: dict[type, str] = {

@@ -15,11 +15,15 @@ from fractions import Fraction
 from functools import lru_cache
 
 from deepscaler.rewards.answers import Answer, Prose
-from deepscaler.rewards.comparison import Comparison, is_bare, stated
+from deepscaler.rewards.comparison import Comparison
 from deepscaler.rewards.contrasts import contrary_arrows, contrary_ranges, contrary_words
+from deepscaler.rewards.listed_contrasts import contrary_lists
+from deepscaler.rewards.noncommuting import contrary_products
 from deepscaler.rewards.reading import read_answer
 from deepscaler.rewards.showing import shown
+from deepscaler.rewards.statements import is_bare, stated
 from deepscaler.rewards.tokens import Token, UnreadableError, join_commas, tokenize
+from deepscaler.rewards.trees import FIGURES
 from deepscaler.rewards.vocabulary import DROPPED, TRANSPARENT, UPRIGHT
 from deepscaler.rewards.work import begin
 
@@ -82,10 +86,13 @@ def equivalent(answer: str, reference: str, *, tolerance: float | None = None) -
 
 
 def _contrary(left: str, right: str) -> str:
+    tokens, others = read(left).tokens or (), read(right).tokens or ()
     return (
         contrary_words(left, right)
         or contrary_arrows(left, right)
-        or contrary_ranges(read(left).tokens or (), read(right).tokens or ())
+        or contrary_ranges(tokens, others)
+        or contrary_products(left, right)
+        or contrary_lists(read(left).answers, tokens, read(right).answers, others)
     )
 
 
@@ -135,14 +142,22 @@ _read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWER
 
 
 def _opaque(tokens: Sequence[Token]) -> list[str]:
-    """What is compared when the grammar has no reading: prose without case, braces around one token gone."""
+    r"""What is compared when the grammar has no reading: prose without case, braces around one token gone.
+
+    Not around several letters: `\sqrt ab` is the root of a alone.
+    """
     values = [t.value.casefold() if t.kind == "prose" else t.value for t in tokens]
     if "{" not in values:
         return values
+    runs = {
+        i
+        for i, t in enumerate(tokens)
+        if t.kind == "letters" and len(t.value) > 1 and i > 1 and values[i - 2] not in FIGURES
+    }
     kept: list[str] = []
     index = 0
     while index < len(values):
-        if values[index] == "{" and values[index + 2 : index + 3] == ["}"]:
+        if values[index] == "{" and values[index + 2 : index + 3] == ["}"] and index + 1 not in runs:
             kept.append(values[index + 1])
             index += 3
         else:

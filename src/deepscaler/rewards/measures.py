@@ -20,7 +20,16 @@ def same_measure(a: Scalar, b: Scalar) -> bool:
     both = {first, second}
     if DEGREES in both:
         return (second if first == DEGREES else first) in _ALSO_IN_DEGREES
-    return UNIT_OF_ANYTHING.dimensions in both and both.isdisjoint((PERCENT, RADIANS.dimensions, COUNT.dimensions))
+    if UNIT_OF_ANYTHING.dimensions in both:
+        other = second if first == UNIT_OF_ANYTHING.dimensions else first
+        raised = other[0][0] in ("unit", "length") and other[0][1] != 1
+        return not raised and other not in (PERCENT, RADIANS.dimensions, COUNT.dimensions)
+    return _of_length(first) == _of_length(second)
+
+
+def _of_length(dimensions: Dimensions) -> Dimensions:
+    """Square units as square metres."""
+    return tuple(("length" if name == "unit" else name, power) for name, power in dimensions)
 
 
 def in_degrees_and_radians(a: Scalar, b: Scalar) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from deepscaler.rewards.answers import Scalar, Unit
+from deepscaler.rewards.answers import Scalar
 from deepscaler.rewards.brackets import Tokens, is_sign
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import Tree, number
 from deepscaler.rewards.unit_words import UNITS
+from deepscaler.rewards.units import unit_of
 from deepscaler.rewards.vocabulary import AND
 
 _ARC = {"'": Fraction(1, 60), "''": Fraction(1, 3600)}
@@ -31,7 +32,7 @@ def read_quantity(tokens: Tokens) -> Scalar | None:
     total: Tree = ("add", *(("mul", tree, ("num", part / size, 0)) for tree, _, part in parts))
     if dimension == "degree":
         return Scalar(total, degree=True)
-    return Scalar(total, Unit(((dimension, 1),), size))
+    return Scalar(total, unit_of({dimension: 1}, size))
 
 
 def _part(tokens: Tokens) -> tuple[int, Tree, str, Fraction] | None:

@@ -11,8 +11,9 @@ from deepscaler.rewards.expressions import parse_expression
 from deepscaler.rewards.same_value import same_value
 from deepscaler.rewards.tokens import Token
 from deepscaler.rewards.trees import PLUS_MINUS, Tree
+from deepscaler.rewards.unit_words import MAGNITUDES, UNITS
 from deepscaler.rewards.units import without_unit
-from deepscaler.rewards.vocabulary import CHECK_MARKS, LEADING
+from deepscaler.rewards.vocabulary import CHECK_MARKS, COUNTED, LEADING, NUMBER_WORDS
 
 MAX_BRACES = 20
 _FOR_ALL = frozenset(["for", "For", "forall"])
@@ -42,7 +43,7 @@ def _without_ends(tokens: Tokens) -> Tokens:
         end -= 1
     while end and is_sign(tokens[end - 1], ".", ",", ";", ":", "\\\\"):
         end -= 1
-    while start < end and is_sign(tokens[start], "approx", "="):
+    while start < end and is_sign(tokens[start], "approx", "=", "therefore", "Rightarrow", "implies"):
         start += 1
     words = start
     while words < end and (_leads(tokens[words]) or (words > start and is_sign(tokens[words], ":", ",", "="))):
@@ -78,6 +79,19 @@ def _is_braced(tokens: Tokens) -> bool:
     if len(tokens) < 3 or not is_sign(tokens[0], "{") or closing(tokens, 0) != len(tokens) - 1:
         return False
     return not any(is_sign(t, ",", ";") for t in tokens)
+
+
+def number_in_words(tokens: Tokens) -> Tokens:
+    """`minus 5` and `seven days` with the sign and the number as such."""
+    if len(tokens) < 2 or tokens[0].kind not in ("prose", "letters"):
+        return tokens
+    word, behind = tokens[0].value.lower(), tokens[1]
+    if word in ("minus", "negative") and behind.kind == "num":
+        return [Token("sign", "-"), *tokens[1:]]
+    counted = behind.kind in ("prose", "letters") and behind.value.lower() in COUNTED | UNITS.keys() | MAGNITUDES.keys()
+    if len(tokens) == 2 and counted and word in NUMBER_WORDS and len(behind.value) > 1:
+        return [Token("num", str(NUMBER_WORDS[word])), behind]
+    return tokens
 
 
 def _leads(token: Token) -> bool:

@@ -42,10 +42,12 @@ _IN_BRACKETS = re.compile(r"(-?\d{0,9})\.(\d{0,20})\((\d{1,20})\)")  # 0.1(6) as
 _STARRED = re.compile(r"\\(begin|end)\s?\{([a-zA-Z]{1,12})\*\}")
 _LOOSE_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s?(?=\d{3}(?!\d))")
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_FONT_GROUP = re.compile(r"(\\(?:text[a-z]*|mathrm|mathbf))\{([^{}]*)\}")  # its braces enclose no list
 _REPEATING = re.compile(r"(\d{0,9})\.(\d{0,20})\\(?:overline|bar|dot)\s?(?:\{(\d{1,20})\}|(\d))")
 _REPEATED = re.compile(r"(\d{0,9})\.(\d{0,20}?)(\d)\3{2,}(?:\.{3,}|\s?\\[lc]?dots(?![a-zA-Z]))")
 _REPEATING_IN_BRACKETS = re.compile(r"(?<![\d.,])(\d{0,9})\.(\d{0,20})\((\d{1,20})\)(?![\w(])")
 _UNION = re.compile(r"(,[^,()\[\]]*[\])])\s*[Uu]\s*(?=[\[(][^,()\[\]]*,)")
+_MATHEMATICS = re.compile(r"(?<!\\)\$(?:(?=\s?\.?\d)|\S|$)")  # one that opens or closes, or one before a number
 _ORDINAL = re.compile(r"(?<=\d)\s?\^\s?\{?\\(?:text|mathrm)\{\s?(?:st|nd|rd|th)\}\}?")
 # Below a line: two points of a segment, or nothing that the line changes; a letter or a number by its digits, one name;
 # of all else the line makes the conjugate or complement.
@@ -95,6 +97,7 @@ def tokenize(text: str) -> list[Token]:
     r"""Tokens of an answer; braces `{}` group, `\{` and `\}` are signs. Raises UnreadableError."""
     if not text.isascii():
         text = _ascii_mathematics(text)
+    text = _priced(text) if "$" in text else text
     if "\\" in text:
         text = text.replace("\\$", r"\text{ dollars }").replace("\\%", "%").replace("\\#", "#").replace("\\_", "_")
         text = text.replace("\\text{,}", "{,}")
@@ -132,12 +135,18 @@ def tokenize(text: str) -> list[Token]:
     return tokens
 
 
+def _priced(text: str) -> str:
+    r"""`$18` as `\$18`: dollar signs that all stand before digits, and close nothing, are money."""
+    signs = _MATHEMATICS.findall(text)
+    return _MATHEMATICS.sub(r"\\$", text) if signs and all(sign == "$" for sign in signs) else text
+
+
 def join_commas(text: str) -> str:
     """`text` with comma-separated thousands outside brackets as one number: the reading in which they are."""
     if not _COMMAS.search(text):
         return text
     depths, depth = [], 0
-    for character in text:
+    for character in _FONT_GROUP.sub(r"\1 \2 ", text):
         depth += (character in "([{") - (character in ")]}")
         depths.append(depth)
     return _COMMAS.sub(lambda m: m[0] if depths[m.start()] > 0 else m[0].replace(",", ""), text)

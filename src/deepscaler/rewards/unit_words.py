@@ -1,7 +1,7 @@
 """Units with their sizes, and the words that make another number of the one before them. Data only; see `units`.
 
 English, the metric words of the larger European languages, Chinese, Japanese and Korean: a unit that is not known here
-counts as a noun, and nouns are not told apart.
+counts as a noun, and nouns are told apart in lists only.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ _BLOCKS = {
         """,
     "volume": """
         ml milliliter milliliters millilitre millilitres millilitre мл 毫升 ミリリットル 밀리리터 = 1/1000
+        cc = 1/1000
         l liter liters litre litres litern litro litros litri литр литра литров л 升 公升 リットル 리터 = 1
         """,
     "money": """
@@ -76,6 +77,10 @@ _BLOCKS = {
     "force": """
         n newton newtons ньютон ньютонов 牛顿 = 1
         kn kilonewton kilonewtons = 1000
+        """,
+    "amount": """
+        mmol millimole millimoles = 1/1000
+        mol mols mole moles моль = 1
         """,
     "hz": """
         hz hertz = 1
@@ -106,7 +111,6 @@ v volt volts вольт
 ev
 k kelvin kelvins
 a ampere amperes amp amps ампер
-mol mols mole moles моль
 atm atmosphere atmospheres
 hectare hectares га 公顷
 acre acres
@@ -155,9 +159,9 @@ RAISED = {
 }  # fmt: skip
 # One word for several: tokens of a unit are read from the right side.
 SPELLED = {
-    "mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "quadratmeter": "square m", "qm": "square m",
-    "quadratzentimeter": "square cm", "quadratkilometer": "square km", "kubikmeter": "cubic m",
-    "kubikzentimeter": "cubic cm",
+    "mph": "mile / hour", "kph": "km / hour", "kmph": "km / hour", "kmh": "km / hour",
+    "quadratmeter": "square m", "qm": "square m", "quadratzentimeter": "square cm", "quadratkilometer": "square km",
+    "kubikmeter": "cubic m", "kubikzentimeter": "cubic cm",
 }  # fmt: skip
 TEMPERATURES = {"C": "celsius", "F": "fahrenheit", "K": "k"}
 

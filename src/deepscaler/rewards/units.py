@@ -30,6 +30,7 @@ from deepscaler.rewards.vocabulary import CONNECTING, COUNTED
 ROMAN_UNITS = frozenset("mshgJNWVAKCFLlTH")
 _SIGNS = frozenset(["^", "{", "}", "-", "/", "cdot", "times", ".", "(", ")", "circ", ",", "*"])
 _DENYING = frozenset(["incorrect", "untrue", "false", "impossible", "no", "none", "maybe", "perhaps", "possibly"])
+_REAL = frozenset(["solution", "solutions", "root", "roots", "zero", "zeros", "value", "values"])
 _SQUARED_UNIT = re.compile("(平方|立方|제곱|세제곱)(.+)")
 UNIT_OF_ANYTHING = Unit((("unit", 1),), Fraction(1))  # "units" of whatever the problem measures in
 COUNT = Unit((("count", 1),), Fraction(1))  # of whatever: apples are not told from pears
@@ -60,11 +61,18 @@ def without_unit(tokens: Sequence[Token]) -> Measured:
     if start is None or not all(_belongs(token, before) for before, token in pairwise(tokens[start - 1 :])):
         return Measured(tokens)
     words = [t.value.lower() for t in tokens[start:] if t.kind in ("prose", "letters", "roman")]
-    if any(word in CONNECTING and (word != "in" or index < len(words) - 1) for index, word in enumerate(words)):
+    if any(_connects(word, words[index + 1 :]) for index, word in enumerate(words)):
         return Measured(tokens)
     if words and (words[0] in RAISED or not ALTERING.isdisjoint(words) or not _DENYING.isdisjoint(words)):
         return Measured(tokens)
     return _named(tokens[:start], tokens[start:], words)
+
+
+def _connects(word: str, behind: list[str]) -> bool:
+    """Inches are a unit, and real solutions are counted."""
+    if word == "in" and not behind:
+        return False
+    return word in CONNECTING and not (word == "real" and behind and behind[0] in _REAL)
 
 
 def _named(number: Sequence[Token], rest: Sequence[Token], words: list[str]) -> Measured:
@@ -160,9 +168,9 @@ def _unit(tokens: Sequence[Token]) -> Unit:
     known = [_known(t) for t in tokens]
     if all(unit is None for unit in known):
         return COUNT
-    if any(unit is not None and unit[0] == "unit" for unit in known):
-        return UNIT_OF_ANYTHING
-    return _compound(tokens)
+    compound = _compound(tokens)
+    anything = any(unit is not None and unit[0] == "unit" for unit in known)
+    return UNIT_OF_ANYTHING if anything and len(compound.dimensions) != 1 else compound
 
 
 def _without_remarks(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -217,4 +225,13 @@ def _compound(tokens: Sequence[Token]) -> Unit:
         if extra and last is not None:
             powers[last[0]] = powers.get(last[0], 0) + extra
             size *= last[1] ** extra
+    return unit_of(powers, size)
+
+
+def unit_of(powers: dict[str, int], size: Fraction) -> Unit:
+    """Litres are a thousandth of a cubic metre."""
+    litres = powers.get("volume", 0)
+    if litres:
+        powers = {**powers, "volume": 0, "length": powers.get("length", 0) + 3 * litres}
+        size /= Fraction(1000) ** litres
     return Unit(tuple(sorted((name, power) for name, power in powers.items() if power)), size)

@@ -16,7 +16,7 @@ UNICODE = {
     "⩽": r"\le ", "⩾": r"\ge ", "≈": r"\approx ", "°": r"^\circ ", "º": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ",
     "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\R ", "ℤ": r"\Z ",
     "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "∖": r"\setminus ", "′": "'", "″": "''", "。": ".", "、": ",", "，": ",",
-    "：": ":", "；": ";", "€": r"\text{ euro }", "£": r"\text{ pound }", "¥": r"\text{ yen }",
+    "：": ":", "；": ";", "€": r"\text{ euro }", "£": r"\text{ pound }", "¥": r"\text{ yen }", "¢": r"\text{ cents }",
     "₹": r"\text{ rupees }", "∠": r"\angle ",
     "△": r"\triangle ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ",
     "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ", "ν": r"\nu ", "π": r"\pi ", "ρ": r"\rho ",
@@ -44,7 +44,7 @@ SAME_COMMAND = {
     "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ", "smallsetminus": "setminus", "sim": "approx", "simeq": "approx",
     "cong": "approx", "thickapprox": "approx", "doteq": "approx", "iff": "and", "bmod": "mod", "imath": "i",
     "infin": "infty", "operatorname*": "operatorname", "newline": "\\\\", "cr": "\\\\", "tabularnewline": "\\\\",
-    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not", "jmath": "j",
+    "isin": "in", "Pi": "Pi", "deg": "circ", "notin": "notin", "lnot": "not", "neg": "not", "top": "T", "jmath": "j",
 }  # fmt: skip
 NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
 
@@ -176,6 +176,9 @@ NO_SOLUTION = frozenset(
         "no such numbers exist",
         "no real roots",
         "no roots",
+        "no solutions exist",
+        "no solution exists",
+        "no real solutions exist",
         "no real root",
         "none",
     ]
@@ -187,7 +190,8 @@ SAME_WORDS = {
     "all positive integers": "positive integers", "every positive integer": "positive integers",
     "all nonnegative integers": "nonnegative integers", "all negative integers": "negative integers",
     "all non negative integers": "nonnegative integers", "non negative integers": "nonnegative integers",
-    "dne": "does not exist", "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",
+    "dne": "does not exist", "doesn t exist": "does not exist", "limit does not exist": "does not exist",
+    "undefined": "does not exist", "not exist": "does not exist", "infinitely many": "∞",
     "infinite": "∞", "infinitely many solutions": "∞",
     "there are infinitely many solutions": "∞", "infinity": "∞", "positive infinity": "∞",
 }  # fmt: skip
