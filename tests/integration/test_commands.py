@@ -133,6 +133,11 @@ def test_train_eval_compare_and_report(cli: Cli, tmp_path: Path, capsys: pytest.
     assert (checkpoints / "step-000003" / "model.safetensors").is_file()
     for step in (0, 3):
         model, out = checkpoints / f"step-{step:06d}", tmp_path / f"eval-{step}"
+        if step == 0:  # no copy of the base; the message says where it is
+            base = json.loads((model / "base_model.json").read_text())["path"]
+            assert cli("eval", model, "--recipe", RECIPE, "--out", out) == 1
+            assert base in capsys.readouterr().err.replace("\n", "")
+            model = Path(base)
         assert cli("eval", model, "--recipe", RECIPE, "--out", out, "--samples", 3, "--limit", 2) == 0
     results = json.loads((tmp_path / "eval-3" / "results.json").read_text())
     assert {(b["num_problems"], b["num_samples"]) for b in results["benchmarks"].values()} == {(2, 3)}

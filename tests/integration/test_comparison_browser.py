@@ -31,8 +31,8 @@ def page(browser: Any, comparison: Path, request: pytest.FixtureRequest) -> Iter
 
 def test_nothing_is_wider_than_the_window(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    card = page.locator("#result .card").bounding_box()
-    table = page.locator("#result table").bounding_box()
+    card = page.locator("#result .card").first.bounding_box()
+    table = page.locator("#result table").first.bounding_box()
     assert table["x"] + table["width"] <= card["x"] + card["width"]
 
 

@@ -91,7 +91,9 @@ def own_engine(run: Run) -> Any:
     """An engine with a copy of the weights, as one in another process or of another precision has."""
     assert isinstance(run.learner, LocalLearner) and isinstance(run.fleet, LocalFleet)
     shared: Any = run.fleet._engine
-    engine = TorchEngine(copy.deepcopy(run.learner.model), stop_ids=shared._engine._stop_ids, max_active=16)
+    engine = TorchEngine(
+        copy.deepcopy(run.learner.model), stop_ids=frozenset(shared._engine._stops.ids.tolist()), max_active=16
+    )
     run.fleet._engine = engine
     return engine
 

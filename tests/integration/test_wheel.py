@@ -71,4 +71,4 @@ def test_quickstart_report_and_explain_work_outside_a_checkout(installed: Path, 
 def test_the_version_is_written_once() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"version: {deepscaler.__version__}\n" in citation
-    assert 'version = "' not in (ROOT / "pyproject.toml").read_text()
+    assert '\nversion = "' not in (ROOT / "pyproject.toml").read_text()

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from deepscaler.attention import NAME, SUPPORTED_FAMILIES
 from deepscaler.head import forbid_ids
+from deepscaler.observability.run_directory import read_json
 from deepscaler.positions import fit_positions
 from deepscaler.training.weight_check import check_weights
 
@@ -35,7 +36,8 @@ def resolve_model(path: str | Path, revision: str | None = None) -> Path:
             "`deepscaler sft RECIPE`"
         )
     if (local / "base_model.json").is_file():
-        raise ModelError(f"{local} is step 0, so its weights are the base model's; its base_model.json names the place")
+        base = (read_json(local / "base_model.json") or {}).get("path", "named in its base_model.json")
+        raise ModelError(f"{local} is step 0, so its weights are those of the base model; give that instead: {base}")
     if not (local / "config.json").is_file():
         raise ModelError(f"{local} holds no config.json, so it is no Hugging Face model directory")
     if not list(local.glob("*.safetensors")):
