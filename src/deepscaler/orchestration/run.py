@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -179,7 +178,7 @@ class Run:
         self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
         if self.step == 0:
             for text in notes_on_base(results):
-                self.progress.message("\n".join(textwrap.wrap(text, 80, break_long_words=False)))
+                self.progress.message(text)
 
     def save(self) -> None:
         """Commit a checkpoint, then drop the ones no longer needed."""
