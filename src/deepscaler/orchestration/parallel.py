@@ -311,10 +311,11 @@ def _answer(
         samples, reference = arguments
         yield computer.logprobs(samples, reference=reference)
     elif name == "accumulate":
-        computer.model.zero_grad(set_to_none=True)
+        parameters = list(computer.model.parameters())
+        for parameter, part in zip(parameters, _parts(shared.zero_(), [p.shape for p in parameters]), strict=True):
+            parameter.grad = part  # what the backward adds to, so that no second copy of it exists
         metrics = computer.accumulate(*arguments)
-        parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in computer.model.parameters()]
-        torch.cat([part.reshape(-1) for part in parts], out=shared)
+        computer.model.zero_grad(set_to_none=True)  # the memory is lent for other things as well
         yield metrics
     elif name == "orthogonalise":
         (shapes,) = arguments
