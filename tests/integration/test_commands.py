@@ -84,7 +84,9 @@ def test_quickstart_leaves_everything_it_names(cli: Cli, tmp_path: Path, capsys:
         assert summary[name] in out
     assert "average" in out and "Pass@1 in percent, mean of 2 samples" in out
     assert list(Path(summary["model"]).glob("*.safetensors"))
-    assert max(len(line.rstrip()) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    # Messages are whole in a file and broken on a terminal only; progress and tables fit everywhere.
+    messages = (str(tmp_path), "evaluating ", "most completions", "answers come")
+    assert max(len(line.rstrip()) for line in out.splitlines() if not any(m in line for m in messages)) <= 80
 
 
 def test_quickstart_again_keeps_the_earlier_run_and_reuses_the_base(

@@ -264,7 +264,7 @@ def test_step_0_refers_to_the_base_model_and_goes_on(made: Path, tmp_path: Path)
     assert json.loads((zero / "base_model.json").read_text())["path"] == str(directory / "model")
     digest, said = resumed(directory)
     assert digest == straight and "continuing after step 0" in said
-    with pytest.raises(ValueError, match=r"is step 0, so its weights are the base model's"):
+    with pytest.raises(ValueError, match=r"is step 0, so its weights are those of the base model"):
         go(load(directory, *overrides_of(directory), f"model.path={zero}"), tmp_path / "other")
 
 

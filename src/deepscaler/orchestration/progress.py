@@ -18,7 +18,6 @@ from deepscaler.types import Rollout
 PLAIN_INTERVAL_S = 5.0
 TERMINAL_INTERVAL_S = 0.2
 LONG_STEP_S = 30.0
-LOG_COLUMNS = 80  # of what goes to a file
 RECENT_STEPS = 20  # time left is judged by these, as completions grow and shrink over a run
 
 
@@ -58,10 +57,11 @@ class Progress:
         self.warned: list[str] = []
 
     def message(self, text: str) -> None:
-        """A line that stays, broken between words, not within them."""
+        """A line that stays; on a terminal broken between words, in a file whole, so that it can be searched for."""
         self._close_line()
-        width = max(40, shutil.get_terminal_size().columns) if self._terminal else LOG_COLUMNS
-        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        if self._terminal:
+            width = max(40, shutil.get_terminal_size().columns)
+            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
         print(shown(text), file=self._stream, flush=True)
 
     def warning(self, text: str) -> None:
