@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from deepscaler.config.context import context_limit
+from deepscaler.observability.counts import counted
 
 SHORTER = "give them fewer tokens (max_completion_tokens, --max-tokens, --context)"
 FITTED = "fitted"  # as rotary type: the rotations stay as they are
@@ -30,7 +31,8 @@ def fit_positions(model: Any, longest: int) -> None:
     limit = model_context(model.config)
     if longest > limit:
         raise ValueError(
-            f"sequences of {longest} tokens exceed the model's context of {limit}; {SHORTER}, or choose a model with a "
+            f"sequences of {counted(longest, 'token')} exceed the model's context of {limit}; {SHORTER}, or choose a "
+            "model with a "
             "longer context"
         )
     _fit_windows(model, longest)
@@ -62,7 +64,8 @@ def _fit_windows(model: Any, longest: int) -> None:
         return
     if longest > shortest:
         raise ValueError(
-            f"the model has layers that attend to the last {shortest} tokens only (sliding_window), which is not "
+            f"the model has layers that attend to the last {counted(shortest, 'token')} only (sliding_window), which "
+            "is not "
             f"supported for longer sequences, and these can have {longest}; {SHORTER}, or set use_sliding_window to "
             "false in the model's config.json if it was trained without"
         )

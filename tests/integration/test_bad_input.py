@@ -156,7 +156,7 @@ def test_files_as_people_have_them_are_trained_on(cli: Cli, recipe: Path, tmp_pa
 def test_prompts_longer_than_the_limit(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     extra = with_data(recipe, json.dumps({"problem": "1" * 100, "answer": "1"}).encode())
     result = cli("train", recipe, "--run-dir", tmp_path / "run", *extra)
-    assert_refused(result, tmp_path / "run", "all 1 prompts exceed data.max_prompt_tokens = 64", "raise it")
+    assert_refused(result, tmp_path / "run", "every prompt (1) exceeds data.max_prompt_tokens = 64", "raise it")
 
 
 def test_some_prompts_too_long_are_dropped_and_said(

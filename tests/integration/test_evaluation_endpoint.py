@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from deepscaler.evaluation.samples import read_results
+from deepscaler.observability.counts import counted
 from deepscaler.orchestration.evaluate import (
     evaluate_endpoint,
 )
@@ -56,7 +57,7 @@ def test_planted_faults_change_no_estimate_and_are_all_counted(tmp_path: Path) -
         ("malformed", planted["malformed"]),
         ("duplicate", planted["duplicate"]),
     ):
-        assert count > 0 and f"{count} attempts failed and were repeated: {kind}" in words
+        assert count > 0 and f"{counted(count, 'attempt')} failed, each repeated: {kind}" in words
     assert "640/640" in log.getvalue() and "[" in log.getvalue()
 
 
@@ -153,4 +154,4 @@ def test_requests_that_the_server_loses_cost_no_sample(tmp_path: Path) -> None:
         results = evaluate_endpoint(server.url, "scripted", job(tmp_path, *quick))
         planted = server.planted["silence"]
     assert len(table(tmp_path)) == 320 and planted > 0
-    assert f"{planted} attempts failed and were repeated: lost" in " ".join(results.content["warnings"])
+    assert f"{counted(planted, 'attempt')} failed, each repeated: lost" in " ".join(results.content["warnings"])

@@ -77,7 +77,7 @@ def test_a_run_evaluates_as_the_command_does(recipe: Recipe, tmp_path: Path) -> 
     path = tmp_path / "run"
     said = run_to(recipe, path)
     assert "3 problems of aime24, which are test problems: no checkpoint is chosen by them" in said
-    assert "3 problems of the evaluation sets stand in the training data and are not asked" in said
+    assert "3 problems of the evaluation sets, not asked as the training data hold the same" in said
     record = json.loads((path / "evaluations" / "held_out.json").read_text())
     assert {one["problem_id"] for one in record["left_out"]} >= {"aime24/0", "aime24/1"} and len(
         record["left_out"]

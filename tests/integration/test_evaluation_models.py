@@ -63,7 +63,7 @@ def test_the_budget_above_the_models_context_is_refused_before_the_weights_are_l
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        ValueError, match=r"budget of 32768 tokens above the model's context.*--max-tokens \d+ or fewer"
+        ValueError, match=r"budget of 32,768 tokens above the model's context.*--max-tokens \d+ or fewer"
     ):
         evaluate_model(tiny, job(tmp_path / "a", datasets=CHAINS))
     with served(tiny) as (address, _), pytest.raises(EndpointError, match="above the model's context"):

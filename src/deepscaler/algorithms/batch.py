@@ -15,6 +15,7 @@ from deepscaler.algorithms.advantages import ADVANTAGES
 from deepscaler.algorithms.overlong import soft_overlong_penalty
 from deepscaler.algorithms.reduction import REDUCTIONS
 from deepscaler.config.models import AlgorithmSection
+from deepscaler.observability.counts import counted
 from deepscaler.types import FinishReason, Rollout, ScoredGroup, TrainSample
 
 
@@ -111,7 +112,8 @@ def _check(groups: Sequence[ScoredGroup]) -> None:
         name = f"the group of problem {group.group.problem.id!r}"
         if len(group.group.rollouts) != size or len(group.verdicts) != size:
             raise ValueError(
-                f"{name} has {len(group.group.rollouts)} completions and {len(group.verdicts)} verdicts, but "
+                f"{name} has {counted(len(group.group.rollouts), 'completion')} and "
+                f"{counted(len(group.verdicts), 'verdict')}, but "
                 f"the first group of the step {size}; all groups of a step have one size: drop this one, or "
                 "sample it again"
             )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deepscaler.observability.counts import counted
+
 
 def soft_overlong_penalty(num_tokens_PG: Tensor, max_tokens: int, soft_tokens: int) -> Tensor:
     """Added to the reward, float64 [P, G]: 0 to max_tokens - soft_tokens, then linear to -1 at max_tokens.
@@ -19,7 +21,7 @@ def soft_overlong_penalty(num_tokens_PG: Tensor, max_tokens: int, soft_tokens: i
     """
     if not 0 < soft_tokens <= max_tokens:
         raise ValueError(
-            f"the soft overlong penalty spans {soft_tokens} of {max_tokens} tokens; set "
+            f"the soft overlong penalty spans {soft_tokens} of {counted(max_tokens, 'token')}; set "
             f"algorithm.soft_penalty_tokens between 1 and {max_tokens}, a fifth of the budget is usual"
         )
     over_PG = num_tokens_PG.to(torch.float64) - (max_tokens - soft_tokens)

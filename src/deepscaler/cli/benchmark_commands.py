@@ -10,6 +10,7 @@ from pathlib import Path
 from deepscaler.data.benchmark_lint import lint_benchmark
 from deepscaler.data.benchmark_page import LintedBenchmark, lint_page
 from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark, read_rows
+from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Verdict
@@ -25,7 +26,8 @@ def lint_benchmarks(directory: Path, *, out: Path) -> int:
         findings = lint_benchmark(spec, rows, loaded.problems, _judge)
         linted.append(LintedBenchmark(loaded, tuple(findings)))
         changed = "" if loaded.registered else "  (not the registered file)"
-        print(f"{name:14} {len(loaded.problems):4} problems  {len(findings):3} findings{changed}")
+        found = counted(len(findings), "finding")
+        print(f"{name:14} {counted(len(loaded.problems), 'problem'):>13}  {found:>12}{changed}")
     page, table = out / "benchmarks-lint.md", out / "benchmarks-lint.json"
     write_atomically(page, lambda path: path.write_text(lint_page(linted), encoding="utf-8"))
     rows_out = [asdict(finding) for benchmark in linted for finding in benchmark.findings]

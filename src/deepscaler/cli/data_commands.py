@@ -16,6 +16,7 @@ from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
 from deepscaler.data.references import value_in
 from deepscaler.evaluation.held_out import same_answer
+from deepscaler.observability.counts import counted
 from deepscaler.observability.terminal import control
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome, Problem
@@ -179,14 +180,15 @@ def _show(done: Preparation, manifest: dict[str, Any], out: Path) -> None:
     for benchmark in manifest["benchmarks"]:
         found = {f.problem.id for f in done.findings if f.contaminates and f.benchmark == benchmark["name"]}
         print(
-            f"{benchmark['name']:16}{len(found):>4} of {benchmark['problems']:>4} problems stood in the training rows"
+            f"{benchmark['name']:16}{len(found):>4} of {counted(benchmark['problems'], 'problem'):>13} stood in the "
+            "training rows"
         )
     if done.conflicts:
         print(f"problems with conflicting answers, all rows of which were dropped: {len(done.conflicts)}")
     for warning in done.warnings[:5]:
         print(f"warning: {warning}")
     if len(done.warnings) > 5:
-        print(f"{len(done.warnings) - 5} more warnings in manifest.json")
+        print(f"{counted(len(done.warnings) - 5, 'more warning')} in manifest.json")
     rows = manifest["rows"]
     print(f"rows to train on {rows['train']:,}, to validate on {rows['validation']:,}")
     print(f"written to {out}; matched pairs side by side in {out / 'contamination.html'}")

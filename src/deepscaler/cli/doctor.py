@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from deepscaler.observability.counts import counted
 from deepscaler.observability.terminal import console
 
 GIB = 1024**3
@@ -108,7 +109,7 @@ def _torch() -> list[Finding]:
             Finding("gpu", "note", "unknown without torch"),
         ]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
-    findings = [Finding("torch", "ok", f"{torch.__version__}, {build}, {torch.get_num_threads()} threads")]
+    findings = [Finding("torch", "ok", f"{torch.__version__}, {build}, {counted(torch.get_num_threads(), 'thread')}")]
     return [*findings, *_gpus(torch)]
 
 

@@ -136,7 +136,7 @@ def regrade(directory: Path, workers: int) -> int:
 
 
 def serve(model: str, **settings: Any) -> int:
-    with loading():
+    with loading(f"loading PyTorch to serve {model}"):
         from deepscaler.serve.server import ServeOptions, open_service, run
 
     options = ServeOptions(**settings)

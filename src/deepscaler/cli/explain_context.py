@@ -9,6 +9,7 @@ from deepscaler.config import Recipe
 from deepscaler.config.context import context_of_directory
 from deepscaler.config.derived import Size, longest_prompt
 from deepscaler.config.explain import Explanation
+from deepscaler.observability.counts import counted
 
 
 def with_context(explanation: Explanation, recipe: Recipe) -> Explanation:
@@ -52,7 +53,8 @@ def _counted(recipe: Recipe, context: int) -> tuple[list[Size], list[str]]:
         prompts = make_prompts(recipe, load_tokenizer(recipe.model.path), training, lambda text: None)
     except (ValueError, OSError, ImportError) as error:
         return [], [
-            f"data.max_prompt_tokens and the budgets allow more than the model's context of {context} tokens; training "
+            f"data.max_prompt_tokens and the budgets allow more than the model's context of "
+            f"{counted(context, 'token')}; training "
             f"looks at the longest prompt when it starts, which could not be counted here ({error})"
         ]
     lengths = longest_sequences(recipe, prompts)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deepscaler.cli.grade_rows import Columns, Row, read_rows
 from deepscaler.config.models import GraderSection
+from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.orchestration.progress import Progress, duration
 from deepscaler.rewards import equivalence, string_match
@@ -81,7 +82,7 @@ def explain(
     """Print how the verdict on one completion comes about: final part, answer, reading, comparison, outcome."""
     with _pool(profile, 1) as pool:
         verdict = pool.grade(text, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
-        print(f"1 completion   {len(text):,} characters")
+        print(f"1 completion   {counted(len(text), 'character')}")
         final = final_part(text, thinking_prefilled=thinking_prefilled)
         print(f"2 final part   {_final_words(text, final.answer, final.why)}")
         answer = extract_answer(text, thinking_prefilled=thinking_prefilled)
@@ -101,7 +102,7 @@ def explain(
 def _final_words(text: str, final: str | None, why: str) -> str:
     if final is None:
         return f"none: {why}"
-    return "the whole text" if final == text else f"{len(final):,} characters after the last </think>"
+    return "the whole text" if final == text else f"{counted(len(final), 'character')} after the last </think>"
 
 
 def _print_comparisons(answer: str, references: Sequence[str], profile: str, tolerance: float | None) -> None:
@@ -121,7 +122,7 @@ def _print_comparisons(answer: str, references: Sequence[str], profile: str, tol
 
 def _shown(text: str) -> str:
     """For a terminal: on one line, without control characters or broken Unicode, cut when very long."""
-    kept = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
+    kept = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({counted(len(text), 'character')})"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in kept)
 
 

@@ -17,11 +17,11 @@ from deepscaler.orchestration.progress import Progress
 
 
 def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list[str]) -> int:
-    with loading():
+    chosen = load_recipe(recipe, overrides if seed is None else [*overrides, f"seed={seed}"])
+    with loading(f"loading PyTorch for the quickstart by {recipe}"):
         from deepscaler.orchestration.quickstart import quickstart as run_quickstart
     from deepscaler.report import write_report
 
-    chosen = load_recipe(recipe, overrides if seed is None else [*overrides, f"seed={seed}"])
     progress = prepare_for_training()
     summary = run_quickstart(chosen, run_dir, progress)
     report_file = Path(summary["report"])
@@ -33,14 +33,14 @@ def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list
 
 
 def sft(recipe: Path, *, out: Path | None, overrides: list[str]) -> int:
-    with loading():
-        from deepscaler.orchestration.base_model import ensure_base
-
     chosen = load_recipe(recipe, overrides)
     if chosen.sft is None:
         raise ValueError(f"{recipe} has no [sft] section, so there is no base model to make")
     if out is not None and out.exists():
         raise ValueError(f"{out} exists; give a directory that does not, or remove it")
+    with loading(f"loading PyTorch to make the base model of {recipe}"):
+        from deepscaler.orchestration.base_model import ensure_base
+
     print(ensure_base(chosen, prepare_for_training(), out)[0])
     return 0
 
@@ -53,13 +53,13 @@ def train(
     origin: str | None = None,
     keep_optimizer: bool = False,
 ) -> int:
-    with loading():
+    chosen = load_recipe(recipe, overrides)
+    with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
         from deepscaler.orchestration.base_model import ensure_base
         from deepscaler.orchestration.build import open_run
         from deepscaler.orchestration.loop import train as run_loop
         from deepscaler.orchestration.resume import check_directory, parse_origin
 
-    chosen = load_recipe(recipe, overrides)
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     progress = prepare_for_training()
@@ -116,12 +116,15 @@ def _validation_compared(run: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Around the imports of a computing command: without garbage collection, which takes a quarter of their time.
+def loading(line: str = "") -> Iterator[None]:
+    """Around the imports of a computing command, which take seconds: says so first, in a line on the screen.
 
-    They make 700,000 objects that stay to the end. The collector would go through them again and again, now and in
+    Garbage collection, a quarter of their time, is off for them.
+    The imports make 700,000 objects that stay to the end. It would go through them again and again, now and in
     the run; what the first imports made is left out of that for good.
     """
+    if line:
+        print(line, flush=True)
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return

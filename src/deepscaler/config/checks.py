@@ -96,7 +96,7 @@ def _sources(recipe: Recipe, _: Origins) -> Iterator[str]:
     if data.source == "mix" and not names:
         yield "data.source = 'mix' needs data.sources, one [[data.sources]] table per file; add them, or name one file"
     if data.source != "mix" and names:
-        yield f"data.sources has {len(names)} entries but data.source = {data.source!r}; set data.source = 'mix'"
+        yield f"data.sources names {', '.join(names)}, but data.source = {data.source!r}; set data.source = 'mix'"
     for index, source in enumerate(data.sources):
         if source.name in names[:index]:
             yield (
@@ -187,7 +187,7 @@ def _stages(recipe: Recipe, _: Origins) -> Iterator[str]:
     if None not in lengths and recipe.num_steps > total:
         last = len(recipe.stages) - 1
         yield (
-            f"num_steps = {recipe.num_steps} exceeds the {total} steps that stages.*.steps add up to; "
+            f"num_steps = {recipe.num_steps} exceeds the sum of stages.*.steps, {total}; "
             f"remove stages.{last}.steps so that the last stage runs on, or set num_steps = {total}"
         )
 

@@ -153,7 +153,13 @@ def memory_on_cpu(recipe: Recipe, processes: int) -> list[Size]:
     parts = ", ".join(f"{name} {value / 2**20:,.0f}" for name, value in asdict(peak).items())
     return [
         Size("run", "micro-batch on CPU", tokens, "tokens", "activations of 512 MiB, at most 4,096; or one sequence"),
-        Size("run", "peak memory on CPU", round(peak.total / 2**20), "MiB", f"{processes} processes: {parts}"),
+        Size(
+            "run",
+            "peak memory on CPU",
+            round(peak.total / 2**20),
+            "MiB",
+            f"{processes} process{'es' if processes > 1 else ''}: {parts}",
+        ),
     ]
 
 

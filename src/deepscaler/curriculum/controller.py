@@ -8,6 +8,7 @@ from typing import Any
 
 from deepscaler.config.models import CurriculumSection, StageSection
 from deepscaler.curriculum.signals import mean, mean_of_present, slope
+from deepscaler.observability.counts import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Curriculum:
     def _scheduled(self) -> StageChange | None:
         if self.steps_in_stage < (self.stage.steps or 0):
             return None
-        return self._advance(f"scheduled after {self.steps_in_stage} steps", self._figures())
+        return self._advance(f"scheduled after {counted(self.steps_in_stage, 'step')}", self._figures())
 
     def _measured(self) -> StageChange | None:
         section = self._section
@@ -103,9 +104,10 @@ class Curriculum:
         section = self._section
         budget = self.stage.max_completion_tokens
         if truncated < section.skip_below_truncation:
-            return f"skipped: only {truncated:.1%} of completions reach the budget of {budget} tokens"
+            return f"skipped: only {truncated:.1%} of completions reach the budget of {counted(budget, 'token')}"
         if section.refuse_above_truncation and truncated > section.refuse_above_truncation:
-            return f"refused to shorten: {truncated:.1%} of completions are cut at the budget of {budget} tokens"
+            shares = f"{truncated:.1%} of completions are cut"
+            return f"refused to shorten: {shares} at the budget of {counted(budget, 'token')}"
         return None
 
     def _figures(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from deepscaler.data.benchmark_specs import BENCHMARKS, AnswerForm, BenchmarkSpe
 from deepscaler.data.references import NoAnswerError, read_reference
 from deepscaler.data.sources import DataError
 from deepscaler.json_text import parse_json
+from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
 
 __all__ = ["BENCHMARKS", "BenchmarkSpec", "LoadedBenchmark", "load_benchmark", "read_rows", "row_hash"]
@@ -130,7 +131,8 @@ def _check_rows(spec: BenchmarkSpec, problems: Sequence[Problem]) -> tuple[bool,
     if rows == spec.rows_sha256:
         return True, []
     return False, [
-        f"the {len(problems)} problems of {spec.hub.dataset} are not row by row those of the registered {spec.file} "
+        f"the {counted(len(problems), 'problem')} of {spec.hub.dataset} are not row by row those of the registered "
+        f"{spec.file} "
         f"({spec.num_problems}): other wording, references or order. Compare scores only where rows_sha256 is the same"
     ]
 

@@ -8,6 +8,7 @@ from math import ceil
 
 from deepscaler.config.models import Recipe, StageSection
 from deepscaler.data.templates import EncodedProblem
+from deepscaler.observability.counts import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _empty(recipe: Recipe, number: int, source: str, held: int) -> str:
     stage = recipe.stages[number]
     origin = f"source {source!r}" if source else str(recipe.data.source)
     return (
-        f"stages.{number} ({stage.name}): none of the {held} usable problems of {origin} lies in its bands "
+        f"stages.{number} ({stage.name}): none of the {counted(held, 'usable problem')} of {origin} lies in its bands "
         f"({describe_bands(stage) or 'no bands'}); widen stages.{number}.min_difficulty, max_difficulty, "
         f"shortest_prompt or longest_prompt, or leave the source out by stages.{number}.sources"
     )

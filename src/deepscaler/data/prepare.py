@@ -40,6 +40,7 @@ from deepscaler.data.rows import (
 )
 from deepscaler.data.sources import SourceFile, locate
 from deepscaler.data.wording import Vocabulary, Wordings
+from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
 
 CountTokens = Callable[[Sequence[Problem]], Sequence[int]]
@@ -193,7 +194,9 @@ def overlong_prompts(table: pa.Table, prompt_tokens: CountTokens, limit: int) ->
     texts = zip(table["problem"].to_pylist(), messages_before(table), strict=True)
     lengths = prompt_tokens([Problem("", text, (), earlier=earlier) for text, earlier in texts])
     return [
-        Drop("overlong_prompt", f"{file}, row {row}: {length} tokens, at most {limit}") if length > limit else None
+        Drop("overlong_prompt", f"{file}, row {row}: {counted(length, 'token')}, at most {limit}")
+        if length > limit
+        else None
         for (file, row), length in zip(places, lengths, strict=True)
     ]
 

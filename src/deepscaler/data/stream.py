@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepscaler.data.mixture import Part, Rotation, StagePlan
+from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
 from deepscaler.types import Problem
 
@@ -136,12 +137,13 @@ class ProblemStream:
         """Raises ValueError when the state was saved over other problems than this stream has."""
         if state["num_problems"] != len(self._problems):
             raise ValueError(
-                f"the checkpoint was made with {state['num_problems']} training problems, now there are "
+                f"the checkpoint was made with {counted(state['num_problems'], 'training problem')}, now there are "
                 f"{len(self._problems)}; put the data back as it was, or start a new run directory"
             )
         if state["problems"] != self._problems_digest:
             raise ValueError(
-                f"the checkpoint was made with {len(self._problems)} training problems as well, but other ones or in "
+                f"the checkpoint was made with {counted(len(self._problems), 'training problem')} as well, but other "
+                "ones or in "
                 "another order, or their texts, answers or tolerances changed; put the data back as it was, or start "
                 "a new run directory"
             )

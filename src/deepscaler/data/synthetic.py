@@ -15,6 +15,7 @@ import numpy as np
 
 from deepscaler.config.models import Recipe
 from deepscaler.data.identity import problem_id
+from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
 from deepscaler.types import Problem
 
@@ -109,7 +110,7 @@ def generate_problems(
             problems[problem.id] = problem
     if len(problems) < count:
         raise ValueError(
-            f"found only {len(problems)} of {count} different problems with {min(operations)} to "
+            f"found only {len(problems)} of {counted(count, 'different problem')} with {min(operations)} to "
             f"{max(operations)} operations; ask for fewer, or for longer chains"
         )
     return list(problems.values())

@@ -230,7 +230,9 @@ def encode_problems(
         else:
             dropped.append(problem)
     if not kept:
-        raise ValueError(f"all {len(dropped)} prompts exceed data.max_prompt_tokens = {max_prompt_tokens}; raise it")
+        raise ValueError(
+            f"every prompt ({len(dropped)}) exceeds data.max_prompt_tokens = {max_prompt_tokens}; raise it"
+        )
     return kept, dropped
 
 

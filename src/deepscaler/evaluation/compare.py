@@ -17,6 +17,7 @@ from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, s
 from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
 from deepscaler.evaluation.samples import model_name, read_results, read_samples, setting
+from deepscaler.observability.counts import counted
 
 CONDITIONS = ("temperature", "top_p", "top_k", "max_completion_tokens")
 MAX_NAMED = 3  # ids named in a message
@@ -163,7 +164,8 @@ def compare_sides(before: Side, after: Side, *, common: bool = False) -> Compari
         unpaired, shared = _match(name, before, after)
         if len(unpaired) and not common:
             raise ValueError(
-                f"set {name}: {len(unpaired)} problems cannot be paired: {unpaired.words()}. Evaluate both on the same "
+                f"set {name}: {counted(len(unpaired), 'problem')} cannot be paired: {unpaired.words()}. Evaluate "
+                "both on the same "
                 "problems, or compare the shared ones with --common"
             )
         if shared:

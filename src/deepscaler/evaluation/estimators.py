@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscaler.evaluation.intervals import freedom_of_variance, score_interval
+from deepscaler.observability.counts import counted
 
 MIN_CLUSTERS = 10  # with fewer, the spread between them is not measurable
 
@@ -49,7 +50,7 @@ def pass_at_k(num_samples: int, num_correct: NDArray[np.int64], k: int) -> NDArr
     num_correct [P] -> float64 [P]. Raises ValueError unless 1 <= k <= n.
     """
     if not 1 <= k <= num_samples:
-        raise ValueError(f"pass@{k} needs at least {k} samples per problem, there are {num_samples}")
+        raise ValueError(f"pass@{k} needs at least {counted(k, 'sample')} per problem, there are {num_samples}")
     wrong = num_samples - np.asarray(num_correct)
     # 1 - C(wrong, k) / C(n, k), as a product that neither overflows nor cancels.
     misses = np.arange(num_samples + 1, dtype=np.float64)

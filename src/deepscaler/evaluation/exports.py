@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from deepscaler.data.benchmarks import BENCHMARKS
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.samples import SCHEMA, model_name, open_samples, read_results, samples_file, setting
+from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.problem_texts import read_problem_texts
 
@@ -245,7 +246,10 @@ def hub(evaluated: Evaluated, out: Path) -> list[Path]:
 
 
 def _notes(record: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    parts = [f"Pass@1 in percent, mean of {record['num_samples']} samples on {record['num_problems']} problems"]
+    parts = [
+        f"Pass@1 in percent, mean of {counted(record['num_samples'], 'sample')} on "
+        f"{counted(record['num_problems'], 'problem')}"
+    ]
     parts.append(f"95% interval over problems {100 * record['low']:.1f} to {100 * record['high']:.1f}")
     for name, words in (("temperature", "T={}"), ("top_p", "top_p={}"), ("max_completion_tokens", "{} tokens")):
         value = setting(settings, name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deepscaler.data.contamination import find_contamination
 from deepscaler.data.identity import asked_text
 from deepscaler.data.wording import Vocabulary, Wordings
+from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
 from deepscaler.rewards.equivalence import equivalent
 from deepscaler.types import Problem
@@ -51,7 +52,7 @@ def hold_out(sets: Mapping[str, Sequence[Problem]], count: int, training: Sequen
         if not usable:
             example = next(one for one in left_out if one.benchmark == name)
             raise ValueError(
-                f"evaluation set {name}: training holds every one of its {len(problems)} problems "
+                f"evaluation set {name}: training holds every one of its {counted(len(problems), 'problem')} "
                 f"({example.problem_id} is training problem {example.training_id}, {example.match}), so it would "
                 "measure memory; take it out of the evaluation, or out of the training data with `deepscaler data "
                 "prepare --benchmarks`"

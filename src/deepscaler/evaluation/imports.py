@@ -147,7 +147,7 @@ class _Lookup:
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < len(problems):
                 return problems[value]
-            raise ValueError(f"{where}: row {value}, but {benchmark} has {len(problems)} problems")
+            raise ValueError(f"{where}: row {value}, but {benchmark} has {counted(len(problems), 'problem')}")
         if isinstance(value, str):
             text = _plain(value)
             asked = text.removesuffix(_INSTRUCTION).rstrip()
@@ -221,7 +221,7 @@ def _each(values: Mapping[str, Any], name: str, offset: int, count: int, where: 
     if not isinstance(value, list):
         return value
     if len(value) != count:
-        raise ValueError(f"{where}: {len(value)} values of {name} for {count} completions")
+        raise ValueError(f"{where}: {counted(len(value), 'value')} of {name} for {counted(count, 'completion')}")
     return value[offset]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import Completion, Key, Plan
+from deepscaler.observability.counts import counted
 from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
 from deepscaler.rollout.openai_probe import ReplyWatch
 from deepscaler.types import RunError
@@ -44,7 +45,7 @@ class ServerSource:
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(
-                f"{len(self._client.unfinished)} samples could not be had, the first of them {key}: {why}. "
+                f"{counted(len(self._client.unfinished), 'sample')} could not be had, the first of them {key}: {why}. "
                 "All others are kept; the same command asks for the missing ones again"
             )
 

@@ -76,7 +76,7 @@ def _summary_row(
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     samples = next(iter(summary["base"]["sets"].values()))["num_samples"]
-    title = f"Pass@1 in percent, mean of {samples} samples [95% interval over problems]"
+    title = f"Pass@1 in percent, mean of {counted(samples, 'sample')} [95% interval over problems]"
     rows = summary_rows(summary)
     print_sheets([Sheet(title, SUMMARY_COLUMNS, (tuple(rows[:-1]), (rows[-1],)))])
 
@@ -93,7 +93,9 @@ def results_sheet(results: Mapping[str, Any], shown: Collection[str] = ()) -> Sh
         clean = record.get("clean")
         if clean and "pass@1" in clean:
             text = with_interval(clean["pass@1"], clean["low"], clean["high"])
-            notes.append(f"{name}: {text} on the {clean['num_problems']} problems that are not in the training data")
+            notes.append(
+                f"{name}: {text} on the {counted(clean['num_problems'], 'problem')} that are not in the training data"
+            )
         for warning in record.get("warnings", []):
             warnings.setdefault(warning, []).append(name)
     parts = [
@@ -114,7 +116,10 @@ def results_sheet(results: Mapping[str, Any], shown: Collection[str] = ()) -> Sh
         "sampled again."
     )
     return Sheet(
-        f"Pass@1 in percent, mean of {most} samples", columns, (tuple(rows), (average,)), (explanation, *notes)
+        f"Pass@1 in percent, mean of {counted(most, 'sample')}",
+        columns,
+        (tuple(rows), (average,)),
+        (explanation, *notes),
     )
 
 
@@ -185,7 +190,7 @@ def _left_out(comparison: Comparison) -> list[str]:
     notes = [f"NOT PAIRED, left out: {name}, {reason}" for name, reason in comparison.skipped.items()]
     for name, c in comparison.benchmarks.items():
         if len(c.unpaired):
-            notes.append(f"NOT PAIRED, left out: {len(c.unpaired)} problems of {name}: {c.unpaired.words()}")
+            notes.append(f"NOT PAIRED, left out: {counted(len(c.unpaired), 'problem')} of {name}: {c.unpaired.words()}")
     if comparison.settings_differ:
         notes.append(f"SETTINGS DIFFER: {'; '.join(comparison.settings_differ)}")
     return notes

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepscaler.json_text import parse_json
+from deepscaler.observability.counts import counted
 from deepscaler.observability.files import Fingerprint, fingerprint, fsync, remove_temporaries, write_atomically
 from deepscaler.types import IntArray, ScoredGroup
 
@@ -122,7 +123,7 @@ def _damage(file: Path, recorded: Fingerprint) -> str | None:
     if found == recorded:
         return None
     if found.num_bytes != recorded.num_bytes:
-        return f"{name} holds {found.num_bytes} bytes instead of {recorded.num_bytes}"
+        return f"{name} holds {counted(found.num_bytes, 'byte')} instead of {recorded.num_bytes}"
     return f"{name} differs from its checksum"
 
 

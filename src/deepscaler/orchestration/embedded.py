@@ -16,6 +16,7 @@ from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
+from deepscaler.observability.counts import counted
 from deepscaler.orchestration.parallel import EngineSettings, Team
 from deepscaler.orchestration.team import start_team
 from deepscaler.positions import model_context
@@ -105,7 +106,8 @@ def check_context(files: ModelFiles, prompts: Sequence[IntArray], params: Sampli
     longest, budget = max(map(len, prompts)), params.max_completion_tokens
     if longest + budget > context:
         raise ModelError(
-            f"a budget of {budget} tokens above the model's context: {files.directory} takes {context} tokens, the "
+            f"a budget of {counted(budget, 'token')} above the model's context: {files.directory} takes "
+            f"{counted(context, 'token')}, the "
             f"longest prompt has {longest}; give --max-tokens {max(1, context - longest)} or fewer"
         )
 

@@ -233,7 +233,9 @@ def run_job(
         except (KeyboardInterrupt, RunError):
             if len(store):
                 path = finish_partial(store, plan, content)
-                job.progress.message(f"{len(store)} of {plan.num_completions} samples are kept; Pass@1 so far: {path}")
+                job.progress.message(
+                    f"{len(store)} of {counted(plan.num_completions, 'sample')} are kept; Pass@1 so far: {path}"
+                )
             raise
         content["run"] = _run_facts(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
@@ -262,7 +264,7 @@ def _say_what_is_there(job: Job, store: SampleStore) -> None:
         torn = counted(store.num_damaged, "line")
         job.progress.message(f"{torn} torn by a crash and dropped; the samples are made again")
     if len(store):
-        job.progress.message(f"{len(store)} of {job.plan.num_completions} samples are there already")
+        job.progress.message(f"{len(store)} of {counted(job.plan.num_completions, 'sample')} are there already")
 
 
 def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:

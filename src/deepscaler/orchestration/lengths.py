@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deepscaler.config import Recipe
 from deepscaler.config.derived import scheduled_steps
+from deepscaler.observability.counts import counted
 from deepscaler.orchestration.training_data import Prompts
 
 
@@ -44,7 +45,8 @@ def _of_stages(recipe: Recipe, longest_prompts: Sequence[int]) -> Iterator[Lengt
 def too_long(lengths: Sequence[Length], context: int) -> list[str]:
     """What exceeds the context, in words with the way out; empty when everything fits."""
     return [
-        f"{one.where}: the longest prompt has {one.prompt} tokens, with {one.key} = {one.budget} that is {one.total}, "
+        f"{one.where}: the longest prompt has {counted(one.prompt, 'token')}, with {one.key} = {one.budget} that is "
+        f"{one.total}, "
         f"and the model's context is {context}; {_way_out(one, context)}"
         for one in lengths
         if one.total > context

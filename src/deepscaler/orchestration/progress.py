@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from deepscaler.config.models import StageSection
 from deepscaler.evaluation.session import State
+from deepscaler.observability.counts import counted
 from deepscaler.observability.terminal import control, shown
 from deepscaler.types import Rollout
 
@@ -105,7 +106,9 @@ class Progress:
         """Called for every completion of a step; a step of many minutes says how far its sampling is."""
         self._sampled += 1
         if time.monotonic() - self._last_write >= LONG_STEP_S:
-            self.update(f"{self._stage} step {self._step}/{self._num_steps}  {self._sampled} completions sampled")
+            self.update(
+                f"{self._stage} step {self._step}/{self._num_steps}  {counted(self._sampled, 'completion')} sampled"
+            )
 
     def session(self, state: State) -> None:
         """Where an evaluation with a store stands: samples, rate, tokens, score so far, time left.

@@ -11,6 +11,7 @@ from typing import Any
 from deepscaler.config import Recipe, changed_keys, recipe_hash
 from deepscaler.config.resume import changed_rounding, value_of
 from deepscaler.data.stream import ProblemStream
+from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
 from deepscaler.orchestration.inputs import Inputs, in_words
 from deepscaler.orchestration.run import RECIPE_FILE, Run
@@ -71,7 +72,8 @@ def check_directory(recipe: Recipe, path: Path) -> None:
         _refuse_other_settings(stored, recipe, path)
     if not steps and (trained := _steps_trained(path)):
         raise ValueError(
-            f"{path} holds {trained} steps of training but no checkpoint in {path / 'checkpoints'}, so it cannot go "
+            f"{path} holds {counted(trained, 'step')} of training but no checkpoint in {path / 'checkpoints'}, so it "
+            "cannot go "
             "on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
         )
 

@@ -14,6 +14,7 @@ from deepscaler.curriculum.controller import Curriculum, StageChange, StepObserv
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
+from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.observability.step_facts import StepFacts, step_facts
@@ -141,7 +142,9 @@ class Run:
                 self.directory.log_event(self.step, "stop", str(error) or type(error).__name__, {})
             raise
         if self.step >= self.recipe.num_steps:
-            self.directory.log_event(self.step, "finished", f"all {self.recipe.num_steps} steps are done", {})
+            self.directory.log_event(
+                self.step, "finished", f"all {counted(self.recipe.num_steps, 'step')} are done", {}
+            )
         else:
             self.directory.log_event(self.step, "stop", "stopped on request, after the step and its checkpoint", {})
 
@@ -155,7 +158,9 @@ class Run:
         self.directory.log_event(self.step, "stage_change", change.reason, figures)
         self.progress.message(f"stage {change.from_stage} -> {change.to_stage}: {change.reason}")
         if stage.drop_solved:
-            self.progress.message(f"{start.num_dropped} solved problems left out, {start.num_problems} remain")
+            self.progress.message(
+                f"{counted(start.num_dropped, 'solved problem')} left out, {start.num_problems} remain"
+            )
         for source in start.kept:
             self.progress.message(
                 f"note: solved problems of {source or self.recipe.data.source} stay in: without them too few are left"

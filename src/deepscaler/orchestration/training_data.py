@@ -15,6 +15,7 @@ from deepscaler.data.synthetic import assert_disjoint, evaluation_sets, training
 from deepscaler.data.templates import encode_problems
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.held_out import LeftOut, hold_out
+from deepscaler.observability.counts import counted
 from deepscaler.orchestration.held_out_sets import own_sets
 from deepscaler.orchestration.validation import test_sets
 from deepscaler.types import IntArray, Problem
@@ -87,13 +88,16 @@ def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message
     kept, dropped = encode_problems(training.problems, tokenizer, data.instruction, data.max_prompt_tokens)
     if dropped:
         total = len(training.problems)
-        message(f"{len(dropped)} of {total} problems dropped: longer than {data.max_prompt_tokens} tokens")
+        message(
+            f"{len(dropped)} of {counted(total, 'problem')} dropped: longer than "
+            f"{counted(data.max_prompt_tokens, 'token')}"
+        )
     source = dict(zip((problem.id for problem in training.problems), training.source_of, strict=True))
     plans = plan_stages(recipe, kept, [source[encoded.problem.id] for encoded in kept])
     for stage, plan in zip(recipe.stages, plans, strict=True):
         if plan.num_problems < len(kept):
             bands = describe_bands(stage) or f"sources {', '.join(part.name for part in plan.parts)}"
-            message(f"stage {stage.name}: {plan.num_problems} of {len(kept)} problems, {bands}")
+            message(f"stage {stage.name}: {plan.num_problems} of {counted(len(kept), 'problem')}, {bands}")
     stream = ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
     lengths = [len(encoded.prompt_ids) for encoded in kept]
     longest = tuple(max(lengths[i] for part in plan.parts for i in part.indices) for plan in plans)
@@ -109,14 +113,16 @@ def validation_notes(training: TrainingData) -> Iterator[str]:
     if tests:
         count = sum(len(sets[name]) for name in tests)
         yield (
-            f"evaluations inside training use {count} problems of {', '.join(tests)}, which are test problems: no "
+            f"evaluations inside training use {counted(count, 'problem')} of {', '.join(tests)}, which are test "
+            "problems: no "
             "checkpoint is chosen by them, and whoever chooses one by them has no test score left for it"
         )
     if training.left_out:
         some = ", ".join(one.problem_id for one in training.left_out[:3])
         more = ", …" if len(training.left_out) > 3 else ""
         yield (
-            f"{len(training.left_out)} problems of the evaluation sets stand in the training data and are not asked "
+            f"{counted(len(training.left_out), 'problem')} of the evaluation sets, not asked as the training data "
+            "hold the same "
             f"({some}{more}); evaluations/held_out.json lists them"
         )
     for text in training.validation.warnings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from deepscaler.observability.counts import counted
 from deepscaler.report.plausible import table
 from deepscaler.report.runs import Row, RunRecord, StageSpan, stage_spans
 from deepscaler.report.wording import duration, is_number, number, percent
@@ -86,7 +87,7 @@ def _date(seconds: object) -> str | None:
 def _hardware(hardware: Mapping[str, Any]) -> str:
     parts = [str(hardware[key]) for key in ("gpu", "cpu") if hardware.get(key)]
     if hardware.get("cores"):
-        parts.append(f"{hardware['cores']} cores")
+        parts.append(counted(hardware["cores"], "core"))
     if hardware.get("memory_gib"):
         parts.append(f"{hardware['memory_gib']} GiB")
     return ", ".join(parts)

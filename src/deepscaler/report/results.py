@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.report.runs import RunRecord
 from deepscaler.report.wording import is_number
@@ -128,8 +129,8 @@ def _settings(results: Mapping[str, Any]) -> str:
     problems = sorted({s.get("num_problems") for s in sets.values() if s.get("num_problems")})
     parts = []
     if problems:
-        span = f"{problems[0]}" if len(problems) == 1 else f"{problems[0]} to {problems[-1]}"
-        parts.append(f"{span} problems per set")
+        span = f"{problems[0]} to " if len(problems) > 1 else ""
+        parts.append(f"{span}{counted(problems[-1], 'problem')} per set")
     words = {"num_samples": "{} samples per problem", "temperature": "temperature {}", "top_p": "top-p {}"}
     words["max_completion_tokens"] = "up to {} tokens"
     parts += [text.format(f"{settings[key]:,}") for key, text in words.items() if is_number(settings.get(key))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_rollouts
 from deepscaler.report.runs import RunRecord, stage_spans
 
@@ -145,4 +146,4 @@ def shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     head, tail = limit * 2 // 3, limit // 3
-    return f"{text[:head]}\n[… {len(text) - head - tail:,} characters left out …]\n{text[-tail:]}"
+    return f"{text[:head]}\n[… {counted(len(text) - head - tail, 'character')} left out …]\n{text[-tail:]}"

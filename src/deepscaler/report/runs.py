@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
 from deepscaler.report.chart import Point, Span
 from deepscaler.report.plausible import evaluation_row, event_row, step_row
@@ -65,7 +66,7 @@ class StageSpan:
     @property
     def label(self) -> str:
         """A stage named by a bare number is named after its budget; say so."""
-        return f"{int(self.name):,} tokens" if self.name.isdigit() else self.name
+        return counted(int(self.name), "token") if self.name.isdigit() else self.name
 
     def mean_of(self, metric: str, rows: Sequence[Row]) -> float | None:
         values = [row[metric] for row in rows if is_number(row.get(metric))]

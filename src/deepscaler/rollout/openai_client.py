@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from deepscaler.config.evaluation import ClientSection
+from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
 from deepscaler.rollout.openai_http import Endpoint, EndpointError, RetryError
 from deepscaler.rollout.openai_reply import Reply
@@ -214,7 +215,7 @@ class OpenAIClient:
                 return Answer(ask, reply, self._last_success - start)
             fault, wait_s, duplicates = "the reply to another request", 0.0, duplicates + 1
             self.faults["duplicate"] += 1
-        raise _GaveUpError(f"{fault} ({attempt} attempts)")
+        raise _GaveUpError(f"{fault} ({counted(attempt, 'attempt')})")
 
     async def _chat(self, session: aiohttp.ClientSession, body: dict[str, Any], *, losses: int) -> Reply:
         """One attempt, given up when nobody hears anything of the server, or it does not come to this request.

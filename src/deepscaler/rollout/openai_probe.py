@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from deepscaler.observability.counts import counted
 from deepscaler.rollout.openai_client import BYTES_PER_TOKEN, Answer, OpenAIClient
 from deepscaler.rollout.openai_http import EndpointError
 from deepscaler.rollout.openai_reply import Reply
@@ -43,8 +44,10 @@ def check_server(client: OpenAIClient) -> dict[str, Any]:
     context, budget = facts.get("max_model_len"), client.params.max_completion_tokens
     if isinstance(context, int) and budget >= context:
         raise EndpointError(
-            f"a budget of {budget} tokens above the model's context: {client.endpoint.address} serves {client.model!r} "
-            f"with {context} tokens for prompt and completion together; lower --max-tokens, or serve it with more"
+            f"a budget of {counted(budget, 'token')} above the model's context: {client.endpoint.address} serves "
+            f"{client.model!r} "
+            f"with {counted(context, 'token')} for prompt and completion together; lower --max-tokens, or serve it "
+            "with more"
         )
     client.explicit = EXPLICIT.get(str(facts.get("owned_by")), {})
     return {name: facts[name] for name in ("id", "owned_by", "max_model_len", "root") if name in facts}
@@ -114,7 +117,7 @@ def _budget_faults(reply: Reply) -> list[str]:
         )
     too_long = len(reply.text) > PROBE_TOKENS * BYTES_PER_TOKEN if count is None else count > PROBE_TOKENS
     if too_long:
-        made = f"{len(reply.text)} characters" if count is None else str(count)
+        made = counted(len(reply.text), "character") if count is None else str(count)
         found.append(f"asked for at most {PROBE_TOKENS} tokens, the server made {made}: it ignores the budget")
     return found
 
@@ -157,6 +160,6 @@ class ReplyWatch:
         if others:
             found.append(f"replies name the model {', '.join(others)}, not {self._client.model}")
         return found + [
-            f"{count} attempts failed and were repeated: {MEANINGS.get(kind, kind)}"
+            f"{counted(count, 'attempt')} failed, each repeated: {MEANINGS.get(kind, kind)}"
             for kind, count in sorted(self._client.faults.items())
         ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from deepscaler.observability.counts import counted
 from deepscaler.rollout.cache import bytes_per_token
 
 # Of the free memory. Activations need the rest, and on CPU a copy while the cache grows.
@@ -28,7 +29,8 @@ def slots_that_fit(config: Any, dtype: torch.dtype, device: torch.device, *, cap
     fits = int(_free_bytes(device) * CACHE_SHARE[device.type] / (bytes_per_token(config, dtype) * capacity))
     if fits < 1:
         raise ValueError(
-            f"the cache of one sequence of {capacity} tokens does not fit into the free memory; lower the budget "
+            f"the cache of one sequence of {counted(capacity, 'token')} does not fit into the free memory; lower the "
+            "budget "
             "(--max-tokens, --context)"
         )
     return min(fits, most)

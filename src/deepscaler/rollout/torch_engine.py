@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepscaler.cpu import available_cores
+from deepscaler.observability.counts import counted
 from deepscaler.positions import fitted_context
 from deepscaler.rollout import batch
 from deepscaler.rollout.block_attention import BlockStep
@@ -162,11 +163,12 @@ class TorchEngine:
             if (largest := int(request.prompt_ids.max())) >= rows:
                 raise ValueError(
                     f"problem {request.problem_id}: its prompt holds token {largest}, and the model has embeddings of "
-                    f"{rows} tokens; the tokenizer belongs to another model"
+                    f"{counted(rows, 'token')}; the tokenizer belongs to another model"
                 )
             if len(request.prompt_ids) + params.max_completion_tokens > self.context_limit:
                 raise ValueError(
-                    f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
+                    f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a "
+                    "budget of "
                     f"{params.max_completion_tokens} exceeds the model's context of {self.context_limit}; lower "
                     "max_completion_tokens or choose a model with a longer context"
                 )
@@ -176,8 +178,10 @@ class TorchEngine:
             room = self._cache.room(len(request.prompt_ids))
             if len(request.prompt_ids) + params.max_completion_tokens > room:
                 raise ValueError(
-                    f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
-                    f"{params.max_completion_tokens} does not fit into the cache, which has room for {room} tokens; "
+                    f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a "
+                    "budget of "
+                    f"{params.max_completion_tokens} does not fit into the cache, which has room for "
+                    f"{counted(room, 'token')}; "
                     "lower max_completion_tokens or give the cache more memory"
                 )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from deepscaler.head import leave_out
 from deepscaler.model_files import file_shapes
+from deepscaler.observability.counts import counted
 from deepscaler.positions import model_context
 from deepscaler.randomness import key_of
 from deepscaler.rollout.cache import bytes_per_token
@@ -232,7 +233,9 @@ class VllmEngine:
         self._check_usable()
         refuse_stop_strings(params)
         for request in requests:
-            need = f"problem {request.problem_id}: prompt of {len(request.prompt_ids)} tokens plus a budget of "
+            need = (
+                f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a budget of "
+            )
             need += f"{params.max_completion_tokens}"
             tokens = len(request.prompt_ids) + params.max_completion_tokens
             if tokens > self.context_limit:
@@ -242,7 +245,8 @@ class VllmEngine:
                 )
             if tokens > self._room:
                 raise ValueError(
-                    f"{need} exceeds the engine's room of {self._room} tokens; lower max_completion_tokens or start "
+                    f"{need} exceeds the engine's room of {counted(self._room, 'token')}; lower "
+                    "max_completion_tokens or start "
                     "the engine with more"
                 )
 
@@ -253,7 +257,8 @@ class VllmEngine:
                 raise ValueError(f"weight {name} has shape {tuple(weight.shape)}, vLLM's model has {shapes[name]}")
         if missing := sorted(shapes.keys() - given.keys()):
             raise ValueError(
-                f"{len(missing)} weights are missing, the first of them {missing[0]}: vLLM takes over all or none"
+                f"weights are missing, {len(missing)} in all, the first of them {missing[0]}: vLLM takes over all or "
+                "none"
             )
 
 
@@ -324,7 +329,8 @@ def _cpu_cache(
     block_bytes = CPU_BLOCK_TOKENS * bytes_per_token(config, dtype)
     if limit < (blocks + 1) * block_bytes:  # one block is vLLM's own
         raise ValueError(
-            f"a sequence of {room} tokens does not fit into a cache of {limit} bytes; lower max_completion_tokens "
+            f"a sequence of {counted(room, 'token')} does not fit into a cache of {counted(limit, 'byte')}; lower "
+            "max_completion_tokens "
             "or give the cache more memory"
         )
     wanted = (max_active * blocks + 1) * block_bytes

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from deepscaler.observability.counts import counted
 from deepscaler.rollout.batch import Batch
 from deepscaler.rollout.batch import Sequence as Decoding
 from deepscaler.rollout.rows import NonFiniteLogitsError
@@ -105,7 +106,8 @@ class EngineThread:
     def _check_room(self, count: int) -> None:
         if self._num_open + count > self._max_queued:
             raise RequestError(
-                f"{count} completions asked for, {self._num_open} are waiting or under way, and the server takes "
+                f"{counted(count, 'completion')} asked for, {self._num_open} are waiting or under way, and the "
+                "server takes "
                 f"{self._max_queued}; try again later",
                 status=429,
                 code="queue_full",
@@ -173,7 +175,8 @@ class EngineThread:
             batch.add(choice.decoding)
         else:
             self._fail(choice, RequestError(
-                f"prompt and completion of {choice.decoding.num_needed} tokens do not fit into the server's cache; "
+                f"prompt and completion of {counted(choice.decoding.num_needed, 'token')} do not fit into the "
+                "server's cache; "
                 "lower max_tokens, or start the server with a smaller --context",
                 param="max_tokens",
                 code="context_length_exceeded",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deepscaler.data.templates import MAX_NUMBER, OPEN_THINK, encode_rendered, render_messages, template_variables
+from deepscaler.observability.counts import counted
 from deepscaler.serve.fields import RequestError, nearest
 from deepscaler.serve.requests import Asked, Template
 from deepscaler.types import IntArray
@@ -49,7 +50,7 @@ class Encoder:
         if isinstance(prompt, str):
             return Prompt(self._ids(prompt, asked), prompt)
         if len(prompt) > self.capacity:
-            raise self._too_long(f"{len(prompt)} tokens", "prompt")
+            raise self._too_long(counted(len(prompt), "token"), "prompt")
         if max(prompt) >= self.num_ids or min(prompt) < 0:
             raise RequestError(f"prompt: token ids go from 0 to {self.num_ids - 1}", param="prompt")
         return Prompt(np.array(prompt, dtype=np.int32), None)
@@ -58,12 +59,14 @@ class Encoder:
         param = "messages" if asked.is_chat else "prompt"
         if len(text) > self.capacity * self.longest_token:
             raise self._too_long(
-                f"{len(text)} characters, which are at least {len(text) // self.longest_token} tokens", param
+                f"{counted(len(text), 'character')}, which are at least "
+                f"{counted(len(text) // self.longest_token, 'token')}",
+                param,
             )
         probed = self.capacity * PROBED_CHARACTERS
         # Where a text is cut changes its last few tokens only, so twice the context cannot come from there.
         if len(text) > probed and len(self._encoded(text[:probed], asked)) > 2 * self.capacity:
-            raise self._too_long(f"more than {2 * self.capacity} tokens", param)
+            raise self._too_long(f"more than {counted(2 * self.capacity, 'token')}", param)
         ids = self._encoded(text, asked)
         if not ids:
             raise RequestError(f"{param}: no token", param=param)

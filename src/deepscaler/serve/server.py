@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from deepscaler.data.stopping import all_stop_ids
+from deepscaler.observability.counts import counted
 from deepscaler.positions import model_context
 from deepscaler.rollout.sizing import DTYPES, cache_bytes, pick_device, pick_dtype, slots_that_fit
 from deepscaler.rollout.torch_engine import TorchEngine
@@ -74,7 +75,9 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     directory = resolve_model(model_dir)
     own = model_context(read_config(directory))
     if options.context > own:
-        raise ValueError(f"--context {options.context} is above the model's context of {own} tokens; lower it")
+        raise ValueError(
+            f"--context {options.context} is above the model's context of {counted(own, 'token')}; lower it"
+        )
     capacity = options.context or own
     model: Any = load_model(directory, dtype=dtype, device=device, tokenizer=tokenizer, longest=capacity)
     use_fast_products(model)  # prompts are computed as the learner and an evaluation compute them

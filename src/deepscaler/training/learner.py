@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepscaler.config.models import Recipe
+from deepscaler.observability.counts import counted
 from deepscaler.training.gradients import GradientComputer, GradientTeam, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.optimizer_state import (
@@ -107,7 +108,8 @@ class LocalLearner:
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingDivergedError(
-                f"{self._skipped_in_a_row} updates in a row had a non-finite gradient (last norm {grad_norm}); the "
+                f"{counted(self._skipped_in_a_row, 'update')} in a row had a non-finite gradient (last norm "
+                f"{grad_norm}); the "
                 f"weights are those before them. Learning rate {learning_rate:g}; mean |log-probability mismatch| "
                 f"{metrics.mismatch_mean:.3g}. Lower optimizer.learning_rate, or go back to an earlier checkpoint"
             )

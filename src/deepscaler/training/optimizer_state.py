@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.types import RunError
 
@@ -85,7 +86,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, director
     moments = all({"exp_avg", "exp_avg_sq"} <= state.keys() for state in optimizer.state.values())
     if furthest != num_updates or not moments:
         raise RunError(
-            f"{directory}: the optimizer was loaded with the moments of {furthest if moments else 'no'} updates, but "
+            f"{directory}: the optimizer was loaded with the moments of "
+            f"{counted(furthest, 'update') if moments else 'no update'}, but "
             f"{num_updates} have been applied; training would go on with another optimizer. Move this checkpoint away "
             "to go on from an earlier one"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepscaler.attention import PackedAttention
 from deepscaler.config.memory import cpu_micro_batch_tokens
+from deepscaler.observability.counts import counted
 from deepscaler.training.cpu_attention import CpuPackedAttention
 from deepscaler.types import TrainSample
 
@@ -54,7 +55,7 @@ def plan_micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if lengths[index] > budget:
             raise ValueError(
-                f"a sequence of {lengths[index]} tokens exceeds training.tokens_per_micro_batch = {budget}; "
+                f"a sequence of {counted(lengths[index], 'token')} exceeds training.tokens_per_micro_batch = {budget}; "
                 "raise it or lower the completion budget"
             )
         place = next((b for b, room in enumerate(free) if room >= lengths[index]), None)

@@ -74,7 +74,7 @@ def test_too_long_prompts_are_dropped_and_counted() -> None:
     kept, dropped = encode_problems(mixed, tokenizer, "", 40)
     assert [e.problem for e in kept] == PROBLEMS
     assert dropped == mixed[10:]
-    with pytest.raises(ValueError, match=r"all 15 prompts exceed data.max_prompt_tokens = 3; raise it"):
+    with pytest.raises(ValueError, match=r"every prompt \(15\) exceeds data.max_prompt_tokens = 3; raise it"):
         encode_problems(mixed, tokenizer, "", 3)
 
 

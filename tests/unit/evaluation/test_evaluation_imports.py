@@ -101,7 +101,7 @@ GOOD = {"q": "sums/0", "r": "x"}
         ([{**GOOD, "f": "eos"}], {"finish_reason": "f"}, "row 0: finish_reason 'eos'; known are stop"),
         ([{**GOOD, "i": 0}, {**GOOD, "i": 0}], {"sample_index": "i"}, "sums/sums/0/0 appears more than once"),
         ([{**GOOD, "i": "0"}], {"sample_index": "i"}, "field sample_index: expected a whole number, found '0'"),
-        ([{"q": "sums/0", "r": ["a", "b"], "n": [1]}], {"num_tokens": "n"}, "1 values of num_tokens for 2 completions"),
+        ([{"q": "sums/0", "r": ["a", "b"], "n": [1]}], {"num_tokens": "n"}, "1 value of num_tokens for 2 completions"),
         ([{**GOOD, "s": "one"}], {"seed": "s"}, "row 0, seed: expected a whole number, found 'one'"),
         ([{**GOOD, "b": "other"}], {"benchmark": "b"}, "benchmark 'other' is not among sums"),
         ([[1]], {}, "row 0: expected an object, found list"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deepscaler.config.evaluation import ClientSection
+from deepscaler.observability.counts import counted
 from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
 from deepscaler.rollout.openai_probe import ReplyWatch
 from deepscaler.rollout.openai_reply import parse_reply
@@ -39,7 +40,7 @@ def test_lost_requests_are_asked_again_and_counted(stream: bool) -> None:
     assert client.faults["lost"] == planted > 0
     assert all(a.reply.text == echo(a.ask.question, a.ask.seed) for a in answers)
     words = " ".join(ReplyWatch(client).warnings())
-    assert f"{planted} attempts failed and were repeated: lost (the server took them" in words
+    assert f"{counted(planted, 'attempt')} failed, each repeated: lost (the server took them" in words
 
 
 def test_a_question_that_is_lost_every_time_is_given_up_and_the_others_are_answered(

@@ -1,0 +1,69 @@
+"""Every computing command says what it does before it loads what takes seconds to load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared_data import shared
+
+# The command up to its first heavy import, which is named and ends it. Finders are asked at each import.
+HARNESS = """
+import os
+import sys
+from importlib.abc import MetaPathFinder
+
+HEAVY = {"torch", "transformers", "vllm", "numba", "scipy", "pyarrow", "uvicorn", "datasets"}
+
+class Recorder(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in HEAVY:
+            print(f"importing {name}", flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Recorder())
+sys.argv = ["deepscaler", *sys.argv[1:]]
+from deepscaler.cli.main import main
+main()
+"""
+ROOT = Path(__file__).parents[3]
+RECIPE = "recipes/quickstart.toml"
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", HARNESS, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["quickstart", RECIPE], f"loading PyTorch for the quickstart by {RECIPE}"),
+        (["sft", RECIPE], f"loading PyTorch to make the base model of {RECIPE}"),
+        (["train", RECIPE, "--run-dir", "no-run"], f"loading PyTorch to train by {RECIPE} in no-run"),
+        (["serve", "some-model"], "loading PyTorch to serve some-model"),
+        (["eval", "some-model", "--recipe", RECIPE], f"evaluating some-model on the sets of {RECIPE}"),
+    ],
+)
+def test_a_command_speaks_before_its_heavy_imports(arguments: list[str], line: str) -> None:
+    said = start(*arguments)
+    assert (said.returncode, said.stderr) == (0, "")
+    first, second = said.stdout.splitlines()
+    assert first == line, "a heavy import came before the first line"
+    assert second.startswith("importing ")
+
+
+def test_an_evaluation_of_a_suite_speaks_before_its_heavy_imports() -> None:
+    said = start("eval", "some-model", "--suite", "aime24", "--benchmarks", str(shared("data", "benchmarks")))
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.splitlines()[0] == "evaluating some-model"
+
+
+def test_a_mistake_in_a_recipe_is_told_before_anything_heavy_is_imported() -> None:
+    said = start("train", RECIPE, "--run-dir", "no-run", "--set", "seed=-1")
+    assert said.returncode == 2
+    assert said.stdout == ""
+    assert "seed" in said.stderr
