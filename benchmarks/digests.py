@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 LIMIT_S = 600
-SMALL = ("sft.steps=20", "rollout.prompts_per_step=8", "evaluation.num_samples=2", "checkpoint.every_steps=3")
+SMALL = ("sft.steps=300", "rollout.prompts_per_step=8", "evaluation.num_samples=2", "checkpoint.every_steps=3")
 # What depends on the clock, on the machine's load or on a cache, and where a file lies.
 UNSTEADY = ("_s", "_per_s", "time", "_cached_frac", "_bytes", "_mib")
 COLUMNS = ("step", "problem_id", "sample_index", "completion", "num_tokens", "finish_reason", "outcome", "reward")
