@@ -94,7 +94,7 @@ def verdicts(checkout: Path, folder: Path) -> Iterator[tuple[str, str]]:
     for file in sorted((checkout.resolve().parent / "shared" / "grading").glob("*.jsonl")):
         out = folder / f"{file.stem}-verdicts.jsonl"
         command(checkout, "grade", file, "--response-column", "response", "--reference-column", "gold", "--out", out)
-        found = [json.loads(line)["outcome"] for line in out.read_text().splitlines()]
+        found = [json.loads(line)["verdict"] for line in out.read_text().splitlines()]
         yield f"verdicts on {file.name}", digest(json.dumps(found).encode())
 
 
