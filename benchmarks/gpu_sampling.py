@@ -32,14 +32,14 @@ from gpu_device import (
 from peers import continuous_batching_config
 from transformers import GenerationConfig
 
-from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.flash_attention import flash_works
-from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import FlashCache, PoolCache
-from deepscaler.rollout.rows import Rows, Sequence
-from deepscaler.rollout.sizing import cache_bytes
-from deepscaler.rollout.stops import Stops
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.sizing import cache_bytes
+from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.decode_state import Rows, Sequence
+from deepscaler.engines.torch.decoder import Decoder
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.flash_attention import flash_works
+from deepscaler.engines.torch.paged_cache import FlashCache, PoolCache
+from deepscaler.engines.torch.stops import Stops
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
 

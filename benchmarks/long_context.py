@@ -23,10 +23,10 @@ from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
-from deepscaler.rollout.block_attention import BlockLayout
-from deepscaler.rollout.cache import BlockCache
-from deepscaler.rollout.compiled_attention import CompiledLayout
-from deepscaler.rollout.decoder import Decoder
+from deepscaler.engines.torch.block_attention import BlockLayout
+from deepscaler.engines.torch.compiled_attention import CompiledLayout
+from deepscaler.engines.torch.decoder import Decoder
+from deepscaler.engines.torch.kv_cache import BlockCache
 
 CONTEXT = 8192
 SEQUENCES = 16

@@ -21,7 +21,7 @@ from deepscaler.types import (
 
 
 class Sampler(Protocol):
-    """An engine: token ids in, token ids out. Every engine passes tests/unit/rollout/test_rollout_engine.py."""
+    """An engine: token ids in, token ids out. Every engine passes `test_engine_conformance.py`."""
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Yield every rollout as it finishes, in any order. Closing the iterator cancels what is left."""

@@ -20,11 +20,11 @@ from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
 from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.head import wide_logits
 from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.parallel import EngineSettings
 from deepscaler.orchestration.team import start_team
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.learner import LocalLearner
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.rollout.flash_attention import flash_works
-from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import FlashCache, PoolCache
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.flash_attention import flash_works
+from deepscaler.engines.torch.paged_cache import FlashCache, PoolCache
 from deepscaler.types import Request, Rollout, SamplingParams
 
 DEVICE = torch.device("cuda")

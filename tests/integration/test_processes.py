@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.orchestration.parallel import EngineSettings, Team, Worker
 from deepscaler.orchestration.shares import split_evenly, split_requests
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.muon import orthogonalise_all
 from deepscaler.training.sft import as_sample, train

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from deepscaler.data.templates import render_prompt
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.serve.app import Service
 from deepscaler.serve.choices import SERVE_STEP, Piece, sampling
 from deepscaler.serve.requests import parse_chat

@@ -26,15 +26,15 @@ from safetensors.torch import save_file
 
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.engines.openai.http import EndpointError
+from deepscaler.engines.vllm import engine as vllm_engine
+from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
 from deepscaler.evaluation.datasets import describe
 from deepscaler.evaluation.samples import read_results, read_samples
 from deepscaler.head import forbid_ids
 from deepscaler.lifetime import die_with_parent
 from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
 from deepscaler.orchestration.progress import Progress
-from deepscaler.rollout import vllm_engine
-from deepscaler.rollout.openai_http import EndpointError
-from deepscaler.rollout.vllm_engine import VllmEngine, vllm_version
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams, TrainSample
 from deepscaler.weights import weights_digest

@@ -6,10 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from deepscaler.data.templates import format_question
+from deepscaler.engines.openai.client import Ask, OpenAIClient, request_seed
+from deepscaler.engines.openai.probe import ReplyWatch
 from deepscaler.evaluation.completions import Completion, Key, Plan
 from deepscaler.observability.counts import counted
-from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
-from deepscaler.rollout.openai_probe import ReplyWatch
 from deepscaler.types import RunError
 
 

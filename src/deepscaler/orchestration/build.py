@@ -15,6 +15,8 @@ from deepscaler.config import Recipe, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
+from deepscaler.engines.sizing import pick_device
+from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import storage_fault
@@ -35,8 +37,6 @@ from deepscaler.orchestration.validation import Validation, evaluation_recipe, w
 from deepscaler.positions import model_context
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
-from deepscaler.rollout.sizing import pick_device
-from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, steps_in
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids

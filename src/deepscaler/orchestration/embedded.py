@@ -16,12 +16,12 @@ from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
+from deepscaler.engines.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
+from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.observability.counts import counted
 from deepscaler.orchestration.parallel import EngineSettings, Team
 from deepscaler.orchestration.team import start_team
 from deepscaler.positions import model_context
-from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
-from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import (
     ModelError,

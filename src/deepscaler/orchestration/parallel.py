@@ -21,10 +21,10 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
 from deepscaler import cpu
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.stops import Decode
 from deepscaler.lifetime import die_with_parent
 from deepscaler.orchestration.shares import split_evenly, split_requests
-from deepscaler.rollout.stops import Decode
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.muon import orthogonalise_all, orthogonalise_cost

@@ -11,8 +11,8 @@ import torch
 
 from deepscaler import cpu
 from deepscaler.config import Recipe
+from deepscaler.engines.torch.stops import Decode
 from deepscaler.orchestration.parallel import EngineSettings, Team, Worker
-from deepscaler.rollout.stops import Decode
 from deepscaler.training.gradients import GradientComputer
 
 

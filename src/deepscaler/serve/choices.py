@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepscaler.rollout.batch import Sequence as Decoding
-from deepscaler.rollout.scoring import TokenScores
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.scheduler import Sequence as Decoding
+from deepscaler.engines.torch.scoring import TokenScores
 from deepscaler.serve.requests import Asked, RequestError
 from deepscaler.serve.text import TextStream
 from deepscaler.types import FinishReason, IntArray, RunError, SamplingParams

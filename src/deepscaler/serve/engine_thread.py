@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from deepscaler.engines.torch.decode_state import NonFiniteLogitsError
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.scheduler import Batch
+from deepscaler.engines.torch.scheduler import Sequence as Decoding
 from deepscaler.observability.counts import counted
-from deepscaler.rollout.batch import Batch
-from deepscaler.rollout.batch import Sequence as Decoding
-from deepscaler.rollout.rows import NonFiniteLogitsError
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.choices import Choice, Deliver, told
 from deepscaler.serve.requests import Asked, RequestError
 from deepscaler.serve.text import TextStream

@@ -13,10 +13,10 @@ from typing import Any
 import uvicorn
 
 from deepscaler.data.stopping import all_stop_ids
+from deepscaler.engines.sizing import DTYPES, cache_bytes, pick_device, pick_dtype, slots_that_fit
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.observability.counts import counted
 from deepscaler.positions import model_context
-from deepscaler.rollout.sizing import DTYPES, cache_bytes, pick_device, pick_dtype, slots_that_fit
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.admission import LOOPBACK, check_key
 from deepscaler.serve.app import Service, make_app
 from deepscaler.serve.connections import BoundedProtocol

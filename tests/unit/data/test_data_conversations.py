@@ -15,7 +15,7 @@ from deepscaler.data.preparation_files import write_preparation
 from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
 from deepscaler.data.sources import load_problems
-from deepscaler.rollout.openai_client import Ask
+from deepscaler.engines.openai.client import Ask
 from deepscaler.types import Message, Problem
 
 SYSTEM = {"role": "system", "content": "Be brief."}

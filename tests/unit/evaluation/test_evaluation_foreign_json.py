@@ -9,13 +9,13 @@ import pytest
 
 import deepscaler
 from deepscaler.config.evaluation import ClientSection
+from deepscaler.engines.openai.client import Ask, OpenAIClient
+from deepscaler.engines.openai.reply import MalformedReplyError, StreamedReply, error_message, parse_reply
 from deepscaler.evaluation.breakdown import read_contamination
 from deepscaler.evaluation.samples import read_results
 from deepscaler.json_text import MAX_DEPTH, parse_json
 from deepscaler.observability.problem_texts import read_problem_texts
 from deepscaler.observability.run_directory import read_json, read_metrics
-from deepscaler.rollout.openai_client import Ask, OpenAIClient
-from deepscaler.rollout.openai_reply import MalformedReplyError, StreamedReply, error_message, parse_reply
 from deepscaler.types import SamplingParams
 from scripted_server import Faults, Script, ScriptedServer
 

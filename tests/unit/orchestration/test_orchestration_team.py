@@ -12,7 +12,7 @@ from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.orchestration.parallel import EngineSettings, Worker
 from deepscaler.orchestration.team import start_team
 from deepscaler.training.gradients import GradientComputer
-from rollout_runs import PARAMS, first_end, letters, requests
+from engine_runs import PARAMS, first_end, letters, requests
 
 SETTINGS = EngineSettings(frozenset({1}), max_active=8)
 

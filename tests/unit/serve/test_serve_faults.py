@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import PoolCache
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.paged_cache import PoolCache
 from deepscaler.serve.choices import Piece, sampling
 from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread
 from deepscaler.serve.requests import Asked, RequestError, parse_completion

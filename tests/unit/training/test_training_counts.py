@@ -18,8 +18,8 @@ from deepscaler.attention import NAME, PackedAttention, forward_hidden
 from deepscaler.compiled import has_numba
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.engines.torch import engine as torch_engine
 from deepscaler.orchestration import local
-from deepscaler.rollout import torch_engine
 from deepscaler.training import learner as learner_module
 from deepscaler.training import logprobs
 from deepscaler.training.cpu_attention import CompiledAttention, SegmentKeys
