@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.flash_attention import flash_works
-from deepscaler.engines.torch.paged_cache import FlashCache, PoolCache
+from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.types import Request, Rollout, SamplingParams
 
 DEVICE = torch.device("cuda")
@@ -36,12 +36,12 @@ def run(engine: TorchEngine, count: int) -> dict[tuple[str, int], Rollout]:
     return {(r.problem_id, r.sample_index): r for r in engine.generate(requests(count), PARAMS)}
 
 
-def engine_of(model: Any, *, max_active: int = 64, kind: type[PoolCache] | None = None) -> TorchEngine:
+def engine_of(model: Any, *, max_active: int = 64, kind: type[PagedCache] | None = None) -> TorchEngine:
     """kind: another cache than the one that the engine chooses."""
     engine = TorchEngine(model, stop_ids=frozenset({1}), max_active=max_active, max_cache_bytes=LIMIT)
     if kind is not None:
         engine._cache = kind(model.config, engine.dtype, DEVICE, LIMIT)
-        engine._step = PoolStep(engine._decoder, engine._cache)
+        engine._step = CudaGraphStep(engine._decoder, engine._cache)
     return engine
 
 
@@ -122,7 +122,7 @@ def test_both_kinds_of_attention_agree(tiny_model: Callable[..., Any], family: s
     shape = (model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim)
     if not flash_works(DEVICE, torch.bfloat16, *shape):
         pytest.skip("no flash attention here for these shapes")
-    flash, pool = (run(engine_of(model, kind=kind), 4) for kind in (FlashCache, PoolCache))
+    flash, pool = (run(engine_of(model, kind=kind), 4) for kind in (FlashCache, PagedCache))
     agreeing = []
     for key, rollout in flash.items():  # roundings differ, so a draw may; logprobs agree up to there
         other = pool[key]

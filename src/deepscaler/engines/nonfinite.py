@@ -1,4 +1,4 @@
-"""Refusing logits that are NaN or infinite."""
+"""Check for NaN and infinite logits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ NON_FINITE = (
 
 
 def check_finite(logprobs_N: Tensor) -> None:
-    """Raises RunError when the logits they come from were not finite."""
+    """Raises RunError when the logits of any of these log-probabilities were not finite."""
     if not bool(logprobs_N.isfinite().all()):
         raise RunError(NON_FINITE)

@@ -16,7 +16,7 @@ from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
-from deepscaler.engines.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
+from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
 from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.observability.counts import counted
 from deepscaler.orchestration.parallel import EngineSettings, Team
@@ -124,7 +124,7 @@ def embedded_team(
     dtype = DTYPES[files.dtype]
     model = load_model(files.directory, dtype=dtype, device=device, tokenizer=files.tokenizer, longest=capacity)
     count = 1 if device.type != "cpu" else engine.processes or cpu.available_cores()
-    slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=engine.max_active)
+    slots = max_sequences(model.config, dtype, device, capacity=capacity, most=engine.max_active)
     computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
     stop_ids = files.stop_ids(params)
     settings = EngineSettings(stop_ids, slots, plain_decode(files.tokenizer))

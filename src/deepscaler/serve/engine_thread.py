@@ -16,7 +16,7 @@ import numpy as np
 
 from deepscaler.engines.torch.decode_state import NonFiniteLogitsError
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.scheduler import Batch
+from deepscaler.engines.torch.scheduler import Scheduler
 from deepscaler.engines.torch.scheduler import Sequence as Decoding
 from deepscaler.observability.counts import counted
 from deepscaler.serve.choices import Choice, Deliver, told
@@ -131,33 +131,33 @@ class EngineThread:
             raise
 
     def _decode_all(self) -> None:
-        batch = self._engine.open_batch(self.capacity)
+        scheduler = self._engine.open_scheduler(self.capacity)
         while not self._closing.is_set():
-            self._take(batch)
+            self._take(scheduler)
             if self._only_scored:
                 self._finish(self._only_scored.popleft(), FinishReason.LENGTH)
-            if batch.is_empty:
+            if not scheduler.has_unfinished:
                 continue
-            before = batch.active
+            before = scheduler.running
             try:
-                finished = batch.step()
+                finished = scheduler.step()
             except Exception as error:  # whatever a request brings up ends that request, and no other
-                batch = self._recover(batch, before, error)
+                scheduler = self._recover(scheduler, before, error)
                 continue
             self._faults = 0
-            for decoding in batch.active:
+            for decoding in scheduler.running:
                 self._advance(self._choices[decoding])
             for decoding in finished:
-                self._finish(self._choices.pop(decoding), batch.finish_reason(decoding))
+                self._finish(self._choices.pop(decoding), scheduler.finish_reason(decoding))
         self._fail_all(RunError("the server is shutting down"))
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, scheduler: Scheduler) -> None:
         """Let new requests join; wait for one when there is nothing else to do. Suspects first, one at a time."""
         if self._suspects:
-            if not batch.waiting:
-                batch.add(self._suspects.popleft().decoding)
+            if not scheduler.waiting:
+                scheduler.add(self._suspects.popleft().decoding)
             return
-        wait = batch.is_empty and not self._only_scored
+        wait = not scheduler.has_unfinished and not self._only_scored
         while True:
             try:
                 job = self._inbox.get(timeout=IDLE_S) if wait else self._inbox.get_nowait()
@@ -165,17 +165,17 @@ class EngineThread:
                 return
             wait = False
             for choice in job.choices:
-                self._join(choice, batch)
+                self._join(choice, scheduler)
 
-    def _join(self, choice: Choice, batch: Batch) -> None:
+    def _join(self, choice: Choice, scheduler: Scheduler) -> None:
         if not choice.decoding.params.max_completion_tokens:
             self._only_scored.append(choice)
-        elif batch.fits(choice.decoding):
+        elif scheduler.fits(choice.decoding):
             self._choices[choice.decoding] = choice
-            batch.add(choice.decoding)
+            scheduler.add(choice.decoding)
         else:
             self._fail(choice, RequestError(
-                f"prompt and completion of {counted(choice.decoding.num_needed, 'token')} do not fit into the "
+                f"prompt and completion of {counted(choice.decoding.max_tokens, 'token')} do not fit into the "
                 "server's cache; "
                 "lower max_tokens, or start the server with a smaller --context",
                 param="max_tokens",
@@ -201,15 +201,15 @@ class EngineThread:
         if not choice.failed:
             choice.deliver(piece)
 
-    def _recover(self, batch: Batch, before: Sequence[Decoding], error: Exception) -> Batch:
+    def _recover(self, scheduler: Scheduler, before: Sequence[Decoding], error: Exception) -> Scheduler:
         """A new batch for all whose fault it was not. Raises an error when nothing works any more."""
         self._faults += 1
         if self._faults > MAX_FAULTS:
             self._engine.score(np.zeros(2, np.int32), np.ones(1, np.float32), 0)  # raises where nothing works any more
             self._faults = 0
-        guilty, suspects = self._whose_fault(batch, before, error)
+        guilty, suspects = self._whose_fault(scheduler, before, error)
         self._engine.reset()
-        new = self._engine.open_batch(self.capacity)
+        new = self._engine.open_scheduler(self.capacity)
         for decoding in guilty:
             self._fail(self._choices.pop(decoding), error)
         self._suspects.extend(self._choices[d] for d in suspects)
@@ -224,7 +224,7 @@ class EngineThread:
         return new
 
     def _whose_fault(
-        self, batch: Batch, before: Sequence[Decoding], error: Exception
+        self, scheduler: Scheduler, before: Sequence[Decoding], error: Exception
     ) -> tuple[list[Decoding], list[Decoding]]:
         """(those whose fault the error is, those who may have to do with it)."""
         if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):
@@ -232,7 +232,7 @@ class EngineThread:
         if isinstance(error, NonFiniteLogitsError):
             suspects = error.sequences
         else:
-            apart = {*batch.waiting, *before, *(choice.decoding for choice in self._suspects)}
+            apart = {*scheduler.waiting, *before, *(choice.decoding for choice in self._suspects)}
             suspects = [d for d in self._choices if d not in apart] or list(before)
         if len(suspects) == 1:
             return [*suspects, *self._like(suspects[0])], []

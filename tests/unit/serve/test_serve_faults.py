@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.paged_cache import PoolCache
+from deepscaler.engines.torch.paged_cache import PagedCache
 from deepscaler.serve.choices import Piece, sampling
 from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread
 from deepscaler.serve.requests import Asked, RequestError, parse_completion
@@ -77,8 +77,8 @@ def start(tiny_model: Callable[..., Any]) -> Iterator[Callable[..., Running]]:
         engine = TorchEngine(model, stop_ids=stop_ids, max_active=max_active)
         if as_on_gpu:
             engine._max_cache_bytes = 2**24
-            engine._cache = PoolCache(model.config, engine.dtype, torch.device("cpu"), 2**24)
-            engine._step = PoolStep(engine._decoder, engine._cache)
+            engine._cache = PagedCache(model.config, engine.dtype, torch.device("cpu"), 2**24)
+            engine._step = CudaGraphStep(engine._decoder, engine._cache)
         running.append(Running(engine, **settings))
         return running[-1]
 

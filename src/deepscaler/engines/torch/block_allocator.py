@@ -1,7 +1,7 @@
-"""Which blocks of the key-value cache are free, and how many holders each has.
+"""Reference counts of the blocks of the key-value cache, and which of them are free.
 
-A block has room for a fixed number of tokens of one sequence, in every layer. The full blocks of a prompt are held by
-all samples of its group; everything a sequence writes to it holds alone.
+A block holds a fixed number of tokens of one sequence, in every layer. The full blocks of a prompt are shared by all
+samples of its group; a block that a sequence writes to has one reference.
 """
 
 from __future__ import annotations
@@ -13,46 +13,49 @@ import numpy as np
 
 
 class BlockAllocator:
-    """Hands out block numbers 0..limit-1, lowest first, so that `highest` says how much memory is really needed."""
+    """Allocates block numbers 0..num_blocks-1, lowest first, so that `peak` says how much memory is really needed.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._holders = np.zeros(limit, dtype=np.int32)
-        self._free: list[int] = []  # a heap of returned ones; those from `highest` on were never given out
-        self.highest = 0
+    peak: one more than the highest block ever allocated.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._ref_counts = np.zeros(num_blocks, dtype=np.int32)
+        self._freed: list[int] = []  # heap; blocks from `peak` on were never allocated
+        self.peak = 0
 
     @property
     def num_free(self) -> int:
-        return self.limit - self.highest + len(self._free)
+        return self.num_blocks - self.peak + len(self._freed)
 
     @property
     def num_used(self) -> int:
-        return self.limit - self.num_free
+        return self.num_blocks - self.num_free
 
     @property
     def span(self) -> int:
         """One more than the highest block in use, 0 without any."""
-        used = np.flatnonzero(self._holders[: self.highest])
+        used = np.flatnonzero(self._ref_counts[: self.peak])
         return int(used[-1]) + 1 if len(used) else 0
 
-    def take(self, count: int) -> list[int]:
-        """`count` blocks, each with one holder. The caller has made sure that they are there."""
-        assert count <= self.num_free, f"{count} blocks wanted, {self.num_free} free"
-        reused = min(count, len(self._free))
-        blocks = [heapq.heappop(self._free) for _ in range(reused)]
-        blocks.extend(range(self.highest, self.highest + count - reused))
-        self.highest += count - reused
-        self._holders[blocks] = 1
+    def allocate(self, count: int) -> list[int]:
+        """`count` blocks with one reference each. The caller checks `num_free` first."""
+        assert count <= self.num_free, f"{count} blocks requested, {self.num_free} free"
+        reused = min(count, len(self._freed))
+        blocks = [heapq.heappop(self._freed) for _ in range(reused)]
+        blocks.extend(range(self.peak, self.peak + count - reused))
+        self.peak += count - reused
+        self._ref_counts[blocks] = 1
         return blocks
 
-    def share(self, blocks: Sequence[int], holders: int) -> None:
-        """`holders` more sequences hold each of `blocks`."""
-        self._holders[list(blocks)] += holders
+    def add_references(self, blocks: Sequence[int], count: int = 1) -> None:
+        """`count` more references to each of `blocks`."""
+        self._ref_counts[list(blocks)] += count
 
-    def release(self, blocks: Sequence[int]) -> None:
-        """One holder less each; a block without any is free at once."""
+    def free(self, blocks: Sequence[int]) -> None:
+        """Drop one reference to each block; a block without references can be allocated again."""
         for block in blocks:
-            self._holders[block] -= 1
-            assert self._holders[block] >= 0
-            if self._holders[block] == 0:
-                heapq.heappush(self._free, block)
+            self._ref_counts[block] -= 1
+            assert self._ref_counts[block] >= 0
+            if self._ref_counts[block] == 0:
+                heapq.heappush(self._freed, block)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from deepscaler.compiled import has_numba
 from deepscaler.engines.torch.compiled_attention import CompiledLayout, in_order_of_memory
-from deepscaler.engines.torch.decode_state import Rows, draw_rows
+from deepscaler.engines.torch.decode_state import DecodeState, sample_rows
 from deepscaler.engines.torch.decoder import Decoder
-from deepscaler.engines.torch.kv_cache import BlockCache
+from deepscaler.engines.torch.kv_cache import KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class BlockLayout:
         self,
         table_NT: NDArray[np.int64],
         count_N: NDArray[np.int64],
-        cache: BlockCache,
+        cache: KVCache,
         heads: int,
         padding: int,
     ) -> None:
@@ -115,7 +115,7 @@ def _bags(blocks: NDArray[np.int64], kv_heads: int, heads: int, size: int) -> tu
 class BlockAttention:
     """Writes the new token's key and value, and attends to everything up to it."""
 
-    def __init__(self, cache: BlockCache, layout: BlockLayout, offset_N: Tensor, bias_M1B: Tensor) -> None:
+    def __init__(self, cache: KVCache, layout: BlockLayout, offset_N: Tensor, bias_M1B: Tensor) -> None:
         """offset_N: int64 [N], the place of the new token in its block; bias: -inf for places not filled by then."""
         self._cache, self._layout, self._offset_N, self._bias_M1B = cache, layout, offset_N, bias_M1B
 
@@ -148,25 +148,25 @@ def _shares(scores: Tensor, probs: Tensor, parts: Parts) -> Tensor:
     return padded.softmax(dim=1).view(-1).index_select(0, parts.shares)
 
 
-class BlockStep:
+class CpuStep:
     """One token for every row, on CPU."""
 
-    def __init__(self, decoder: Decoder, cache: BlockCache, *, compiled: bool = True) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, *, compiled: bool = True) -> None:
         """compiled: by the function of `kernels`, where that is to be had."""
         self._decoder, self._cache = decoder, cache
         suits = compiled and cache.dtype == torch.float32 and has_numba()
         self._layout_type = CompiledLayout if suits else BlockLayout
         self._layout: CompiledLayout | BlockLayout | None = None
 
-    def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The next token and its logprob for each row. `changed`: their blocks are others than in the last step."""
-        count = len(rows)
+    def run(self, state: DecodeState, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token and its logprob for each row. `changed`: block tables differ from those of the last step."""
+        count = len(state)
         padding = -count % self._decoder.products.row_multiple
         if changed or self._layout is None:
-            self._layout = self._layout_type(*rows.tables, self._cache, self._decoder.heads, padding)
+            self._layout = self._layout_type(*state.block_tables, self._cache, self._decoder.heads, padding)
         fed = np.zeros((2, count + padding), np.int64)
-        fed[0, :count], fed[1, :count] = rows.newest, rows.num_cached
+        fed[0, :count], fed[1, :count] = state.last_tokens, state.num_cached
         token_N, position_N = torch.from_numpy(fed)
         attention = self._layout.step(position_N[:count])
         logits = self._decoder.logits(token_N, position_N, attention)[:count]
-        return draw_rows(logits, rows, first=0)
+        return sample_rows(logits, state, first=0)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.engines.torch.kv_cache import BlockCache
+from deepscaler.engines.torch.kv_cache import KVCache
 
 Places = NDArray[np.int64]
 
@@ -21,8 +21,8 @@ class CompiledLayout:
     Blocks are read in the order of memory, in which the processor reads ahead.
     """
 
-    def __init__(self, table_NT: Places, count_N: Places, cache: BlockCache, heads: int, padding: int) -> None:
-        """table_NT and count_N as in `Rows.tables`; `padding`: rows of zeros wanted after the N sequences."""
+    def __init__(self, table_NT: Places, count_N: Places, cache: KVCache, heads: int, padding: int) -> None:
+        """table_NT and count_N: `DecodeState.block_tables`; `padding`: rows of zeros wanted after the N sequences."""
         from deepscaler.engines.torch import kernels  # compiled when first used
 
         assert cache.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""CUDA graphs of decoding steps: captured at first use, replayed from then on."""
+"""CUDA graphs of decoding steps: captured at first use, then replayed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 
-class Graphs:
-    """One graph per key, all in one pool of memory: they never run at the same time, and what one leaves is read
-    before the next one runs. With a pool each, the intermediates of some forty sizes would fill a GPU."""
+class CudaGraphs:
+    """One graph per key, all in one memory pool: they never run at the same time, and the result of one is read before
+    the next one runs. With a pool each, the activations of some forty sizes would fill a GPU."""
 
     def __init__(self) -> None:
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -22,7 +22,7 @@ class Graphs:
         return len(self._graphs)
 
     def run(self, key: Hashable, step: Callable[[], Tensor]) -> Tensor:
-        """What `step` returns, by the graph of `key`. All it reads must lie where it lay at the first call."""
+        """The result of `step`, from the graph of `key`. Its inputs must keep the addresses of the first call."""
         if key not in self._graphs:
             self._graphs[key] = self._capture(step)
         graph, result = self._graphs[key]
@@ -31,17 +31,19 @@ class Graphs:
 
     def _capture(self, step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):  # libraries set themselves up in the first call, which no graph can hold
+        with torch.cuda.stream(
+            self._stream
+        ):  # libraries allocate workspaces at the first call, which a graph cannot capture
             step()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Only this thread is watched for calls that a capture forbids: others, of a server, may go on.
+        # Other threads (of a server) may make calls that are forbidden during a capture.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             result = step()
         return graph, result
 
     def clear(self) -> None:
-        """Forget all graphs and free their memory."""
+        """Delete all graphs and free their memory."""
         torch.cuda.synchronize()
         self._graphs.clear()
         self._pool = torch.cuda.graph_pool_handle()

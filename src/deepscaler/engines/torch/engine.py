@@ -1,13 +1,14 @@
-"""The embedded engine: continuous batching over a cache in blocks, for any supported transformers causal LM.
+"""The torch engine: continuous batching over a key-value cache in blocks, for supported transformers causal LMs.
 
-Each draw is keyed by (seed, step, problem id, sample index, position), so a completion depends on neither batch
-composition nor order as far as floating point allows: matrix products of another batch size may differ in the last
-bits, and a uniform number that falls into such a gap (about one draw in 10^5 in float32) picks the neighbouring token.
+Each draw is keyed by (seed, step, problem id, sample index, position), so a completion is independent of batch
+composition and order up to rounding: matmuls of another batch size may differ in the last bits, and a uniform number
+that falls between the two results (about one draw in 10^5 in float32) selects the neighbouring token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 
 from deepscaler.cpu import available_cores
 from deepscaler.engines.sizing import cache_bytes
-from deepscaler.engines.torch import scheduler as batch
-from deepscaler.engines.torch.block_attention import BlockStep
-from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.block_attention import CpuStep
+from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.flash_attention import flash_works
-from deepscaler.engines.torch.kv_cache import BlockCache
-from deepscaler.engines.torch.paged_cache import FlashCache, PoolCache
+from deepscaler.engines.torch.kv_cache import KVCache
+from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
+from deepscaler.engines.torch.scheduler import Scheduler, Sequence
 from deepscaler.engines.torch.scoring import TokenScores, score_tokens
-from deepscaler.engines.torch.stops import Decode, Stops
+from deepscaler.engines.torch.stops import Decode, StopConditions
 from deepscaler.observability.counts import counted
 from deepscaler.positions import fitted_context
 from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
@@ -31,13 +32,15 @@ from deepscaler.weights import weights_digest
 
 
 class TorchEngine:
-    """Samples from `model`, which it may share with a learner: then publishing weights costs nothing.
+    """Samples from `model`, which it may share with a learner: then publishing weights copies nothing.
 
-    decode: ids of a completion to its text, where completions shall end at stop strings.
-    is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
-    max_cache_bytes: upper limit of the key-value cache; by default a share of the memory that is free: on CPU now and
-        divided by the number of cores, each of which may run an engine; on a GPU whenever the cache takes its memory.
-    float32_head: keep logits in float32 where the weights are in half precision.
+    decode: ids of a completion to its text, required for stop strings.
+    max_active: most sequences decoded at once.
+    is_cancelled: called at every step; once true, unfinished sequences are dropped.
+    max_cache_bytes: upper limit of the key-value cache; by default a fraction of the free memory: on CPU measured now
+        and divided by the number of cores, each of which may run an engine; on a GPU measured when the cache is
+        allocated.
+    float32_head: compute logits in float32 where the weights are in half precision.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class TorchEngine:
     ) -> None:
         parameter = next(model.parameters())
         self._model: Any = model
-        self._stops = Stops(stop_ids, decode)
+        self._stops = StopConditions(stop_ids, decode)
         self._is_cancelled = is_cancelled
         self.dtype = parameter.dtype
         self._max_active = max_active
@@ -63,11 +66,11 @@ class TorchEngine:
         self._decoder = Decoder(model, float32_head=float32_head)
         shape = (self._decoder.heads, self._decoder.kv_heads, self._decoder.head_dim)
         flash = flash_works(self._device, parameter.dtype, *shape)
-        cache = (FlashCache if flash else PoolCache) if on_gpu else BlockCache
-        step = PoolStep if on_gpu else BlockStep
+        cache = (FlashCache if flash else PagedCache) if on_gpu else KVCache
+        step = CudaGraphStep if on_gpu else CpuStep
         self._cache = cache(self._model.config, parameter.dtype, self._device, self._free_bytes())
         self._step: Any = step(self._decoder, self._cache)
-        self._batch: batch.Batch | None = None
+        self._scheduler: Scheduler | None = None
         self._capacity = 0
         self.context_limit = fitted_context(model)
         self.version = 0
@@ -82,111 +85,108 @@ class TorchEngine:
         for name, weight in weights:
             if weight is not own[name]:
                 own[name].copy_(weight)
-        if self._batch is not None:
-            self._decoder.refresh(self._capacity)  # it goes on with the new ones
+        if self._scheduler is not None:
+            self._decoder.refresh(self._capacity)  # an open scheduler continues with the new weights
         self.version = version
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
+    def generate(self, requests: abc.Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Yield rollouts as they finish.
 
         Raises ValueError when a prompt and the budget exceed the model's context or the memory for the cache.
         """
         longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_completion_tokens
         self._check_context(requests, params)
-        decoding = self.open_batch(longest)
+        scheduler = self.open_scheduler(longest)
         self._check_memory(requests, params)
         for request in requests:
             for index in range(request.first_sample_index, request.first_sample_index + request.num_samples):
-                decoding.add(batch.Sequence(request, index, self._params_of(request, index, params)))
+                scheduler.add(Sequence(request, index, self._params_of(request, index, params)))
         try:
-            while not decoding.is_empty and not self._is_cancelled():
-                for sequence in decoding.step():
-                    yield self._rollout(decoding, sequence)
+            while scheduler.has_unfinished and not self._is_cancelled():
+                for sequence in scheduler.step():
+                    yield self._rollout(scheduler, sequence)
         finally:
-            decoding.close()
+            scheduler.close()
 
-    def open_batch(self, capacity: int) -> batch.Batch:
-        """A new batch of sequences of at most `capacity` tokens each, with the weights as they are now.
+    def open_scheduler(self, capacity: int) -> Scheduler:
+        """A scheduler for sequences of at most `capacity` tokens each, with the current weights.
 
-        One at a time: an earlier batch that is still open ends.
+        An engine has one at a time: a scheduler that is still open is closed.
         """
-        if self._batch is not None:
-            self._batch.close()
-        self._fit_cache(self._cache.suitable_block_tokens(capacity))
+        if self._scheduler is not None:
+            self._scheduler.close()
+        self._prepare_cache(self._cache.choose_block_tokens(capacity))
         self._capacity = capacity
         self._decoder.refresh(capacity)
-        self._batch = batch.Batch(self._decoder, self._cache, self._step, self._stops, self._max_active)
-        return self._batch
+        self._scheduler = Scheduler(self._decoder, self._cache, self._step, self._stops, self._max_active)
+        return self._scheduler
 
     def score(self, ids: IntArray, temperatures: FloatArray, num_alternatives: int) -> TokenScores:
-        """Of tokens that are there already (`scoring.score_tokens`)."""
+        """Log-probabilities of given tokens (`scoring.score_tokens`)."""
         return score_tokens(self._model, ids, temperatures, num_alternatives)
 
     def release_memory(self) -> None:
-        """On a GPU give the cache's memory back, for a learner beside; the next generation takes what is free then.
+        """On a GPU free the cache, for a learner on the same device; the next generation allocates it again.
 
-        An unfinished generation ends.
+        Unfinished sequences are dropped.
         """
-        if isinstance(self._cache, PoolCache) and self._cache.allocated_bytes:
-            if self._batch is not None:
-                self._batch.close()
+        if isinstance(self._cache, PagedCache) and self._cache.allocated_bytes:
+            if self._scheduler is not None:
+                self._scheduler.close()
             self._cache.release()
-            self._step.forget()
+            self._step.clear()
 
     def reset(self) -> None:
-        """After a fault: end the open batch, and give the cache's memory back with whatever it may hold."""
-        if self._batch is not None:
-            self._batch.close()
+        """After a fault: close the scheduler and discard the content of the cache."""
+        if self._scheduler is not None:
+            self._scheduler.close()
         self.release_memory()
-        if not isinstance(self._cache, PoolCache):
-            self._cache.reform(self._cache.block_tokens)
+        if not isinstance(self._cache, PagedCache):
+            self._cache.reset(self._cache.block_tokens)
 
-    def _fit_cache(self, block_tokens: int) -> None:
+    def _prepare_cache(self, block_tokens: int) -> None:
         cache = self._cache
-        if isinstance(cache, PoolCache) and not cache.allocated_bytes:
-            cache.reform(block_tokens, self._free_bytes())
+        if isinstance(cache, PagedCache) and not cache.allocated_bytes:
+            cache.reset(block_tokens, self._free_bytes())
         elif cache.block_tokens != block_tokens:
             self.release_memory()
-            cache.reform(block_tokens, self._free_bytes() if isinstance(cache, PoolCache) else None)
+            cache.reset(block_tokens, self._free_bytes() if isinstance(cache, PagedCache) else None)
 
     def _free_bytes(self) -> int:
         processes = available_cores() if self._device.type == "cpu" else 1
         return self._max_cache_bytes or cache_bytes(self._device, processes)
 
     def _params_of(self, request: Request, sample_index: int, params: SamplingParams) -> SamplingParams:
-        """How one completion is sampled: like all others."""
+        """Sampling parameters of one completion; a subclass may vary them."""
         return params
 
-    def _check_context(self, requests: Sequence[Request], params: SamplingParams) -> None:
+    def _check_context(self, requests: abc.Sequence[Request], params: SamplingParams) -> None:
         rows = self._model.config.vocab_size
         for request in requests:
             if (largest := int(request.prompt_ids.max())) >= rows:
                 raise ValueError(
-                    f"problem {request.problem_id}: its prompt holds token {largest}, and the model has embeddings of "
-                    f"{counted(rows, 'token')}; the tokenizer belongs to another model"
+                    f"problem {request.problem_id}: its prompt contains token {largest}, but the model has embeddings "
+                    f"of {counted(rows, 'token')}; the tokenizer belongs to another model"
                 )
             if len(request.prompt_ids) + params.max_completion_tokens > self.context_limit:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a "
-                    "budget of "
-                    f"{params.max_completion_tokens} exceeds the model's context of {self.context_limit}; lower "
-                    "max_completion_tokens or choose a model with a longer context"
+                    f"budget of {params.max_completion_tokens} exceeds the model's context of {self.context_limit}; "
+                    "lower max_completion_tokens or choose a model with a longer context"
                 )
 
-    def _check_memory(self, requests: Sequence[Request], params: SamplingParams) -> None:
+    def _check_memory(self, requests: abc.Sequence[Request], params: SamplingParams) -> None:
         for request in requests:
-            room = self._cache.room(len(request.prompt_ids))
-            if len(request.prompt_ids) + params.max_completion_tokens > room:
+            most = self._cache.max_sequence_tokens(len(request.prompt_ids))
+            if len(request.prompt_ids) + params.max_completion_tokens > most:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a "
-                    "budget of "
-                    f"{params.max_completion_tokens} does not fit into the cache, which has room for "
-                    f"{counted(room, 'token')}; "
-                    "lower max_completion_tokens or give the cache more memory"
+                    f"budget of {params.max_completion_tokens} does not fit into the cache, which has room for "
+                    f"{counted(most, 'token')}; lower max_completion_tokens or give the cache more memory"
                 )
 
-    def _rollout(self, decoding: batch.Batch, sequence: batch.Sequence) -> Rollout:
-        reason = decoding.finish_reason(sequence)
+    def _rollout(self, scheduler: Scheduler, sequence: Sequence) -> Rollout:
+        reason = scheduler.finish_reason(sequence)
         assert reason is not None
         return Rollout(
             problem_id=sequence.request.problem_id,

@@ -1,7 +1,7 @@
-"""The key-value cache in blocks.
+"""Key-value cache in blocks of a fixed number of tokens.
 
-K key-value heads, D head width, B tokens in a block. Blocks are filled from their first place on; unused places hold
-zeros, so that weight 0 times them is 0.
+K key-value heads, D head width, B tokens per block. A block is filled from its first slot on; unused slots hold zeros,
+so that an attention weight of 0 times their content is 0.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from deepscaler.engines.torch.large_pages import zeros_in_large_pages
 _GROWTH = 1.5
 
 
-class BlockCache:
+class KVCache:
     """Per layer: keys [blocks,K,D,B] (transposed, see `block_attention`) and values [blocks,K,B,D].
 
-    Memory is allocated as blocks are taken, up to `max_bytes`.
+    Memory grows with the blocks allocated, up to `max_bytes`.
     """
 
-    shares_blocks = True  # may several sequences hold one block?
-    num_idle = 0  # blocks in use while no sequence is
-    zeroes_reused = True  # must a block taken again be filled with zeros?
-    # Which axes of [P,K,places,B,D] make [P,places,...] as it lies here.
+    shares_blocks = True  # may several sequences refer to one block?
+    num_reserved = 0  # blocks that no sequence may use
+    clears_reused = True  # must a block be filled with zeros when it is allocated again?
+    # Permutation of [P,K,blocks,B,D] to [P,blocks,...] in the memory layout of this cache.
     _key_order: tuple[int, ...] = (0, 2, 1, 4, 3)
     _value_order: tuple[int, ...] = (0, 2, 1, 3, 4)
 
@@ -49,10 +49,10 @@ class BlockCache:
         self._token_bytes = bytes_per_token(config, dtype)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.reform(block_tokens)
+        self.reset(block_tokens)
 
-    def reform(self, block_tokens: int, max_bytes: int | None = None) -> None:
-        """Give all memory back and go on with blocks of this size, and a new limit if given. No block may be in use."""
+    def reset(self, block_tokens: int, max_bytes: int | None = None) -> None:
+        """Free all memory and start again with this block size, and a new limit if given. No block may be in use."""
         self.block_tokens = block_tokens
         self._max_bytes = max_bytes or self._max_bytes
         self.block_bytes = self._token_bytes * block_tokens
@@ -61,12 +61,12 @@ class BlockCache:
         self.values[:] = [self._empty(0, self._shape(self._value_order)) for _ in range(self._num_layers)]
 
     def _shape(self, order: tuple[int, ...]) -> tuple[int, ...]:
-        """Of one block whose axes stand in this order."""
+        """Shape of one block with its axes in this order."""
         return tuple({1: self.kv_heads, 3: self.block_tokens, 4: self.head_dim}[axis] for axis in order[2:])
 
     @staticmethod
-    def suitable_block_tokens(longest: int) -> int:
-        """Small blocks waste little and share more of the prompts; large ones are read faster."""
+    def choose_block_tokens(longest: int) -> int:
+        """Small blocks waste less memory and share more of a prompt; large ones are read faster."""
         return 32 if longest <= 512 else 64
 
     def _empty(self, blocks: int, shape: Sequence[int]) -> Tensor:
@@ -78,13 +78,13 @@ class BlockCache:
     def allocated_bytes(self) -> int:
         return len(self.keys[0]) * self.block_bytes
 
-    def take(self, count: int) -> list[int]:
-        """`count` blocks, filled with zeros if `zeroes_reused`. Grows the memory where needed, a tensor at a time."""
-        before = self.allocator.highest
-        blocks = self.allocator.take(count)
-        self._grow(self.allocator.highest)
+    def allocate(self, count: int) -> list[int]:
+        """Allocate `count` blocks, filled with zeros if `clears_reused`. Grows the memory, one tensor at a time."""
+        before = self.allocator.peak
+        blocks = self.allocator.allocate(count)
+        self._grow(self.allocator.peak)
         reused = [b for b in blocks if b < before]
-        if reused and self.zeroes_reused:
+        if reused and self.clears_reused:
             index = torch.tensor(reused, device=self.device)
             for tensor in (*self.keys, *self.values):
                 tensor.index_fill_(0, index, 0.0)
@@ -93,39 +93,40 @@ class BlockCache:
     def _grow(self, needed: int) -> None:
         if needed <= len(self.keys[0]):
             return
-        blocks = min(max(needed, int(_GROWTH * len(self.keys[0]))), self.allocator.limit)
+        blocks = min(max(needed, int(_GROWTH * len(self.keys[0]))), self.allocator.num_blocks)
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 tensors[layer] = self._empty(blocks, old.shape[1:])
                 tensors[layer][: len(old)] = old
 
-    def room(self, prompt_tokens: int) -> int:
-        """The most tokens a sequence with such a prompt may grow to.
+    def max_sequence_tokens(self, prompt_tokens: int) -> int:
+        """The most tokens that a sequence with a prompt of this length can have.
 
-        A prompt is there a second time when it is copied: its last block, or all of it. One more block to grow.
+        Starting a sequence copies the last block of its prompt, or all of them if blocks are not shared; one block more
+        is free for the next token.
         """
         copied = 1 if self.shares_blocks else -(-prompt_tokens // self.block_tokens)
-        return max(0, self.allocator.limit - self.num_idle - copied - 1) * self.block_tokens
+        return max(0, self.allocator.num_blocks - self.num_reserved - copied - 1) * self.block_tokens
 
-    def put(self, tables: Sequence[Sequence[int]], layer: int, keys: Tensor, values: Tensor) -> None:
-        """Write one layer's keys and values [P,K,tokens,D] of P right-padded prompts into their blocks."""
+    def write(self, tables: Sequence[Sequence[int]], layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write the keys and values [P,K,tokens,D] of P right-padded prompts in one layer into their blocks."""
         index = torch.tensor([b for table in tables for b in table], device=self.device)
-        places = -(-keys.shape[2] // self.block_tokens)
-        chosen = torch.tensor([p * places + i for p, table in enumerate(tables) for i in range(len(table))])
-        missing = (0, 0, 0, places * self.block_tokens - keys.shape[2])
-        for pool, new, order in ((self.keys, keys, self._key_order), (self.values, values, self._value_order)):
-            split = F.pad(new, missing).unflatten(2, (places, self.block_tokens)).permute(order).flatten(0, 1)
-            pool[layer].index_copy_(0, index, split[chosen.to(self.device)])
+        most = -(-keys.shape[2] // self.block_tokens)
+        chosen = torch.tensor([p * most + i for p, table in enumerate(tables) for i in range(len(table))])
+        missing = (0, 0, 0, most * self.block_tokens - keys.shape[2])
+        for tensors, new, order in ((self.keys, keys, self._key_order), (self.values, values, self._value_order)):
+            split = F.pad(new, missing).unflatten(2, (most, self.block_tokens)).permute(order).flatten(0, 1)
+            tensors[layer].index_copy_(0, index, split[chosen.to(self.device)])
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Each block of `targets` := that of `sources`, in every layer."""
+        """Copy each block of `sources` to the one of `targets` at the same index, in every layer."""
         source, target = (torch.tensor(x, dtype=torch.int64, device=self.device) for x in (sources, targets))
         for tensor in (*self.keys, *self.values):
             tensor.index_copy_(0, target, tensor.index_select(0, source))
 
 
 class PrefillAttention:
-    """Causal attention over right-padded prompts [P, T] that keeps every layer's keys and values."""
+    """Causal attention over right-padded prompts [P,T]; collects the keys and values of every layer."""
 
     def __init__(self) -> None:
         self.keys: list[Tensor] = []
@@ -136,5 +137,5 @@ class PrefillAttention:
         query, key = like_value(query, key, value)
         self.keys.append(key)
         self.values.append(value)
-        # Padding stands to the right of every real token, so causality already hides it.
+        # Padding is to the right of every token, so the causal mask already hides it.
         return causal(query, key, value, scaling)

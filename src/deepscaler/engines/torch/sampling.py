@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, top-p, and a keyed uniform per (sequence, position).
+"""Sampling of tokens from logits: temperature, top-k, top-p, and a keyed uniform per (sequence, position).
 
 N: sequences, V: vocabulary, C: chunks of the vocabulary.
 """
@@ -17,26 +17,26 @@ from deepscaler.randomness import key_of, uniforms
 from deepscaler.types import SamplingParams
 
 BLOCK = 64  # uniforms drawn at once per sequence
-CHUNK = 64  # tokens of the vocabulary whose probabilities are added up before the first search
+CHUNK = 64  # tokens of the vocabulary per chunk of the two-level search
 
 
 class KeyedUniforms:
-    """The uniform numbers of one completion: a function of (seed, step, problem id, sample index, position)."""
+    """Uniform numbers of one completion: a function of (seed, step, problem id, sample index, position)."""
 
     def __init__(self, params: SamplingParams, problem_id: str, sample_index: int) -> None:
         self._key = key_of("sample", params.seed, params.step, problem_id, sample_index)
 
     def block(self, index: int) -> NDArray[np.float64]:
-        """Those of positions index * BLOCK to (index + 1) * BLOCK - 1, float64 [BLOCK]."""
+        """Uniforms of positions index * BLOCK to (index + 1) * BLOCK - 1, float64 [BLOCK]."""
         return uniforms(self._key, index, BLOCK)
 
 
 def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Inverse-CDF sampling: (tokens int64 [N], logprobs float32 [N]).
 
-    The log-probability is that of the untruncated, temperature-scaled distribution, which is what the loss uses,
-    also when top-k or top-p narrowed the draw. `uniform_N` is in [0, 1). Temperature 0 takes the likeliest token; its
-    log-probability is that at temperature 1. Raises RunError for non-finite logits.
+    Log-probabilities are those of the temperature-scaled distribution before top-k and top-p, which is what the loss
+    uses. `uniform_N` is in [0, 1). Temperature 0 takes the likeliest token and reports its log-probability at
+    temperature 1. Raises RunError for non-finite logits.
     """
     tokens_N, logprobs_N = draw(logits_NV, uniform_N, params)
     check_finite(logprobs_N)
@@ -44,7 +44,7 @@ def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) 
 
 
 def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """`sample_tokens` without looking at the result, so that it can run inside a CUDA graph."""
+    """`sample_tokens` without the check of the result, so that it can run inside a CUDA graph."""
     scaled_NV = logits_NV.float()
     if params.temperature not in (0.0, 1.0):
         scaled_NV = scaled_NV / params.temperature
@@ -61,14 +61,14 @@ def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[
     if params.top_p < 1.0:
         weights_NV = _nucleus(weights_NV, params.top_p)
     tokens_N = _inverse_cdf(weights_NV, uniform_N)
-    # NaN or infinity anywhere in a row of logits makes its whole softmax NaN, so the chosen one shows it.
+    # A NaN or infinite logit makes the softmax of its whole row NaN, the chosen entry included.
     return tokens_N, probs_NV.gather(1, tokens_N.unsqueeze(1)).squeeze(1).log()
 
 
 def _inverse_cdf(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """The token at which the running sum of weights first exceeds uniform * total.
+    """The token at which the cumulative sum of weights first exceeds uniform * total.
 
-    Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
+    Searched over chunks, then inside the chunk: two levels are faster than one long sum and round less.
     """
     count, vocabulary = weights_NV.shape
     if vocabulary % CHUNK:
@@ -85,12 +85,12 @@ def _inverse_cdf(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
 
 
 def _below(threshold: Tensor, total: Tensor) -> Tensor:
-    """At least 0 and strictly below the total, so that the first sum above it exists and its weight is positive."""
+    """The threshold clamped to [0, total), so that a cumulative sum above it exists and its weight is positive."""
     return threshold.clamp_(min=0.0).minimum(torch.nextafter(total, torch.zeros_like(total)))
 
 
 def _nucleus(weights_NV: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens whose probability reaches `top_p` of what is left."""
+    """Keep the smallest set of most likely tokens whose probability reaches `top_p` of the total."""
     ordered, order = weights_NV.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
     kept = ordered.where(before < top_p * ordered.sum(dim=-1, keepdim=True), 0.0)

@@ -1,7 +1,7 @@
-"""Continuous batching: sequences that are decoded together over one cache, joining and leaving at any step.
+"""Continuous batching: sequences are decoded together over one cache, and may join and leave at every step.
 
-A prompt is prefilled once per request. Finished sequences leave at once and waiting ones take their place; when the
-cache is full, the newest sequence waits again and is taken up later where it stood.
+A prompt is prefilled once per request. A finished sequence frees its row and blocks at once and a waiting one takes its
+place; when the cache is full, the newest running sequence is preempted and recomputed later from its own tokens.
 """
 
 from __future__ import annotations
@@ -13,53 +13,57 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepscaler.engines.torch.decode_state import Rows, Sequence, draw_rows
+from deepscaler.engines.torch.decode_state import DecodeState, Sequence, sample_rows
 from deepscaler.engines.torch.decoder import Decoder
-from deepscaler.engines.torch.kv_cache import BlockCache
-from deepscaler.engines.torch.prefix_cache import Prefixes
-from deepscaler.engines.torch.stops import Stops
+from deepscaler.engines.torch.kv_cache import KVCache
+from deepscaler.engines.torch.prefix_cache import PrefixCache
+from deepscaler.engines.torch.stops import StopConditions
 from deepscaler.types import FinishReason, RunError
 
-__all__ = ["Batch", "Sequence", "Step"]
+__all__ = ["DecodeStep", "Scheduler", "Sequence"]
 
 
-class Step(Protocol):
-    def run(self, rows: Rows, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The next token and its logprob for each row. `changed`: their blocks are others than in the last step."""
+class DecodeStep(Protocol):
+    def run(self, state: DecodeState, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token and its logprob for each row. `changed`: block tables differ from those of the last step."""
         ...
 
 
-class Batch:
-    """`add` sequences at any time, `step` until `is_empty`, `close`. The caller checks that each fits."""
+class Scheduler:
+    """`add` sequences at any time, `step` while `has_unfinished`, `close`. The caller checks `fits` before `add`.
 
-    def __init__(self, decoder: Decoder, cache: BlockCache, step: Step, stops: Stops, max_active: int) -> None:
+    max_active: most sequences running at once.
+    """
+
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, step: DecodeStep, stops: StopConditions, max_active: int
+    ) -> None:
         self._cache, self._step, self._stops, self._max_active = cache, step, stops, max_active
         self._waiting: deque[Sequence] = deque()
-        self._rows = Rows(max_active, stops)
-        self._prefixes = Prefixes(decoder, cache)
-        self._changed = True  # are the blocks in use other ones than in the last step?
-        self._lost = False  # was it closed with work left?
+        self._state = DecodeState(max_active, stops)
+        self._prefix_cache = PrefixCache(decoder, cache)
+        self._changed = True  # do the block tables differ from those of the last step?
+        self._closed_unfinished = False
 
     @property
-    def is_empty(self) -> bool:
-        return not (self._lost or self._waiting or len(self._rows))
+    def has_unfinished(self) -> bool:
+        return bool(self._closed_unfinished or self._waiting or len(self._state))
 
     @property
     def waiting(self) -> list[Sequence]:
-        """Those that have not been taken up yet, or wait again."""
+        """Sequences that have not started, or were preempted."""
         return list(self._waiting)
 
     @property
-    def active(self) -> list[Sequence]:
-        """Those that are decoded now."""
-        return list(self._rows.sequences)
+    def running(self) -> list[Sequence]:
+        return list(self._state.sequences)
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether the cache has room for it alone."""
-        return sequence.num_needed <= self._cache.room(len(sequence.request.prompt_ids))
+        """Whether the cache has room for the sequence alone."""
+        return sequence.max_tokens <= self._cache.max_sequence_tokens(len(sequence.request.prompt_ids))
 
     def add(self, sequence: Sequence) -> None:
-        """Sequences of one request should be added together: their prompt is then prefilled once.
+        """Add all sequences of a request one after another: their prompt is then prefilled once.
 
         Raises ValueError for a stop string where the engine cannot decode.
         """
@@ -68,28 +72,28 @@ class Batch:
         self._waiting.append(sequence)
 
     def step(self) -> list[Sequence]:
-        """One token for every sequence that finds room; those that are finished now.
+        """Decode one token for every sequence that has room. Returns the sequences that finished.
 
-        Raises RunError for non-finite logits, and when a newer batch of the engine has taken over.
+        Raises RunError for non-finite logits, and when the engine has opened another scheduler since.
         """
-        if self._lost:
+        if self._closed_unfinished:
             raise RunError("this generation was ended by a newer one of the same engine; finish one before the next")
         with torch.inference_mode():
-            finished = self._drop_cancelled()
-            finished += self._admit()
-            if len(self._rows):
-                self._make_room()
-                self._rows.append(*self._step.run(self._rows, self._changed))
+            finished = self._abort_cancelled()
+            finished += self._schedule_waiting()
+            if len(self._state):
+                self._allocate_blocks()
+                self._state.append(*self._step.run(self._state, self._changed))
                 self._changed = False
-                finished += self._leave()
+                finished += self._free_finished()
         return finished
 
     def close(self) -> None:
-        """Give every block back; what is under way is lost. Closing again does nothing."""
-        self._lost = not self.is_empty
-        while len(self._rows):
-            self._cache.allocator.release(self._rows.remove(len(self._rows) - 1)[1])
-        self._prefixes.clear()
+        """Free every block; unfinished sequences are dropped. May be called again."""
+        self._closed_unfinished = self.has_unfinished
+        while len(self._state):
+            self._cache.allocator.free(self._state.remove(len(self._state) - 1)[1])
+        self._prefix_cache.clear()
         self._waiting.clear()
 
     def finish_reason(self, sequence: Sequence) -> FinishReason | None:
@@ -100,53 +104,58 @@ class Batch:
             return FinishReason.LENGTH
         return FinishReason.CANCELLED if sequence.cancelled else None
 
-    def _drop_cancelled(self) -> list[Sequence]:
-        gone = [s for s in self._waiting if s.cancelled]
-        if gone:
+    def _abort_cancelled(self) -> list[Sequence]:
+        aborted = [s for s in self._waiting if s.cancelled]
+        if aborted:
             self._waiting = deque(s for s in self._waiting if not s.cancelled)
-            self._prefixes.forget(self._waiting)  # they go by identity, which a later request may have
-        if any(s.cancelled for s in self._rows.sequences):
-            gone += self._leave()
-        return gone
+            self._prefix_cache.evict_unused(self._waiting)  # keys are object ids, which a later request may reuse
+        if any(s.cancelled for s in self._state.sequences):
+            aborted += self._free_finished()
+        return aborted
 
-    def _admit(self) -> list[Sequence]:
-        """Take waiting sequences up and draw their next token; those that end with it."""
-        first = len(self._rows)
-        admitted = self._prefixes.admissible(self._waiting, self._max_active - first, first)
-        if not admitted:
+    def _schedule_waiting(self) -> list[Sequence]:
+        """Start waiting sequences and sample their next token. Returns the sequences that finish with it."""
+        first = len(self._state)
+        scheduled = self._prefix_cache.pop_schedulable(self._waiting, self._max_active - first, first)
+        if not scheduled:
             return []
-        logits = self._prefixes.fill(admitted)
-        for sequence, blocks in zip(admitted, self._prefixes.tables_for(admitted), strict=True):
-            self._rows.add(sequence, blocks)
-        self._prefixes.forget(self._waiting)
-        self._rows.append(*draw_rows(logits, self._rows, first), first)
+        logits = self._prefix_cache.prefill(scheduled)
+        for sequence, blocks in zip(scheduled, self._prefix_cache.block_tables(scheduled), strict=True):
+            self._state.add(sequence, blocks)
+        self._prefix_cache.evict_unused(self._waiting)
+        self._state.append(*sample_rows(logits, self._state, first), first)
         self._changed = True
-        return self._leave()
+        return self._free_finished()
 
-    def _make_room(self) -> None:
-        """A block for every row whose newest token begins one.
+    def _allocate_blocks(self) -> None:
+        """Allocate a block for every row whose newest token begins one; one row always fits.
 
-        While there are too few, kept prompts are dropped and then the newest rows wait again; one row always fits.
+        While too few are free, drop cached prompts, then preempt the newest sequences.
         """
-        rows, allocator = self._rows, self._cache.allocator
-        full = np.flatnonzero(rows.num_cached == rows.tables[1] * self._cache.block_tokens)
+        state, allocator = self._state, self._cache.allocator
+        full = np.flatnonzero(state.num_cached == state.block_tables[1] * self._cache.block_tokens)
         if len(full) > allocator.num_free:
-            self._prefixes.clear()
+            self._prefix_cache.clear()
         while len(full) > allocator.num_free:
-            sequence, blocks = rows.remove(len(rows) - 1)
-            allocator.release(blocks)
-            self._waiting.appendleft(sequence)
-            full, self._changed = full[full < len(rows)], True
+            self._preempt()
+            full = full[full < len(state)]
         if len(full):
-            rows.give_blocks(full, self._cache.take(len(full)))
+            state.append_blocks(full, self._cache.allocate(len(full)))
             self._changed = True
 
-    def _leave(self) -> list[Sequence]:
-        """Remove finished sequences; their blocks are free at once."""
+    def _preempt(self) -> None:
+        """Move the newest running sequence back to the front of the queue and free its blocks."""
+        sequence, blocks = self._state.remove(len(self._state) - 1)
+        self._cache.allocator.free(blocks)
+        self._waiting.appendleft(sequence)
+        self._changed = True
+
+    def _free_finished(self) -> list[Sequence]:
+        """Remove finished and cancelled sequences and free their blocks."""
         finished = []
-        for row in self._rows.finished():
-            sequence, blocks = self._rows.remove(int(row))
-            self._cache.allocator.release(blocks)
+        for row in self._state.finished():
+            sequence, blocks = self._state.remove(int(row))
+            self._cache.allocator.free(blocks)
             finished.append(sequence)
         self._changed |= bool(finished)
         return finished

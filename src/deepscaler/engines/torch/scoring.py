@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens that are there already, and the likeliest tokens beside each.
+"""Log-probabilities of given tokens, and the likeliest alternatives at each position.
 
 T: tokens scored, V: vocabulary, A: alternatives.
 """
@@ -17,14 +17,14 @@ from deepscaler.attention import causal, forward_hidden, like_value
 from deepscaler.head import forbidden_ids, leave_out
 from deepscaler.types import FloatArray, IntArray, RunError
 
-CHUNK_TOKENS = 256  # rows of the vocabulary that are in memory at once
+CHUNK_TOKENS = 256  # rows of logits in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Of the last T tokens of a sequence. logprobs: float32 [T].
+    """Scores of the last T tokens of a sequence. logprobs: float32 [T].
 
-    top_ids int32 [T,A] and top_logprobs float32 [T,A]: the likeliest tokens at each place, likeliest first.
+    top_ids int32 [T,A] and top_logprobs float32 [T,A]: the likeliest tokens at each position, likeliest first.
     """
 
     logprobs: FloatArray
@@ -33,7 +33,7 @@ class TokenScores:
 
 
 class _Causal:
-    """Plain causal attention of one sequence that keeps nothing."""
+    """Causal attention of one sequence without a cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         query, key = like_value(query, key, value)
@@ -42,13 +42,13 @@ class _Causal:
 
 @torch.inference_mode()
 def score_tokens(model: Any, ids: NDArray[np.int32], temperatures: FloatArray, num_alternatives: int) -> TokenScores:
-    """The last T of `ids`, each given all before it, in the distribution of logits / temperature.
+    """Score the last T of `ids`, each given the tokens before it, under the distribution of logits / temperature.
 
     temperatures: float32 [T], T < len(ids); 0 counts as 1, as in sampling. Raises RunError for non-finite logits.
     """
     weight = model.get_input_embeddings().weight
     first = len(ids) - len(temperatures)
-    assert first > 0, "the first token has nothing before it"
+    assert first > 0, "the first token has no context"
     tokens = torch.from_numpy(ids.astype(np.int64)).to(weight.device)
     half = None if weight.dtype == torch.float32 else weight.dtype
     positions = torch.arange(len(ids), device=weight.device).unsqueeze(0)

@@ -15,7 +15,7 @@ from deepscaler.compiled import has_numba
 from deepscaler.engines.torch.block_attention import BlockLayout
 from deepscaler.engines.torch.compiled_attention import CompiledLayout
 from deepscaler.engines.torch.decoder import Decoder
-from deepscaler.engines.torch.kv_cache import BlockCache
+from deepscaler.engines.torch.kv_cache import KVCache
 from deepscaler.engines.torch.products import OneDnnProducts, Products, TorchProducts, has_packing
 
 CPU = torch.device("cpu")
@@ -24,11 +24,11 @@ PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if has_packing() else [])
 needs_numba = pytest.mark.skipif(not has_numba(), reason="numba is not installed")
 
 
-def blocks_for(cache: BlockCache, lengths: list[int]) -> tuple[Any, Any]:
+def blocks_for(cache: KVCache, lengths: list[int]) -> tuple[Any, Any]:
     """A table of blocks with room for one more token than `lengths`, in no order of memory."""
     counts = np.array([n // cache.block_tokens + 1 for n in lengths])
     table = np.zeros((len(lengths), counts.max()), np.int64)
-    free = np.random.default_rng(0).permutation(cache.take(int(counts.sum())))
+    free = np.random.default_rng(0).permutation(cache.allocate(int(counts.sum())))
     for row, count in enumerate(counts):
         table[row, :count], free = free[:count], free[count:]
     return table, counts
@@ -45,7 +45,7 @@ def test_attention_over_blocks_equals_attention_over_each_sequence(
     torch.manual_seed(0)
     config = Qwen2Config(hidden_size=heads * width, num_attention_heads=heads, num_key_value_heads=2)
     config.num_hidden_layers = 2
-    cache = BlockCache(config, torch.float32, CPU, 2**26, block_tokens=size)
+    cache = KVCache(config, torch.float32, CPU, 2**26, block_tokens=size)
     lengths = [2 * size + 1, size - 1, 0, 5 * size + 2, size]
     table, counts = blocks_for(cache, lengths)
     keys, values = torch.randn(2, 7, 6 * size, 2, width).unbind()
@@ -72,7 +72,7 @@ def test_attention_over_blocks_equals_attention_over_each_sequence(
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_numbers_that_are_not_finite_come_through(tiny_model: Callable[..., Any], bad: float) -> None:
     """The engine notices them in the logits; a compiled maximum must not swallow them."""
-    cache = BlockCache(tiny_model().config, torch.float32, CPU, 2**24, block_tokens=4)
+    cache = KVCache(tiny_model().config, torch.float32, CPU, 2**24, block_tokens=4)
     layout = CompiledLayout(*blocks_for(cache, [9, 3]), cache, heads=4, padding=0)
     query, key = torch.ones(2, 4, 8), torch.ones(2, 2, 8)
     query[1, 2, 3] = bad
@@ -104,7 +104,7 @@ class _Recorder(TorchDispatchMode):
 
 def recorded_step(model: Any, products: Products, layout_type: Any, lengths: list[int]) -> _Recorder:
     decoder = Decoder(model, products)
-    cache = BlockCache(model.config, torch.float32, CPU, 2**24, block_tokens=4)
+    cache = KVCache(model.config, torch.float32, CPU, 2**24, block_tokens=4)
     layout = layout_type(*blocks_for(cache, lengths), cache, decoder.heads, padding=2)
     decoder.refresh(longest=max(lengths) + 1)
     positions = torch.tensor([*lengths, 0, 0])
@@ -141,7 +141,7 @@ def test_padding_of_attention_reads_is_less_than_a_block_per_sequence(
     tiny_model: Callable[..., Any], layout_type: Any
 ) -> None:
     """Skewed lengths: one sequence of 500 tokens among 31 of 20 costs the others nothing."""
-    cache = BlockCache(tiny_model().config, torch.float32, CPU, 2**26, block_tokens=32)
+    cache = KVCache(tiny_model().config, torch.float32, CPU, 2**26, block_tokens=32)
     lengths = [500] + [20] * 31
     layout = layout_type(*blocks_for(cache, lengths), cache, 4, padding=0)
     read = layout.num_blocks * cache.block_tokens

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from deepscaler.engines.torch.block_allocator import BlockAllocator
-from deepscaler.engines.torch.block_attention import BlockStep
-from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.block_attention import CpuStep
+from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.decode_state import Sequence
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.large_pages import zeros_in_large_pages
-from deepscaler.engines.torch.paged_attention import padded
-from deepscaler.engines.torch.paged_cache import PoolCache
+from deepscaler.engines.torch.paged_attention import padded_size
+from deepscaler.engines.torch.paged_cache import PagedCache
 from deepscaler.engines.torch.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.types import Request, RunError
 from engine_runs import PARAMS, assert_equal, requests, run
@@ -43,9 +43,9 @@ def test_a_cache_too_small_for_all_gives_the_same_completions(tiny_model: Callab
     model, wanted = tiny_model(), requests(4)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted)
     small = TorchEngine(model, stop_ids=NEVER, max_cache_bytes=9 * 32 * 2 * 2 * 2 * 8 * 4)  # 9 blocks
-    assert small._cache.allocator.limit * small._cache.block_bytes <= 9 * 8192
+    assert small._cache.allocator.num_blocks * small._cache.block_bytes <= 9 * 8192
     assert_equal(run(small, wanted), expected)
-    assert small._cache.allocator.limit == 9 and small._cache.allocator.highest <= 9
+    assert small._cache.allocator.num_blocks == 9 and small._cache.allocator.peak <= 9
     assert small._cache.allocator.num_used == 0
 
 
@@ -71,12 +71,12 @@ def test_a_mixture_of_parameters_is_what_each_gives_alone(tiny_model: Callable[.
     request = requests(1)[0]
     engine = TorchEngine(tiny_model(), stop_ids=NEVER)
     alone = [run(engine, [request], params)["p0", 2] for params in kinds]
-    batch = engine.open_batch(capacity=120)
+    scheduler = engine.open_scheduler(capacity=120)
     sequences = [Sequence(request, 2, params) for params in kinds]
     for sequence in sequences:
-        batch.add(sequence)
-    while not batch.is_empty:
-        batch.step()
+        scheduler.add(sequence)
+    while scheduler.has_unfinished:
+        scheduler.step()
     for sequence, rollout in zip(sequences, alone, strict=True):
         np.testing.assert_array_equal(sequence.tokens, rollout.completion_ids)
         np.testing.assert_allclose(sequence.logprobs, rollout.rollout_logprobs, atol=2e-5)
@@ -89,10 +89,10 @@ def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any])
     run(engine, [Request("p", prompt, 8)])
     cache = engine._cache
     assert cache.block_tokens == 32
-    assert cache.allocator.highest == 1 + 8 * 3  # 89 tokens after the prompt: three blocks each
-    assert cache.allocated_bytes <= 1.5 * cache.allocator.highest * cache.block_bytes
+    assert cache.allocator.peak == 1 + 8 * 3  # 89 tokens after the prompt: three blocks each
+    assert cache.allocated_bytes <= 1.5 * cache.allocator.peak * cache.block_bytes
     run(engine, [Request("p", prompt, 8)])
-    assert cache.allocator.highest == 1 + 8 * 3
+    assert cache.allocator.peak == 1 + 8 * 3
 
 
 @pytest.mark.parametrize("rows", [3, 3000])
@@ -105,13 +105,13 @@ def test_large_pages_hold_zeros_that_can_be_written(rows: int) -> None:
 
 def test_blocks_are_free_when_their_last_holder_leaves() -> None:
     allocator = BlockAllocator(4)
-    first, second = allocator.take(2)
-    allocator.share([first], 2)
-    allocator.release([first, second])
-    assert allocator.num_free == 3 and allocator.take(1) == [second]
-    allocator.release([first])
-    allocator.release([first])
-    assert sorted(allocator.take(3)) == [first, 2, 3] and allocator.num_free == 0
+    first, second = allocator.allocate(2)
+    allocator.add_references([first], 2)
+    allocator.free([first, second])
+    assert allocator.num_free == 3 and allocator.allocate(1) == [second]
+    allocator.free([first])
+    allocator.free([first])
+    assert sorted(allocator.allocate(3)) == [first, 2, 3] and allocator.num_free == 0
 
 
 PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if has_packing() else [])
@@ -125,7 +125,7 @@ def test_all_ways_of_computing_a_step_give_the_same_completions(
     engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
     expected = run(engine, requests(3))
     engine._decoder = Decoder(engine._model, products)
-    engine._step = BlockStep(engine._decoder, engine._cache, compiled=compiled)
+    engine._step = CpuStep(engine._decoder, engine._cache, compiled=compiled)
     assert_equal(run(engine, requests(3)), expected)
 
 
@@ -134,8 +134,8 @@ def test_completions_do_not_depend_on_where_their_blocks_lie(tiny_model: Callabl
     engine, wanted = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=12), requests(3)
     fresh = run(engine, wanted)
     with torch.inference_mode():
-        held = engine._cache.take(40)
-    engine._cache.allocator.release(held[::3] + held[1::3])  # from now on blocks come in another order
+        held = engine._cache.allocate(40)
+    engine._cache.allocator.free(held[::3] + held[1::3])  # from now on blocks come in another order
     for key, rollout in run(engine, wanted).items():
         np.testing.assert_array_equal(rollout.rollout_logprobs, fresh[key].rollout_logprobs)
 
@@ -146,8 +146,8 @@ def test_the_step_for_gpus_gives_the_same_completions(tiny_model: Callable[..., 
     model, wanted = tiny_model("qwen3"), requests(4)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted)
     engine = TorchEngine(model, stop_ids=NEVER)
-    engine._cache = PoolCache(model.config, torch.float32, torch.device("cpu"), blocks * 64 * 2 * 2 * 2 * 8 * 4)
-    engine._step = PoolStep(engine._decoder, engine._cache)
+    engine._cache = PagedCache(model.config, torch.float32, torch.device("cpu"), blocks * 64 * 2 * 2 * 2 * 8 * 4)
+    engine._step = CudaGraphStep(engine._decoder, engine._cache)
     assert_equal(run(engine, wanted), expected)
     assert_equal(run(engine, wanted[1:]), {k: v for k, v in expected.items() if k[0] != "p0"})
     assert engine._cache.allocator.num_used == 1
@@ -155,6 +155,6 @@ def test_the_step_for_gpus_gives_the_same_completions(tiny_model: Callable[..., 
 
 @pytest.mark.parametrize("steps", [2, 8])
 def test_padded_sizes_are_few_and_close(steps: int) -> None:
-    sizes = {n: padded(n, steps) for n in range(1, 2000)}
+    sizes = {n: padded_size(n, steps) for n in range(1, 2000)}
     assert all(n <= size <= (1 + 1 / steps) * n for n, size in sizes.items())
     assert len(set(sizes.values())) <= steps * 11

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from deepscaler.attention import NAME, PackedAttention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.flash_attention import FlashAttention
-from deepscaler.engines.torch.paged_attention import PoolAttention
+from deepscaler.engines.torch.paged_attention import PagedAttention
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
 ROWS, PAIRS, MOST, SIZE = 8, 24, 4, 128
@@ -51,7 +51,7 @@ def fake_model() -> Any:
 
 
 @pytest.mark.parametrize("float32_head", [False, True])
-@pytest.mark.parametrize("kind", [PoolAttention, FlashAttention])
+@pytest.mark.parametrize("kind", [PagedAttention, FlashAttention])
 def test_a_decoding_step_fits_together(fake: None, kind: Any, float32_head: bool) -> None:
     decoder = Decoder(fake_model(), float32_head=float32_head)
     decoder.refresh(500)
@@ -59,7 +59,7 @@ def test_a_decoding_step_fits_together(fake: None, kind: Any, float32_head: bool
     parts = torch.zeros(ROWS, MOST, dtype=torch.int64, device="cuda")
     inputs = SimpleNamespace(position_N=by_row, offset_N=by_row, written_N=by_row, parts_NT=parts)
     inputs.owner_M = inputs.start_M = inputs.block_M = by_pair
-    shape = (PAIRS, 2, SIZE, 128) if kind is PoolAttention else (PAIRS, SIZE, 2, 128)
+    shape = (PAIRS, 2, SIZE, 128) if kind is PagedAttention else (PAIRS, SIZE, 2, 128)
     blocks = [torch.zeros(shape, dtype=torch.bfloat16, device="cuda")] * 2
     cache = SimpleNamespace(block_tokens=SIZE, keys=blocks, values=blocks)
     with torch.inference_mode():

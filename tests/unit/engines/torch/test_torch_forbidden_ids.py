@@ -101,5 +101,5 @@ def test_ids_beyond_and_between_a_tokenizers_are_unknown():
 def test_a_prompt_beyond_the_embedding_is_refused(tiny_model):
     request = requests(1)[0]
     request.prompt_ids[3] = 40
-    with pytest.raises(ValueError, match="token 40, and the model has embeddings of 40"):
+    with pytest.raises(ValueError, match="token 40, but the model has embeddings of 40"):
         run(TorchEngine(tiny_model(), stop_ids=frozenset()), [request], PARAMS)

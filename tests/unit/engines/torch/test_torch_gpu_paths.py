@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.engines.torch import flash_attention
-from deepscaler.engines.torch.cuda_graph_step import PoolStep
+from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.paged_cache import FlashCache, PoolCache
+from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.engines.torch.products import TorchProducts
 from deepscaler.engines.torch.scheduler import Sequence
 from deepscaler.training.gradients import GradientComputer
@@ -29,11 +29,11 @@ CPU = torch.device("cpu")
 BLOCK_BYTES = 64 * 2 * 2 * 2 * 8 * 4  # of the tiny model in float32
 
 
-def as_on_gpu(engine: TorchEngine, kind: type[PoolCache] = PoolCache, max_bytes: int = 2**24) -> TorchEngine:
+def as_on_gpu(engine: TorchEngine, kind: type[PagedCache] = PagedCache, max_bytes: int = 2**24) -> TorchEngine:
     """The engine with the cache and the step that it would take on a GPU."""
     engine._cache = kind(engine._model.config, engine.dtype, CPU, max_bytes)
     engine._max_cache_bytes = max_bytes
-    engine._step = PoolStep(engine._decoder, engine._cache)
+    engine._step = CudaGraphStep(engine._decoder, engine._cache)
     return engine
 
 
@@ -45,7 +45,7 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
         query, keys, _, first, used = arguments
         assert first.dtype == used.dtype == torch.int32 and query.dtype == keys.dtype
         assert used.min() >= 1 and used.max() <= keys.shape[1] and first.max() < keys.shape[0] * keys.shape[1]
-        out, lse = flash_attention.plain_blocks(*arguments)
+        out, lse = flash_attention.reference_blocks(*arguments)
         return out.to(query.dtype), lse
 
     monkeypatch.setattr(flash_attention, "flash_blocks", reference)
@@ -64,8 +64,8 @@ def test_flash_attention_over_blocks_gives_the_same_completions(
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted, params)
     engine = as_on_gpu(TorchEngine(model, stop_ids=NEVER), FlashCache, 2 * BLOCK_BYTES * blocks)
     assert_equal(run(engine, wanted, params), expected)
-    assert engine._cache.allocator.num_used == engine._cache.num_idle
-    assert engine._cache.allocator.highest <= 1 + 2 * 2 + 8 * 2, "full blocks of a prompt are there once"
+    assert engine._cache.allocator.num_used == engine._cache.num_reserved
+    assert engine._cache.allocator.peak <= 1 + 2 * 2 + 8 * 2, "full blocks of a prompt are there once"
 
 
 def test_the_flash_operator_of_this_torch_has_the_parameters_it_is_called_with() -> None:
@@ -86,15 +86,15 @@ def test_rows_that_leave_do_not_leave_gaps_to_read(
     spans, limits = [], [10] * 40 + [90]
     found = []
     for each in (engine, expected):
-        batch = each.open_batch(128)
+        scheduler = each.open_scheduler(128)
         sequences = [
             Sequence(Request(f"p{i}", np.arange(2, 9, dtype=np.int32), 1), 0, replace(PARAMS, max_completion_tokens=n))
             for i, n in enumerate(limits)
         ]
         for sequence in sequences:
-            batch.add(sequence)
-        while not batch.is_empty:
-            batch.step()
+            scheduler.add(sequence)
+        while scheduler.has_unfinished:
+            scheduler.step()
             spans.append(each._cache.allocator.span)
         found.append([s.tokens for s in sequences])
     assert found[0] == found[1]
@@ -117,7 +117,7 @@ def test_an_unfinished_generation_ends_when_its_memory_is_wanted(tiny_model: Cal
     engine = as_on_gpu(TorchEngine(tiny_model(), stop_ids=NEVER, max_active=3))
     next(engine.generate(requests(2), PARAMS))
     engine.release_memory()
-    assert engine._cache.allocated_bytes == 0 and engine._cache.allocator.num_used == engine._cache.num_idle
+    assert engine._cache.allocated_bytes == 0 and engine._cache.allocator.num_used == engine._cache.num_reserved
 
 
 def test_padded_rows_stay_inside_blocks_of_another_size(tiny_model: Callable[..., Any]) -> None:
@@ -126,8 +126,8 @@ def test_padded_rows_stay_inside_blocks_of_another_size(tiny_model: Callable[...
     engine, expected = (TorchEngine(model, stop_ids=NEVER) for _ in range(2))
     as_on_gpu(engine)
     run(engine, requests(4, 2))
-    engine._cache.reform(8)
-    engine._cache.suitable_block_tokens = lambda longest: 8  # type: ignore[method-assign]
+    engine._cache.reset(8)
+    engine._cache.choose_block_tokens = lambda longest: 8  # type: ignore[method-assign]
     assert_equal(run(engine, requests(3, 2)), run(expected, requests(3, 2)))
 
 
@@ -162,17 +162,17 @@ class _Copies(TorchDispatchMode):
 
 def test_a_step_sends_one_piece_and_two_when_blocks_change(tiny_model: Callable[..., Any]) -> None:
     engine = as_on_gpu(TorchEngine(tiny_model(), stop_ids=NEVER))
-    batch = engine.open_batch(128)
+    scheduler = engine.open_scheduler(128)
     for request in requests(3, 1):
-        batch.add(Sequence(request, 0, PARAMS))
-    batch.step()
+        scheduler.add(Sequence(request, 0, PARAMS))
+    scheduler.step()
     sent = []
     for _ in range(60):
         with _Copies() as copies:
-            batch.step()
+            scheduler.step()
         sent.append(copies.count)
     assert set(sent) == {1, 2} and sent.count(2) <= 3
-    batch.close()
+    scheduler.close()
 
 
 def as_samples(rollouts: list[Rollout]) -> list[TrainSample]:
@@ -182,7 +182,9 @@ def as_samples(rollouts: list[Rollout]) -> list[TrainSample]:
     ]
 
 
-def difference(tiny_model: Callable[..., Any], *, float32_head: bool, kind: type[PoolCache] = PoolCache) -> np.ndarray:
+def difference(
+    tiny_model: Callable[..., Any], *, float32_head: bool, kind: type[PagedCache] = PagedCache
+) -> np.ndarray:
     """Learner minus engine log-probabilities: bfloat16 against float32 weights with mixed precision."""
     half = tiny_model("qwen3").to(torch.bfloat16)
     engine = as_on_gpu(TorchEngine(half, stop_ids=NEVER, float32_head=float32_head), kind)

@@ -1,4 +1,4 @@
-"""Sequences join and leave a batch at any step, and none notices the others."""
+"""Sequences join and leave a scheduler at any step, and none affects the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.scheduler import Batch, Sequence
+from deepscaler.engines.torch.scheduler import Scheduler, Sequence
 from deepscaler.types import FinishReason, Request, SamplingParams
 
 PARAMS = SamplingParams(max_completion_tokens=20, temperature=0.9, seed=5)
@@ -20,21 +20,21 @@ def sequence(index: int, **changes: Any) -> Sequence:
     return Sequence(Request(f"p{index}", prompt, 1), 0, replace(PARAMS, **changes))
 
 
-def new_batch(model: Any, slots: int) -> Batch:
-    return TorchEngine(model, stop_ids=frozenset({1}), max_active=slots).open_batch(60)
+def new_scheduler(model: Any, slots: int) -> Scheduler:
+    return TorchEngine(model, stop_ids=frozenset({1}), max_active=slots).open_scheduler(60)
 
 
-def run(batch: Batch) -> list[Sequence]:
+def run(scheduler: Scheduler) -> list[Sequence]:
     finished = []
-    while not batch.is_empty:
-        finished += batch.step()
+    while scheduler.has_unfinished:
+        finished += scheduler.step()
     return finished
 
 
 def alone(model: Any, index: int, **changes: Any) -> list[int]:
-    batch, one = new_batch(model, 1), sequence(index, **changes)
-    batch.add(one)
-    run(batch)
+    scheduler, one = new_scheduler(model, 1), sequence(index, **changes)
+    scheduler.add(one)
+    run(scheduler)
     return one.tokens
 
 
@@ -42,13 +42,13 @@ def test_different_settings_share_a_batch_and_change_nothing(tiny_model: Callabl
     model = tiny_model()
     settings = [{"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3}, {"max_completion_tokens": 7}, {}, {"seed": 9}]
     sequences = [sequence(i, **changes) for i, changes in enumerate(settings)]
-    batch = new_batch(model, 4)
+    scheduler = new_scheduler(model, 4)
     for one in sequences[:3]:
-        batch.add(one)
-    finished = [s for _ in range(5) for s in batch.step()]
+        scheduler.add(one)
+    finished = [s for _ in range(5) for s in scheduler.step()]
     for one in sequences[3:]:  # join while the others are half done
-        batch.add(one)
-    finished += run(batch)
+        scheduler.add(one)
+    finished += run(scheduler)
     assert len(finished) == len(sequences)
     for index, (one, changes) in enumerate(zip(sequences, settings, strict=True)):
         assert one.tokens == alone(model, index, **changes)
@@ -56,15 +56,15 @@ def test_different_settings_share_a_batch_and_change_nothing(tiny_model: Callabl
 
 def test_a_cancelled_sequence_leaves_at_the_next_step_and_the_others_go_on(tiny_model: Callable[..., Any]) -> None:
     model = tiny_model()
-    batch, sequences = new_batch(model, 2), [sequence(i) for i in range(4)]
+    scheduler, sequences = new_scheduler(model, 2), [sequence(i) for i in range(4)]
     for one in sequences:
-        batch.add(one)
-    early = batch.step()
+        scheduler.add(one)
+    early = scheduler.step()
     sequences[0].cancelled = sequences[3].cancelled = True  # one under way, one still waiting
-    gone = batch.step()
+    gone = scheduler.step()
     assert {id(s) for s in (sequences[0], sequences[3])} <= {id(s) for s in [*early, *gone]}
-    assert batch.finish_reason(sequences[3]) is FinishReason.CANCELLED and sequences[3].tokens == []
-    run(batch)
+    assert scheduler.finish_reason(sequences[3]) is FinishReason.CANCELLED and sequences[3].tokens == []
+    run(scheduler)
     for index in (1, 2):
         assert sequences[index].tokens == alone(model, index)
 
@@ -88,16 +88,16 @@ def test_the_prompt_of_sequences_that_were_cancelled_is_never_taken_for_anothers
     tiny_model: Callable[..., Any],
 ) -> None:
     """Prompts go by the identity of their request, and a new request may get that of one which is gone."""
-    batch = new_batch(tiny_model(), 1)
+    scheduler = new_scheduler(tiny_model(), 1)
     for prompt in ([5, 6, 7], [8, 9, 10, 11]):
         request = Request("p", np.array(prompt, np.int32), 2)
         first, second = (Sequence(request, index, PARAMS) for index in range(2))
-        batch.add(first)
-        batch.add(second)
-        batch.step()  # the second one waits for a row, and its prompt is there
+        scheduler.add(first)
+        scheduler.add(second)
+        scheduler.step()  # the second one waits for a row, and its prompt is there
         second.cancelled = True
-        assert batch.step() == [second]
-        assert not batch._prefixes._ready
+        assert scheduler.step() == [second]
+        assert not scheduler._prefix_cache._prefixes
         first.cancelled = True
-        batch.step()
-        assert batch.is_empty and not batch._cache.allocator.num_used
+        scheduler.step()
+        assert not scheduler.has_unfinished and not scheduler._cache.allocator.num_used

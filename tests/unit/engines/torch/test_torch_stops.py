@@ -34,15 +34,15 @@ def test_requests_of_one_batch_keep_their_own_stops(tiny_model):
     engine, request = TorchEngine(tiny_model(), stop_ids=NEVER), requests(1, samples=1)[0]
     free = run(engine, [request])[request.problem_id, 0].completion_ids.tolist()
     token = free[5]
-    batch, sequences = engine.open_batch(200), []
+    scheduler, sequences = engine.open_scheduler(200), []
     for params in (PARAMS, replace(PARAMS, stop_token_ids=(token,))):
         sequences.append(Sequence(request, 0, params))
-        batch.add(sequences[-1])
-    while not batch.is_empty:
-        batch.step()
+        scheduler.add(sequences[-1])
+    while scheduler.has_unfinished:
+        scheduler.step()
     lengths = [len(s.tokens) for s in sequences]
     assert lengths == [90, free.index(token) + 1]
-    assert [batch.finish_reason(s) for s in sequences] == [FinishReason.LENGTH, FinishReason.STOP]
+    assert [scheduler.finish_reason(s) for s in sequences] == [FinishReason.LENGTH, FinishReason.STOP]
 
 
 def test_an_engine_without_a_tokenizer_refuses_stop_strings(tiny_model):
