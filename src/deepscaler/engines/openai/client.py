@@ -1,7 +1,7 @@
-"""Chat completions from an OpenAI-compatible server: bounded concurrency, retries, no request lost or doubled.
+"""Chat completions from an OpenAI-compatible server: bounded concurrency, retries, no request lost or duplicated.
 
-One request per sample, so that each has its own seed and a failure costs one sample. The event loop lives in a thread
-of its own; answers come out of a plain iterator as they arrive.
+One request per sample, so that each has its own seed and a failure affects one sample. The event loop runs in a thread
+of its own; responses are yielded by a plain iterator as they arrive.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import aiohttp
 from deepscaler.config.evaluation import ClientSection
 from deepscaler.engines.openai.http import Endpoint, EndpointError, RetryError
 from deepscaler.engines.openai.reply import Reply
-from deepscaler.engines.openai.timeouts import MAX_LOSSES, Patience
+from deepscaler.engines.openai.timeouts import MAX_LOSSES, Timeouts
 from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
 from deepscaler.types import Message, SamplingParams
 
-BYTES_PER_TOKEN = 64  # JSON of a token, generously: the longest of usual vocabularies are runs of spaces
+BYTES_PER_TOKEN = 64  # upper limit of the JSON of a token: the longest tokens of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
-MAX_DUPLICATES = 3  # a server that answers everything from one cache must not be asked for ever
-MAX_SILENCES = 2  # a server found dead so often in a row is dead
+MAX_DUPLICATES = 3  # attempts against a server that returns cached replies
+MAX_SILENCES = 2  # silences in a row after which a request is given up
 _POLL_S = 0.1
 _END = object()
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One sample to generate: the user message, the seed its draws are keyed with, and the messages before it."""
+class ChatRequest:
+    """One sample to generate: the user message, the seed of its draws, and the messages before it."""
 
     key: Hashable
     question: str
@@ -51,39 +51,39 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChatResponse:
     """latency_s: of the attempt that succeeded."""
 
-    ask: Ask
+    request: ChatRequest
     reply: Reply
     latency_s: float
 
 
 class _GaveUpError(Exception):
-    """Every attempt at one request failed."""
+    """All attempts at one request failed."""
 
 
 def request_seed(seed: int, *key: int | str) -> int:
-    """The seed of one request, 0 <= seed < 2**31 (what every server takes), a function of run seed and sample."""
+    """The seed of one request, a function of run seed and sample; 0 <= seed < 2**31, which every server accepts."""
     return int(generator("request", seed, *key).integers(2**31))
 
 
 class OpenAIClient:
-    """faults: failed attempts by kind. unfinished: (key, why) of what failed although it was tried often enough.
+    """faults: failed attempts by kind. unfinished: (key, reason) of requests that failed after all attempts.
 
-    explicit: settings sent beside OpenAI's own, to servers that would put defaults of theirs in their place; with them
-        goes top_k, also where it is off.
-    streaming: ask for answers in pieces.
+    explicit: extra settings for servers that would otherwise apply defaults of their own; top_k is then sent even where
+        it is off.
+    streaming: request streamed responses.
     """
 
     def __init__(self, address: str, model: str, params: SamplingParams, section: ClientSection) -> None:
-        """Raises ValueError for an address that is none."""
+        """Raises ValueError for an invalid address."""
         self.model, self.params = model, params
         self.faults: Counter[str] = Counter()
         self.unfinished: list[tuple[Hashable, str]] = []
         self.explicit: Mapping[str, Any] = {}
         self.streaming = section.stream
-        self._patience = Patience(section, params.max_completion_tokens)
+        self._timeouts = Timeouts(section, params.max_completion_tokens)
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
         self.endpoint = Endpoint(address, model, section, most_bytes)
         self.max_tokens_field = section.max_tokens_field
@@ -91,16 +91,18 @@ class OpenAIClient:
         self._jitter = random.Random(params.seed)
         self._texts: dict[str, int] = {}  # id of a reply -> hash of its text
         self._last_success = 0.0
-        self._refused: set[str] = set()  # questions given up since then
+        self._given_up: set[str] = set()  # questions given up since the last success
 
-    def ask(self, asks: Iterable[Ask]) -> Iterator[Answer]:
-        """Yield answers as they arrive. Raises EndpointError when going on is pointless; closing cancels the rest."""
-        answers: queue.Queue[Any] = queue.Queue(maxsize=4 * self._section.concurrency)
+    def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse]:
+        """Yield responses as they arrive. Raises EndpointError for a final failure; closing cancels the rest."""
+        responses: queue.Queue[Any] = queue.Queue(maxsize=4 * self._section.concurrency)
         stop = threading.Event()
-        thread = threading.Thread(target=self._run, args=(iter(asks), answers, stop), name="openai-client", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(iter(requests), responses, stop), name="openai-client", daemon=True
+        )
         thread.start()
         try:
-            while (item := answers.get()) is not _END:
+            while (item := responses.get()) is not _END:
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -109,17 +111,17 @@ class OpenAIClient:
             thread.join(timeout=10.0)
 
     def probe(self, question: str, **changes: Any) -> Reply:
-        """One completion with other settings, tried as often as any. Raises EndpointError."""
-        ask = Ask("probe", question, 0)
+        """One completion with changed settings and the usual retries. Raises EndpointError."""
+        request = ChatRequest("probe", question, 0)
         try:
-            reply = self._now(lambda session: self._complete(session, ask, self._body(ask) | changes)).reply
-            self._patience.forget()
+            reply = self._run_now(lambda session: self._complete(session, request, self._body(request) | changes)).reply
+            self._timeouts.reset()
             return reply
         except _GaveUpError as error:
             raise EndpointError(f"{self.endpoint.address} gives no usable answer: {error}") from error
 
     def models(self) -> list[dict[str, Any]]:
-        """What the server says it serves. Raises EndpointError when nothing answers, or the key is refused."""
+        """The models that the server lists. Raises EndpointError without a response, or when the key is refused."""
 
         async def get(session: aiohttp.ClientSession) -> Any:
             fault = ""
@@ -134,67 +136,74 @@ class OpenAIClient:
                 "`deepscaler serve MODEL_DIR --port 8000`, or correct --endpoint"
             )
 
-        document = self._now(get)
+        document = self._run_now(get)
         data = document.get("data") if isinstance(document, dict) else None
         return [m for m in data if isinstance(m, dict)] if isinstance(data, list) else []
 
-    def _now(self, call: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> T:
+    def _run_now(self, call: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> T:
         async def run() -> T:
             async with self.endpoint.session() as session:
                 return await call(session)
 
         return asyncio.run(run())
 
-    def _run(self, asks: Iterator[Ask], answers: queue.Queue[Any], stop: threading.Event) -> None:
-        """The client's thread. What it cannot handle is raised where the answers are read."""
+    def _run(self, requests: Iterator[ChatRequest], responses: queue.Queue[Any], stop: threading.Event) -> None:
+        """Body of the client's thread. Its exceptions are raised again by `complete`."""
         try:
-            asyncio.run(self._all(asks, answers, stop))
+            asyncio.run(self._run_all(requests, responses, stop))
             last: Any = _END
         except Exception as error:
             last = error
         while not stop.is_set():
             try:
-                answers.put(last, timeout=_POLL_S)
+                responses.put(last, timeout=_POLL_S)
                 return
             except queue.Full:
                 continue
 
-    async def _all(self, asks: Iterator[Ask], answers: queue.Queue[Any], stop: threading.Event) -> None:
+    async def _run_all(
+        self, requests: Iterator[ChatRequest], responses: queue.Queue[Any], stop: threading.Event
+    ) -> None:
         async with self.endpoint.session() as session:
-            work = [asyncio.create_task(self._work(session, asks, answers)) for _ in range(self._section.concurrency)]
+            count = self._section.concurrency
+            tasks = [asyncio.create_task(self._worker(session, requests, responses)) for _ in range(count)]
             try:
-                pending = set(work)
+                pending = set(tasks)
                 while pending and not stop.is_set():
                     done, pending = await asyncio.wait(pending, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION)
                     for task in done:
                         task.result()
             finally:
-                for task in work:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*work, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work(self, session: aiohttp.ClientSession, asks: Iterator[Ask], answers: queue.Queue[Any]) -> None:
-        for ask in asks:
+    async def _worker(
+        self, session: aiohttp.ClientSession, requests: Iterator[ChatRequest], responses: queue.Queue[Any]
+    ) -> None:
+        for request in requests:
             begun = time.monotonic()
             try:
-                answer = await self._complete(session, ask, self._body(ask))
+                response = await self._complete(session, request, self._body(request))
             except _GaveUpError as error:
-                self._refused.add(ask.question)
-                # A server that is well can refuse one question again and again while the others take their time.
-                if self._last_success < begun and len(self._refused) > 1:
+                self._given_up.add(request.question)
+                # A healthy server may fail one question repeatedly while the others take their time.
+                if self._last_success < begun and len(self._given_up) > 1:
                     raise EndpointError(
                         f"{self.endpoint.address} gave no usable answer to any request for "
                         f"{time.monotonic() - begun:.0f} s; the last fault: {error}. Finished samples are kept: run "
                         "the same command again when the server is back"
                     ) from error
-                self.unfinished.append((ask.key, str(error)))
+                self.unfinished.append((request.key, str(error)))
                 continue
-            while answers.full():  # only this thread puts answers in
+            while responses.full():  # only this thread puts responses in
                 await asyncio.sleep(0.01)
-            answers.put_nowait(answer)
+            responses.put_nowait(response)
 
-    async def _complete(self, session: aiohttp.ClientSession, ask: Ask, body: dict[str, Any]) -> Answer:
-        """Try until it succeeds. Raises _GaveUpError after `max_attempts`, EndpointError when trying is pointless."""
+    async def _complete(
+        self, session: aiohttp.ClientSession, request: ChatRequest, body: dict[str, Any]
+    ) -> ChatResponse:
+        """Retry until success. Raises _GaveUpError after `max_attempts`, EndpointError for a final failure."""
         fault, wait_s, duplicates, seen = "", 0.0, 0, Counter[str]()
         for attempt in range(1, self._section.max_attempts + 1):
             if attempt > 1:
@@ -211,39 +220,39 @@ class OpenAIClient:
                 continue
             if self._is_new(reply) or duplicates == MAX_DUPLICATES:
                 self._last_success = time.monotonic()
-                self._refused.clear()
-                return Answer(ask, reply, self._last_success - start)
+                self._given_up.clear()
+                return ChatResponse(request, reply, self._last_success - start)
             fault, wait_s, duplicates = "the reply to another request", 0.0, duplicates + 1
             self.faults["duplicate"] += 1
         raise _GaveUpError(f"{fault} ({counted(attempt, 'attempt')})")
 
     async def _chat(self, session: aiohttp.ClientSession, body: dict[str, Any], *, losses: int) -> Reply:
-        """One attempt, given up when nobody hears anything of the server, or it does not come to this request.
+        """One attempt, given up when the server is silent to all requests, or seems to have dropped this one.
 
-        losses: how often it was given up for the latter before. Raises RetryError, EndpointError.
+        losses: how often it was dropped before. Raises RetryError, EndpointError.
         """
-        asked, s = self._patience.begin(body), self._section
-        exchange = asyncio.ensure_future(self.endpoint.chat(session, body, asked))
+        exchange, s = self._timeouts.begin(body), self._section
+        task = asyncio.ensure_future(self.endpoint.chat(session, body, exchange))
         try:
-            while not (await asyncio.wait([exchange], timeout=min(1.0, s.silence_s / 4, s.lost_s / 4)))[0]:
-                limit = self._patience.silence_limit(streamed=asked.streamed)
-                if time.monotonic() - max(asked.sent, self.endpoint.last_heard) > limit:
-                    raise RetryError("silent", f"the server is silent: no request heard anything for {limit:.0f} s")
-                if self._patience.is_lost(asked, losses):
+            while not (await asyncio.wait([task], timeout=min(1.0, s.silence_s / 4, s.lost_s / 4)))[0]:
+                limit = self._timeouts.silence_limit(streamed=exchange.streamed)
+                if time.monotonic() - max(exchange.sent, self.endpoint.last_heard) > limit:
+                    raise RetryError("silent", f"the server is silent: no request received a byte for {limit:.0f} s")
+                if self._timeouts.is_lost(exchange, losses):
                     raise RetryError(
                         "lost",
-                        f"silent for {asked.silence():.0f} s while requests sent later were answered",
+                        f"silent for {exchange.silence():.0f} s while requests sent later were answered",
                     )
-            reply = exchange.result()
+            reply = task.result()
         finally:
-            exchange.cancel()
-        self._patience.note(asked, reply)
+            task.cancel()
+        self._timeouts.record(exchange, reply)
         return reply
 
     def _is_new(self, reply: Reply) -> bool:
-        """Whether this is no copy of an earlier reply, which has its id and its text.
+        """Whether no earlier reply has the same id and text.
 
-        From a server that gives every reply the same id, or none, copies cannot be told apart.
+        Without ids, or with the same id for every reply, copies cannot be detected and every reply counts as new.
         """
         if not reply.id or self._texts.keys() == {reply.id}:
             return True
@@ -253,21 +262,21 @@ class OpenAIClient:
         return not known
 
     def _backoff(self, failures: int) -> float:
-        """Seconds to wait after so many failures: exponential with full jitter."""
+        """Seconds to wait before the next attempt: exponential with full jitter."""
         return self._jitter.uniform(
             0.0, min(self._section.backoff_max_s, self._section.backoff_s * 2.0 ** (failures - 1))
         )
 
-    def _body(self, ask: Ask) -> dict[str, Any]:
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": ask.messages,
+            "messages": request.messages,
             "temperature": self.params.temperature,
             **({"stop": list(self.params.stop)} if self.params.stop else {}),
             **({"stop_token_ids": list(self.params.stop_token_ids)} if self.params.stop_token_ids else {}),
             "top_p": self.params.top_p,
             self._section.max_tokens_field: self.params.max_completion_tokens,
-            "seed": ask.seed,
+            "seed": request.seed,
             "n": 1,
         }
         if self.streaming:

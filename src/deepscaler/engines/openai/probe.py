@@ -1,8 +1,7 @@
-"""What a server ignores or changes of what it is asked, as far as that can be seen from outside.
+"""Detection of settings that a server ignores or changes, as far as its replies show it.
 
-Before the first sample: is the model there, does its context hold the budget, and a few short completions whose
-equality or difference shows whether seed, temperature, top_p, top_k and n have an effect. Afterwards: what the replies
-themselves give away.
+Before the first sample: the list of models, the context length, and a few short completions whose equality or
+difference shows whether seed, temperature, top_p, top_k and n have an effect. Afterwards: the replies themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from deepscaler.engines.openai.client import BYTES_PER_TOKEN, Answer, OpenAIClient
+from deepscaler.engines.openai.client import BYTES_PER_TOKEN, ChatResponse, OpenAIClient
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.engines.openai.reply import Reply
 from deepscaler.observability.counts import counted
@@ -18,20 +17,22 @@ from deepscaler.types import FinishReason
 
 PROBE_TOKENS = 24
 PROBE_TEMPERATURE = 1.5
-# What servers other than OpenAI's take from the model's generation_config, or have defaults of their own for.
+# Settings that other servers than OpenAI's take from the model's generation_config, or have defaults for.
 _OFF: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0}
-# These drop special tokens from the text; a model whose `</think>` is one would seem never to end its thoughts.
-_WHOLE_TEXT: dict[str, Any] = {**_OFF, "skip_special_tokens": False}
-MEANINGS = {"lost": "lost (the server took them and answered only others)"}  # of the kinds of failed attempts
-EXPLICIT = {"vllm": _WHOLE_TEXT, "sglang": _WHOLE_TEXT, "llamacpp": _OFF, "deepscaler": _OFF}
+# These servers drop special tokens from the text; a `</think>` that is one would be missing.
+_WITH_SPECIAL_TOKENS: dict[str, Any] = {**_OFF, "skip_special_tokens": False}
+FAULTS = {"lost": "lost (the server took them and answered only others)"}  # kind of failed attempt -> description
+EXPLICIT = {"vllm": _WITH_SPECIAL_TOKENS, "sglang": _WITH_SPECIAL_TOKENS, "llamacpp": _OFF, "deepscaler": _OFF}
 
 
 def check_server(client: OpenAIClient) -> dict[str, Any]:
-    """What the server says about the model. Raises EndpointError when it is not there, or its context is too short."""
+    """The server's metadata of the model. Raises EndpointError for a missing model or a context that is too short."""
     try:
         models = client.models()
     except EndpointError as error:
-        if "HTTP 404" not in str(error):  # some servers have no list; the first completion will tell
+        if "HTTP 404" not in str(
+            error
+        ):  # some servers have no list; the first completion shows whether the model exists
             raise
         return {}
     listed = {str(m.get("id")): m for m in models}
@@ -40,23 +41,22 @@ def check_server(client: OpenAIClient) -> dict[str, Any]:
             f"{client.endpoint.address} serves no model {client.model!r}; it serves {', '.join(sorted(listed))}. "
             "Give one of these as --model"
         )
-    facts = listed.get(client.model, {})
-    context, budget = facts.get("max_model_len"), client.params.max_completion_tokens
+    metadata = listed.get(client.model, {})
+    context, budget = metadata.get("max_model_len"), client.params.max_completion_tokens
     if isinstance(context, int) and budget >= context:
         raise EndpointError(
             f"a budget of {counted(budget, 'token')} above the model's context: {client.endpoint.address} serves "
-            f"{client.model!r} "
-            f"with {counted(context, 'token')} for prompt and completion together; lower --max-tokens, or serve it "
-            "with more"
+            f"{client.model!r} with {counted(context, 'token')} for prompt and completion together; lower "
+            "--max-tokens, or serve it with more"
         )
-    client.explicit = EXPLICIT.get(str(facts.get("owned_by")), {})
-    return {name: facts[name] for name in ("id", "owned_by", "max_model_len", "root") if name in facts}
+    client.explicit = EXPLICIT.get(str(metadata.get("owned_by")), {})
+    return {name: metadata[name] for name in ("id", "owned_by", "max_model_len", "root") if name in metadata}
 
 
 def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
-    """Sentences about settings without the effect they should have. Raises EndpointError for a server that refuses.
+    """Warnings about settings without effect. Raises EndpointError when the server refuses the probes.
 
-    Finds out as well whether the server can stream; where it cannot, `client.streaming` is off afterwards.
+    Sets `client.streaming` to False for a server that cannot stream.
     """
     short = {client.max_tokens_field: PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
     first = _first_probe(client, question, **short, seed=1)
@@ -76,7 +76,7 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
         narrow["top_p = 0.000001"] = {"top_p": 1e-6}
     if params.top_k and params.temperature > 0:
         narrow["top_k = 1"] = {"top_k": 1}
-    for name, changes in narrow.items():  # each leaves one token to choose, whatever the seed
+    for name, changes in narrow.items():  # each leaves a single token, whatever the seed
         texts = {client.probe(question, **{**short, **changes}, seed=seed).text for seed in (1, 2)}
         if len(texts) > 1:
             found.append(
@@ -93,12 +93,12 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
 
 
 def _first_probe(client: OpenAIClient, question: str, **changes: Any) -> Reply:
-    """A completion, streamed if the server can and counts the tokens then; else streaming is switched off."""
+    """A completion, streamed if the server supports it with token counts; else streaming is switched off."""
     if client.streaming:
         try:
             reply = client.probe(question, **changes)
         except EndpointError:
-            reply = None  # refused; if not for the streaming, the next attempt says so
+            reply = None  # refused; if streaming was not the cause, the next attempt raises
         if reply is not None and reply.streamed and reply.num_tokens is not None:
             return reply
         client.streaming = False
@@ -106,14 +106,14 @@ def _first_probe(client: OpenAIClient, question: str, **changes: Any) -> Reply:
 
 
 def _budget_faults(reply: Reply) -> list[str]:
-    """What the end of a completion with a budget of PROBE_TOKENS gives away."""
+    """Warnings from the length and finish reason of a completion with a budget of PROBE_TOKENS."""
     found, count = [], reply.num_tokens
     if reply.finish_reason is FinishReason.UNKNOWN:
-        found.append("a completion came without a known finish reason: whether one was cut cannot be seen")
+        found.append("a completion came without a known finish reason: truncated completions cannot be detected")
     elif reply.finish_reason is FinishReason.STOP and count == PROBE_TOKENS:
         found.append(
-            f"a completion of exactly the {PROBE_TOKENS} tokens allowed is said to have ended by itself: the server "
-            "may not tell when it cuts"
+            f"a completion of exactly {PROBE_TOKENS} tokens, the budget, has finish reason stop: the server may not "
+            "report truncation"
         )
     too_long = len(reply.text) > PROBE_TOKENS * BYTES_PER_TOKEN if count is None else count > PROBE_TOKENS
     if too_long:
@@ -122,16 +122,16 @@ def _budget_faults(reply: Reply) -> list[str]:
     return found
 
 
-class ReplyWatch:
-    """Counts in the replies what the server changed, and words it at the end."""
+class ReplyMonitor:
+    """Counts deviations in the replies and reports them as warnings at the end."""
 
     def __init__(self, client: OpenAIClient) -> None:
         self._client = client
         self._seen: Counter[str] = Counter()
         self._models: set[str] = set()
 
-    def note(self, answer: Answer) -> None:
-        reply, budget = answer.reply, self._client.params.max_completion_tokens
+    def record(self, response: ChatResponse) -> None:
+        reply, budget = response.reply, self._client.params.max_completion_tokens
         self._seen["replies"] += 1
         self._seen["choices"] += reply.num_choices != 1
         self._seen["no finish reason"] += reply.finish_reason is FinishReason.UNKNOWN
@@ -141,25 +141,25 @@ class ReplyWatch:
         elif reply.num_tokens > budget:
             self._seen["over budget"] += 1
         elif reply.finish_reason is FinishReason.LENGTH and reply.num_tokens < budget:
-            self._seen["cut early"] += 1
+            self._seen["truncated early"] += 1
         elif reply.finish_reason is FinishReason.STOP and reply.num_tokens == budget:
             self._seen["ended at the budget"] += 1
 
     def warnings(self) -> list[str]:
         total, seen = self._seen["replies"], self._seen
-        worded = {
-            "choices": "held several completions though one was asked for; the first was taken",
-            "no finish reason": "had no known finish reason: whether they were cut at the budget is unknown",
-            "no usage": "had no token count; figures of length leave them out",
+        descriptions = {
+            "choices": "held several completions though one was requested; the first was taken",
+            "no finish reason": "had no known finish reason: whether they were truncated at the budget is unknown",
+            "no usage": "had no token count; length statistics leave them out",
             "over budget": "were longer than the budget: the server ignores or changes it",
-            "ended at the budget": "have exactly the budget's length and are said to have ended by themselves",
-            "cut early": "were cut before the budget: the server lowers it, or its context is too short",
+            "ended at the budget": "have exactly the length of the budget and finish reason stop",
+            "truncated early": "were truncated before the budget: the server lowers it, or its context is too short",
         }
-        found = [f"{seen[kind]} of {total} replies {words}" for kind, words in worded.items() if seen[kind]]
+        found = [f"{seen[kind]} of {total} replies {words}" for kind, words in descriptions.items() if seen[kind]]
         others = sorted(self._models - {"", self._client.model})
         if others:
             found.append(f"replies name the model {', '.join(others)}, not {self._client.model}")
         return found + [
-            f"{counted(count, 'attempt')} failed, each repeated: {MEANINGS.get(kind, kind)}"
+            f"{counted(count, 'attempt')} failed, each repeated: {FAULTS.get(kind, kind)}"
             for kind, count in sorted(self._client.faults.items())
         ]

@@ -1,4 +1,4 @@
-"""What a server's reply to one chat completion means, and what is wrong with it. No network here."""
+"""Parsing and validation of chat completions returned by a server. No network here."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from deepscaler.json_text import parse_json
 from deepscaler.types import FinishReason
 
-MAX_COUNT = 2**31 - 1  # of tokens: files hold 32 bits, and no completion has more
-# `content_filter`, `tool_calls` and whatever servers invent are ends we know nothing about.
+MAX_COUNT = 2**31 - 1  # tokens; the files store 32 bits
+# `content_filter`, `tool_calls` and reasons of single servers become UNKNOWN.
 _FINISH = {"stop": FinishReason.STOP, "eos": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 class MalformedReplyError(ValueError):
-    """The body is not a chat completion; the message says why."""
+    """The body is not a chat completion; the message gives the reason."""
 
 
-class CutReplyError(ValueError):
-    """A streamed reply ended before the server said that it was whole."""
+class TruncatedReplyError(ValueError):
+    """A streamed reply ended before the server marked it as complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """text: reasoning that came apart from the answer (`reasoning_content`, `reasoning`) in `<think>` tags before it.
+    """text: content, with separate reasoning (`reasoning_content`, `reasoning`) in `<think>` tags before it.
 
-    num_tokens: completion tokens as the server counted them, None when it did not. streamed: it came in pieces.
+    num_tokens: completion tokens as counted by the server, None without a count. streamed: received as a stream.
     """
 
     text: str
@@ -67,51 +67,51 @@ def _text(message: Any) -> str:
     content = message.get("content") or ""
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     if not isinstance(content, str) or not isinstance(reasoning, str):
-        raise MalformedReplyError("the message's content is no text")
+        raise MalformedReplyError("the content of the message is not text")
     return _joined(content, reasoning)
 
 
 def _joined(content: str, reasoning: str) -> str:
-    # With content, the thoughts have ended; without, the completion ended inside them and has no final part.
+    # Without content the completion ended inside its reasoning and has no final part.
     closing = f"\n</think>\n{content}" if content else ""
     text = f"<think>\n{reasoning}{closing}" if reasoning else content
-    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is legal JSON and no text
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is legal JSON but not text
 
 
 class StreamedReply:
-    """A chat completion put together from server-sent events; holds its text, not the events."""
+    """A chat completion assembled from server-sent events; keeps the text, not the events."""
 
     def __init__(self) -> None:
-        self._rest = bytearray()  # of a line whose end has not come
+        self._rest = bytearray()  # incomplete last line
         self._content: dict[int, list[str]] = {}
         self._reasoning: dict[int, list[str]] = {}
         self._finish: dict[int, str] = {}
-        self._facts: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
         self._done = False
 
     def feed(self, data: bytes) -> int:
-        """Take in the next bytes; returns how many of them were text. Raises MalformedReplyError."""
+        """Parse the next bytes; returns how many of them were text. Raises MalformedReplyError."""
         self._rest += data
         *lines, rest = bytes(self._rest).split(b"\n")
         self._rest = bytearray(rest)
         return sum(self._event(line[5:].strip()) for line in lines if line.startswith(b"data:"))
 
     def reply(self) -> Reply:
-        """What came. Raises CutReplyError when the end is missing, MalformedReplyError without a choice."""
+        """The complete reply. Raises TruncatedReplyError without its end, MalformedReplyError without a choice."""
         if self._rest:
             self.feed(b"\n")
         if not self._done and not self._finish:
-            raise CutReplyError("the stream ended before the completion did")
+            raise TruncatedReplyError("the stream ended before the completion did")
         indices = sorted(self._content.keys() | self._reasoning.keys() | self._finish.keys())
         if not indices:
             raise MalformedReplyError("a stream without choices")
         texts = tuple(_joined("".join(self._content.get(i, ())), "".join(self._reasoning.get(i, ()))) for i in indices)
         return Reply(
             text=texts[0],
-            num_tokens=_num_tokens(self._facts.get("usage"), len(indices)),
+            num_tokens=_num_tokens(self._metadata.get("usage"), len(indices)),
             finish_reason=_FINISH.get(self._finish.get(indices[0], ""), FinishReason.UNKNOWN),
-            id=str(self._facts.get("id") or ""),
-            model=str(self._facts.get("model") or ""),
+            id=str(self._metadata.get("id") or ""),
+            model=str(self._metadata.get("model") or ""),
             num_choices=len(indices),
             texts=texts,
             streamed=True,
@@ -129,13 +129,13 @@ class StreamedReply:
             raise MalformedReplyError(f"the stream broke off: {error_message(data)}")
         for name in ("id", "model", "usage"):
             if event.get(name):
-                self._facts[name] = event[name]
+                self._metadata[name] = event[name]
         choices = event.get("choices") or []
         if not isinstance(choices, list):
-            raise MalformedReplyError("an event whose choices are no list")
-        return sum(self._piece(choice) for choice in choices)
+            raise MalformedReplyError("an event whose choices are not a list")
+        return sum(self._add_choice(choice) for choice in choices)
 
-    def _piece(self, choice: Any) -> int:
+    def _add_choice(self, choice: Any) -> int:
         if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta") or {}, dict):
             raise MalformedReplyError("a choice without delta")
         index = choice.get("index")
@@ -144,7 +144,7 @@ class StreamedReply:
             self._finish[index] = str(choice["finish_reason"])
         content, reasoning = delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or ""
         if not isinstance(content, str) or not isinstance(reasoning, str):
-            raise MalformedReplyError("a piece that is no text")
+            raise MalformedReplyError("an event whose text is not a string")
         if content:
             self._content.setdefault(index, []).append(content)
         if reasoning:
@@ -160,7 +160,7 @@ def _num_tokens(usage: Any, num_choices: int) -> int | None:
 
 
 def error_message(body: bytes) -> str:
-    """The words of an error in OpenAI's shape, or the beginning of whatever came instead."""
+    """The message of an error in OpenAI's format, or the beginning of the body in any other format."""
     try:
         document = parse_json(body)
     except ValueError:

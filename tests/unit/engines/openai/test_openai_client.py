@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from deepscaler.config.evaluation import ClientSection
-from deepscaler.engines.openai.client import Ask, OpenAIClient, request_seed
+from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
 from deepscaler.engines.openai.http import EndpointError, check_address
-from deepscaler.engines.openai.probe import ReplyWatch, check_server, probe_sampling
+from deepscaler.engines.openai.probe import ReplyMonitor, check_server, probe_sampling
 from deepscaler.engines.openai.reply import MalformedReplyError, error_message, parse_reply
 from deepscaler.types import FinishReason, SamplingParams
 from scripted_server import Faults, Script, ScriptedServer
@@ -24,8 +24,8 @@ def client(server: ScriptedServer, *, model: str = "scripted", params: SamplingP
     return OpenAIClient(server.url, model, params, ClientSection(**(QUICK | changes)))
 
 
-def asks(count: int) -> list[Ask]:
-    return [Ask(i, f"question {i}", request_seed(1, "p", i)) for i in range(count)]
+def chat_requests(count: int) -> list[ChatRequest]:
+    return [ChatRequest(i, f"question {i}", request_seed(1, "p", i)) for i in range(count)]
 
 
 def echo(question: str, seed: int) -> str:
@@ -38,12 +38,14 @@ def reply(message: dict[str, Any], **more: Any) -> bytes:
 
 def test_every_ask_is_answered_once_with_its_own_seed() -> None:
     with ScriptedServer(Script(echo)) as server:
-        answers = list(client(server).ask(asks(200)))
-        assert sorted(a.ask.key for a in answers) == list(range(200))
-        assert all(a.reply.text == echo(a.ask.question, a.ask.seed) for a in answers)
-        body = server.bodies[0]
-        assert len(server.bodies) == 200
-    assert len({a.ask.seed for a in answers}) == 200
+        answers = list(client(server).complete(chat_requests(200)))
+        assert sorted(a.request.key for a in answers) == list(range(200))
+        assert all(a.reply.text == echo(a.request.question, a.request.seed) for a in answers)
+        bodies = server.bodies
+    sent = {(body["messages"][0]["content"], body["seed"]) for body in bodies}
+    assert len(bodies) == len(sent) == len({seed for _, seed in sent}) == 200
+    assert sent == {(r.question, r.seed) for r in chat_requests(200)}
+    body = bodies[0]
     assert (body["temperature"], body["top_p"], body["max_tokens"], body["n"]) == (0.6, 0.95, 100, 1)
     assert "top_k" not in body and "min_p" not in body  # OpenAI's own servers refuse them
     assert body["messages"][0]["role"] == "user" and len(body["messages"]) == 1
@@ -53,7 +55,7 @@ def test_servers_with_defaults_of_their_own_are_told_what_is_off() -> None:
     with ScriptedServer(Script(echo, owned_by="vllm")) as server:
         c = client(server)
         check_server(c)
-        list(c.ask(asks(1)))
+        list(c.complete(chat_requests(1)))
         body = server.bodies[-1]
     assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.0, 1.0)
     assert body["skip_special_tokens"] is False
@@ -64,9 +66,9 @@ def test_faults_are_repeated_and_counted_and_cost_no_answer() -> None:
     faults = Faults(**planted, duplicate=0.03, replies_back=40)
     with ScriptedServer(Script(echo, faults=faults)) as server:
         c = client(server)
-        answers = list(c.ask(asks(500)))
-        assert sorted(a.ask.key for a in answers) == list(range(500)) and not c.unfinished
-        assert all(a.reply.text == echo(a.ask.question, a.ask.seed) for a in answers)
+        answers = list(c.complete(chat_requests(500)))
+        assert sorted(a.request.key for a in answers) == list(range(500)) and not c.unfinished
+        assert all(a.reply.text == echo(a.request.question, a.request.seed) for a in answers)
         planted = server.planted
     assert c.faults["http_5xx"] == planted["error_500"] > 0
     assert c.faults["dropped"] == planted["hang_up"] + planted["half_body"] > 0
@@ -75,18 +77,18 @@ def test_faults_are_repeated_and_counted_and_cost_no_answer() -> None:
     assert c.faults["duplicate"] == planted["duplicate"] > 0
 
 
-def test_silence_is_cut_off_and_repeated() -> None:
+def test_silence_is_ended_and_repeated() -> None:
     with ScriptedServer(Script(echo, faults=Faults(silence=0.2))) as server:
         c = client(server, read_s=0.2, silence_s=5.0, stream=False, concurrency=32)
-        assert len(list(c.ask(asks(60)))) == 60
+        assert len(list(c.complete(chat_requests(60)))) == 60
         assert c.faults["timeout"] == server.planted["silence"] > 0
 
 
-def test_an_endless_reply_is_cut_off() -> None:
+def test_an_endless_reply_is_truncated() -> None:
     with ScriptedServer(Script(echo, faults=Faults(endless=1.0))) as server:
         c = client(server, max_attempts=2, concurrency=2)
-        with pytest.raises(EndpointError, match=r"no usable answer to any request.*more than \d+ bytes, cut off"):
-            list(c.ask(asks(2)))
+        with pytest.raises(EndpointError, match=r"no usable answer to any request.*more than \d+ bytes, truncated"):
+            list(c.complete(chat_requests(2)))
         assert c.faults["endless"] >= 2
 
 
@@ -94,7 +96,7 @@ def test_a_server_that_dies_ends_the_run_with_what_came_before() -> None:
     with ScriptedServer(Script(echo)) as server:
         got = []
         with pytest.raises(EndpointError, match="Finished samples are kept"):
-            for answer in client(server, max_attempts=3, concurrency=4).ask(asks(10_000)):
+            for answer in client(server, max_attempts=3, concurrency=4).complete(chat_requests(10_000)):
                 got.append(answer)
                 server.down = len(got) > 50
         assert 50 < len(got) < 200
@@ -104,15 +106,15 @@ def test_a_server_that_caches_everything_is_accepted_in_the_end() -> None:
     """Repeating for ever would be worse; the share of identical completions shows it in the results."""
     with ScriptedServer(Script(echo)) as server:
         c = client(server, concurrency=1)
-        assert len(list(c.ask(asks(3)))) == 3 and not c.faults
+        assert len(list(c.complete(chat_requests(3)))) == 3 and not c.faults
         server.script.faults.duplicate = 1.0
-        assert len(list(c.ask(asks(3)))) == 3
+        assert len(list(c.complete(chat_requests(3)))) == 3
         assert c.faults["duplicate"] == 9
 
 
 def test_abandoning_the_answers_ends_the_requests() -> None:
     with ScriptedServer(Script(echo, latency_s=0.02)) as server:
-        answers = client(server, concurrency=2).ask(asks(1000))
+        answers = client(server, concurrency=2).complete(chat_requests(1000))
         next(answers)
         answers.close()
         seen = len(server.bodies)
@@ -125,7 +127,7 @@ def test_the_wrong_model_names_those_there_are() -> None:
         with pytest.raises(EndpointError, match="no model 'other'; it serves scripted"):
             check_server(client(server, model="other"))
         with pytest.raises(EndpointError, match=r"does not exist.*no model 'other'"):
-            list(client(server, model="other").ask(asks(1)))
+            list(client(server, model="other").complete(chat_requests(1)))
 
 
 def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,11 +202,11 @@ def test_streaming_is_used_where_the_server_can_and_changes_no_answer(script: Sc
         c = client(server)
         probe_sampling(c, "q")
         assert c.streaming is streams
-        ours = {a.ask.key: a.reply for a in c.ask(asks(20))}
+        ours = {a.request.key: a.reply for a in c.complete(chat_requests(20))}
         assert ("stream" in server.bodies[-1]) is streams
         whole = client(server, stream=False)
-        for a in whole.ask(asks(20)):
-            other = ours[a.ask.key]
+        for a in whole.complete(chat_requests(20)):
+            other = ours[a.request.key]
             assert (a.reply.text, a.reply.num_tokens) == (other.text, other.num_tokens)
             assert (a.reply.finish_reason, other.streamed) == (other.finish_reason, streams)
 
@@ -215,7 +217,7 @@ def test_a_connected_server_that_says_nothing_is_noticed(fault: str) -> None:
         c = client(server, concurrency=4, silence_s=0.4)
         got, start = [], 0.0
         with pytest.raises(EndpointError, match=r"no usable answer.*the server is silent.*samples are kept"):
-            for answer in c.ask(asks(5000)):
+            for answer in c.complete(chat_requests(5000)):
                 got.append(answer)
                 if len(got) == 30:
                     setattr(server.script.faults, fault, 1.0)
@@ -231,41 +233,39 @@ def test_a_request_that_waits_in_the_queue_is_not_silence_while_others_are_answe
     with ScriptedServer(Script(reply, piece_s=0.05)) as server:
         server.script.wait_s = {"question 0": 1.2}
         c = client(server, concurrency=2, silence_s=0.4)
-        answers = list(c.ask(asks(14)))
+        answers = list(c.complete(chat_requests(14)))
         assert len(answers) == 14 and not c.faults
         assert max(a.latency_s for a in answers) > 1.2
 
 
-def test_without_a_stream_the_limit_follows_the_slowest_answer() -> None:
+def test_without_a_stream_a_silent_server_is_noticed_by_the_slowest_response() -> None:
+    """20 ms for seven tokens, four times that for the hundred allowed; a busy machine may take longer."""
     with ScriptedServer(Script(echo, latency_s=0.02)) as server:
-        c = client(server, stream=False, silence_s=0.3, concurrency=2)
-        assert c._patience.silence_limit(streamed=False) == c._section.read_s  # nothing is known yet
-        assert len(list(c.ask(asks(20)))) == 20
-        # 20 ms for seven tokens, four times that for the hundred allowed; a busy machine may take longer.
-        assert 1.0 < c._patience.silence_limit(streamed=False) < 10.0
+        c = client(server, stream=False, silence_s=0.3, concurrency=2, total_s=600.0)
+        assert len(list(c.complete(chat_requests(20)))) == 20
         server.script.faults.silence = 1.0
         with pytest.raises(EndpointError, match="the server is silent"):
-            list(c.ask(asks(4)))
+            list(c.complete(chat_requests(4)))
 
 
 def test_replies_give_away_what_was_changed() -> None:
     faults = Faults(truncated=0.5)
     with ScriptedServer(Script(echo, say_usage=False, say_finish=False, faults=faults)) as server:
         c = client(server)
-        watch = ReplyWatch(c)
-        for answer in c.ask(asks(10)):
-            watch.note(answer)
+        monitor = ReplyMonitor(c)
+        for answer in c.complete(chat_requests(10)):
+            monitor.record(answer)
             assert answer.reply.num_tokens is None and answer.reply.finish_reason is FinishReason.UNKNOWN
-    words = " ".join(watch.warnings())
+    words = " ".join(monitor.warnings())
     assert "10 of 10 replies had no known finish reason" in words and "10 of 10 replies had no token count" in words
-    watch = ReplyWatch(c)
+    monitor = ReplyMonitor(c)
     over = parse_reply(reply({"content": "x"}, usage={"completion_tokens": 101}, model="m"))
-    cut = json.loads(reply({"content": "x"}, usage={"completion_tokens": 50}, model="scripted"))
-    cut["choices"][0]["finish_reason"] = "length"
-    for r in (over, parse_reply(json.dumps(cut).encode())):
-        watch.note(type(answer)(answer.ask, r, 0.1))
-    words = " ".join(watch.warnings())
-    assert "1 of 2 replies were longer than the budget" in words and "1 of 2 replies were cut before" in words
+    short = json.loads(reply({"content": "x"}, usage={"completion_tokens": 50}, model="scripted"))
+    short["choices"][0]["finish_reason"] = "length"
+    for r in (over, parse_reply(json.dumps(short).encode())):
+        monitor.record(type(answer)(answer.request, r, 0.1))
+    words = " ".join(monitor.warnings())
+    assert "1 of 2 replies were longer than the budget" in words and "1 of 2 replies were truncated before" in words
     assert "replies name the model m, not scripted" in words
 
 
@@ -286,7 +286,7 @@ def test_what_is_no_completion_is_malformed(body: bytes) -> None:
 
 
 def test_half_a_surrogate_pair_does_not_reach_the_files() -> None:
-    parse_reply(reply({"content": "a\ud800b"})).text.encode()
+    assert parse_reply(reply({"content": "a\ud800b"})).text == "a?b"
 
 
 def test_errors_are_read_in_every_shape() -> None:
