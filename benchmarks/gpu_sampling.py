@@ -153,7 +153,7 @@ def ours(model: Any, wanted: list[Request], params: SamplingParams) -> dict[str,
     engine = TorchEngine(model, stop_ids=frozenset(), max_active=count)
     taken = seconds(lambda: list(engine.generate(wanted, params)), device)
     engine.release_memory()
-    return {"tokens_per_s": count * params.max_completion_tokens / taken, "cache": type(engine._cache).__name__}
+    return {"tokens_per_s": count * params.max_completion_tokens / taken, "cache": type(engine.cache).__name__}
 
 
 def generation(size: str, device: torch.device, report: Report) -> None:

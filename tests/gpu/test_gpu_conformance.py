@@ -149,7 +149,7 @@ def test_a_whole_step_updates_publishes_and_resumes(
             samples = as_samples(list(team.generate(requests(), PARAMS)))
             stats = learner.update([samples])
             assert stats.num_updates == 1 and stats.metrics["mismatch_mean"] < 0.02, step
-            assert team._engine._cache.allocated_bytes == 0
+            assert team._engine.cache.allocated_bytes == 0
             assert fleet.publish_weights(learner).version == step + 1
         learner.save(tmp_path)
         other = LocalLearner(tiny_model(seed=3).to(DEVICE), settings)

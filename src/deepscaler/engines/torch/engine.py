@@ -30,6 +30,9 @@ from deepscaler.positions import fitted_context
 from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
 from deepscaler.weights import weights_digest
 
+# Attention reads the layout of the key-value cache, so the cache selects both.
+BACKENDS: dict[str, type[KVCache]] = {"cpu": KVCache, "paged": PagedCache, "flash": FlashCache}
+
 
 class TorchEngine:
     """Samples from `model`, which it may share with a learner: then publishing weights copies nothing.
@@ -41,6 +44,7 @@ class TorchEngine:
         and divided by the number of cores, each of which may run an engine; on a GPU measured when the cache is
         allocated.
     float32_head: compute logits in float32 where the weights are in half precision.
+    attention_backend: a key of `BACKENDS`, by default the fastest one that works on the device.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class TorchEngine:
         is_cancelled: Callable[[], bool] = lambda: False,
         max_cache_bytes: int | None = None,
         float32_head: bool = False,
+        attention_backend: str | None = None,
     ) -> None:
         parameter = next(model.parameters())
         self._model: Any = model
@@ -62,14 +67,11 @@ class TorchEngine:
         self._max_active = max_active
         self._device = parameter.device
         self._max_cache_bytes = max_cache_bytes
-        on_gpu = self._device.type == "cuda"
         self._decoder = Decoder(model, float32_head=float32_head)
-        shape = (self._decoder.heads, self._decoder.kv_heads, self._decoder.head_dim)
-        flash = flash_works(self._device, parameter.dtype, *shape)
-        cache = (FlashCache if flash else PagedCache) if on_gpu else KVCache
-        step = CudaGraphStep if on_gpu else CpuStep
-        self._cache = cache(self._model.config, parameter.dtype, self._device, self._free_bytes())
-        self._step: Any = step(self._decoder, self._cache)
+        backend = BACKENDS[attention_backend or self._fastest_backend()]
+        self.cache = backend(self._model.config, parameter.dtype, self._device, self._free_bytes())
+        paged = isinstance(self.cache, PagedCache)
+        self._step: Any = (CudaGraphStep if paged else CpuStep)(self._decoder, self.cache)
         self._scheduler: Scheduler | None = None
         self._capacity = 0
         self.context_limit = fitted_context(model)
@@ -115,10 +117,10 @@ class TorchEngine:
         """
         if self._scheduler is not None:
             self._scheduler.close()
-        self._prepare_cache(self._cache.choose_block_tokens(capacity))
+        self._prepare_cache(self.cache.choose_block_tokens(capacity))
         self._capacity = capacity
         self._decoder.refresh(capacity)
-        self._scheduler = Scheduler(self._decoder, self._cache, self._step, self._stops, self._max_active)
+        self._scheduler = Scheduler(self._decoder, self.cache, self._step, self._stops, self._max_active)
         return self._scheduler
 
     def score(self, ids: IntArray, temperatures: FloatArray, num_alternatives: int) -> TokenScores:
@@ -130,10 +132,10 @@ class TorchEngine:
 
         Unfinished sequences are dropped.
         """
-        if isinstance(self._cache, PagedCache) and self._cache.allocated_bytes:
+        if isinstance(self.cache, PagedCache) and self.cache.allocated_bytes:
             if self._scheduler is not None:
                 self._scheduler.close()
-            self._cache.release()
+            self.cache.release()
             self._step.clear()
 
     def reset(self) -> None:
@@ -141,16 +143,22 @@ class TorchEngine:
         if self._scheduler is not None:
             self._scheduler.close()
         self.release_memory()
-        if not isinstance(self._cache, PagedCache):
-            self._cache.reset(self._cache.block_tokens)
+        if not isinstance(self.cache, PagedCache):
+            self.cache.reset(self.cache.block_tokens)
 
     def _prepare_cache(self, block_tokens: int) -> None:
-        cache = self._cache
+        cache = self.cache
         if isinstance(cache, PagedCache) and not cache.allocated_bytes:
             cache.reset(block_tokens, self._free_bytes())
         elif cache.block_tokens != block_tokens:
             self.release_memory()
             cache.reset(block_tokens, self._free_bytes() if isinstance(cache, PagedCache) else None)
+
+    def _fastest_backend(self) -> str:
+        if self._device.type != "cuda":
+            return "cpu"
+        shape = (self._decoder.heads, self._decoder.kv_heads, self._decoder.head_dim)
+        return "flash" if flash_works(self._device, self.dtype, *shape) else "paged"
 
     def _free_bytes(self) -> int:
         processes = available_cores() if self._device.type == "cpu" else 1
@@ -177,7 +185,7 @@ class TorchEngine:
 
     def _check_memory(self, requests: abc.Sequence[Request], params: SamplingParams) -> None:
         for request in requests:
-            most = self._cache.max_sequence_tokens(len(request.prompt_ids))
+            most = self.cache.max_sequence_tokens(len(request.prompt_ids))
             if len(request.prompt_ids) + params.max_completion_tokens > most:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a "

@@ -114,6 +114,7 @@ def recorded_step(model: Any, products: Products, layout_type: Any, lengths: lis
     return record
 
 
+@pytest.mark.perf
 @pytest.mark.parametrize("layout_type", LAYOUTS)
 @pytest.mark.parametrize("products", PRODUCTS, ids=lambda p: type(p).__name__)
 def test_a_decoding_step_calls_few_kernels(
@@ -127,6 +128,7 @@ def test_a_decoding_step_calls_few_kernels(
     assert len(record.kernels) <= most, sorted(record.kernels)
 
 
+@pytest.mark.perf
 @needs_numba
 def test_what_a_decoding_step_allocates_does_not_grow_with_the_context(tiny_model: Callable[..., Any]) -> None:
     model = tiny_model()

@@ -12,13 +12,11 @@ import torch
 
 from deepscaler.engines.torch.block_allocator import BlockAllocator
 from deepscaler.engines.torch.block_attention import CpuStep
-from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.decode_state import Sequence
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.large_pages import zeros_in_large_pages
 from deepscaler.engines.torch.paged_attention import padded_size
-from deepscaler.engines.torch.paged_cache import PagedCache
 from deepscaler.engines.torch.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.types import Request, RunError
 from engine_runs import PARAMS, assert_equal, requests, run
@@ -43,10 +41,10 @@ def test_a_cache_too_small_for_all_gives_the_same_completions(tiny_model: Callab
     model, wanted = tiny_model(), requests(4)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted)
     small = TorchEngine(model, stop_ids=NEVER, max_cache_bytes=9 * 32 * 2 * 2 * 2 * 8 * 4)  # 9 blocks
-    assert small._cache.allocator.num_blocks * small._cache.block_bytes <= 9 * 8192
+    assert small.cache.allocator.num_blocks * small.cache.block_bytes <= 9 * 8192
     assert_equal(run(small, wanted), expected)
-    assert small._cache.allocator.num_blocks == 9 and small._cache.allocator.peak <= 9
-    assert small._cache.allocator.num_used == 0
+    assert small.cache.allocator.num_blocks == 9 and small.cache.allocator.peak <= 9
+    assert small.cache.allocator.num_used == 0
 
 
 def test_what_can_never_fit_is_refused_with_a_remedy(tiny_model: Callable[..., Any]) -> None:
@@ -63,7 +61,7 @@ def test_a_new_generation_ends_an_unfinished_one(tiny_model: Callable[..., Any])
     assert_equal(run(engine, requests(2)), expected)
     with pytest.raises(RunError, match="ended by a newer one"):
         list(started)
-    assert engine._cache.allocator.num_used == 0
+    assert engine.cache.allocator.num_used == 0
 
 
 def test_a_mixture_of_parameters_is_what_each_gives_alone(tiny_model: Callable[..., Any]) -> None:
@@ -87,7 +85,7 @@ def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any])
     engine = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=8)
     prompt = np.arange(2, 34).astype(np.int32)
     run(engine, [Request("p", prompt, 8)])
-    cache = engine._cache
+    cache = engine.cache
     assert cache.block_tokens == 32
     assert cache.allocator.peak == 1 + 8 * 3  # 89 tokens after the prompt: three blocks each
     assert cache.allocated_bytes <= 1.5 * cache.allocator.peak * cache.block_bytes
@@ -125,7 +123,7 @@ def test_all_ways_of_computing_a_step_give_the_same_completions(
     engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
     expected = run(engine, requests(3))
     engine._decoder = Decoder(engine._model, products)
-    engine._step = CpuStep(engine._decoder, engine._cache, compiled=compiled)
+    engine._step = CpuStep(engine._decoder, engine.cache, compiled=compiled)
     assert_equal(run(engine, requests(3)), expected)
 
 
@@ -134,8 +132,8 @@ def test_completions_do_not_depend_on_where_their_blocks_lie(tiny_model: Callabl
     engine, wanted = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=12), requests(3)
     fresh = run(engine, wanted)
     with torch.inference_mode():
-        held = engine._cache.allocate(40)
-    engine._cache.allocator.free(held[::3] + held[1::3])  # from now on blocks come in another order
+        held = engine.cache.allocate(40)
+    engine.cache.allocator.free(held[::3] + held[1::3])  # from now on blocks come in another order
     for key, rollout in run(engine, wanted).items():
         np.testing.assert_array_equal(rollout.rollout_logprobs, fresh[key].rollout_logprobs)
 
@@ -145,12 +143,11 @@ def test_the_step_for_gpus_gives_the_same_completions(tiny_model: Callable[..., 
     """Static shapes and one owner per block, here without graphs; in 14 blocks of 64 not all find room at once."""
     model, wanted = tiny_model("qwen3"), requests(4)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted)
-    engine = TorchEngine(model, stop_ids=NEVER)
-    engine._cache = PagedCache(model.config, torch.float32, torch.device("cpu"), blocks * 64 * 2 * 2 * 2 * 8 * 4)
-    engine._step = CudaGraphStep(engine._decoder, engine._cache)
+    limit = blocks * 64 * 2 * 2 * 2 * 8 * 4
+    engine = TorchEngine(model, stop_ids=NEVER, attention_backend="paged", max_cache_bytes=limit)
     assert_equal(run(engine, wanted), expected)
     assert_equal(run(engine, wanted[1:]), {k: v for k, v in expected.items() if k[0] != "p0"})
-    assert engine._cache.allocator.num_used == 1
+    assert engine.cache.allocator.num_used == engine.cache.num_reserved
 
 
 @pytest.mark.parametrize("steps", [2, 8])

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.engines.torch import flash_attention
-from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.engines.torch.products import TorchProducts
 from deepscaler.engines.torch.scheduler import Sequence
 from deepscaler.training.gradients import GradientComputer
@@ -29,12 +28,9 @@ CPU = torch.device("cpu")
 BLOCK_BYTES = 64 * 2 * 2 * 2 * 8 * 4  # of the tiny model in float32
 
 
-def as_on_gpu(engine: TorchEngine, kind: type[PagedCache] = PagedCache, max_bytes: int = 2**24) -> TorchEngine:
-    """The engine with the cache and the step that it would take on a GPU."""
-    engine._cache = kind(engine._model.config, engine.dtype, CPU, max_bytes)
-    engine._max_cache_bytes = max_bytes
-    engine._step = CudaGraphStep(engine._decoder, engine._cache)
-    return engine
+def as_on_gpu(model: Any, backend: str = "paged", max_bytes: int = 2**24, **settings: Any) -> TorchEngine:
+    """An engine with the cache and the step of a GPU."""
+    return TorchEngine(model, stop_ids=NEVER, attention_backend=backend, max_cache_bytes=max_bytes, **settings)
 
 
 @pytest.fixture
@@ -62,10 +58,10 @@ def test_flash_attention_over_blocks_gives_the_same_completions(
     wanted = [replace(r, prompt_ids=np.tile(r.prompt_ids, 8)) for r in requests(2)]  # 160 and 216 tokens
     params = replace(PARAMS, max_completion_tokens=70)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted, params)
-    engine = as_on_gpu(TorchEngine(model, stop_ids=NEVER), FlashCache, 2 * BLOCK_BYTES * blocks)
+    engine = as_on_gpu(model, "flash", 2 * BLOCK_BYTES * blocks)
     assert_equal(run(engine, wanted, params), expected)
-    assert engine._cache.allocator.num_used == engine._cache.num_reserved
-    assert engine._cache.allocator.peak <= 1 + 2 * 2 + 8 * 2, "full blocks of a prompt are there once"
+    assert engine.cache.allocator.num_used == engine.cache.num_reserved
+    assert engine.cache.allocator.peak <= 1 + 2 * 2 + 8 * 2, "full blocks of a prompt are there once"
 
 
 def test_the_flash_operator_of_this_torch_has_the_parameters_it_is_called_with() -> None:
@@ -81,7 +77,7 @@ def test_rows_that_leave_do_not_leave_gaps_to_read(
 ) -> None:
     """One long sequence after 40 short ones: a step soon reads its blocks, not those that the others had."""
     monkeypatch.setattr("deepscaler.engines.torch.paged_cache.SLACK", 2)
-    engine = as_on_gpu(TorchEngine(tiny_model(), stop_ids=NEVER, max_active=64))
+    engine = as_on_gpu(tiny_model(), max_active=64)
     expected = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=64)
     spans, limits = [], [10] * 40 + [90]
     found = []
@@ -95,7 +91,7 @@ def test_rows_that_leave_do_not_leave_gaps_to_read(
             scheduler.add(sequence)
         while scheduler.has_unfinished:
             scheduler.step()
-            spans.append(each._cache.allocator.span)
+            spans.append(each.cache.allocator.span)
         found.append([s.tokens for s in sequences])
     assert found[0] == found[1]
     assert max(spans[:90]) > 40 and spans[15] <= 4
@@ -103,49 +99,68 @@ def test_rows_that_leave_do_not_leave_gaps_to_read(
 
 def test_memory_is_given_back_and_taken_again(tiny_model: Callable[..., Any]) -> None:
     model, wanted = tiny_model(), requests(3)
-    engine = as_on_gpu(TorchEngine(model, stop_ids=NEVER))
+    engine = as_on_gpu(model)
     expected = run(TorchEngine(model, stop_ids=NEVER), wanted)
     assert_equal(run(engine, wanted), expected)
-    assert engine._cache.allocated_bytes > 0 and engine._step._inputs
+    assert engine.cache.allocated_bytes > 0
     engine.release_memory()
-    assert engine._cache.allocated_bytes == 0 and not engine._step._inputs
+    assert engine.cache.allocated_bytes == 0
     engine.release_memory()
     assert_equal(run(engine, wanted), expected)
 
 
 def test_an_unfinished_generation_ends_when_its_memory_is_wanted(tiny_model: Callable[..., Any]) -> None:
-    engine = as_on_gpu(TorchEngine(tiny_model(), stop_ids=NEVER, max_active=3))
+    engine = as_on_gpu(tiny_model(), max_active=3)
     next(engine.generate(requests(2), PARAMS))
     engine.release_memory()
-    assert engine._cache.allocated_bytes == 0 and engine._cache.allocator.num_used == engine._cache.num_reserved
+    assert engine.cache.allocated_bytes == 0 and engine.cache.allocator.num_used == engine.cache.num_reserved
 
 
 def test_padded_rows_stay_inside_blocks_of_another_size(tiny_model: Callable[..., Any]) -> None:
     """Many rows in blocks of 64, then few in blocks of 8 with the same padded sizes."""
     model = tiny_model()
-    engine, expected = (TorchEngine(model, stop_ids=NEVER) for _ in range(2))
-    as_on_gpu(engine)
+    engine, expected = as_on_gpu(model), TorchEngine(model, stop_ids=NEVER)
     run(engine, requests(4, 2))
-    engine._cache.reset(8)
-    engine._cache.choose_block_tokens = lambda longest: 8  # type: ignore[method-assign]
+    engine.cache.reset(8)
+    engine.cache.choose_block_tokens = lambda longest: 8  # type: ignore[method-assign]
     assert_equal(run(engine, requests(3, 2)), run(expected, requests(3, 2)))
 
 
+class _Reads(TorchDispatchMode):
+    """Addresses of the tensors that operations read and did not make themselves, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[Tensor] = []  # kept, so that no address is used twice
+        self.addresses: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = {x.untyped_storage().data_ptr() for x in self._made}
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        self.addresses += [x.data_ptr() for x in read if x.untyped_storage().data_ptr() not in made]
+        out = function(*args, **(kwargs or {}))
+        outside = {x.untyped_storage().data_ptr() for x in read} - made
+        self._made += [x for x in tree_leaves(out) if x.untyped_storage().data_ptr() not in outside]
+        return out
+
+
+class _NoAttention:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return query.flatten(1)
+
+
 def test_everything_a_captured_step_reads_stays_where_it_is(tiny_model: Callable[..., Any]) -> None:
-    decoder = Decoder(tiny_model("qwen3"), TorchProducts())
+    decoder, tokens = Decoder(tiny_model("qwen3"), TorchProducts()), torch.tensor([3, 4])
 
     def addresses() -> list[int]:
         decoder.refresh(64)
-        norms = [n for x in decoder._layers for n in (x.attention_norm, x.mlp_norm, x.query_norm, x.key_norm)]
-        weights = [w for x in decoder._layers for w in (x.joined, x.out, x.gate, x.up, x.down)]
-        tensors = [t for n in (*norms, decoder._norm) if n is not None for t in (n.weight, n.root_eps)]
-        tensors += [t for w in (*weights, decoder._head) for t in w]
-        tensors += [decoder._rotation, decoder._query_scale]
-        return [t.data_ptr() for t in tensors if t is not None]
+        with torch.inference_mode(), _Reads() as reads:
+            decoder.logits(tokens, tokens, _NoAttention())
+        return reads.addresses
 
     before = addresses()
     kept = [torch.empty(1) for _ in range(64)]  # would take the place of what was freed
-    assert addresses() == before and kept
+    assert addresses() == before and len(set(before)) > 2 * 10 and kept
 
 
 class _Copies(TorchDispatchMode):
@@ -160,8 +175,9 @@ class _Copies(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.perf
 def test_a_step_sends_one_piece_and_two_when_blocks_change(tiny_model: Callable[..., Any]) -> None:
-    engine = as_on_gpu(TorchEngine(tiny_model(), stop_ids=NEVER))
+    engine = as_on_gpu(tiny_model())
     scheduler = engine.open_scheduler(128)
     for request in requests(3, 1):
         scheduler.add(Sequence(request, 0, PARAMS))
@@ -182,12 +198,10 @@ def as_samples(rollouts: list[Rollout]) -> list[TrainSample]:
     ]
 
 
-def difference(
-    tiny_model: Callable[..., Any], *, float32_head: bool, kind: type[PagedCache] = PagedCache
-) -> np.ndarray:
+def difference(tiny_model: Callable[..., Any], *, float32_head: bool, backend: str = "paged") -> np.ndarray:
     """Learner minus engine log-probabilities: bfloat16 against float32 weights with mixed precision."""
     half = tiny_model("qwen3").to(torch.bfloat16)
-    engine = as_on_gpu(TorchEngine(half, stop_ids=NEVER, float32_head=float32_head), kind)
+    engine = as_on_gpu(half, backend, float32_head=float32_head)
     rollouts = list(run(engine, requests(4)).values())
     computer = GradientComputer(
         tiny_model("qwen3"),
@@ -210,4 +224,4 @@ def test_in_bfloat16_engine_and_learner_differ_by_rounding(tiny_model: Callable[
 
 
 def test_flash_attention_in_bfloat16_is_as_close(tiny_model: Callable[..., Any], flash: None) -> None:
-    assert np.abs(difference(tiny_model, float32_head=True, kind=FlashCache)).mean() < 0.011
+    assert np.abs(difference(tiny_model, float32_head=True, backend="flash")).mean() < 0.011

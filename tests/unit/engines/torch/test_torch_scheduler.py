@@ -88,7 +88,8 @@ def test_the_prompt_of_sequences_that_were_cancelled_is_never_taken_for_anothers
     tiny_model: Callable[..., Any],
 ) -> None:
     """Prompts go by the identity of their request, and a new request may get that of one which is gone."""
-    scheduler = new_scheduler(tiny_model(), 1)
+    engine = TorchEngine(tiny_model(), stop_ids=frozenset({1}), max_active=1)
+    scheduler, allocator = engine.open_scheduler(60), engine.cache.allocator
     for prompt in ([5, 6, 7], [8, 9, 10, 11]):
         request = Request("p", np.array(prompt, np.int32), 2)
         first, second = (Sequence(request, index, PARAMS) for index in range(2))
@@ -97,7 +98,7 @@ def test_the_prompt_of_sequences_that_were_cancelled_is_never_taken_for_anothers
         scheduler.step()  # the second one waits for a row, and its prompt is there
         second.cancelled = True
         assert scheduler.step() == [second]
-        assert not scheduler._prefix_cache._prefixes
+        assert allocator.num_used == 1, "the block of the first sequence; that of the prompt is free"
         first.cancelled = True
         scheduler.step()
-        assert not scheduler.has_unfinished and not scheduler._cache.allocator.num_used
+        assert not scheduler.has_unfinished and not allocator.num_used
