@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.serve.choices import Piece, sampling
+from deepscaler.serve.choices import Piece, sampling_params
 from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread
 from deepscaler.serve.requests import Asked, RequestError, parse_completion
 
@@ -37,7 +37,7 @@ class Running:
         pieces: queue.Queue[Piece | RequestError] = queue.Queue()
         (prompt,) = request.prompts
         ids = np.array(prompt, np.int32)
-        params = sampling(request, ids, CAPACITY, request.seed or 0)
+        params = sampling_params(request, ids, CAPACITY, request.seed or 0)
         self.thread.submit([(ids, params)], request, pieces.put)
         return pieces
 
