@@ -49,7 +49,7 @@ class PublishedWeights(Protocol):
 class Sampler(Protocol):
     """Token ids in, token ids out: one engine, or many behind one door.
 
-    Training, evaluation and serving use nothing else. Every engine passes tests/unit/rollout/test_rollout_engine.py.
+    Training, evaluation and serving use nothing else. Every engine passes test_engine_conformance.py.
     """
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:

@@ -15,13 +15,13 @@ import torch
 
 from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
 from deepscaler.config import Recipe, load_recipe
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import AlarmError, Run
 from deepscaler.protocols import PublishedWeights
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.checkpoint import CheckpointError
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.replica import ModelReplica

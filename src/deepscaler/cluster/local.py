@@ -18,10 +18,10 @@ from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder, render_prompt
+from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Cluster, Sampler
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
-from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.model import load_model
 from deepscaler.training.replica import adamw, policy_computer

@@ -112,7 +112,7 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
 
     Raises EndpointError when the server cannot be used, ValueError for a directory of other settings.
     """
-    from deepscaler.rollout.openai_client import OpenAIClient
+    from deepscaler.engines.openai.client import OpenAIClient
 
     client = OpenAIClient(address, model, job.params, job.recipe.client)
     settings = job.settings(
@@ -175,8 +175,8 @@ def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
 
 @contextmanager
 def _server_source(client: Any, job: Job) -> Iterator[Source]:
+    from deepscaler.engines.openai.probe import check_server, probe_sampling
     from deepscaler.evaluation.server_source import ServerSource
-    from deepscaler.rollout.openai_probe import check_server, probe_sampling
 
     facts = check_server(client)
     first = next(iter(job.plan.problems.values()))
