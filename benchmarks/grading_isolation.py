@@ -23,8 +23,8 @@ from graders import golds_of
 from grading import HOSTILE
 from markers import replace_between_markers
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Item, Limits
 from deepscaler.types import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]

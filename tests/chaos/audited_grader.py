@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from deepscaler.rewards import math_reward
-from deepscaler.rewards.worker import refuse
+from deepscaler.rewards.isolation.worker import refuse
 from deepscaler.types import Verdict
 
 _NOTED = ("exec", "compile", "import", "marshal.", "pickle.", "code.", "builtins.", "sys._getframe", "mmap.")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Item, Limits
 from deepscaler.types import Outcome
 
 LIMITS = Limits(wall_s=60.0, cpu_s=2.0, memory_mib=1024)

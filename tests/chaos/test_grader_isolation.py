@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Item, Limits
 from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, RunError, ScoredGroup
 
 HERE = Path(__file__).parent

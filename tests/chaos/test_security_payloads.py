@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Item, Limits
 from deepscaler.types import Outcome, Verdict
 
 PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -11,7 +11,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscaler.rewards.equivalence import equivalent
+from deepscaler.answers.equivalence import equivalent
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome
 
@@ -150,7 +150,7 @@ def test_any_mixture_of_signs_has_a_verdict_and_the_same_both_ways(a: str, b: st
 def test_verdicts_do_not_depend_on_the_hash_seed() -> None:
     pairs = [(rf"\sin({k}x+y)+\sqrt{{z}}", rf"\sqrt z+\sin(y+{k}x)") for k in range(20)]
     code = (
-        "import json, sys; from deepscaler.rewards.equivalence import equivalent;"
+        "import json, sys; from deepscaler.answers.equivalence import equivalent;"
         "print(json.dumps([equivalent(a, b).equal for a, b in json.load(sys.stdin)]))"
     )
     said = {

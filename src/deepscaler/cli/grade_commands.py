@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from deepscaler.answers import equivalence
 from deepscaler.cli.grade_rows import Columns, Row, read_rows
 from deepscaler.config.models import GraderSection
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.orchestration.progress import Progress, duration
-from deepscaler.rewards import equivalence, string_match
+from deepscaler.rewards import string_match
 from deepscaler.rewards.extract import extract_answer, final_part
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
 from deepscaler.types import Outcome, Verdict
 
 ROWS_AT_ONCE = 256  # per worker

@@ -14,7 +14,7 @@ from typing import Any
 from deepscaler.data.readers import arrow_to_rows
 from deepscaler.data.references import NoAnswerError, read_reference
 from deepscaler.json_text import parse_json
-from deepscaler.rewards.process import Item
+from deepscaler.rewards.isolation.process import Item
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 SHOWN_COLUMNS = 8

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from deepscaler.evaluation.completions import Completion, Key
-from deepscaler.rewards.pool import TRUNCATED
-from deepscaler.rewards.process import Item
+from deepscaler.rewards.isolation.pool import TRUNCATED
+from deepscaler.rewards.isolation.process import Item
 from deepscaler.types import FinishReason, Problem, RunError, Verdict
 
 BATCH = 64  # completions handed to the grader's processes at once

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deepscaler.answers.equivalence import equivalent
 from deepscaler.data.contamination import find_contamination
 from deepscaler.data.identity import asked_text
 from deepscaler.data.wording import Vocabulary, Wordings
 from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
-from deepscaler.rewards.equivalence import equivalent
 from deepscaler.types import Problem
 
 

@@ -16,8 +16,8 @@ from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_digested, read_results
 from deepscaler.evaluation.store import SETTINGS_FILE, lock, replace_verdicts
-from deepscaler.rewards.pool import TRUNCATED
-from deepscaler.rewards.process import Item
+from deepscaler.rewards.isolation.pool import TRUNCATED
+from deepscaler.rewards.isolation.process import Item
 from deepscaler.types import FinishReason, Outcome, Verdict
 
 BATCH = 512

@@ -33,8 +33,8 @@ from deepscaler.orchestration.team import make_team
 from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts
 from deepscaler.orchestration.validation import Validation, evaluation_recipe, write_held_out
 from deepscaler.positions import model_context
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
 from deepscaler.rollout.sizing import pick_device
 from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, steps_in

@@ -35,8 +35,8 @@ from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards import math_reward, string_match
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]

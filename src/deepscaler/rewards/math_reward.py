@@ -1,13 +1,13 @@
 r"""The reward: 1 for an answer equal to any reference, else 0. Model text is read by our own grammar, never evaluated.
 
-What equal means is decided in `equivalence`.
+What equal means is decided in `answers.equivalence`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepscaler.rewards.equivalence import Equality, equivalent, says_nothing
+from deepscaler.answers.equivalence import Equality, equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import Outcome, Verdict
 

@@ -18,7 +18,7 @@ from deepscaler.evaluation.exports import export
 from deepscaler.evaluation.imports import ImportedFile, import_completions
 from deepscaler.evaluation.samples import read_samples
 from deepscaler.orchestration.evaluate import text_grader
-from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.isolation.pool import GraderPool
 from deepscaler.types import Problem
 
 SETS = {"sums": [Problem(f"sums/{i}", f"What is {i} + 1?", (str(i + 1),), difficulty=float(i)) for i in range(3)]}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from grading_data import GRADING, labelled, texts
 
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import Outcome
+from grading_data import GRADING, labelled, texts
 
 pytestmark = pytest.mark.skipif(not GRADING.is_dir(), reason="the labelled cases of ../shared/grading are not here")
 MAX_SECONDS = 0.5
