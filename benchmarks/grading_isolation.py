@@ -24,8 +24,8 @@ from grading import HOSTILE
 from markers import replace_between_markers
 
 from deepscaler.rewards.isolation.pool import GraderPool
-from deepscaler.rewards.isolation.process import Item, Limits
-from deepscaler.types import Verdict
+from deepscaler.rewards.isolation.process import Limits
+from deepscaler.types import GradeItem, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(wall_s=10.0, cpu_s=1.0, memory_mib=1024)
@@ -43,28 +43,28 @@ ANSWERS: tuple[Callable[[int], str], ...] = (
 COMMANDS = ("die", "segfault", "hoard", "raise", "spin", "hang")
 
 
-def ordinary_items(cases: Path) -> list[Item]:
+def ordinary_items(cases: Path) -> list[GradeItem]:
     rows = [json.loads(line) for line in cases.read_text().splitlines()]
-    return [Item(row["response"], golds_of(row), False) for row in rows if row["source"] != HOSTILE]
+    return [GradeItem(row["response"], golds_of(row), False) for row in rows if row["source"] != HOSTILE]
 
 
-def planted(items: list[Item], kind: str, places: list[int], seed: int) -> list[Item]:
+def planted(items: list[GradeItem], kind: str, places: list[int], seed: int) -> list[GradeItem]:
     mixed = list(items)
     for n, place in enumerate(places):
         bomb = f"\\boxed{{{ANSWERS[n % len(ANSWERS)](100 * seed + n)}}}" if kind == "answers" else f"{kind}:{n}"
-        mixed[place] = Item(bomb, ["7"] if kind != "answers" or n % 2 else ["x^2+\\pi"], False)
+        mixed[place] = GradeItem(bomb, ["7"] if kind != "answers" or n % 2 else ["x^2+\\pi"], False)
     return mixed
 
 
-def measure(items: list[Item], times: int = TIMES) -> tuple[list[Verdict], float, float]:
+def measure(items: list[GradeItem], times: int = TIMES) -> tuple[list[Verdict], float, float]:
     """(verdicts, processor seconds, wall seconds) of a batch, the mean of `times` pools that stood ready."""
     verdicts: list[Verdict] = []
     cpu_s = wall_s = 0.0
     for _ in range(times):
         with GraderPool(num_workers=1, limits=LIMITS, grader="faulty_graders:grade_or_misbehave") as pool:
-            pool.grade("\\boxed{\\sin 1}", ["\\cos 2"], thinking_prefilled=False)
+            pool.grade([GradeItem("\\boxed{\\sin 1}", ["\\cos 2"], thinking_prefilled=False)])
             before, start = _cpu_s(pool), time.perf_counter()
-            verdicts = pool.grade_many(items)
+            verdicts = pool.grade(items)
             cpu_s += (_cpu_s(pool) - before) / times
             wall_s += (time.perf_counter() - start) / times
     return verdicts, cpu_s, wall_s

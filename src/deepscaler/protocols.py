@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deepscaler.types import (
+    GradeItem,
     Group,
     Problem,
     Request,
     Rollout,
     SamplingParams,
-    ScoredGroup,
     TrainSample,
     UpdateStats,
     Verdict,
@@ -60,20 +60,11 @@ class Fleet(Protocol):
 
 
 class Grader(Protocol):
-    """Verifies completions. `score` never raises for what a completion holds."""
+    """Verifies completions: the same for training, evaluation, saved completions and regrading."""
 
-    def grade(
-        self,
-        completion: str,
-        references: Sequence[str],
-        *,
-        thinking_prefilled: bool,
-        tolerance: float | None = None,
-    ) -> Verdict: ...
-
-    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
-
-    def close(self) -> None: ...
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """One verdict per item, in order. Never raises for what an item holds."""
+        ...
 
 
 class Learner(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepscaler.evaluation.completions import Completion, Key, Plan, Source
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate
-from deepscaler.evaluation.grading import GradingLine, ManyGrader
+from deepscaler.evaluation.grading import Grader, GradingLine
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.types import RunError, Verdict
 
@@ -87,7 +87,7 @@ class Tally:
 def run_session(
     plan: Plan,
     source: Source | None,
-    grader: ManyGrader,
+    grader: Grader,
     store: SampleStore,
     *,
     thinking_prefilled: bool,

@@ -14,7 +14,7 @@ import torch
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.stopping import all_stop_ids
-from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
+from deepscaler.data.templates import TemplateFacts, decoder, template_facts
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import storage_fault
@@ -33,27 +33,14 @@ from deepscaler.orchestration.team import make_team
 from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts
 from deepscaler.orchestration.validation import Validation, evaluation_recipe, write_held_out
 from deepscaler.positions import model_context
-from deepscaler.rewards.isolation.pool import GraderPool
-from deepscaler.rewards.isolation.process import Limits
+from deepscaler.protocols import Grader
+from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.rollout.sizing import pick_device
 from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, steps_in
 from deepscaler.training.learner import LocalLearner
 from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids
 from deepscaler.types import RunError
-
-
-def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
-    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
-    _, prefilled = render_prompt(tokenizer, "x")
-    section = recipe.grader
-    return GraderPool(
-        num_workers=section.workers,
-        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
-        profile=section.profile,
-        decode=decoder(tokenizer, stop_ids, recipe.rollout.stop),
-        thinking_prefilled=prefilled,
-    )
 
 
 @contextmanager
@@ -99,9 +86,10 @@ def open_run(
         # The learner keeps float32 master weights; an engine in bfloat16 has a copy of its own.
         engine_model = model if recipe.model.dtype == "float32" else load(torch.bfloat16)
         learner = LocalLearner(model, recipe)
+        decode = decoder(tokenizer, stop_ids, recipe.rollout.stop)
         with (
             make_team(recipe, learner.computer, engine_model, stop_ids, plain_decode(tokenizer)) as team,
-            make_grader(recipe, tokenizer, stop_ids) as grader,
+            make_grader(recipe.grader) as grader,
         ):
             learner.team = team
             fleet = LocalFleet(team, tokenizer, recipe.data.instruction, prompts.ids)
@@ -122,11 +110,12 @@ def open_run(
                 num_processes=team.num_processes,
                 save_tokenizer=tokenizer.save_pretrained,
                 decode_prompt=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+                decode=decode,
+                thinking_prefilled=template.thinking_prefilled,
                 inputs=inputs,
                 base_model=model_path,
             )
             if training.validation.sets:
-                decode = decoder(tokenizer, stop_ids, recipe.rollout.stop)
                 facts = stopping_facts(tokenizer, configured, model.config.vocab_size)
                 run.validation = _validation(run, training, fleet, grader, template, decode, facts)
             if newest is not None:
@@ -165,7 +154,7 @@ def _validation(
     run: Run,
     training: TrainingData,
     fleet: LocalFleet,
-    grader: GraderPool,
+    grader: Grader,
     template: TemplateFacts,
     decode: Callable[[Any], str],
     facts: Mapping[str, Any],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deepscaler.algorithms.batch import split_by_signal
 from deepscaler.config.models import StageSection
 from deepscaler.observability.clock import StepClock
+from deepscaler.rewards.scoring import items_of, scored
 from deepscaler.types import SamplingParams, ScoredGroup
 
 if TYPE_CHECKING:
@@ -64,4 +65,5 @@ def _sample(
         group_size = stage.group_size or rollout.group_size
         groups = run.fleet.sample(run.stream.take(count), group_size, params, next_index=next_index)
     with clock.phase("grade"):
-        return run.grader.score(groups)
+        items = items_of(groups, run.decode, thinking_prefilled=run.thinking_prefilled)
+        return scored(groups, items, run.grader.grade(items))

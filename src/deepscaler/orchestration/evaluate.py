@@ -16,7 +16,6 @@ from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
 from deepscaler.evaluation.finish import finish, finish_partial
-from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
@@ -34,9 +33,9 @@ from deepscaler.orchestration.embedded import (
 from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
+from deepscaler.protocols import Grader
 from deepscaler.rewards import math_reward, string_match
-from deepscaler.rewards.isolation.pool import GraderPool
-from deepscaler.rewards.isolation.process import Limits
+from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]
@@ -153,15 +152,6 @@ def held_out_recipe(recipe: Recipe, names: tuple[str, ...], limit: int | None) -
     )
 
 
-def text_grader(section: GraderSection) -> GraderPool:
-    """A grader of completions that come as text."""
-    return GraderPool(
-        num_workers=section.workers,
-        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
-        profile=section.profile,
-    )
-
-
 @contextmanager
 def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
     instruction = job.recipe.suite.instruction
@@ -190,7 +180,7 @@ def _evaluate(
     job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
 ) -> Results:
     """`run_job` with a grader of its own."""
-    with text_grader(job.recipe.grader) as grader:
+    with make_grader(job.recipe.grader) as grader:
         return run_job(job, settings, open_source, grader, model=model)
 
 
@@ -198,7 +188,7 @@ def run_job(
     job: Job,
     settings: Settings,
     open_source: Callable[[], AbstractContextManager[Source]],
-    grader: ManyGrader,
+    grader: Grader,
     *,
     model: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,

@@ -54,6 +54,8 @@ class Run:
     num_processes: int
     save_tokenizer: Callable[[Path], object]
     decode_prompt: Callable[[IntArray], str]  # with special tokens
+    decode: Callable[[IntArray], str]  # ids of a completion -> the text to grade
+    thinking_prefilled: bool  # the chat template opened `<think>`
     inputs: Inputs
     base_model: Path
     step: int = 0

@@ -9,10 +9,9 @@ unit words wherever they stand, by which `2x+z=1` equals `1`; that is not copied
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from deepscaler.rewards.extract import extract_answer
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 GRADER_VERSION = "1"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
@@ -26,14 +25,12 @@ _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac(\d)(\d)(?!\d)")
 
 
-def grade(
-    completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None = None
-) -> Verdict:
-    """The verdict by equality of text. `tolerance` says nothing about text and is not used."""
-    usable = [text for text in map(normalized, references) if text]
+def grade(item: GradeItem) -> Verdict:
+    """The verdict by equality of text. The item's tolerance says nothing about text and is not used."""
+    usable = [text for text in map(normalized, item.references) if text]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
-    extraction = extract_answer(completion, thinking_prefilled=thinking_prefilled)
+    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     shown = extraction.answer[:SHOWN_CHARACTERS]

@@ -14,7 +14,7 @@ from deepscaler.answers.kinds import Scalar
 from deepscaler.answers.values.budget import UndefinedError
 from deepscaler.answers.values.exact import exact_value
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_words_and_opaque_text_are_not_parsable(text: str) -> None:
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**6), st.integers(2, 50))
 def test_equivalent_rewrites_are_equal_and_mutations_are_not(top: int, bottom: int, factor: int) -> None:
     answer = f"</think>\\boxed{{\\frac{{{top * factor}}}{{{bottom * factor}}}}}"
-    right = grade(answer, [f"{top}/{bottom}"], thinking_prefilled=True)
-    wrong = grade(answer, [f"{top + 1}/{bottom}"], thinking_prefilled=True)
+    right = grade(GradeItem(answer, [f"{top}/{bottom}"], thinking_prefilled=True))
+    wrong = grade(GradeItem(answer, [f"{top + 1}/{bottom}"], thinking_prefilled=True))
     assert right.outcome is Outcome.CORRECT
     assert wrong.outcome is Outcome.WRONG
 
@@ -145,7 +145,7 @@ def test_equivalent_rewrites_are_equal_and_mutations_are_not(top: int, bottom: i
     ],
 )
 def test_verdicts(answer: str, references: list[str], outcome: Outcome) -> None:
-    verdict = grade(f"</think>\\boxed{{{answer}}}", references, thinking_prefilled=True)
+    verdict = grade(GradeItem(f"</think>\\boxed{{{answer}}}", references, thinking_prefilled=True))
     assert verdict.outcome is outcome
     assert verdict.reward == (1.0 if outcome is Outcome.CORRECT else 0.0)
     assert verdict.answer is None or len(verdict.answer) <= 201
@@ -153,4 +153,4 @@ def test_verdicts(answer: str, references: list[str], outcome: Outcome) -> None:
 
 def test_one_string_is_not_a_list_of_references() -> None:
     with pytest.raises(TypeError, match="sequence of strings"):
-        grade("</think>\\boxed{7}", "7", thinking_prefilled=True)
+        grade(GradeItem("</think>\\boxed{7}", "7", thinking_prefilled=True))

@@ -9,7 +9,7 @@ import pytest
 
 from deepscaler.answers.equivalence import equivalent, explain, is_parsable
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
 
 MAX_SECONDS = 0.5  # of one comparison, in processor time; 0.1 is the most that was measured
 REFERENCES = ("42", "x+1", r"\sqrt{2}", "(1,2)", "x^2+y^2=1")
@@ -125,7 +125,7 @@ def test_huge_numbers_are_compared_where_they_can_be() -> None:
 )
 def test_hostile_completions_are_no_right_answer(completion: str) -> None:
     start = time.process_time()
-    assert grade(completion, ["42"], thinking_prefilled=False).outcome is not Outcome.CORRECT
+    assert grade(GradeItem(completion, ["42"], thinking_prefilled=False)).outcome is not Outcome.CORRECT
     assert time.process_time() - start < MAX_SECONDS
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from deepscaler.answers.equivalence import equivalent, is_parsable
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
 from grading_data import DATA, mutations, references
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the answers of ../shared/data are not here")
@@ -20,7 +20,7 @@ OPAQUE = 3
 def test_every_reference_graded_against_itself_is_correct() -> None:
     count = 0
     for where, text in references():
-        verdict = grade(f"\\boxed{{{text}}}", [text], thinking_prefilled=False)
+        verdict = grade(GradeItem(f"\\boxed{{{text}}}", [text], thinking_prefilled=False))
         assert verdict.outcome is Outcome.CORRECT, (where, text, verdict)
         count += 1
     assert count > 10_000

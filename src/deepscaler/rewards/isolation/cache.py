@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from deepscaler.rewards.extract import extract_answer
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
-Grade = Callable[..., Verdict]
+Grade = Callable[[GradeItem], Verdict]
 MAX_VERDICTS = 8192  # under 1 KiB each
 MAX_CHARACTERS = 50_000  # finding the answer of a longer final part twice would cost more than is gained
 _NOT_DECIDED = (Outcome.TIMEOUT, Outcome.GRADER_FAILED)
@@ -34,20 +34,18 @@ class VerdictCache:
     def __len__(self) -> int:
         return len(self._verdicts)
 
-    def grade(
-        self, completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None = None
-    ) -> Verdict:
+    def grade(self, item: GradeItem) -> Verdict:
         """As the wrapped function, with `cached` set where the verdict was known."""
-        short = len(completion) <= MAX_CHARACTERS
-        answer = extract_answer(completion, thinking_prefilled=thinking_prefilled).answer if short else None
+        short = len(item.completion) <= MAX_CHARACTERS
+        answer = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled).answer if short else None
         if answer is None:  # decided by the extraction alone, or too long
-            return self._grade(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
-        key = self._key(answer, references, tolerance)
+            return self._grade(item)
+        key = self._key(answer, item.references, item.tolerance)
         known = self._verdicts.get(key)
         if known is not None:
             self._verdicts.move_to_end(key)
             return replace(known, cached=True)
-        verdict = self._grade(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
+        verdict = self._grade(item)
         if verdict.outcome not in _NOT_DECIDED:
             self._verdicts[key] = verdict
             if len(self._verdicts) > self._max_verdicts:

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import deepscaler
 from deepscaler.json_text import parse_json
 from deepscaler.rewards.isolation.worker import READY
-from deepscaler.types import Outcome, RunError, Verdict
+from deepscaler.types import GradeItem, Outcome, RunError, Verdict
 
 START_S = 60.0
 LOOK_UP_S = 0.2  # how soon a wait notices that the pool is closing
@@ -29,15 +29,6 @@ MAX_LINE_BYTES = 2**20
 AHEAD_BYTES, AHEAD_ITEMS = 2**16, 64  # sent before the verdicts on them are in
 # Nothing else of the environment reaches a process that reads model text: no token, no key.
 INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "VIRTUAL_ENV")
-
-
-class Item(NamedTuple):
-    """What is graded. tolerance: absolute, where the dataset's row declares one."""
-
-    completion: str
-    references: Sequence[str]
-    thinking_prefilled: bool
-    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,7 @@ class GradingProcess:
         self._buffer = b""
         self._asked = 0.0
 
-    def grade(self, items: Sequence[Item]) -> list[Verdict]:
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """Verdicts in order. An item that takes too much, or kills the process, costs its own verdict only.
 
         Raises RunError when no process can be started, ValueError when the pool closes meanwhile.
@@ -101,7 +92,7 @@ class GradingProcess:
                 end.close()
         self._control = self._line = None
 
-    def _exchange(self, items: Sequence[Item], verdicts: list[Verdict]) -> None:
+    def _exchange(self, items: Sequence[GradeItem], verdicts: list[Verdict]) -> None:
         """Send what is left of `items`, a little ahead of the verdicts, and append these as they come."""
         assert self._line is not None
         sent, outgoing = len(verdicts), memoryview(b"")
@@ -236,14 +227,14 @@ class GradingProcess:
                 raise TimeoutError
 
 
-def _frames(items: Sequence[Item]) -> list[bytes]:
+def _frames(items: Sequence[GradeItem]) -> list[bytes]:
     """Per item a line of JSON and the completion; the first item always, then as many as fit AHEAD_BYTES."""
     frames, size = [], 0
     for item in items:
         if frames and size + len(item.completion) > AHEAD_BYTES:
             break
         completion = item.completion.encode("utf-8", "surrogatepass")
-        head = json.dumps([len(completion), *item[1:]])
+        head = json.dumps([len(completion), list(item.references), item.thinking_prefilled, item.tolerance])
         frames.append(b"%s\n%s" % (head.encode("ascii"), completion))
         size += len(frames[-1])
     return frames

@@ -23,12 +23,12 @@ from typing import Any
 
 from deepscaler.lifetime import die_with_parent
 from deepscaler.rewards.isolation.cache import VerdictCache
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 READY = b"ready\n"
 WARM_UP = "\\boxed{\\frac{1}{2} + \\sqrt{2} \\cdot \\pi - \\sin(1)}"
 MAX_TEXT_CHARACTERS = 500  # of what a verdict quotes
-Grade = Callable[..., Verdict]
+Grade = Callable[[GradeItem], Verdict]
 _ALLOWED = ("os.listdir", "os.scandir")  # the import system's
 _REFUSED_KINDS = ("os.", "subprocess.", "socket.", "ctypes.", "shutil.", "pty.")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     control.setblocking(True)
     grade: Grade = getattr(module, function)
     # Caches of the interpreter and of number libraries are filled once here instead of in every new process.
-    _grade_one(grade, WARM_UP, ["\\cos{2}"], False, None)
+    _grade_one(grade, GradeItem(WARM_UP, ["\\cos{2}"], thinking_prefilled=False))
     _limit(memory_mib)
     control.sendall(READY)
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -95,25 +95,24 @@ def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})  # the owner's mask was inherited
     sys.addaudithook(refuse)
     for request in requests:
-        size, *item = json.loads(request)
+        size, references, prefilled, tolerance = json.loads(request)
         completion = requests.read(size).decode("utf-8", "surrogatepass")
+        item = GradeItem(completion, references, prefilled, tolerance)
         # Counts this process's own processor time, however busy the machine is, and kills it in the midst of C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        answer, exhausted = _grade_one(remembering, completion, *item)
+        answer, exhausted = _grade_one(remembering, item)
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps([*answer, exhausted]).encode("ascii") + b"\n")
         if exhausted:  # what is left of the memory may not do for the next one
             return
 
 
-def _grade_one(
-    grade: Grade, completion: str, references: list[str], thinking_prefilled: bool, tolerance: float | None
-) -> tuple[list[Any], bool]:
+def _grade_one(grade: Grade, item: GradeItem) -> tuple[list[Any], bool]:
     """([outcome, reward, answer, detail, seconds, cached], out of memory). What a grader raises is `grader_failed`."""
     start = time.perf_counter()
     exhausted = False
     try:
-        v = grade(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
+        v = grade(item)
     except (Exception, MemoryError) as error:
         exhausted = isinstance(error, MemoryError)
         v = Verdict(Outcome.GRADER_FAILED, 0.0, detail=f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ import pytest
 from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.isolation.cache import VerdictCache
 from deepscaler.rewards.isolation.pool import without_thoughts
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 DEV = Path(__file__).parents[4] / "shared" / "grading" / "dev.jsonl"
 
@@ -24,10 +24,8 @@ class Counting:
     outcome: Outcome = Outcome.CORRECT
     calls: list[str] = field(default_factory=list)
 
-    def grade(
-        self, completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None
-    ) -> Verdict:
-        self.calls.append(completion)
+    def grade(self, item: GradeItem) -> Verdict:
+        self.calls.append(item.completion)
         return Verdict(self.outcome, float(self.outcome is Outcome.CORRECT), "7", f"call {len(self.calls)}")
 
 
@@ -38,7 +36,7 @@ def box(answer: str, words: str = "") -> str:
 def test_equal_answers_of_a_group_are_decided_once_however_their_texts_differ() -> None:
     counting = Counting()
     cache = VerdictCache(counting.grade, "v1")
-    verdicts = [cache.grade(box("7", f"so {i}"), ["7"], thinking_prefilled=True) for i in range(16)]
+    verdicts = [cache.grade(GradeItem(box("7", f"so {i}"), ["7"], thinking_prefilled=True)) for i in range(16)]
     assert len(counting.calls) == 1
     assert [v.cached for v in verdicts] == [False] + [True] * 15
     assert {v.detail for v in verdicts} == {"call 1"}
@@ -52,7 +50,7 @@ def test_everything_a_verdict_depends_on_is_in_the_key() -> None:
         for answer in ("7", "8"):
             for references in (["7"], ["7", "8"], ["78"]):
                 for tolerance in (None, 0.0, 0.1):
-                    cache.grade(box(answer), references, thinking_prefilled=True, tolerance=tolerance)
+                    cache.grade(GradeItem(box(answer), references, thinking_prefilled=True, tolerance=tolerance))
     assert len(counting.calls) == len(set(counting.calls)) * 3 * 3 * 2 == 36
 
 
@@ -61,7 +59,7 @@ def test_what_was_not_decided_is_never_kept(outcome: Outcome) -> None:
     counting = Counting(outcome)
     cache = VerdictCache(counting.grade, "v1")
     for _ in range(3):
-        assert not cache.grade(box("7"), ["7"], thinking_prefilled=True).cached
+        assert not cache.grade(GradeItem(box("7"), ["7"], thinking_prefilled=True)).cached
     assert len(counting.calls) == 3 and len(cache) == 0
 
 
@@ -72,7 +70,7 @@ def test_what_a_grader_raises_is_passed_on_and_not_kept() -> None:
     cache = VerdictCache(failing, "v1")
     for _ in range(2):
         with pytest.raises(MemoryError):
-            cache.grade(box("7"), ["7"], thinking_prefilled=True)
+            cache.grade(GradeItem(box("7"), ["7"], thinking_prefilled=True))
     assert len(cache) == 0
 
 
@@ -81,7 +79,7 @@ def test_the_least_recently_used_goes_first_and_the_size_is_bounded() -> None:
     cache = VerdictCache(counting.grade, "v1", max_verdicts=3)
 
     def cached(answer: int) -> bool:
-        return cache.grade(box(str(answer)), ["7"], thinking_prefilled=True).cached
+        return cache.grade(GradeItem(box(str(answer)), ["7"], thinking_prefilled=True)).cached
 
     assert [cached(a) for a in (1, 2, 3, 1, 4)] == [False, False, False, True, False]
     assert cached(1) and not cached(2)
@@ -111,9 +109,9 @@ def test_neither_the_cache_nor_dropping_the_thoughts_changes_a_verdict(grade, pr
     for _ in range(2):  # the second time from the cache
         for completion in COMPLETIONS:
             for references in (["7"], [r"\frac{1}{2}", "0.5"], [""]):
-                plain = grade(completion, references, thinking_prefilled=prefilled)
-                assert cache.grade(completion, references, thinking_prefilled=prefilled) == plain
-                assert grade(without_thoughts(completion), references, thinking_prefilled=prefilled) == plain
+                plain = grade(GradeItem(completion, references, thinking_prefilled=prefilled))
+                assert cache.grade(GradeItem(completion, references, thinking_prefilled=prefilled)) == plain
+                assert grade(GradeItem(without_thoughts(completion), references, thinking_prefilled=prefilled)) == plain
 
 
 @pytest.mark.skipif(not DEV.is_file(), reason=f"{DEV} is not there; it comes with the project's data, not the package")
@@ -126,7 +124,7 @@ def test_a_verdict_does_not_depend_on_what_was_graded_before() -> None:
 
     def verdicts(order: Sequence[int], size: int) -> list[Verdict]:
         cache = VerdictCache(math_reward.grade, "v", max_verdicts=size)
-        found = {i: cache.grade(*items[i], thinking_prefilled=False) for i in order}
+        found = {i: cache.grade(GradeItem(*items[i], thinking_prefilled=False)) for i in order}
         return [found[i] for i in range(len(items))]
 
     forwards = verdicts(range(len(items)), 10_000)
