@@ -12,15 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from deepscaler.answers import equivalence
 from deepscaler.cli.grade_rows import Columns, Row, read_rows
 from deepscaler.config.models import GraderSection
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.orchestration.progress import Progress, duration
-from deepscaler.rewards import string_match
 from deepscaler.rewards.extract import extract_answer, final_part
 from deepscaler.rewards.isolation.pool import GraderPool, make_grader
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.types import GradeItem, Outcome, Verdict
 
 ROWS_AT_ONCE = 256  # per worker
@@ -110,13 +109,7 @@ def _print_comparisons(answer: str, references: Sequence[str], profile: str, tol
         print(
             f"4 reference {number}  of {len(references)}" + ("" if tolerance is None else f", tolerance {tolerance:g}")
         )
-        if profile == "string":
-            lines = [
-                f"{name}: {string_match.normalized(t)}" for name, t in (("answer", answer), ("reference", reference))
-            ]
-        else:
-            lines = equivalence.explain(answer, reference, tolerance=tolerance)
-        for line in lines:
+        for line in REWARDS[profile].explain(answer, reference, tolerance):
             print(f"    {_shown(line)}")
 
 

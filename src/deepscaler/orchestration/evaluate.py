@@ -34,17 +34,16 @@ from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
 from deepscaler.protocols import Grader
-from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.isolation.pool import make_grader
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]
-GRADER_VERSIONS = {"deepscaler": math_reward.GRADER_VERSION, "string": string_match.GRADER_VERSION}
 
 
 def grader_settings(section: GraderSection) -> Settings:
     """What shapes a verdict."""
-    return {"version": GRADER_VERSIONS[section.profile], **section.model_dump(mode="json", exclude={"workers"})}
+    return {"version": REWARDS[section.profile].version, **section.model_dump(mode="json", exclude={"workers"})}
 
 
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:

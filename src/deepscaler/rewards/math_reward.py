@@ -5,6 +5,7 @@ What equal means is decided in `answers.equivalence`.
 
 from __future__ import annotations
 
+from deepscaler.answers import equivalence
 from deepscaler.answers.equivalence import Equality, equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import GradeItem, Outcome, Verdict
@@ -30,6 +31,11 @@ def grade(item: GradeItem) -> Verdict:
         if equality.equal:
             return Verdict(Outcome.CORRECT, 1.0, shown, equality.how)
     return Verdict(Outcome.WRONG, 0.0, shown, f"{equality.how}: {_shorten(usable[0])}")
+
+
+def explain(answer: str, reference: str, tolerance: float | None) -> list[str]:
+    """The comparison step by step, one line each: texts, what they were read as, what decided."""
+    return equivalence.explain(answer, reference, tolerance=tolerance)
 
 
 def _text(reference: object) -> str:

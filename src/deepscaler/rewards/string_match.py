@@ -39,6 +39,11 @@ def grade(item: GradeItem) -> Verdict:
     return Verdict(Outcome.WRONG, 0.0, shown, f"differs as text: {usable[0][:SHOWN_CHARACTERS]}")
 
 
+def explain(answer: str, reference: str, tolerance: float | None) -> list[str]:
+    """Both texts as they are compared."""
+    return [f"answer: {normalized(answer)}", f"reference: {normalized(reference)}"]
+
+
 def normalized(text: str) -> str:
     """`text` in the one spelling that is compared. Linear time; never fails."""
     text = _DROPPED.sub("", _FRACTION.sub(r"\\frac", text))

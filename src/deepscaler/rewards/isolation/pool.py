@@ -15,9 +15,9 @@ from dataclasses import replace
 from deepscaler.config.models import GraderSection
 from deepscaler.rewards.extract import CLOSE_THINK
 from deepscaler.rewards.isolation.process import GradingProcess, Limits
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.types import GradeItem, Outcome, Verdict
 
-PROFILES = {"deepscaler": "deepscaler.rewards.math_reward:grade", "string": "deepscaler.rewards.string_match:grade"}
 CHUNKS_PER_WORKER = 4
 MAX_CHUNK_ITEMS = 64  # what waits behind one that is being killed
 TRUNCATED = Verdict(Outcome.TRUNCATED, 0.0, detail="cut at the token budget before it ended")
@@ -26,7 +26,7 @@ TRUNCATED = Verdict(Outcome.TRUNCATED, 0.0, detail="cut at the token budget befo
 class GraderPool:
     """Persistent grading processes behind the Grader protocol; started at first use, replaced when they die.
 
-    profile: a name of PROFILES. grader: import path that replaces the profile's, in tests.
+    profile: a name of REWARDS. grader: import path that replaces the profile's, in tests.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class GraderPool:
         profile: str = "deepscaler",
         grader: str | None = None,
     ) -> None:
-        path = grader or PROFILES[profile]
+        path = grader or REWARDS[profile].path
         self._num_workers = num_workers
         self._closing = threading.Event()
         self._new_process = lambda: GradingProcess(path, limits, self._closing)
