@@ -3,8 +3,9 @@
     python benchmarks/grading_isolation.py [--cases ../shared/grading/dev.jsonl] [--rounds 5]
 
 The batch is the ordinary labelled cases, graded TIMES over by a new pool each time, so that no cache helps. In turn 1%
-of it is replaced by bombs of a kind. Cost is processor seconds of this process, the foreman and all grading processes,
-so a busy machine hardly changes it; kinds alternate in every round and the loss is of the medians. Prints JSON.
+of it is replaced by bombs of a kind. Cost is processor seconds of this process, the supervisor and all grading
+processes, so a busy machine hardly changes it; kinds alternate in every round and the loss is of the medians. Prints
+JSON.
 """
 
 from __future__ import annotations
@@ -71,11 +72,11 @@ def measure(items: list[GradeItem], times: int = TIMES) -> tuple[list[Verdict], 
 
 
 def _cpu_s(pool: GraderPool) -> float:
-    """Of this process, the foreman, the grading processes that ended and the one at work."""
-    foreman = pool._processes[0]._foreman
-    assert foreman is not None
-    path = Path(f"/proc/{foreman.pid}/task/{foreman.pid}/children")
-    ticks = sum(_ticks(foreman.pid, 4)) + sum(sum(_ticks(int(child), 2)) for child in path.read_text().split())
+    """Of this process, the supervisor, the grading processes that ended and the one at work."""
+    supervisor = pool._processes[0]._supervisor
+    assert supervisor is not None
+    path = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
+    ticks = sum(_ticks(supervisor.pid, 4)) + sum(sum(_ticks(int(child), 2)) for child in path.read_text().split())
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -126,7 +127,7 @@ def main() -> None:
     ]
     note = (
         f"{len(items):,} gradings a batch, {len(items) / clean:,.0f} a processor second without bombs, everything "
-        f"included (this process, pipes, foreman); medians of {arguments.rounds} rounds. `spin` and `hang` with "
+        f"included (this process, pipes, supervisor); medians of {arguments.rounds} rounds. `spin` and `hang` with "
         f"{facts['spin']['bombs']} bombs, since each costs its limit."
     )
     replace_between_markers(ROOT / "docs" / "grading.md", "grading_isolation.py", "\n".join([*head, *rows, "", note]))

@@ -79,7 +79,7 @@ _ACTS: dict[str, Callable[[str], object]] = {
     "fork": lambda _: os.fork(),
     "environment": lambda _: ",".join(sorted(os.environ)),
     "pid": lambda _: os.getpid(),
-    "foreman": lambda _: os.getppid(),
+    "supervisor": lambda _: os.getppid(),
     "length": lambda argument: len(argument),
     "recurse": _recurse,
     "sleep": lambda seconds: time.sleep(float(seconds)),

@@ -202,8 +202,8 @@ def test_memory_stays_flat_over_a_hundred_thousand_verdicts() -> None:
 
 
 def _resident_mib(pool: GraderPool) -> float:
-    foreman = pool._processes[0]._foreman
-    assert foreman is not None
-    children = Path(f"/proc/{foreman.pid}/task/{foreman.pid}/children").read_text().split()
+    supervisor = pool._processes[0]._supervisor
+    assert supervisor is not None
+    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
     pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in ["self", *children]]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20

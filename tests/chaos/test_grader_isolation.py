@@ -35,7 +35,7 @@ def make_pool(grader: str = "faulty_graders:misbehave", num_workers: int = 1, li
 
 @pytest.fixture(scope="module")
 def shared_pool() -> Iterator[GraderPool]:
-    """One foreman for the whole file: it survives everything that the grading processes do."""
+    """One supervisor for the whole file: it survives everything that the grading processes do."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("PYTHONPATH", PLACES)
         monkeypatch.setenv("SECRET_TOKEN", "hunter2")
@@ -88,7 +88,7 @@ def test_a_bomb_costs_its_own_verdict_only(pool: GraderPool, bomb: str, outcome:
 
 def test_a_grader_that_sleeps_is_ended_by_the_wall_clock(impatient_pool: GraderPool) -> None:
     assert outcomes(impatient_pool, ["a", "hang", "b"]) == [Outcome.CORRECT, Outcome.TIMEOUT, Outcome.CORRECT]
-    verdict = impatient_pool.grade("hang", ["7"], thinking_prefilled=True)
+    verdict = impatient_pool.grade([GradeItem("hang", ["7"], True)])[0]
     assert "within 4 s" in verdict.detail and verdict.seconds >= 4
 
 
@@ -109,7 +109,7 @@ def test_the_verdict_says_what_happened_and_the_process_is_replaced(pool: Grader
     assert pool.grade([GradeItem("pid", ["7"], thinking_prefilled=True)])[0].answer != before
 
 
-@pytest.mark.parametrize("who", ["pid", "foreman"])
+@pytest.mark.parametrize("who", ["pid", "supervisor"])
 def test_what_is_killed_from_outside_while_idle_costs_no_verdict(pool: GraderPool, who: str) -> None:
     pid = int(pool.grade([GradeItem(who, ["7"], thinking_prefilled=True)])[0].answer or 0)
     os.kill(pid, signal.SIGKILL)
@@ -123,11 +123,11 @@ def test_a_thousand_replaced_processes_leave_nothing_behind(pool: GraderPool) ->
     descriptors = _descriptors("self")
     threads, processes = threading.active_count(), _children(os.getpid())
     assert outcomes(pool, ["die", "a"] * 1000) == [Outcome.GRADER_FAILED, Outcome.CORRECT] * 1000
-    foreman = int(pool.grade([GradeItem("foreman", ["7"], thinking_prefilled=True)])[0].answer or 0)
+    supervisor = int(pool.grade([GradeItem("supervisor", ["7"], thinking_prefilled=True)])[0].answer or 0)
     assert _descriptors("self") == descriptors
-    assert _descriptors(foreman) < 10
+    assert _descriptors(supervisor) < 10
     assert threading.active_count() == threads
-    assert _children(foreman) == 1  # the one at work: no zombie, no orphan
+    assert _children(supervisor) == 1  # the one at work: no zombie, no orphan
     assert _children(os.getpid()) == processes
 
 
@@ -183,10 +183,10 @@ def test_the_worker_dies_with_a_killed_parent() -> None:
     program = f"""
 import sys, threading, time
 sys.path.insert(0, {str(HERE)!r})
-from test_grader_isolation import make_pool
+from test_grader_isolation import GradeItem, make_pool
 pool = make_pool()
-print(pool.grade("pid", ["7"], thinking_prefilled=True).answer, flush=True)
-threading.Thread(target=lambda: pool.grade("hang", ["7"], thinking_prefilled=True), daemon=True).start()
+print(pool.grade([GradeItem("pid", ["7"], True)])[0].answer, flush=True)
+threading.Thread(target=lambda: pool.grade([GradeItem("hang", ["7"], True)]), daemon=True).start()
 time.sleep(0.3)
 __import__("os").kill(__import__("os").getpid(), 9)
 """

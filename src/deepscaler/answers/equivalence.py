@@ -21,11 +21,11 @@ from deepscaler.answers.comparison.noncommuting import contrary_products
 from deepscaler.answers.comparison.statements import is_bare, stated
 from deepscaler.answers.grammar.reading import read_answer
 from deepscaler.answers.kinds import Answer, Prose
-from deepscaler.answers.render import shown
+from deepscaler.answers.render import render
 from deepscaler.answers.tokens.lexer import Token, UnreadableError, join_commas, tokenize
 from deepscaler.answers.tokens.vocabulary import DROPPED, TRANSPARENT, UPRIGHT
 from deepscaler.answers.trees import FIGURES
-from deepscaler.answers.values.budget import begin
+from deepscaler.answers.values.budget import reset
 
 MAX_PARSED_CHARACTERS = 3000  # longer answers are equal by their text only
 MAX_SHORT_CHARACTERS = 200
@@ -108,7 +108,7 @@ def _contrary(left: str, right: str) -> str:
 def _compared(left: Reading, right: Reading, tolerance: float | None) -> Equality:
     comparison = Comparison(None if tolerance is None else Fraction(repr(float(tolerance))))
     with _ONE_AT_A_TIME:
-        begin()
+        reset()
         for a in left.answers:
             for b in right.answers:
                 if comparison.same(a, b):
@@ -140,7 +140,7 @@ def _read(text: str) -> Reading:
         try:
             tokens = tokenize(version)
             with _ONE_AT_A_TIME:
-                begin()
+                reset()
                 answers.append(read_answer(tokens))
         except UnreadableError as error:
             why = str(error)
@@ -197,7 +197,7 @@ def explain(answer: str, reference: str, *, tolerance: float | None = None) -> l
             lines.append(f"  longer than the {MAX_PARSED_CHARACTERS} characters that are parsed")
             continue
         reading = read(text)
-        lines += [f"  read as {shown(a)}" for a in reading.answers] or [f"  not understood: {reading.why}"]
+        lines += [f"  read as {render(a)}" for a in reading.answers] or [f"  not understood: {reading.why}"]
     equality = equivalent(answer, reference, tolerance=tolerance)
     lines.append(f"{'equal' if equality.equal else 'not equal'}: {equality.how}")
     return lines

@@ -1,4 +1,4 @@
-"""Parsed answers and trees in short form, for people who ask how a verdict came about."""
+"""Renders parsed answers and trees in short form, for people who ask how a verdict came about."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _INFIX = {"add": " + ", "mul": "·", "div": " / ", "pow": "^"}
 _BRACKETS = {"list": ("list ", ""), "set": ("{", "}"), "tuple": ("(", ")"), "ratio": ("ratio ", "")}
 
 
-def shown(answer: Answer) -> str:
-    """One line of at most MAX_CHARACTERS."""
+def render(answer: Answer) -> str:
+    """The answer on one line of at most MAX_CHARACTERS."""
     text = _answer(answer)
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
 

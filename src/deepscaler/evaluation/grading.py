@@ -18,7 +18,7 @@ WAIT_S = 600.0  # longest wait for a batch, whose completions each have a limit 
 _END = object()
 
 
-class GradingLine:
+class GradingPipeline:
     """A thread that feeds the grader. `submit` and `ready` belong to one other thread."""
 
     def __init__(self, grader: Grader, *, thinking_prefilled: bool) -> None:

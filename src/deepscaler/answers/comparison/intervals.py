@@ -1,4 +1,4 @@
-"""Sets of real numbers as unions of intervals: joined, cut, compared. Endpoints are trees, constants or not."""
+"""Sets of real numbers as unions of intervals, and their comparison. Endpoints are trees, constants or not."""
 
 from __future__ import annotations
 

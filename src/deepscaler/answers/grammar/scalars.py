@@ -1,4 +1,4 @@
-"""One number or expression with its unit, and what may be cut off around any answer before it is read."""
+"""One number or expression with its unit, and what is stripped around any answer before it is parsed."""
 
 from __future__ import annotations
 

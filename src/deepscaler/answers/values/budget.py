@@ -25,13 +25,13 @@ class _Left(threading.local):
 _left = _Left()
 
 
-def begin() -> None:
-    """A new comparison, or a new reading of a text, starts on this thread."""
+def reset() -> None:
+    """Start a new comparison, or a new reading of a text, on this thread with the whole budget."""
     _left.units = BUDGET
 
 
-def spend(units: int) -> None:
-    """Raises TooBigError when the budget is used up."""
+def charge(units: int) -> None:
+    """Take `units` off this thread's budget. Raises TooBigError when it is used up."""
     _left.units -= units
     if _left.units < 0:
         raise TooBigError("more work than one comparison may take")

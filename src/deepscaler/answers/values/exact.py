@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import comb, factorial, gcd, isqrt, lcm
 
 from deepscaler.answers.trees import Tree
-from deepscaler.answers.values.budget import TooBigError, UndefinedError, spend
+from deepscaler.answers.values.budget import TooBigError, UndefinedError, charge
 
 MAX_BITS = 60_000  # of a numerator or denominator
 MAX_FACTORIAL = 4000
@@ -27,7 +27,7 @@ class _Exact:
 
     def value(self, tree: Tree) -> Fraction | None:
         kind = tree[0]
-        spend(1)
+        charge(1)
         if kind == "num":
             return tree[1]
         if kind == "sym":
@@ -61,7 +61,7 @@ class _Exact:
     def _checked(self, value: Fraction | None) -> Fraction | None:
         if value is not None:
             bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-            spend(2 + value.numerator.bit_length() * value.denominator.bit_length() // 500_000)
+            charge(2 + value.numerator.bit_length() * value.denominator.bit_length() // 500_000)
             if bits > MAX_BITS:
                 raise TooBigError("too many digits")
         return value
@@ -144,7 +144,7 @@ def _combinatorial(name: str, numbers: list[int]) -> Fraction | None:
         return None
     if first > MAX_FACTORIAL:
         raise TooBigError(f"a {name} with too many digits")
-    spend(first * first // 10_000)
+    charge(first * first // 10_000)
     if name == "factorial" and first >= 0:
         return Fraction(factorial(first))
     if name == "factorial2" and first >= 0:

@@ -11,7 +11,7 @@ from typing import Any
 import mpmath
 
 from deepscaler.answers.trees import Tree
-from deepscaler.answers.values.budget import TooBigError, UndefinedError, spend
+from deepscaler.answers.values.budget import TooBigError, UndefinedError, charge
 from deepscaler.answers.values.exact import MAX_TERMS, exact_value
 
 MAX_MAGNITUDE = 4_000_000  # |log2| of a value
@@ -63,7 +63,7 @@ class Evaluation:
     def value(self, tree: Tree) -> Any:
         """Raises UndefinedError, TooBigError, PrecisionLostError; a float context raises OverflowError too."""
         kind = tree[0]
-        spend(self.precision.cost)
+        charge(self.precision.cost)
         if kind == "num":
             return self.c.mpf(tree[1].numerator) / tree[1].denominator
         if kind == "sym":
@@ -133,7 +133,7 @@ class Evaluation:
         return self.power(base, exponent)
 
     def power(self, base: Any, exponent: Any) -> Any:
-        spend(10 * self.precision.cost)
+        charge(10 * self.precision.cost)
         c = self.c
         if base == 0:
             if c.re(exponent) <= 0:
@@ -152,7 +152,7 @@ class Evaluation:
         name = tree[1]
         if name in ("sum", "prod"):
             return self._series(tree)
-        spend((150 if name in _VERY_SLOW else 10) * self.precision.cost)
+        charge((150 if name in _VERY_SLOW else 10) * self.precision.cost)
         arguments = [self.value(a) for a in tree[2:]]
         x, c = arguments[0], self.c
         if name.startswith("unknown "):

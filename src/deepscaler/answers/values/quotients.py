@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from deepscaler.answers.trees import Tree
-from deepscaler.answers.values.budget import spend
+from deepscaler.answers.values.budget import charge
 from deepscaler.answers.values.same_value import symbols
 
 MAX_DENOMINATORS = 8
@@ -24,7 +24,7 @@ def numerator(tree: Tree) -> Tree:
 
 
 def _quotient(tree: Tree) -> tuple[Tree, Tree]:
-    spend(4)
+    charge(4)
     kind = tree[0]
     if kind == "neg":
         top, bottom = _quotient(tree[1])

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from deepscaler.answers.trees import TEN, Tree
-from deepscaler.answers.values.budget import TooBigError, UndefinedError, spend
+from deepscaler.answers.values.budget import TooBigError, UndefinedError, charge
 from deepscaler.answers.values.exact import exact_value
 from deepscaler.answers.values.numeric import FINE, FINEST, FLOAT, Evaluation, Precision, PrecisionLostError
 from deepscaler.answers.values.sample_points import WHOLE_POINTS, Point, far_points, near_points
@@ -112,7 +112,7 @@ def _same_far_off(a: Tree, b: Tree, points: Iterator[Point]) -> bool:
         except (UndefinedError, PrecisionLostError):
             continue
         except TooBigError:
-            spend(0)  # raises again where the whole budget is used up
+            charge(0)  # raises again where the whole budget is used up
     return True
 
 
@@ -210,7 +210,7 @@ def real_value(tree: Tree) -> Fraction | Any | None:
 
 
 def rounds_to(decimal: Tree, other: Tree) -> bool:
-    """Whether a bare decimal of ROUNDED_DIGITS or more is the other constant, rounded or cut off.
+    """Whether a bare decimal of ROUNDED_DIGITS or more is the other constant, rounded or truncated.
 
     A number whose decimal ends is not stood for by another one: 45.000001 is not 45.
     """
@@ -246,7 +246,7 @@ def last_place(decimal: Fraction, digits: int) -> Fraction:
 
 
 def is_rounding(decimal: Fraction, unit: Fraction, value: Any) -> bool:
-    """Whether a decimal with last place `unit` is the real `value` rounded to it, or cut off there."""
+    """Whether a decimal with last place `unit` is the real `value` rounded to it, or truncated there."""
     if decimal < 0:
         decimal, value = -decimal, -value
     rest = value - decimal if isinstance(value, Fraction) else value - _fine(decimal)

@@ -20,7 +20,7 @@ from deepscaler.types import GradeItem, Outcome, Verdict
 
 CHUNKS_PER_WORKER = 4
 MAX_CHUNK_ITEMS = 64  # what waits behind one that is being killed
-TRUNCATED = Verdict(Outcome.TRUNCATED, 0.0, detail="cut at the token budget before it ended")
+TRUNCATED = Verdict(Outcome.TRUNCATED, 0.0, detail="truncated at the token budget before it ended")
 
 
 class GraderPool:

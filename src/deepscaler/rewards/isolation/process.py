@@ -52,8 +52,8 @@ class GradingProcess:
         self._command = [sys.executable, "-P", "-B", "-m", "deepscaler.rewards.isolation.worker", *arguments]
         self._limits = limits
         self._closing = closing or Event()
-        self._foreman: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None  # to the foreman
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None  # to the supervisor
         self._line: socket.socket | None = None  # to the grading process
         self._buffer = b""
         self._asked = 0.0
@@ -81,12 +81,12 @@ class GradingProcess:
         return verdicts
 
     def kill(self) -> None:
-        """End foreman and grading process. A no-op when none runs."""
-        foreman, self._foreman = self._foreman, None
-        if foreman is not None:
+        """End supervisor and grading process. A no-op when none runs."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(foreman.pid, signal.SIGKILL)
-            foreman.wait()
+                os.killpg(supervisor.pid, signal.SIGKILL)
+            supervisor.wait()
         for end in (self._control, self._line):
             if end is not None:
                 end.close()
@@ -122,14 +122,14 @@ class GradingProcess:
         return time.monotonic() + self._limits.wall_s
 
     def _ready(self) -> bool:
-        """See to a foreman and a living grading process; one that died while idle is replaced. True for a new one."""
+        """Start what is missing: the supervisor, the grading process or one that died idle. True for a new one."""
         if self._line is not None and not _readable(self._line):
             return False
         try:
-            if self._foreman is None:
+            if self._supervisor is None:
                 self._start()
             self._replace()
-        except (_GoneError, OSError):  # the foreman died or hangs
+        except (_GoneError, OSError):  # the supervisor died or hangs
             self.kill()
             self._start()
             self._replace()
@@ -156,7 +156,7 @@ class GradingProcess:
         seconds = time.perf_counter() - self._asked
         try:
             status = self._replace()
-        except (_GoneError, OSError):  # the foreman is gone as well
+        except (_GoneError, OSError):  # the supervisor is gone as well
             self.kill()
             words = str(error)
         else:
@@ -171,7 +171,7 @@ class GradingProcess:
         ours.setblocking(True)
         with theirs, tempfile.TemporaryFile() as errors:
             self._control = ours
-            self._foreman = subprocess.Popen(
+            self._supervisor = subprocess.Popen(
                 self._command,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -200,7 +200,7 @@ class GradingProcess:
             self._wait(self._control, select.POLLIN, deadline)
             piece = self._control.recv(64)
             if not piece:
-                raise _GoneError("the foreman of the grading process ended")
+                raise _GoneError("the supervisor of the grading process ended")
             received += piece
         return received[:-1]
 

@@ -1,10 +1,10 @@
-"""The processes that grade. A foreman, started by `process` as a clean program, imports the grader and forks the one
+"""The processes that grade. A supervisor, started by `process` as a clean program, imports the grader and forks the one
 that reads model text; when that one is over a limit or dies, the next is there in milliseconds.
 
-The foreman never sees a completion: over its standard input it gets one socket per grading process, ends the process
+The supervisor never sees a completion: over its standard input it gets one socket per grading process, ends the process
 before, and answers how that one ended. The grading process reads from its socket, per completion, one line of JSON and
 the text itself, and answers one line. It holds no secrets, has limits of processor time and address space, may open no
-file for writing, start no process and open no connection, and dies with the foreman, which dies with its owner.
+file for writing, start no process and open no connection, and dies with the supervisor, which dies with its owner.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepscaler.data.normalize import NormalizedTexts, Vocabulary, figure_digest, words
 from deepscaler.data.shingles import BANDS, ROWS, WINDOW, candidate_pairs, overlap, signatures, word_shingles
-from deepscaler.data.wording import Vocabulary, Wordings, figure_digest, words
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_no_text_is_too_odd(text: str) -> None:
     figure_digest(text)
 
 
-def _wordings(texts: list[str]) -> Wordings:
-    return Wordings(texts, Vocabulary())
+def _wordings(texts: list[str]) -> NormalizedTexts:
+    return NormalizedTexts(texts, Vocabulary())
 
 
 def _pairs(text: str) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-r"""What a problem says once typesetting is taken away: the form in which problems are compared.
+r"""Normalizes a problem: its text without typesetting, the form in which problems are compared.
 
     Find $\dfrac{1}{2}x_{}^{}$ if $x=1{,}000\,$.   ->   find / 1 2 x if x = 1000
 
@@ -119,8 +119,8 @@ class Vocabulary:
         return [self.words[index] for index in ids]
 
 
-class Wordings:
-    """The wordings of many problems, in one vocabulary.
+class NormalizedTexts:
+    """Many problems normalized, in one vocabulary.
 
     tokens: int32, all problems after each other; offsets: int64 [num_problems + 1]; figures, letters: per problem the
     digest of its figures (empty without) and its text letter by letter.

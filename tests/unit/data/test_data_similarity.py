@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepscaler.data.resemblance import Match, Side, compare, contest_numbers, holds_numbers
+from deepscaler.data.normalize import NormalizedTexts, Vocabulary, words
 from deepscaler.data.shingles import overlap, word_shingles
-from deepscaler.data.wording import Vocabulary, Wordings, words
+from deepscaler.data.similarity import Match, Side, compare, contest_numbers, holds_numbers
 
 
 def same(first: str, second: str) -> bool:
@@ -16,10 +16,10 @@ def same(first: str, second: str) -> bool:
 
 def match(left: tuple[str, str], right: tuple[str, str]) -> Match | None:
     """The relation of two (problem, answer), which must not depend on their order."""
-    wordings = Wordings([left[0], right[0]], Vocabulary())
-    shingles = word_shingles(wordings)
+    normalized = NormalizedTexts([left[0], right[0]], Vocabulary())
+    shingles = word_shingles(normalized)
     jaccard, containment = overlap(shingles.of(0), shingles.of(1))
-    a, b = (Side.of(wordings, i, (side[1],)) for i, side in enumerate((left, right)))
+    a, b = (Side.of(normalized, i, (side[1],)) for i, side in enumerate((left, right)))
     there = compare(a, b, jaccard=jaccard, containment=containment, same_answer=same)
     back = compare(b, a, jaccard=jaccard, containment=containment, same_answer=same)
     assert there is back

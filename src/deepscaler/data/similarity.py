@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deepscaler.data.wording import Wordings, is_number
+from deepscaler.data.normalize import NormalizedTexts, is_number
 
 SameAnswer = Callable[[str, str], bool]
 
@@ -60,8 +60,8 @@ class Side:
     answers: tuple[str, ...]
 
     @classmethod
-    def of(cls, wordings: Wordings, index: int, answers: Sequence[str]) -> Side:
-        return cls(wordings[index], wordings.figures[index], wordings.letters[index], tuple(answers))
+    def of(cls, normalized: NormalizedTexts, index: int, answers: Sequence[str]) -> Side:
+        return cls(normalized[index], normalized.figures[index], normalized.letters[index], tuple(answers))
 
 
 def compare(a: Side, b: Side, *, jaccard: float, containment: float, same_answer: SameAnswer) -> Match | None:
