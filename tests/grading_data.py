@@ -1,4 +1,4 @@
-"""Reference answers and labelled cases of `../shared`, turned into what the grader takes. Tests skip without them."""
+"""Reference answers and labelled cases as the grader takes them: ours, and those of `../shared` where it exists."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SHARED = Path(__file__).parents[2] / "shared"
+FORMS = Path(__file__).parent / "unit" / "answers" / "answer_forms.txt"
 DATA, GRADING = SHARED / "data", SHARED / "grading"
 FILES = (
     "train/aime",
@@ -21,6 +22,18 @@ FILES = (
     "benchmarks/olympiadbench",
 )
 _DIGIT = re.compile(r"\d")
+
+
+def read_forms(mark: str) -> dict[str, list[list[str]]]:
+    """The lines of answers under the forms that start with `mark`."""
+    forms: dict[str, list[list[str]]] = {}
+    chosen: list[list[str]] | None = None
+    for line in FORMS.read_text(encoding="utf-8").splitlines():
+        if line.startswith(("= ", "! ", "> ", "< ")):
+            chosen = forms.setdefault(line[2:], []) if line.startswith(mark) else None
+        elif line and not line.startswith("#") and chosen is not None:
+            chosen.append(line.split(" || "))
+    return forms
 
 
 def texts(answer: Any) -> list[str]:

@@ -6,7 +6,7 @@ What equal means is decided in `answers.equivalence`.
 from __future__ import annotations
 
 from deepscaler.answers import equivalence
-from deepscaler.answers.equivalence import Equality, equivalent, says_nothing
+from deepscaler.answers.equivalence import equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import GradeItem, Outcome, Verdict
 
@@ -17,20 +17,24 @@ _EMPTY = " \t\r\n$.,{}~"  # a reference of these alone says nothing
 
 def grade(item: GradeItem) -> Verdict:
     """The verdict on one completion. Never raises for what a completion holds. docs/recipe.md, Reward."""
-    usable = [text for text in map(_text, item.references) if text.strip(_EMPTY)]
-    usable = [text for text in usable if "\\" not in text or not says_nothing(text)]
+    usable = [
+        text
+        for text in map(_text, item.references)
+        if text.strip(_EMPTY) and ("\\" not in text or not says_nothing(text))
+    ]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
     extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     answer, shown = extraction.answer, _shorten(extraction.answer)
-    equality = Equality(False, "")
+    how = ""
     for reference in usable:
         equality = equivalent(answer, reference, tolerance=item.tolerance)
+        how = equality.how
         if equality.equal:
-            return Verdict(Outcome.CORRECT, 1.0, shown, equality.how)
-    return Verdict(Outcome.WRONG, 0.0, shown, f"{equality.how}: {_shorten(usable[0])}")
+            return Verdict(Outcome.CORRECT, 1.0, shown, how)
+    return Verdict(Outcome.WRONG, 0.0, shown, f"{how}: {_shorten(usable[0])}")
 
 
 def explain(answer: str, reference: str, tolerance: float | None) -> list[str]:

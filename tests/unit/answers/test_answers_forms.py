@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 
 from deepscaler.answers.equivalence import equivalent
-
-
-def read_forms(mark: str) -> dict[str, list[list[str]]]:
-    """The lines of answers under the forms that start with `mark`."""
-    forms: dict[str, list[list[str]]] = {}
-    chosen: list[list[str]] | None = None
-    for line in Path(__file__).with_name("answer_forms.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith(("= ", "! ", "> ", "< ")):
-            chosen = forms.setdefault(line[2:], []) if line.startswith(mark) else None
-        elif line and not line.startswith("#") and chosen is not None:
-            chosen.append(line.split(" || "))
-    return forms
-
+from grading_data import read_forms
 
 SAME, DIFFERENT = read_forms("= "), read_forms("! ")
 RIGHT, WRONG = read_forms("> "), read_forms("< ")
