@@ -15,7 +15,7 @@ import pytest
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.data.synthetic import generate_problems
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration import collect
+from deepscaler.orchestration import experience
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
@@ -60,7 +60,7 @@ def leniently_scored(groups: Sequence[Group], items: Sequence[GradeItem], verdic
 
 @pytest.fixture(autouse=True)
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "scored", leniently_scored)
+    monkeypatch.setattr(experience, "scored", leniently_scored)
 
 
 def run_steps(recipe: Recipe, path: Path, *stops: int) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def run_steps(recipe: Recipe, path: Path, *stops: int) -> tuple[str, str]:
         shorter = recipe.model_copy(update={"num_steps": stop})
         with open_run(shorter, Path(recipe.model.path or ""), path, Progress(out, terminal=False)) as run:
             assert train(run) == stop
-            digest = run.learner.weights_info().digest
+            digest = run.weights.digest("float32")
     return digest, out.getvalue()
 
 

@@ -20,8 +20,8 @@ from deepscaler.data.synthetic import (
     training_problems,
     validation_sets,
 )
-from deepscaler.data.traces import spelled, worked_solution
 from deepscaler.rewards.math_reward import grade
+from deepscaler.toy.traces import spelled, worked_solution
 from deepscaler.types import GradeItem, Outcome
 
 QUICKSTART = "recipes/quickstart.toml"
@@ -58,9 +58,8 @@ def test_a_solution_without_slips_is_graded_correct() -> None:
     rng = np.random.default_rng(2)
     for _ in range(200):
         chain = random_chain(int(rng.integers(2, 10)), rng)
-        verdict = grade(
-            GradeItem(worked_solution(chain, STEADY, rng), chain.problem().references, thinking_prefilled=True)
-        )
+        item = GradeItem(worked_solution(chain, STEADY, rng), chain.problem().references, thinking_prefilled=True)
+        verdict = grade(item)
         assert verdict.outcome is Outcome.CORRECT
 
 
