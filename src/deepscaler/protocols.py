@@ -13,11 +13,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from deepscaler.types import (
     FloatArray,
-    Group,
+    GradeItem,
     Request,
     Rollout,
     SamplingParams,
-    ScoredGroup,
     TokenSums,
     TrainSample,
     UpdateStats,
@@ -71,20 +70,11 @@ class Sampler(Protocol):
 
 
 class Grader(Protocol):
-    """Verifies completions. `score` never raises for what a completion holds."""
+    """Verifies completions: the same for training, evaluation, saved completions and regrading."""
 
-    def grade(
-        self,
-        completion: str,
-        references: Sequence[str],
-        *,
-        thinking_prefilled: bool,
-        tolerance: float | None = None,
-    ) -> Verdict: ...
-
-    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
-
-    def close(self) -> None: ...
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """One verdict per item, in order. Never raises for what an item holds."""
+        ...
 
 
 class Learner(Protocol):
