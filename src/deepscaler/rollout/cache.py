@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepscaler.attention import causal, like_value
+from deepscaler.attention import cast_to_value_dtype, causal
+from deepscaler.cpu.huge_pages import zeros_in_huge_pages
 from deepscaler.rollout.blocks import BlockAllocator
-from deepscaler.rollout.large_pages import zeros_in_large_pages
 
 _GROWTH = 1.5
 
@@ -27,7 +27,7 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
 
 class BlockCache:
-    """Per layer: keys [blocks,K,D,B] (transposed, see `block_attention`) and values [blocks,K,B,D].
+    """Per layer: keys [blocks,K,D,B] (transposed, see `cpu.kernels.decode_attention`) and values [blocks,K,B,D].
 
     Memory is allocated as blocks are taken, up to `max_bytes`.
     """
@@ -76,7 +76,7 @@ class BlockCache:
 
     def _empty(self, blocks: int, shape: Sequence[int]) -> Tensor:
         if self.device.type == "cpu":
-            return zeros_in_large_pages((blocks, *shape), self.dtype)
+            return zeros_in_huge_pages((blocks, *shape), self.dtype)
         return torch.zeros(blocks, *shape, dtype=self.dtype, device=self.device)
 
     @property
@@ -138,7 +138,7 @@ class PrefillAttention:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         assert layer == len(self.keys)
-        query, key = like_value(query, key, value)
+        query, key = cast_to_value_dtype(query, key, value)
         self.keys.append(key)
         self.values.append(value)
         # Padding stands to the right of every real token, so causality already hides it.

@@ -1,7 +1,7 @@
 """Attention of one new token per row over the first M blocks of the pool, for any device, number type and torch.
 
-The blocks are read where they lie, by batched products, and combined by log-sum-exp as in `block_attention`. All shapes
-are static: rows, blocks and blocks per row are padded to a few sizes.
+Blocks are read where they lie, by batched products, and combined by log-sum-exp (flash decoding, Dao et al. 2023).
+Shapes are static: rows, blocks and blocks per row are padded to a few sizes.
 
 N rows, M blocks, T most blocks of a row, H query heads, K key-value heads, G = H / K, D head width, B tokens a block.
 """

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.cpu.matmul import Matmul
 from deepscaler.rollout import flash_attention
 from deepscaler.rollout.batch import Sequence
 from deepscaler.rollout.decoder import Decoder
 from deepscaler.rollout.pool import PoolStep
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
-from deepscaler.rollout.products import TorchProducts
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, TrainSample
@@ -132,7 +132,7 @@ def test_padded_rows_stay_inside_blocks_of_another_size(tiny_model: Callable[...
 
 
 def test_everything_a_captured_step_reads_stays_where_it_is(tiny_model: Callable[..., Any]) -> None:
-    decoder = Decoder(tiny_model("qwen3"), TorchProducts())
+    decoder = Decoder(tiny_model("qwen3"), Matmul())
 
     def addresses() -> list[int]:
         decoder.refresh(64)
