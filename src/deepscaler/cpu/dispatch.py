@@ -10,5 +10,7 @@ from deepscaler.cpu.settings import is_accelerated
 
 def can_accelerate(*tensors: Tensor) -> bool:
     """Whether all are float32 on CPU, outside of autocast, and acceleration is not switched off."""
-    plain = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
-    return plain and not torch.is_autocast_enabled("cpu") and is_accelerated()
+    for x in tensors:
+        if not x.is_cpu or x.dtype != torch.float32:
+            return False
+    return is_accelerated() and not torch.is_autocast_enabled("cpu")

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from deepscaler.cpu.kernels.tiles import narrow_strip
+from deepscaler.cpu.kernels.tiles import prefetching_strip
 from deepscaler.cpu.kernels.vectors import LANES, MAX, SUM, array, device_function, elementwise, kernel
 
 _VECTORS = LANES // 4  # of each row at a time, so that the sums of four heads fit into the registers
 _AHEAD = 4096  # bytes between what is read and what is prefetched
 _SECTION = 32  # blocks whose scores are kept before their values are read: long runs of memory, few scores
 
-_four, _two, _one = (narrow_strip(heads, _VECTORS, _AHEAD) for heads in (4, 2, 1))
+_four, _two, _one = (prefetching_strip(heads, _VECTORS, _AHEAD) for heads in (4, 2, 1))
 
 
 @device_function
@@ -32,13 +32,13 @@ def _weighted_rows(
     stride, weight_stride, outs = 4 * stride, 4 * weight_stride, 4 * outs
     head = 0
     while head + 4 <= heads:
-        _four(weights + head * weight_stride, weight_stride, 4, count, rows, stride, out + head * outs, outs, width, 0)
+        _four(weights + head * weight_stride, weight_stride, count, rows, stride, out + head * outs, outs, width)
         head += 4
     if head + 2 <= heads:
-        _two(weights + head * weight_stride, weight_stride, 4, count, rows, stride, out + head * outs, outs, width, 0)
+        _two(weights + head * weight_stride, weight_stride, count, rows, stride, out + head * outs, outs, width)
         head += 2
     if head < heads:
-        _one(weights + head * weight_stride, weight_stride, 4, count, rows, stride, out + head * outs, outs, width, 0)
+        _one(weights + head * weight_stride, weight_stride, count, rows, stride, out + head * outs, outs, width)
 
 
 _largest = elementwise(lambda x: x, inputs=1, reduce=MAX)

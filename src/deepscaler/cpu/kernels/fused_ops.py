@@ -102,23 +102,23 @@ def silu_mul_backward(grad: Any, gates: Any, ups: Any, grad_gates: Any, grad_ups
     )
 
 
-def _turn(x: Vector, y: Vector, cos: Vector, sin: Vector, sign: Vector) -> tuple[Vector, Vector]:
+def _rotation(x: Vector, y: Vector, cos: Vector, sin: Vector, sign: Vector) -> tuple[Vector, Vector]:
     return x * cos - y * sin * sign, y * cos + x * sin * sign
 
 
-_turned = elementwise(_turn, inputs=4, outputs=2, scalars=1)
+_rotations = elementwise(_rotation, inputs=4, outputs=2, scalars=1)
 
 
 @kernel(_ROWS, _ROWS, _ROWS, types.float32, _ROWS)
 def rotary(x: Any, cos: Any, sin: Any, sign: float, out: Any) -> None:
-    """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], both halves alike; sign -1 turns back."""
+    """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], halves alike; sign -1 rotates back."""
     width = cos.shape[1]
     half = width // 2
     for row in range(len(x)):
         cosines, sines = cos[row].ctypes.data, sin[row].ctypes.data
         at, to = x[row].ctypes.data, out[row].ctypes.data
         for _ in range(x.shape[1] // width):
-            _turned(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, sign)
+            _rotations(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, sign)
             at, to = at + 4 * width, to + 4 * width
 
 

@@ -26,7 +26,7 @@ _AHEAD = 4096  # bytes between what is moved and what is prefetched
 
 _scale = elementwise(lambda x, scalar: x * scalar, inputs=1, outputs=1, scalars=1)
 _add = elementwise(lambda x, y, scalar: y + x * scalar, inputs=2, outputs=1, scalars=1)
-_strip = strip(ROWS, 2)
+_strip = strip(ROWS)
 _dot = elementwise(lambda x, y: x * y, inputs=2, reduce=SUM)
 
 
@@ -83,11 +83,11 @@ def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -
 
 
 @device_function
-def _transpose(packed: int, count: int, width: int, turned: int, stride: int) -> None:
-    """turned [width, stride] of `count` packed rows; up to a whole vector with what else stands there."""
+def _transpose(packed: int, count: int, width: int, transposed: int, stride: int) -> None:
+    """transposed [width, stride] := `count` packed rows, rounded up to whole vectors of whatever follows them."""
     for first in range(0, count, LANES):
         for column in range(0, width, LANES):
-            source, target = packed + 4 * (first * width + column), turned + 4 * (column * stride + first)
+            source, target = packed + 4 * (first * width + column), transposed + 4 * (column * stride + first)
             transpose_tile(source, 4 * width, target, 4 * stride)
 
 
@@ -120,7 +120,7 @@ def _attend(
 
 @device_function
 def _pass_back(
-    queries: int, grads: int, deltas: Any, seen: Any, keys: int, turned_keys: int, turned_values: int,
+    queries: int, grads: int, deltas: Any, seen: Any, keys: int, transposed_keys: int, transposed_values: int,
     scores: int, changes: int, stride: int, width: int, statistics: int, results: int,
 ) -> None:  # fmt: skip
     """A block of rows of a head: scores := probabilities, changes := gradients of scores, results := of queries."""
@@ -130,8 +130,8 @@ def _pass_back(
         visible = seen[first + count - 1]
         columns = _rounded(visible, LANES)
         s, c = scores + 4 * first * stride, changes + 4 * first * stride
-        _strip(queries + first * row, row, 4, width, turned_keys, 4 * stride, s, 4 * stride, columns, 0)
-        _strip(grads + first * row, row, 4, width, turned_values, 4 * stride, c, 4 * stride, columns, 0)
+        _strip(queries + first * row, row, 4, width, transposed_keys, 4 * stride, s, 4 * stride, columns, 0)
+        _strip(grads + first * row, row, 4, width, transposed_values, 4 * stride, c, 4 * stride, columns, 0)
         for i in range(count):
             there = 4 * i * stride
             softmax_gradient(s + there, c + there, seen[first + i], statistics + 8 * (first + i), deltas[first + i])
@@ -161,9 +161,9 @@ def forward(
     query: Any,  # [T,H,D], rows of one piece
     key: Any,  # [T,K,D]
     value: Any,
-    keys: Any,  # int64 [sum of L], the tokens that the segments' queries see, own tokens last
-    ends: Any,  # int64 [S+1], where the tokens of each segment begin and end there
-    before: Any,  # int64 [S], how many of them all queries of the segment see
+    keys: Any,  # int64 [sum of L], the tokens that the segments' queries see, own ones last
+    ends: Any,  # int64 [S+1], offsets of the segments in `keys`
+    before: Any,  # int64 [S], how many of them all queries of a segment see
     most: int,  # tokens of any segment
     scaling: float,
     out: Any,  # [T,H,D]
@@ -174,7 +174,7 @@ def forward(
     one, done = np.float32(1.0), 0
     packed_keys, packed_values = np.zeros((2, kv_heads, room, width), np.float32)
     queries = np.zeros((kv_heads, _rounded(most * group, ROWS), width), np.float32)
-    turned_keys, scores = np.empty((width, stride), np.float32), np.empty((ROWS, stride), np.float32)
+    transposed_keys, scores = np.empty((width, stride), np.float32), np.empty((ROWS, stride), np.float32)
     seen = np.empty(most * group, np.int64)
     for segment in range(len(before)):
         tokens = keys[ends[segment] : ends[segment + 1]]
@@ -185,9 +185,9 @@ def forward(
         _move(query, own, group, queries, scaling, _PACK)
         _count_seen(before[segment], group, seen[:rows])
         for head in range(kv_heads):
-            _transpose(_address(packed_keys[head]), len(tokens), width, _address(turned_keys), stride)
+            _transpose(_address(packed_keys[head]), len(tokens), width, _address(transposed_keys), stride)
             _attend(
-                _address(queries[head]), seen[:rows], _address(turned_keys), _address(packed_values[head]),
+                _address(queries[head]), seen[:rows], _address(transposed_keys), _address(packed_values[head]),
                 _address(scores), stride, width, _address(statistics) + 8 * done,
             )  # fmt: skip
             for row in range(rows):
@@ -199,27 +199,16 @@ def forward(
 
 @kernel(*[_VIEW] * 5, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_VIEW] * 3)
 def backward(
-    grad: Any,  # [T,H,D] of the output
-    query: Any,  # as in `forward`
-    key: Any,
-    value: Any,
-    out: Any,
-    statistics: Any,
-    keys: Any,
-    ends: Any,
-    before: Any,
-    most: int,
-    scaling: float,
-    grad_query: Any,  # [T,H,D]
-    grad_key: Any,  # [T,K,D] zeros
-    grad_value: Any,
-) -> None:
+    grad: Any, query: Any, key: Any, value: Any, out: Any, statistics: Any,  # grad [T,H,D]: of the output
+    keys: Any, ends: Any, before: Any, most: int, scaling: float,  # as in `forward`
+    grad_query: Any, grad_key: Any, grad_value: Any,  # [T,H,D], [T,K,D] zeros, [T,K,D] zeros
+) -> None:  # fmt: skip
     """Gradients of `forward`; those of shared keys add up in the order of segments."""
     kv_heads, group, width, stride, room = _sizes(query, key, most)
     one, done = np.float32(1.0), 0
     packed_keys, packed_values, key_sums, value_sums = np.zeros((4, kv_heads, room, width), np.float32)
     queries, grads, results = np.zeros((3, kv_heads, _rounded(most * group, _BLOCK), width), np.float32)
-    turned_keys, turned_values = np.empty((2, width, stride), np.float32)
+    transposed_keys, transposed_values = np.empty((2, width, stride), np.float32)
     scores, changes = np.empty((2, _BLOCK, stride), np.float32)
     seen, deltas = np.empty(most * group, np.int64), np.empty(most * group, np.float32)
     for segment in range(len(before)):
@@ -236,8 +225,8 @@ def backward(
         value_sums[:, : len(tokens)] = np.float32(0.0)
         for head in range(kv_heads):
             k, v, tk, tv = (
-                _address(packed_keys[head]), _address(packed_values[head]), _address(turned_keys),
-                _address(turned_values),
+                _address(packed_keys[head]), _address(packed_values[head]), _address(transposed_keys),
+                _address(transposed_values),
             )  # fmt: skip
             _transpose(k, len(tokens), width, tk, stride)
             _transpose(v, len(tokens), width, tv, stride)

@@ -80,39 +80,43 @@ def _tile(rows: int, vectors: int, lanes: int, ahead: int) -> Any:
     return device_intrinsic(generate, [types.int64] * 9)
 
 
-def strip(rows: int, vectors: int, ahead: int = 0) -> Any:
-    """`_tile` for any multiple of LANES of columns."""
-    many, one = (_tile(rows, each, LANES, ahead) for each in (vectors, 1))
-    wide = LANES * vectors
+def strip(rows: int) -> Any:
+    """`_tile` of two vectors for any multiple of LANES of columns."""
+    two, one = _tile(rows, 2, LANES, 0), _tile(rows, 1, LANES, 0)
 
     def strip(
         a: int, a_row: int, a_step: int, count: int, b: int, b_step: int, c: int, c_row: int, columns: int, adds: int
     ) -> None:
         column = 0
-        while column + wide <= columns:
-            many(a, a_row, a_step, count, b + 4 * column, b_step, c + 4 * column, c_row, adds)
-            column += wide
-        while column < columns:
+        while column + 2 * LANES <= columns:
+            two(a, a_row, a_step, count, b + 4 * column, b_step, c + 4 * column, c_row, adds)
+            column += 2 * LANES
+        if column < columns:
             one(a, a_row, a_step, count, b + 4 * column, b_step, c + 4 * column, c_row, adds)
-            column += LANES
 
     return device_function(strip)
 
 
-def narrow_strip(rows: int, vectors: int, ahead: int = 0) -> Any:
-    """`_tile` for any number of columns."""
-    whole, single = strip(rows, vectors, ahead), _tile(rows, 1, 1, ahead)
+def prefetching_strip(rows: int, vectors: int, ahead: int) -> Any:
+    """`_tile` for any number of columns: sets c, whose numbers of a row of a follow one another."""
+    many, one, single = (_tile(rows, *each, ahead) for each in ((vectors, LANES), (1, LANES), (1, 1)))
+    wide = LANES * vectors
 
-    def narrow_strip(
-        a: int, a_row: int, a_step: int, count: int, b: int, b_step: int, c: int, c_row: int, columns: int, adds: int
+    def prefetching_strip(
+        a: int, a_row: int, count: int, b: int, b_step: int, c: int, c_row: int, columns: int
     ) -> None:
-        column = columns // LANES * LANES
-        whole(a, a_row, a_step, count, b, b_step, c, c_row, column, adds)
+        column = 0
+        while column + wide <= columns:
+            many(a, a_row, 4, count, b + 4 * column, b_step, c + 4 * column, c_row, 0)
+            column += wide
+        while column + LANES <= columns:
+            one(a, a_row, 4, count, b + 4 * column, b_step, c + 4 * column, c_row, 0)
+            column += LANES
         while column < columns:
-            single(a, a_row, a_step, count, b + 4 * column, b_step, c + 4 * column, c_row, adds)
+            single(a, a_row, 4, count, b + 4 * column, b_step, c + 4 * column, c_row, 0)
             column += 1
 
-    return device_function(narrow_strip)
+    return device_function(prefetching_strip)
 
 
 def _transpose(builder: Any, source: Any, source_row: Any, target: Any, target_row: Any) -> None:
@@ -122,7 +126,7 @@ def _transpose(builder: Any, source: Any, source_row: Any, target: Any, target_r
     ]
     half = LANES // 2
     while half:
-        # Squares of `half` x `half` beside the diagonal change places.
+        # Squares of `half` x `half` beside the diagonal are swapped.
         low = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
         high = [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
         for i in (i for i in range(LANES) if not i & half):
