@@ -15,7 +15,7 @@ from deepscaler.attention import PackedAttention, forward_hidden
 from deepscaler.cpu.layers import FusedLayer, FusedRMSNorm, use_fused_layers
 from deepscaler.cpu.matmul import OneDnnLinear
 from deepscaler.cpu.settings import ACCELERATION
-from deepscaler.training.learner import enable_checkpointing
+from deepscaler.training.replica import enable_checkpointing
 
 CPU = torch.device("cpu")
 # Lengths of segments, and sequences of them: plain; one prompt of three; a prompt within a prompt.

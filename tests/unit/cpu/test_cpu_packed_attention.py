@@ -14,7 +14,7 @@ from deepscaler.attention import PackedAttention
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.learner import enable_checkpointing
+from deepscaler.training.replica import enable_checkpointing
 
 CPU = torch.device("cpu")
 SCALING = 0.3
