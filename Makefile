@@ -14,7 +14,7 @@ endif
 install_torch = $(if $(TORCH_INDEX),$(1) -m pip install --quiet --retries 1 --timeout 15 -c constraints.txt --index-url $(TORCH_INDEX) torch ||) \
 	$(1) -m pip install --quiet -c constraints.txt torch
 
-.PHONY: setup quickstart test test-lm-eval test-vllm check bench bench-vllm .venv-vllm
+.PHONY: setup quickstart test test-plain-torch test-lm-eval test-vllm check bench bench-vllm .venv-vllm
 
 setup: .venv/.installed
 
@@ -30,6 +30,11 @@ quickstart: setup
 
 test: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+# Training and sampling as plain torch computes them, without what speeds them up on CPU.
+test-plain-torch: setup
+	DEEPSCALER_CPU_ACCELERATION=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit/training tests/unit/rollout \
+	  --ignore-glob='*openai*' --ignore-glob='*lost_requests*' --ignore-glob='*checkpoint*' --ignore-glob='*weight_check*'
 
 check: setup
 	$(BIN)/ruff format --check .

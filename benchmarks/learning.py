@@ -25,9 +25,9 @@ from records import machine, middle, with_range, write_table
 from deepscaler import cpu
 from deepscaler.attention import NAME
 from deepscaler.config.models import DataSection, ModelSection, Recipe, RolloutSection, StageSection
+from deepscaler.cpu.matmul import matmul
 from deepscaler.training import gradients, logprobs
 from deepscaler.training.learner import PolicyLearner
-from deepscaler.training.products import product
 from deepscaler.types import TrainSample
 
 PROMPT_TOKENS = 32
@@ -138,9 +138,9 @@ def measure(size: str, tokens: int, rounds: int) -> dict[str, Any]:
     learner.update([samples[:8]])
     shares, silent, phases = [], [], []
     for _ in range(rounds):
-        before = rate_of(product)
+        before = rate_of(matmul)
         seconds = cpu_seconds(lambda: learner.update([samples]))
-        rate = (before + rate_of(product)) / 2
+        rate = (before + rate_of(matmul)) / 2
         shares.append(flops / seconds / rate)
         silent.append(cpu_seconds(lambda: learner.update([half])) / seconds)
     phases = breakdown(learner, samples)

@@ -23,8 +23,7 @@ from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
-from deepscaler.engines.torch.block_attention import BlockLayout
-from deepscaler.engines.torch.compiled_attention import CompiledLayout
+from deepscaler.cpu.decode_attention import DecodeAttention, FusedDecodeAttention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.kv_cache import KVCache
 
@@ -39,8 +38,8 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
     return (time.process_time() - start) / repeats
 
 
-def decoding_step(size: str, compiled: bool = True) -> tuple[Callable[[], object], int]:
-    """A step of 16 sequences, by the compiled attention or by torch's operators, and the bytes of cache it reads."""
+def decoding_step(size: str, kind: type[DecodeAttention] = FusedDecodeAttention) -> tuple[Callable[[], object], int]:
+    """A step of 16 sequences, by the attention kernel or by its torch reference, and the bytes of cache it reads."""
     model = build(size, NAME)
     size_of_block = KVCache.choose_block_tokens(2 * CONTEXT)
     cache = KVCache(model.config, torch.float32, torch.device("cpu"), 2**33, size_of_block)
@@ -51,9 +50,9 @@ def decoding_step(size: str, compiled: bool = True) -> tuple[Callable[[], object
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
     lengths = np.full(SEQUENCES, CONTEXT - 1)
-    layout = (CompiledLayout if compiled else BlockLayout)(table, counts, cache, decoder.heads, padding=0)
+    attention = kind(table, counts, cache.keys, cache.values, padding=0)
     tokens, positions = torch.arange(2, 2 + SEQUENCES), torch.from_numpy(lengths)
-    return lambda: decoder.logits(tokens, positions, layout.step(positions)), (int(counts.sum()) * cache.block_bytes)
+    return lambda: decoder.logits(tokens, positions, attention.step(positions)), (int(counts.sum()) * cache.block_bytes)
 
 
 def measure(size: str, rounds: int) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
     source, square = torch.rand(2**26), torch.rand(2048, 2048)
     target = torch.empty_like(source)
     step, cache_bytes = decoding_step(size)
-    plain_step, _ = decoding_step(size, compiled=False)
+    plain_step, _ = decoding_step(size, DecodeAttention)
     flops = 2 * SEQUENCES * sum(p.numel() for p in build(size, NAME).parameters())
     rows = []
     target.copy_(source)

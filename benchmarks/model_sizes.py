@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from deepscaler import cpu
+from deepscaler.attention import NAME
+
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {  # 1.1 M parameters
         "vocab_size": 2048,
@@ -42,4 +45,4 @@ def build(size: str, attention: str, *, max_tokens: int = 32768) -> Any:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(attention)
-    return model
+    return cpu.accelerate(model) if attention == NAME else model

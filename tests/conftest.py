@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from deepscaler import cpu
 from deepscaler.attention import NAME
+from deepscaler.cpu.matmul import prefers_onednn
+from deepscaler.cpu.settings import ACCELERATION, is_accelerated
 from deepscaler.types import TrainSample
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process below inherits that.
@@ -34,7 +37,9 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def make_model(family: str = "qwen2", *, seed: int = 0, tied: bool = True, head_dim: int = 8) -> Any:
+def make_model(
+    family: str = "qwen2", *, seed: int = 0, tied: bool = True, head_dim: int = 8, accelerated: bool = True
+) -> Any:
     """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
     config_class, model_class = FAMILIES[family]
     config = config_class(
@@ -58,12 +63,24 @@ def make_model(family: str = "qwen2", *, seed: int = 0, tied: bool = True, head_
             if parameter.dim() > 1:
                 parameter.mul_(8.0)
     model.set_attn_implementation(NAME)
-    return model
+    return cpu.accelerate(model) if accelerated else model
 
 
 @pytest.fixture
 def tiny_model() -> Callable[..., Any]:
     return make_model
+
+
+@pytest.fixture
+def without_acceleration(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plain torch, as with DEEPSCALER_CPU_ACCELERATION=0."""
+    monkeypatch.setenv(ACCELERATION, "0")
+    cached = (is_accelerated, prefers_onednn)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
 
 
 @pytest.fixture

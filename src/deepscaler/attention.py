@@ -7,6 +7,7 @@ prefill, or the decoding cache. Shapes: B batch, H query heads, K key-value head
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
+
+from deepscaler.cpu.dispatch import can_accelerate
+from deepscaler.cpu.packed_attention import SegmentKeys, packed_attention
 
 NAME = "deepscaler"
 SUPPORTED_FAMILIES = ("qwen2", "qwen3", "llama")
@@ -50,8 +54,8 @@ def dispatch(
 AttentionInterface.register(NAME, dispatch)
 
 
-def like_value(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Query and key in the number type of the value.
+def cast_to_value_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Query and key in the dtype of the value.
 
     Under autocast the rotation leaves them in float32, which no variable-length kernel takes and no cache stores.
     """
@@ -75,8 +79,8 @@ class PackedAttention:
 
     The row consists of segments of the given `lengths`. A sequence is a tuple of segment indices, in order: two
     completions of one prompt are (0, 1) and (0, 2), and the prompt stands in the row once. Without `sequences` every
-    segment is one. On CPU it is a loop over the sequences (training/cpu_attention.py has a faster one for float32); on
-    CUDA in half precision torch's variable-length flash attention does the whole row at once.
+    segment is one. Kernels on CPU in float32 and torch's variable-length flash attention on CUDA in half precision
+    compute the whole row at once; otherwise it is a loop over the sequences.
     """
 
     def __init__(
@@ -88,8 +92,14 @@ class PackedAttention:
         self._offsets: Tensor | None = None
         self._device = device
 
+    @functools.cached_property
+    def segment_keys(self) -> SegmentKeys:
+        return SegmentKeys(self.lengths, self.sequences)
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        query, key = like_value(query, key, value)
+        if can_accelerate(query, key, value):
+            return packed_attention(query, key, value, scaling, self.segment_keys)
+        query, key = cast_to_value_dtype(query, key, value)
         q, k, v = (x.split(self.lengths, dim=2) for x in (query, key, value))
         if takes_varlen(query):
             order = [i for members in self.sequences for i in members]

@@ -13,7 +13,7 @@ NO_LOGIT = -1e30  # exp of it is 0, and unlike infinity it makes no NaN of 0 * l
 _FORBIDDEN = "forbidden_ids"
 
 
-def wide_logits(hidden: Tensor, weight: Tensor) -> Tensor:
+def float32_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """hidden weight^T, float32 [N,V]: hidden [N,I] and weight [V,I] of one type, sums and result in float32.
 
     In half precision that is what rounding the logits would lose: a product of two bfloat16 numbers is exact in

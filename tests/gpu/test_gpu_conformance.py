@@ -21,7 +21,7 @@ from torch.nn.attention import varlen
 from bare_recipe import bare_recipe
 from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.head import wide_logits
+from deepscaler.head import float32_logits
 from deepscaler.orchestration.publishing import load_checked
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import policy_computer
@@ -126,7 +126,7 @@ def test_a_float32_head_rounds_nothing_of_its_products() -> None:
     torch.manual_seed(0)
     hidden, weight = (torch.randn(n, 512, device=DEVICE).to(torch.bfloat16) for n in (70, 3000))
     exact = hidden.double() @ weight.double().T
-    found = wide_logits(hidden, weight)
+    found = float32_logits(hidden, weight)
     assert found.dtype == torch.float32
     assert float((found - exact).abs().max()) < 1e-3 < float((hidden @ weight.T - exact).abs().max())
 

@@ -8,11 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("numba")
-
-from deepscaler.compiled import disk_cache
+from deepscaler.cpu.kernels import disk_cache
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
 SETTINGS = ("sft.steps=3", "sft.warmup_steps=1", "training.processes=1")

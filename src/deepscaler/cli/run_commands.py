@@ -145,12 +145,10 @@ def prepare() -> Progress:
 
 
 def prepare_for_training() -> Progress:
-    """`prepare`, and the functions that training compiles on CPU."""
+    """`prepare`, and the kernels that training needs on CPU."""
     progress = prepare()
     if not _cuda():
-        from deepscaler.orchestration.compiling import compile_once
-
-        compile_once(progress.message)
+        cpu.compile_kernels(progress.message)
     return progress
 
 

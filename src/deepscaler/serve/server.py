@@ -22,9 +22,7 @@ from deepscaler.serve.app import Service, make_app
 from deepscaler.serve.connections import BoundedProtocol
 from deepscaler.serve.engine_thread import EngineThread
 from deepscaler.serve.prompts import Encoder
-from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids
-from deepscaler.training.products import use_fast_products
 
 SPARE_CONNECTIONS = 256  # for those that ask for a place in the queue, and for health checks
 
@@ -80,8 +78,6 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
         )
     capacity = options.context or own
     model: Any = load_model(directory, dtype=dtype, device=device, tokenizer=tokenizer, longest=capacity)
-    use_fast_products(model)  # prompts are computed as the learner and an evaluation compute them
-    use_compiled_passes(model)
     slots = max_sequences(model.config, dtype, device, capacity=capacity, most=options.max_active)
     stop_ids = all_stop_ids(stop_token_ids(model, tokenizer), tokenizer, options.stop_token_ids)
     engine = EngineThread(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from deepscaler.training.products import product
+from deepscaler.cpu.matmul import matmul
 
 # Quintic Newton-Schulz coefficients and momentum rule of Jordan et al. 2024, "Muon".
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
@@ -63,10 +63,10 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     x = matrix / (matrix.norm() + 1e-7)
     wide = x if x.shape[0] <= x.shape[1] else x.T.contiguous()
     for _ in range(NS_STEPS):
-        gram = product(wide, wide)
-        factor = product(gram, gram).mul_(c).add_(gram, alpha=b)  # the Gram matrix is its own transpose
+        gram = matmul(wide, wide)
+        factor = matmul(gram, gram).mul_(c).add_(gram, alpha=b)  # the Gram matrix is its own transpose
         factor.diagonal().add_(a)
-        wide = product(factor, wide.T)
+        wide = matmul(factor, wide.T)
     return wide if x.shape[0] <= x.shape[1] else wide.T
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from deepscaler import cpu
 from deepscaler.attention import NAME
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
@@ -61,7 +62,7 @@ def new_model(section: SftSection, tokenizer: Any, seed: int) -> Any:
     torch.manual_seed(int(key_of("init", seed)[0]) % 2**63)
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(NAME)
-    return model
+    return cpu.accelerate(model)
 
 
 def sft_computer(model: Any, training: TrainingSection) -> GradientComputer:

@@ -21,10 +21,8 @@ from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.head import forbidden_ids
 from deepscaler.protocols import PolicyOrReference
-from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
-from deepscaler.training.products import use_fast_products
 from deepscaler.types import FloatArray, TokenSums, TrainSample
 
 Logprobs = list[FloatArray]
@@ -45,10 +43,6 @@ class GradientComputer:
         float32_head: bool = False,
     ) -> None:
         self.model, self.reference = model, reference
-        for each in (model, reference):
-            if each is not None:
-                use_fast_products(each)
-                use_compiled_passes(each)
         self._algorithm, self._training = algorithm, training
         self._temperature, self._float32_head = temperature, float32_head
         self._half = torch.bfloat16 if autocast else None

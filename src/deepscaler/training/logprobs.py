@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepscaler.compiled import passes
-from deepscaler.head import leave_out, wide_logits
-from deepscaler.training.products import product, weight_gradient
+from deepscaler.cpu import fused_ops
+from deepscaler.cpu.matmul import matmul, weight_gradient
+from deepscaler.head import float32_logits, leave_out
 
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
 # a GPU's memory; many enough rows that the weight is read seldom.
@@ -39,7 +39,7 @@ def _chunks(count: int, rows: int) -> Iterator[slice]:
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float, wide: bool, forbidden: Tensor | None) -> Tensor:
     """float32 [rows, V]; the product itself is in the number type of `hidden` and `weight`, unless `wide`."""
-    logits = leave_out(wide_logits(hidden, weight) if wide else product(hidden, weight).float(), forbidden)
+    logits = leave_out(float32_logits(hidden, weight) if wide else matmul(hidden, weight).float(), forbidden)
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
@@ -63,7 +63,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for rows in _chunks(count, chunk):
             logits = _logits(hidden[rows], weight, temperature, wide, forbidden)
             p = logits if kept is None else kept[rows]
-            logprobs[rows], log_sums[rows], entropies[rows] = passes.softmax(logits, targets[rows], p)
+            logprobs[rows], log_sums[rows], entropies[rows] = fused_ops.softmax(logits, targets[rows], p)
         ctx.save_for_backward(hidden, weight, targets, log_sums, entropies)
         ctx.temperature, ctx.chunk, ctx.wide, ctx.kept = temperature, chunk, wide, kept
         ctx.forbidden = forbidden
@@ -87,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
             pull = None if grads[1] is None else grads[1][rows].unsqueeze(1) / ctx.temperature
             grad = _logit_gradient(p, scale, pull, entropies[rows].unsqueeze(1), targets[rows].unsqueeze(1))
             grad = grad.to(hidden.dtype)
-            grad_hidden[rows] = product(grad, weight.T)
+            grad_hidden[rows] = matmul(grad, weight.T)
             if grad.dtype == torch.float32 and kept is None:
                 grad_weight.addmm_(grad.T, hidden[rows])  # a small product, added without a pass over the weight
             else:

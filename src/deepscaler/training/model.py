@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from deepscaler import cpu
 from deepscaler.attention import NAME, SUPPORTED_FAMILIES
 from deepscaler.head import forbid_ids
 from deepscaler.observability.run_directory import read_json
@@ -77,7 +78,7 @@ def load_model(
     tokenizer: Any | None = None,
     longest: int | None = None,
 ) -> nn.Module:
-    """A causal LM whose attention goes through `deepscaler.attention`. Raises ModelError.
+    """A causal LM whose attention goes through `deepscaler.attention`, accelerated on CPU. Raises ModelError.
 
     tokenizer: ids that it has no token for are never sampled and take no probability. longest: tokens of the longest
     sequence that the model will see; without, models whose computation depends on it are refused by the engine.
@@ -94,7 +95,7 @@ def load_model(
         raise ModelError(f"{directory} cannot be used: {error}") from error
     if tokenizer is not None:
         forbid_ids(model, unknown_ids(tokenizer, model.get_output_embeddings().weight.shape[0]))
-    return model.to(device).eval()
+    return cpu.accelerate(model.to(device).eval())
 
 
 def read_config(directory: Path) -> Any:

@@ -13,7 +13,6 @@ from torch import Tensor
 from deepscaler.attention import PackedAttention
 from deepscaler.config.memory import cpu_micro_batch_tokens
 from deepscaler.observability.counts import counted
-from deepscaler.training.cpu_attention import CpuPackedAttention
 from deepscaler.types import TrainSample
 
 
@@ -136,9 +135,7 @@ def pack(samples: Sequence[TrainSample], device: torch.device) -> PackedBatch:
     return PackedBatch(
         input_ids=as_tensor(row.ids).unsqueeze(0),
         position_ids=as_tensor(row.positions).unsqueeze(0),
-        attention=(CpuPackedAttention if device.type == "cpu" else PackedAttention)(
-            [len(part) for part in row.ids], device, row.sequences
-        ),
+        attention=PackedAttention([len(part) for part in row.ids], device, row.sequences),
         predictor_index=as_tensor(row.predictors),
         targets=as_tensor([s.completion_ids for s in samples]),
         segments=as_tensor([np.repeat(np.arange(len(samples)), counts)]),

@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bare_recipe import bare_recipe
+from deepscaler import cpu
 from deepscaler import weights as weights_module
 from deepscaler.attention import NAME, PackedAttention, forward_hidden
-from deepscaler.compiled import has_numba
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.engines.torch import engine as torch_engine
 from deepscaler.orchestration.publishing import load_checked
 from deepscaler.training import logprobs
-from deepscaler.training.cpu_attention import CompiledAttention, SegmentKeys
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
 from deepscaler.training.packing import micro_batch_budget, pack, plan_samples
@@ -78,7 +78,7 @@ def model_of(num_layers: int) -> Any:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(NAME)
-    return model
+    return cpu.accelerate(model)
 
 
 def recorded_update(num_layers: int, samples: list[TrainSample]) -> Recorder:
@@ -96,20 +96,19 @@ def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
     per_layer = {name: (large.count[name] - small.count[name]) / 4 for name in large.count}
     assert sum(per_layer[name] for name in PRODUCTS & per_layer.keys()) == 21  # 7 matrices: output, input, weight
     computing = sum(n for name, n in per_layer.items() if name not in VIEWS)
-    if not has_numba():
+    if not cpu.is_accelerated():
         assert computing <= 165
     else:  # the products and 13 others: sums of gradients, of biases and of the residual
         assert computing <= 34
         assert per_layer["select_backward"] == 0, "zeros and a copy where a view would do"
 
 
-@pytest.mark.skipif(not has_numba(), reason="numba is not installed")
 def test_attention_keeps_its_inputs_its_output_and_two_numbers_of_a_row():
-    segments = SegmentKeys(PackedAttention([40, 100, 70], CPU, [(0, 1), (0, 2)]))
+    segments = PackedAttention([40, 100, 70], CPU, [(0, 1), (0, 2)]).segment_keys
     assert len(segments.keys) == 40 + 140 + 110, "each segment once, over what is before it and itself"
     tensors = [torch.randn(210, n, 8, requires_grad=True) for n in (4, 2, 2)]
     with Recorder() as recorder:
-        out: Any = CompiledAttention.apply(*tensors, 1.0, segments)
+        out: Any = FusedAttention.apply(*tensors, 1.0, segments)
         out.sum().backward()
     assert max(math.prod(shape) for shape in recorder.shapes) == 210 * 4 * 8, "nothing grows with the keys"
     assert sum(n for name, n in recorder.count.items() if name not in VIEWS) <= 6
@@ -173,6 +172,7 @@ def test_micro_batches_on_a_cpu_keep_to_their_memory_whatever_the_model():
     assert micro_batch_budget(32768, [100, 2_000], CPU, large) == 2_000
 
 
+@pytest.mark.skipif(not cpu.is_accelerated(), reason="the formula is that of the fused operations")
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_the_activations_kept_for_the_backward_pass_are_those_of_the_formula(tiny_model, family, make_samples_of):
     """Counted by autograd itself: every tensor that a layer saves, once for each storage."""

@@ -2,7 +2,7 @@
 
 At small sizes the modules cost more than the arithmetic (docs/decisions/0006-decoder-and-blocks.md). Query, key and
 value weights are joined into one product and rotated together. Weights are taken over from the model by `refresh`,
-before every generation. With weights in half precision the products are in it and everything else is in float32, as in
+before every generation. With weights in half precision matmuls are in it and everything else is in float32, as in
 the learner's mixed precision (`attention.forward_hidden`).
 
 N sequences, H query heads, K key-value heads, D head width.
@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepscaler.attention import forward_hidden
+from deepscaler.cpu.matmul import Matmul, decode_matmul
 from deepscaler.engines.torch.kv_cache import PrefillAttention
-from deepscaler.engines.torch.products import Products, products_for
-from deepscaler.head import forbidden_ids, leave_out, wide_logits
+from deepscaler.head import float32_logits, forbidden_ids, leave_out
 from deepscaler.positions import changes_with_length
 
 Weights = tuple[Tensor, Tensor | None]  # weight as packed, bias
@@ -72,7 +72,7 @@ class Decoder:
     SiLU, and for rotations that change with the length of a sequence.
     """
 
-    def __init__(self, model: Any, products: Products | None = None, *, float32_head: bool = False) -> None:
+    def __init__(self, model: Any, matmul: Matmul | None = None, *, float32_head: bool = False) -> None:
         config = model.config
         if config.hidden_act not in ("silu", "swish"):
             raise ValueError(f"the model's activation is {config.hidden_act!r}; sampling supports silu only")
@@ -84,7 +84,7 @@ class Decoder:
         self._model, self._base = model, model.base_model
         first = self._base.layers[0].self_attn
         weight = first.q_proj.weight
-        self.products = products or products_for(weight.device, weight.dtype)
+        self.matmul = matmul or decode_matmul(weight)
         self._dtype: torch.dtype = weight.dtype
         self._float32_head = float32_head and weight.dtype != torch.float32
         self._forbidden = forbidden_ids(model)
@@ -146,7 +146,7 @@ class Decoder:
 
     def _take_norm(self, module: Any) -> tuple[_Norm, Tensor | None]:
         """The normalisation, and the factor to apply to the inputs of the product that follows it."""
-        if not self.products.copies:
+        if not self.matmul.copies:
             return _Norm(module.weight, self._eps_of(module)), None
         return _Norm(None, self._eps_of(module)), module.weight * module.weight.numel() ** 0.5
 
@@ -162,10 +162,10 @@ class Decoder:
         if len(linears) == 1:
             weight, bias = linears[0].weight, linears[0].bias
         else:
-            weights, biases = before if before and not self.products.copies else (None, None)
+            weights, biases = before if before and not self.matmul.copies else (None, None)
             weight = torch.cat([x.weight for x in linears], out=weights)
             bias = None if linears[0].bias is None else torch.cat([x.bias for x in linears], out=biases)
-        return self.products.pack(weight if factor is None else weight * factor), bias
+        return self.matmul.pack(weight if factor is None else weight * factor), bias
 
     def prompt_logits(self, ids: Tensor, lengths: Sequence[int], attention: PrefillAttention) -> Tensor:
         """Logits [P,vocabulary] after each of P right-padded prompts, int64 [P,T]; `attention` keeps what it sees."""
@@ -174,7 +174,7 @@ class Decoder:
         hidden = forward_hidden(self._model, ids, positions, attention, half=half)
         last = hidden[torch.arange(len(ids)), torch.tensor(lengths) - 1].to(self._dtype)
         head = self._model.get_output_embeddings()
-        logits = wide_logits(last, head.weight) if self._float32_head else head(last)
+        logits = float32_logits(last, head.weight) if self._float32_head else head(last)
         return leave_out(logits, self._forbidden)
 
     def logits(self, token_N: Tensor, position_N: Tensor, attention: DecodeAttention) -> Tensor:
@@ -183,17 +183,17 @@ class Decoder:
         cos, sin = self._rotation.index_select(1, position_N) * self._query_scale  # [N,H+K,D]
         for index, layer in enumerate(self._layers):
             query, key, value = self._heads(layer, layer.attention_norm(hidden).to(self._dtype), cos, sin)
-            hidden = self.products.plus(attention.attend(index, query, key, value), *layer.out, hidden)
+            hidden = self.matmul.linear_add(attention.attend(index, query, key, value), *layer.out, hidden)
             normed = layer.mlp_norm(hidden).to(self._dtype)
-            gated = self.products.times(normed, *layer.up, self.products.silu(normed, *layer.gate))
-            hidden = self.products.plus(gated, *layer.down, hidden)
+            gated = self.matmul.linear_mul(normed, *layer.up, self.matmul.linear_silu(normed, *layer.gate))
+            hidden = self.matmul.linear_add(gated, *layer.down, hidden)
         last = self._norm(hidden).to(self._dtype)
-        logits = wide_logits(last, self._head[0]) if self._float32_head else self.products.linear(last, *self._head)
+        logits = float32_logits(last, self._head[0]) if self._float32_head else self.matmul.linear(last, *self._head)
         return leave_out(logits, self._forbidden)
 
     def _heads(self, layer: _Layer, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated and scaled query [N,H,D], rotated key [N,K,D], and value [N,K,D]."""
-        joined = self.products.linear(normed, *layer.joined)
+        joined = self.matmul.linear(normed, *layer.joined)
         heads = joined.view(len(normed), self.heads + 2 * self.kv_heads, self.head_dim)
         rotated, value = heads[:, : -self.kv_heads], heads[:, -self.kv_heads :]
         if layer.query_norm is not None and layer.key_norm is not None:

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepscaler.attention import causal, like_value
+from deepscaler.attention import cast_to_value_dtype, causal
+from deepscaler.cpu.huge_pages import zeros_in_huge_pages
 from deepscaler.engines.sizing import bytes_per_token
 from deepscaler.engines.torch.block_allocator import BlockAllocator
-from deepscaler.engines.torch.large_pages import zeros_in_large_pages
 
 _GROWTH = 1.5
 
 
 class KVCache:
-    """Per layer: keys [blocks,K,D,B] (transposed, see `block_attention`) and values [blocks,K,B,D].
+    """Per layer: keys [blocks,K,D,B] (transposed, see `cpu.kernels.decode_attention`) and values [blocks,K,B,D].
 
     Memory grows with the blocks allocated, up to `max_bytes`.
     """
@@ -71,7 +71,7 @@ class KVCache:
 
     def _empty(self, blocks: int, shape: Sequence[int]) -> Tensor:
         if self.device.type == "cpu":
-            return zeros_in_large_pages((blocks, *shape), self.dtype)
+            return zeros_in_huge_pages((blocks, *shape), self.dtype)
         return torch.zeros(blocks, *shape, dtype=self.dtype, device=self.device)
 
     @property
@@ -134,7 +134,7 @@ class PrefillAttention:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         assert layer == len(self.keys)
-        query, key = like_value(query, key, value)
+        query, key = cast_to_value_dtype(query, key, value)
         self.keys.append(key)
         self.values.append(value)
         # Padding is to the right of every token, so the causal mask already hides it.

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.compiled import passes
+from deepscaler.cpu import fused_ops
+from deepscaler.cpu.dispatch import can_accelerate
 from deepscaler.engines.nonfinite import check_finite
 from deepscaler.randomness import key_of, uniforms
 from deepscaler.types import SamplingParams
@@ -48,8 +49,8 @@ def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[
     scaled_NV = logits_NV.float()
     if params.temperature not in (0.0, 1.0):
         scaled_NV = scaled_NV / params.temperature
-    if passes.suit(scaled_NV) and params.temperature and not params.top_k and params.top_p == 1.0:
-        return passes.draw(scaled_NV, uniform_N.float())
+    if can_accelerate(scaled_NV) and params.temperature and not params.top_k and params.top_p == 1.0:
+        return fused_ops.sample(scaled_NV, uniform_N.float())
     probs_NV = scaled_NV.softmax(dim=-1)
     if params.temperature == 0:
         best = probs_NV.max(dim=-1)

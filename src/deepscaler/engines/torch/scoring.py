@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.attention import causal, forward_hidden, like_value
+from deepscaler.attention import cast_to_value_dtype, causal, forward_hidden
 from deepscaler.head import forbidden_ids, leave_out
 from deepscaler.types import FloatArray, IntArray, RunError
 
@@ -36,7 +36,7 @@ class _Causal:
     """Causal attention of one sequence without a cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        query, key = like_value(query, key, value)
+        query, key = cast_to_value_dtype(query, key, value)
         return causal(query, key, value, scaling)
 
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.cpu.matmul import Matmul, OneDnnMatmul, has_onednn
 from deepscaler.engines.torch.block_allocator import BlockAllocator
 from deepscaler.engines.torch.block_attention import CpuStep
 from deepscaler.engines.torch.decode_state import Sequence
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.large_pages import zeros_in_large_pages
 from deepscaler.engines.torch.paged_attention import padded_size
-from deepscaler.engines.torch.products import OneDnnProducts, Products, TorchProducts, has_packing
 from deepscaler.types import Request, RunError
 from engine_runs import PARAMS, assert_equal, requests, run
 
 NEVER: frozenset[int] = frozenset()
+MATMULS = [Matmul()] + ([OneDnnMatmul()] if has_onednn() else [])
 
 
 def test_logprobs_over_several_blocks_equal_a_full_forward(tiny_model: Callable[..., Any]) -> None:
@@ -93,14 +93,6 @@ def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any])
     assert cache.allocator.peak == 1 + 8 * 3
 
 
-@pytest.mark.parametrize("rows", [3, 3000])
-def test_large_pages_hold_zeros_that_can_be_written(rows: int) -> None:
-    zeros = zeros_in_large_pages((rows, 2, 512), torch.float32)
-    assert zeros.shape == (rows, 2, 512) and not zeros.any()
-    zeros[-1, 1, 511] = 7.0
-    assert float(zeros.sum()) == 7.0
-
-
 def test_blocks_are_free_when_their_last_holder_leaves() -> None:
     allocator = BlockAllocator(4)
     first, second = allocator.allocate(2)
@@ -112,18 +104,17 @@ def test_blocks_are_free_when_their_last_holder_leaves() -> None:
     assert sorted(allocator.allocate(3)) == [first, 2, 3] and allocator.num_free == 0
 
 
-PRODUCTS = [TorchProducts()] + ([OneDnnProducts()] if has_packing() else [])
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("products", PRODUCTS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("accelerated", [True, False])
+@pytest.mark.parametrize("matmul", MATMULS, ids=lambda x: type(x).__name__)
 def test_all_ways_of_computing_a_step_give_the_same_completions(
-    tiny_model: Callable[..., Any], products: Products, compiled: bool
+    tiny_model: Callable[..., Any], request: pytest.FixtureRequest, matmul: Matmul, accelerated: bool
 ) -> None:
     engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
     expected = run(engine, requests(3))
-    engine._decoder = Decoder(engine._model, products)
-    engine._step = CpuStep(engine._decoder, engine.cache, compiled=compiled)
+    if not accelerated:
+        request.getfixturevalue("without_acceleration")
+    engine._decoder = Decoder(engine._model, matmul)
+    engine._step = CpuStep(engine._decoder, engine.cache)
     assert_equal(run(engine, requests(3)), expected)
 
 

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.cpu.matmul import Matmul
 from deepscaler.engines.torch import flash_attention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.products import TorchProducts
 from deepscaler.engines.torch.scheduler import Sequence
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, TrainSample
@@ -150,7 +150,7 @@ class _NoAttention:
 
 
 def test_everything_a_captured_step_reads_stays_where_it_is(tiny_model: Callable[..., Any]) -> None:
-    decoder, tokens = Decoder(tiny_model("qwen3"), TorchProducts()), torch.tensor([3, 4])
+    decoder, tokens = Decoder(tiny_model("qwen3"), Matmul()), torch.tensor([3, 4])
 
     def addresses() -> list[int]:
         decoder.refresh(64)

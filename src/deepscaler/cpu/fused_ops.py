@@ -1,6 +1,7 @@
-"""The compiled passes of `pass_kernels` as differentiable functions. Those are for float32 on CPU (`suit`).
+"""Elementwise and row-wise operations of a model, each with the torch reference that it falls back to.
 
-T tokens (or rows), W width, D head width, V vocabulary.
+Where `can_accelerate` says so, a kernel of `kernels.fused_ops` computes in one pass over memory what takes torch three
+to seven. The references round as transformers' modules do. T tokens (or rows), W width, D head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,43 +11,47 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from deepscaler import compiled
-
-
-def suit(x: Tensor) -> bool:
-    """Whether a pass over x can be a compiled one."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and compiled.has_numba()
+from deepscaler.cpu.dispatch import can_accelerate
 
 
 def _kernels() -> ModuleType:
-    from deepscaler.compiled import pass_kernels  # compiled when first used
+    from deepscaler.cpu.kernels import fused_ops  # loads numba; compiled when first used
 
-    return pass_kernels
+    return fused_ops
 
 
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-class Norm(torch.autograd.Function):
-    """RMS normalisation of x + branch (None: of x); both [T,W], weight [W]. Returns the norm and the sum [T,W].
+def rms_norm(x: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """RMS normalization of x + branch (None: of x); both [T,W], weight [W]. Returns the norm and the sum [T,W].
 
-    The sum comes back for the residual, so that both gradients arrive together and are added in the same pass.
+    The sum is returned for the residual, so that both gradients arrive together and are added in the same pass.
     """
+    if can_accelerate(x, weight):
+        result: Any = _RMSNorm.apply(x, branch, weight, eps)
+        return result
+    hidden = x if branch is None else x + branch
+    wide = hidden.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return weight * normed.to(hidden.dtype), hidden
 
+
+class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         out, inverse = x.new_empty(x.shape), x.new_empty(len(x))
         if branch is None:
             hidden = x.contiguous()
-            _kernels().norm(_array(hidden), _array(weight), eps, out.numpy(), inverse.numpy())
+            _kernels().rms_norm(_array(hidden), _array(weight), eps, out.numpy(), inverse.numpy())
         else:
             hidden = x.new_empty(x.shape)
             given = _array(x), _array(branch), _array(weight)
-            _kernels().add_norm(*given, eps, hidden.numpy(), out.numpy(), inverse.numpy())
+            _kernels().add_rms_norm(*given, eps, hidden.numpy(), out.numpy(), inverse.numpy())
         ctx.save_for_backward(hidden, weight, inverse)
         ctx.set_materialize_grads(False)
         return out, hidden.view_as(hidden) if hidden is x else hidden
@@ -60,31 +65,44 @@ class Norm(torch.autograd.Function):
         residual = torch.zeros_like(hidden) if residual is None else residual
         grad_x, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         given = (_array(x) for x in (residual, grad, hidden, weight, inverse))
-        _kernels().norm_backward(*given, grad_x.numpy(), grad_weight.numpy())
+        _kernels().rms_norm_backward(*given, grad_x.numpy(), grad_weight.numpy())
         return grad_x, grad_x if ctx.needs_input_grad[1] else None, grad_weight, None
 
 
-class Gate(torch.autograd.Function):
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up of [T,W] each."""
+    if can_accelerate(gate, up):
+        result: Any = _SiluMul.apply(gate, up)
+        return result
+    return F.silu(gate) * up
 
+
+class _SiluMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         out = gate.new_empty(gate.shape)
-        _kernels().gate(_array(gate), _array(up), out.numpy())
+        _kernels().silu_mul(_array(gate), _array(up), out.numpy())
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         grad_gate, grad_up = gate.new_empty(gate.shape), gate.new_empty(gate.shape)
-        _kernels().gate_backward(*(_array(x) for x in (grads[0], gate, up)), grad_gate.numpy(), grad_up.numpy())
+        _kernels().silu_mul_backward(*(_array(x) for x in (grads[0], gate, up)), grad_gate.numpy(), grad_up.numpy())
         return grad_gate, grad_up
 
 
-class Rotation(torch.autograd.Function):
-    """Rotary embedding of x [T, heads * D]; cos and sin [T,D]."""
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [T,heads,D]; cos and sin [T,D]."""
+    if can_accelerate(x):
+        result: Any = _Rotary.apply(x.flatten(1), cos, sin)
+        return result.view(x.shape)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)
 
+
+class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.cos, ctx.sin = cos, sin
@@ -97,23 +115,26 @@ class Rotation(torch.autograd.Function):
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     out = x.new_empty(x.shape)
-    _kernels().rotate(*(_array(each) for each in (x, cos, sin)), sign, out.numpy())
+    _kernels().rotary(*(_array(each) for each in (x, cos, sin)), sign, out.numpy())
     return out
 
 
-def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the running sum of softmax of logits [N,V] exceeds uniforms float32 [N]: int64 [N], and their log p."""
+def sample(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum of softmax of logits [N,V] exceeds uniforms float32 [N]: int64 [N], and their log p.
+
+    For logits that `can_accelerate`; the reference is the engine's own way on other devices (`sampling.draw`).
+    """
     tokens, logprobs = logits.new_empty(len(logits), dtype=torch.int64), logits.new_empty(len(logits))
-    _kernels().draw(_array(logits), _array(uniforms), tokens.numpy(), logprobs.numpy())
+    _kernels().sample(_array(logits), _array(uniforms), tokens.numpy(), logprobs.numpy())
     return tokens, logprobs
 
 
 def softmax(logits: Tensor, targets: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """p [T,V] := softmax of logits float32; returns log p of each row's target, logsumexp and entropy, [T] each.
 
-    p may be logits; all are contiguous. On any device, compiled where it can be.
+    p may be logits; all are contiguous.
     """
-    if suit(logits):
+    if can_accelerate(logits):
         results = logits.new_empty(3, len(logits))
         _kernels().softmax(_array(logits), _array(targets), p.numpy(), *results.numpy())
         return results[0], results[1], results[2]

@@ -1,15 +1,15 @@
-"""What the functions that numba compiles for CPU are written with: vectors of float32, and a copy on disk.
+"""Building blocks of the CPU kernels that numba compiles: vectors of float32, device functions, kernels on disk.
 
-Compilers do not find the innermost loops, so they are written in LLVM's vectors, as wide as the processor's. Compiled
-functions are kept on disk in a folder named after the text of this file, of `tiles` and their own (`disk_cache`):
-import nothing else that is compiled into them, or a changed part would not be noticed.
+LLVM does not vectorize the innermost loops by itself, so they are written in its vector instructions, as wide as the
+processor's. Kernels are kept on disk in a folder named after the text of the modules in `disk_cache.SHARED` and of
+their own: import no other device code into a kernel, or a change of it would go unnoticed.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,22 @@ from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-from deepscaler.compiled import disk_cache
+from deepscaler.cpu.kernels import disk_cache
 
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8  # float32 in a vector
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-BYTES = ir.IntType(8).as_pointer()
-# Everything but what would lose infinities and NaN: non-finite numbers must reach the logits, where they are noticed.
+# All but the flags that lose infinities and NaN: non-finite numbers must reach the logits, where they are noticed.
 _FASTMATH = ("contract", "reassoc", "nsz", "arcp")
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(_FASTMATH)}
 # exp for |x| <= log(2) / 2, highest power first: Taylor, error below that of float32.
 _POWERS = tuple(1 / math.factorial(n) for n in range(6, -1, -1))
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06  # the first has few bits: its multiples are exact
 
-part = njit(**_OPTIONS)  # of a compiled function, compiled into it
+device_function = njit(**_OPTIONS)  # compiled into the kernels that call it
 
 
-def compiled(*signature: Any) -> Callable[[Any], Any]:
-    """Loaded from disk when its module is imported, where a child process has put it if nobody had before.
+def kernel(*signature: Any) -> Callable[[Any], Any]:
+    """Decorator: a function that Python calls, loaded from disk on import, where a child process compiled it.
 
     Raises RuntimeError when it cannot be compiled or loaded.
     """
@@ -59,52 +58,51 @@ def array(kind: Any, dimensions: int, layout: str = "C") -> Any:
     return types.Array(kind, dimensions, layout)
 
 
-def folded(builder: Any, vector: Any, combine: Any) -> Any:
+def device_intrinsic(generate: Callable[..., Any], kinds: Sequence[Any], result: Any = types.void) -> Any:
+    """A device function written in LLVM: generate(builder, *arguments) emits it and returns its result, if any."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = generate(builder, *arguments)
+        return context.get_dummy_value() if value is None else value
+
+    def function(typing: Any, *arguments: Any) -> Any:
+        return result(*kinds), emit
+
+    # numba reads the number of arguments from here; it takes no `*arguments`.
+    names = ["typing", *(f"argument_{i}" for i in range(len(kinds)))]
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return intrinsic(function)
+
+
+def broadcast(builder: Any, scalar: Any, vector: Any) -> Any:
+    """A vector of that type with the scalar in every lane."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    lane = builder.insert_element(undefined, scalar, INT32(0))
+    return builder.shuffle_vector(lane, undefined, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
+
+
+def reduce_lanes(builder: Any, vector: Any, combine: Any) -> Any:
     """All lanes of a vector combined in pairs, as a scalar."""
-    lanes = LANES
+    lanes = vector.type.count
     while lanes > 1:
         lanes //= 2
         halves = [ir.Constant(ir.VectorType(INT32, lanes), list(range(i, i + lanes))) for i in (0, lanes)]
         undefined = ir.Constant(vector.type, ir.Undefined)
-        vector = combine(*(builder.shuffle_vector(vector, undefined, half) for half in halves))
+        vector = combine(builder, *(builder.shuffle_vector(vector, undefined, half) for half in halves))
     return builder.extract_element(vector, INT32(0))
 
 
-def over_vectors(first: float, step: Any, combine: Any) -> Any:
-    """f(address, count, scalar): all `count` vectors of float32 from there on combined, each changed by `step`."""
-    vector = ir.VectorType(FLOAT, LANES)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address, count, scalar = arguments
-        found = cgutils.alloca_once_value(builder, ir.Constant(vector, [first] * LANES))
-        scalars = in_all_lanes(builder, scalar, vector)
-        with cgutils.for_range(builder, count) as loop:
-            offset = builder.mul(loop.index, INT64(4 * LANES))
-            at = builder.inttoptr(builder.add(address, offset), vector.as_pointer())
-            value = builder.load(at, align=4)
-            changed = step(builder, value, scalars)
-            if changed is not value:
-                builder.store(changed, at, align=4)
-            builder.store(combine(builder, builder.load(found), changed), found)
-        return folded(builder, builder.load(found), lambda a, b: combine(builder, a, b))
-
-    def over_vectors(typing: Any, address: Any, count: Any, scalar: Any) -> Any:
-        return types.float32(types.int64, types.int64, types.float32), generate
-
-    return intrinsic(over_vectors)
+def add(builder: Any, a: Any, b: Any, flags: Sequence[str] = ()) -> Any:
+    return builder.fadd(a, b, flags=flags)
 
 
-def larger(builder: Any, a: Any, b: Any) -> Any:
+def larger(builder: Any, a: Any, b: Any, flags: Sequence[str] = ()) -> Any:
     return builder.select(builder.fcmp_ordered(">", b, a), b, a)
 
 
-def exponential(builder: Any, value: Any, subtracted: Any) -> Any:
-    """exp(value - subtracted) as `Vector.exp`."""
-    return (Vector(builder, value) - Vector(builder, subtracted)).exp().value
-
-
 class Vector:
-    """Numbers of a function that is being written, one in each lane: arithmetic with others and with constants."""
+    """Vector values of a device function that is being written: arithmetic with other vectors and with constants."""
 
     __slots__ = ("builder", "value")
 
@@ -121,11 +119,8 @@ class Vector:
     def _call(self, name: str, *others: Vector) -> Vector:
         kind = ir.FunctionType(self.value.type, [self.value.type] * (1 + len(others)))
         function = f"llvm.{name}.v{self.value.type.count}f32"
-        values = [self.value, *(other.value for other in others)]
-        return Vector(
-            self.builder,
-            self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, function), values),
-        )
+        declared = cgutils.get_or_insert_function(self.builder.module, kind, function)
+        return Vector(self.builder, self.builder.call(declared, [self.value, *(other.value for other in others)]))
 
     def __add__(self, other: Vector | float) -> Vector:
         return self._with("fadd", self, other)
@@ -147,8 +142,8 @@ class Vector:
     def __neg__(self) -> Vector:
         return self * -1.0
 
-    def within(self, lowest: float, highest: float) -> Vector:
-        """Clamped; NaN stays NaN."""
+    def clamp(self, lowest: float, highest: float) -> Vector:
+        """NaN stays NaN."""
         value, builder = self.value, self.builder
         for sign, limit in (("<", lowest), (">", highest)):
             bound = self._constant(limit).value
@@ -159,7 +154,7 @@ class Vector:
         """2**whole * exp(rest), where `whole` is written into the exponent; 0 below 2**-126, never above e**88."""
         builder, lanes = self.builder, self.value.type.count
         lowest = -126 * math.log(2)
-        power = self.within(lowest, 88.0)
+        power = self.clamp(lowest, 88.0)
         whole = (power * math.log2(math.e) + 0.5)._call("floor")
         rest = power - whole * _LN2_HIGH - whole * _LN2_LOW
         result = self._constant(_POWERS[0])
@@ -173,52 +168,39 @@ class Vector:
         return Vector(builder, builder.select(vanishes, self._constant(0.0).value, result.value))
 
 
-def rowwise(step: Callable[..., Any], *, inputs: int, outputs: int = 0, scalars: int = 0, total: bool = False) -> Any:
+SUM, MAX = (0.0, add), (-math.inf, larger)  # reductions: initial value, and how two values are combined
+
+
+def elementwise(
+    step: Callable[..., Any], *, inputs: int, outputs: int = 0, scalars: int = 0, reduce: Any = None
+) -> Any:
     """f(count, *input addresses, *output addresses, *scalars): `step` for each of `count` float32 of every input.
 
-    step(*inputs, *scalars), all `Vector`, returns one `Vector` for every output, and with `total` one more, the sum
-    of which over all elements f returns. An output may be an input.
+    step(*inputs, *scalars), all `Vector`, returns one `Vector` for every output, and one more with `reduce`: f returns
+    its sum (SUM) or maximum (MAX) over all elements. An output may be an input.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        count, addresses = arguments[0], arguments[1 : 1 + inputs + outputs]
-        whole = builder.and_(count, INT64(-LANES))
-        sums = []
+    def generate(builder: Any, count: Any, *arguments: Any) -> Any:
+        addresses, numbers = arguments[: inputs + outputs], arguments[inputs + outputs :]
+        whole, totals = builder.and_(count, INT64(-LANES)), []
         for lanes, start, stop in ((LANES, INT64(0), whole), (1, whole, count)):
             vector = ir.VectorType(FLOAT, lanes)
-            numbers = [Vector(builder, in_all_lanes(builder, x, vector)) for x in arguments[1 + inputs + outputs :]]
-            found = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * lanes))
+            constants = [Vector(builder, broadcast(builder, x, vector)) for x in numbers]
+            total = cgutils.alloca_once_value(builder, ir.Constant(vector, [reduce[0] if reduce else 0.0] * lanes))
             with cgutils.for_range_slice(builder, start, stop, INT64(lanes)) as (index, _):
                 offset = builder.shl(index, INT64(2))
                 places = [builder.inttoptr(builder.add(a, offset), vector.as_pointer()) for a in addresses]
                 values = [Vector(builder, builder.load(place, align=4)) for place in places[:inputs]]
-                results = step(*values, *numbers)
+                results = step(*values, *constants)
                 results = list(results) if isinstance(results, tuple) else [results]
-                if total:
-                    builder.store((Vector(builder, builder.load(found)) + results.pop()).value, found)
-                for result, place in zip(results, places[inputs:], strict=True):
-                    builder.store(result.value, place, align=4)
-            sums.append((lanes, found))
-        if not total:
-            return context.get_dummy_value()
-        parts = [folded(builder, builder.load(x), builder.fadd) if n > 1 else builder.load(x) for n, x in sums]
-        return builder.fadd(parts[0], builder.extract_element(parts[1], INT32(0)))
+                if reduce:
+                    builder.store(reduce[1](builder, builder.load(total), results.pop().value, _FASTMATH), total)
+                for value, place in zip(results, places[inputs:], strict=True):
+                    builder.store(value.value, place, align=4)
+            totals.append(total)
+        if reduce:
+            return reduce[1](builder, *(reduce_lanes(builder, builder.load(x), reduce[1]) for x in totals))
+        return None
 
     kinds = [types.int64] * (1 + inputs + outputs) + [types.float32] * scalars
-    result = types.float32 if total else types.void
-
-    def rowwise(typing: Any, *arguments: Any) -> Any:
-        return result(*kinds), generate
-
-    # numba reads the number of arguments from here; it takes no `*arguments`.
-    names = ["typing", *(f"argument_{i}" for i in range(len(kinds)))]
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    rowwise.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return intrinsic(rowwise)
-
-
-def in_all_lanes(builder: Any, scalar: Any, vector: Any) -> Any:
-    """A scalar as a vector of that type."""
-    undefined = ir.Constant(vector, ir.Undefined)
-    lane = builder.insert_element(undefined, scalar, INT32(0))
-    return builder.shuffle_vector(lane, undefined, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
+    return device_intrinsic(generate, kinds, types.float32 if reduce else types.void)

@@ -1,4 +1,4 @@
-"""Whichever library multiplies: products, gradients and layers equal the plain ones."""
+"""Whichever library multiplies: products, gradients and layers equal those of torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from deepscaler.training import products
+from deepscaler.cpu import matmul as module
+from deepscaler.cpu.matmul import OneDnnLinear, has_onednn, matmul, use_onednn, weight_gradient
 from deepscaler.training.logprobs import token_logprobs
-from deepscaler.training.products import OneDnnLinear, product, use_fast_products, weight_gradient
 
 
 @pytest.fixture(params=["onednn", "torch"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     onednn = request.param == "onednn"
-    if onednn and not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if onednn and not has_onednn():
         pytest.skip("this build of torch has no oneDNN")
-    monkeypatch.setattr(products, "prefers_onednn", lambda: onednn)
+    monkeypatch.setattr(module, "prefers_onednn", lambda: onednn)
     return request.param
 
 
@@ -28,7 +28,7 @@ def test_products_and_weight_gradients_equal_those_in_float64(library, rows, inp
     torch.manual_seed(0)
     x, weight, bias, grad = (torch.randn(*s) for s in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)))
     expected = x.double() @ weight.double().T + bias.double()
-    torch.testing.assert_close(product(x, weight, bias).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(matmul(x, weight, bias).double(), expected, atol=1e-5, rtol=1e-5)
     expected = grad.double().T @ x.double()
     torch.testing.assert_close(weight_gradient(grad, x).double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -38,7 +38,7 @@ def test_a_converted_layer_has_the_same_values_gradients_and_state(library, bias
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(6, 8, bias=bias), nn.SiLU(), nn.Linear(8, 4, bias=bias))
     fast = copy.deepcopy(plain)
-    use_fast_products(fast)
+    use_onednn(fast)
     assert (type(fast[0]) is OneDnnLinear) == (library == "onednn")
     assert fast.state_dict().keys() == plain.state_dict().keys()
     results = []

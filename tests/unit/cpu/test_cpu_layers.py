@@ -1,4 +1,4 @@
-"""Layers with compiled passes: values and gradients of transformers' modules, whatever the row holds."""
+"""Fused layers: values and gradients of transformers' modules, whatever the row holds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepscaler import compiled
+from deepscaler import cpu
 from deepscaler.attention import PackedAttention, forward_hidden
-from deepscaler.training.cpu_layers import CompiledLayer, CompiledNorm, use_compiled_passes
+from deepscaler.cpu.layers import FusedLayer, FusedRMSNorm, use_fused_layers
+from deepscaler.cpu.matmul import OneDnnLinear
+from deepscaler.cpu.settings import ACCELERATION
 from deepscaler.training.replica import enable_checkpointing
 
-needs_numba = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not installed")
 CPU = torch.device("cpu")
 # Lengths of segments, and sequences of them: plain; one prompt of three; a prompt within a prompt.
 ROWS = [
@@ -51,41 +52,42 @@ def with_uneven_weights(model: Any) -> Any:
     return model
 
 
+def fused(model: Any, *kinds: type) -> bool:
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
 def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float = 8e-6) -> None:
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * float(b.abs().max()))
 
 
-@needs_numba
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 @pytest.mark.parametrize(("lengths", "sequences"), ROWS)
 def test_values_and_gradients_equal_those_of_the_modules(tiny_model, family, lengths, sequences):
-    model = with_uneven_weights(tiny_model(family))
+    model = with_uneven_weights(tiny_model(family, accelerated=False))
     exact = copy.deepcopy(model).double()
-    use_compiled_passes(model)
-    assert all(type(layer) is CompiledLayer for layer in model.base_model.layers)
-    assert type(model.base_model.norm) is CompiledNorm
+    use_fused_layers(model)
+    assert all(type(layer) is FusedLayer for layer in model.base_model.layers)
+    assert type(model.base_model.norm) is FusedRMSNorm
     row = row_of(lengths, sequences)
     assert_close(results(model, row), results(exact, row))
 
 
-@needs_numba
-def test_other_number_types_and_autocast_go_through_the_modules_own_code(tiny_model):
+def test_other_dtypes_and_autocast_give_the_bits_of_the_modules_own_code(tiny_model):
     for family in ("qwen2", "qwen3"):
-        model = with_uneven_weights(tiny_model(family)).double()
+        model = with_uneven_weights(tiny_model(family, accelerated=False)).double()
         plain, row = copy.deepcopy(model), row_of([20, 9])
-        use_compiled_passes(model)
+        use_fused_layers(model)
         assert all(torch.equal(a, b) for a, b in zip(results(model, row), results(plain, row), strict=True))
         model, plain = model.float(), plain.float()
         found, expected = (forward_hidden(m, *row, half=torch.bfloat16) for m in (model, plain))
         assert torch.equal(found, expected)
 
 
-@needs_numba
 def test_checkpointing_changes_no_bit_and_keeps_less(tiny_model):
-    model, row, saved = with_uneven_weights(tiny_model("qwen3")), row_of([60, 60]), []
-    use_compiled_passes(model)
+    model, row, saved = with_uneven_weights(tiny_model("qwen3", accelerated=False)), row_of([60, 60]), []
+    use_fused_layers(model)
     for switched in (False, True):
         if switched:
             enable_checkpointing(model)
@@ -98,12 +100,11 @@ def test_checkpointing_changes_no_bit_and_keeps_less(tiny_model):
     assert all(torch.equal(a, b) for a, b in zip(saved[1][1], saved[0][1], strict=True))
 
 
-@needs_numba
 def test_models_go_to_worker_processes_and_to_files_as_before(tiny_model, tmp_path):
-    model, row = tiny_model("qwen2"), row_of([12])
+    model, row = tiny_model("qwen2", accelerated=False), row_of([12])
     names = [name for name, _ in model.named_parameters()]
-    use_compiled_passes(model)
-    use_compiled_passes(model)  # twice, as when learner and engine share a model
+    use_fused_layers(model)
+    use_fused_layers(model)  # twice, as when learner and engine share a model
     assert [name for name, _ in model.named_parameters()] == names
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(forward_hidden(model, *row), forward_hidden(again, *row))
@@ -113,12 +114,26 @@ def test_models_go_to_worker_processes_and_to_files_as_before(tiny_model, tmp_pa
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
-def test_without_numba_and_with_unknown_layers_nothing_is_replaced(tiny_model, monkeypatch):
-    model = tiny_model("qwen2")
+def test_only_known_layers_in_float32_are_replaced_and_none_when_switched_off(tiny_model, request):
+    model = tiny_model("qwen2", accelerated=False)
     model.config.hidden_act = "gelu"
-    use_compiled_passes(model)
-    assert not any(isinstance(layer, CompiledLayer) for layer in model.base_model.layers)
-    monkeypatch.setattr(compiled, "has_numba", lambda: False)
-    model = tiny_model("qwen2")
-    use_compiled_passes(model)
-    assert not any(isinstance(module, CompiledLayer | CompiledNorm) for module in model.modules())
+    assert not fused(cpu.accelerate(model), FusedLayer)
+    assert not fused(cpu.accelerate(tiny_model("qwen2", accelerated=False).bfloat16()), FusedLayer, FusedRMSNorm)
+    assert fused(tiny_model("qwen2"), FusedLayer) and fused(tiny_model("qwen2"), FusedRMSNorm)
+    request.getfixturevalue("without_acceleration")
+    assert not fused(tiny_model("qwen2"), FusedLayer, FusedRMSNorm, OneDnnLinear)
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(without_acceleration, monkeypatch):
+    monkeypatch.setenv(ACCELERATION, "off")
+    with pytest.raises(ValueError, match=r"DEEPSCALER_CPU_ACCELERATION is 'off'; set it to 0 \(plain torch\), or to 1"):
+        cpu.is_accelerated()
+
+
+def test_a_forward_pass_of_transformers_own_attention_still_works(tiny_model):
+    model, plain = tiny_model("qwen3"), tiny_model("qwen3", accelerated=False)
+    ids = torch.arange(2, 12).unsqueeze(0)
+    for each in (model, plain):
+        each.set_attn_implementation("eager")
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-4, rtol=1e-5)

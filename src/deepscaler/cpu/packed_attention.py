@@ -1,16 +1,16 @@
-"""Causal attention of packed segments on CPU in float32, forward and backward, by compiled functions.
+"""Causal attention of packed segments, forward and backward, by kernels: float32 on CPU.
 
 torch's own CPU kernel computes a shared prompt anew for each of its completions and is slow at short segments and
 narrow heads (measured side by side in docs/experiments.md). Here every segment of the row is attended once, over its
 own keys and those before it; gradients of shared keys add up in the order of segments, so that a run repeats its bits.
+The torch reference is `attention.PackedAttention`, which also computes on other devices and in other dtypes.
 
 T tokens of the row, H query heads, K key-value heads, D head width, S segments.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,34 +19,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepscaler.attention import PackedAttention
-from deepscaler.compiled import passes
-
-
-class CpuPackedAttention(PackedAttention):
-    """`PackedAttention` by compiled functions, where they are for these numbers and numba can be used."""
-
-    @functools.cached_property
-    def segment_keys(self) -> SegmentKeys:
-        return SegmentKeys(self)
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        if not all(passes.suit(x) for x in (query, key, value)):
-            return super().attend(layer, query, key, value, scaling)
-        rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # a view both ways, unlike x[0]
-        out: Any = CompiledAttention.apply(*rows, scaling, self.segment_keys)
-        return out.transpose(0, 1).unsqueeze(0)
-
 
 class SegmentKeys:
-    """Which tokens the queries of each segment see; made once per micro-batch.
+    """The tokens that the queries of each segment see; made once per micro-batch.
 
     keys: int64 [sum of L], the tokens of all segments one after the other, own ones last; ends: int64 [S+1] in it.
     before: int64 [S], how many of its tokens are not its own; most: of any segment's tokens.
     """
 
-    def __init__(self, attention: PackedAttention) -> None:
-        segments = list(_segments_once(attention))
+    def __init__(self, lengths: Sequence[int], sequences: Sequence[tuple[int, ...]]) -> None:
+        segments = list(_segments_once(lengths, sequences))
         self.keys = np.concatenate([np.empty(0, np.int64), *(x for pair in segments for x in pair)])
         self.before = np.array([len(prefix) for prefix, _ in segments], np.int64)
         self.ends = np.cumsum([0, *(len(prefix) + len(own) for prefix, own in segments)])
@@ -54,36 +36,44 @@ class SegmentKeys:
 
     @property
     def arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """As the compiled functions take them."""
+        """In the order of the kernels' parameters."""
         return self.keys, self.ends, self.before, self.most
 
 
-def _segments_once(attention: PackedAttention) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _segments_once(
+    lengths: Sequence[int], sequences: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every segment of the row once: the tokens before it in its sequence, and its own, as places in the row."""
-    starts = np.cumsum([0, *attention.lengths])
-    places = [np.arange(a, b) for a, b in pairwise(starts)]
+    places = [np.arange(a, b) for a, b in pairwise(np.cumsum([0, *lengths]))]
     seen: set[int] = set()
-    for members in attention.sequences:
+    for members in sequences:
         for index, segment in enumerate(members):
             if segment not in seen:
                 seen.add(segment)
                 yield np.concatenate([np.empty(0, np.int64), *(places[i] for i in members[:index])]), places[segment]
 
 
-class CompiledAttention(torch.autograd.Function):
-    """query [T,H,D], key and value [T,K,D], rotary embedding applied, views as they are; returns [T,H,D].
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments: SegmentKeys) -> Tensor:
+    """query [1,H,T,D], key and value [1,K,T,D], rotary embedding applied; returns [1,H,T,D]."""
+    rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # a view both ways, unlike x[0]
+    out: Any = FusedAttention.apply(*rows, scaling, segments)
+    return out.transpose(0, 1).unsqueeze(0)
 
-    Output and gradients are contiguous, so that products read them as [T,H*D].
+
+class FusedAttention(torch.autograd.Function):
+    """query [T,H,D], key and value [T,K,D], rotary embedding applied, any strides; returns [T,H,D].
+
+    Output and gradients are contiguous, so that matrix products read them as [T,H*D].
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, segments: SegmentKeys) -> Tensor:
-        from deepscaler.training import attention_kernels  # compiled when first used
+        from deepscaler.cpu.kernels import packed_attention  # loads numba; compiled when first used
 
         out, statistics = query.new_empty(query.shape), query.new_empty(query.shape[0] * query.shape[1], 2)
         inputs = [_rows(x) for x in (query, key, value)]
         arrays = [x.numpy() for x in inputs]
-        attention_kernels.forward(*arrays, *segments.arguments, scaling, out.numpy(), statistics.numpy())
+        packed_attention.forward(*arrays, *segments.arguments, scaling, out.numpy(), statistics.numpy())
         ctx.save_for_backward(*inputs, out, statistics)
         ctx.scaling, ctx.segments = scaling, segments
         return out
@@ -91,13 +81,13 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from deepscaler.training import attention_kernels
+        from deepscaler.cpu.kernels import packed_attention
 
         saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
         query, key = saved[:2]
         results = query.new_empty(query.shape), key.new_zeros(key.shape), key.new_zeros(key.shape)
         arrays = [x.numpy() for x in (_rows(grads[0]), *(x.detach() for x in saved))]
-        attention_kernels.backward(*arrays, *ctx.segments.arguments, ctx.scaling, *(x.numpy() for x in results))
+        packed_attention.backward(*arrays, *ctx.segments.arguments, ctx.scaling, *(x.numpy() for x in results))
         return *results, None, None
 
 

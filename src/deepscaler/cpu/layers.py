@@ -1,8 +1,7 @@
-"""The layers of a Qwen2, Qwen3 or Llama model with the compiled passes between their products.
+"""The layers of a Qwen2, Qwen3 or Llama model with fused operations between their matrix products.
 
 The modules stay transformers' own, with their parameters, names and state: only their class is replaced, by one that
-computes the same in fewer passes over memory (measured in docs/experiments.md). Where a pass cannot be a compiled one
-(another device or number type, autocast, no numba), the module does what it did before.
+computes the same in fewer passes over memory (measured in docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -12,20 +11,18 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from deepscaler import attention, compiled
-from deepscaler.compiled import passes
+from deepscaler.cpu.dispatch import can_accelerate
+from deepscaler.cpu.fused_ops import rms_norm, rotary, silu_mul
 
 
-def use_compiled_passes(model: Any) -> None:
-    """Let the layers of the model compute with compiled passes, where their parts are the known ones."""
-    if not compiled.has_numba():
-        return
+def use_fused_layers(model: Any) -> None:
+    """Replace the class of every RMS norm, and of every layer whose parts are the known ones."""
     for layer in model.base_model.layers:
-        if not isinstance(layer, CompiledLayer) and _is_known(layer):
-            layer.plain_class, layer.__class__ = type(layer), CompiledLayer
+        if not isinstance(layer, FusedLayer) and _is_known(layer):
+            layer.plain_class, layer.__class__ = type(layer), FusedLayer
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            module.plain_class, module.__class__ = type(module), CompiledNorm
+            module.__class__ = FusedRMSNorm
 
 
 def _is_known(layer: Any) -> bool:
@@ -34,34 +31,33 @@ def _is_known(layer: Any) -> bool:
     linears = [getattr(owner, name, None) for owner, names in parts for name in names]
     return (
         all(isinstance(linear, nn.Linear) for linear in linears)
-        and module.config._attn_implementation == attention.NAME
         and module.config.hidden_act in ("silu", "swish")
         and getattr(module, "sliding_window", None) is None
         and not module.attention_dropout
     )
 
 
-class CompiledNorm(nn.Module):
-    """RMS normalisation over the last dimension."""
+class FusedRMSNorm(nn.Module):
+    """RMS normalization over the last dimension."""
 
     weight: Tensor
     variance_epsilon: float
-    plain_class: type[nn.Module]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if not passes.suit(hidden_states) or not passes.suit(self.weight):
-            return self.plain_class.forward(self, hidden_states)
-        rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+        rows = hidden_states.reshape(-1, hidden_states.shape[-1]) if can_accelerate(hidden_states) else hidden_states
         return _normed(self, rows)[0].view(hidden_states.shape)
 
 
-def _normed(module: Any, x: Tensor, branch: Tensor | None = None) -> Any:
+def _normed(module: Any, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The norm of x + branch, and the sum."""
-    return passes.Norm.apply(x, branch, module.weight, module.variance_epsilon)
+    return rms_norm(x, branch, module.weight, module.variance_epsilon)
 
 
-class CompiledLayer(GradientCheckpointingLayer):
-    """One layer over packed rows: hidden_states [1,T,W]."""
+class FusedLayer(GradientCheckpointingLayer):
+    """One layer over packed rows: hidden_states [1,T,W].
+
+    The module's own class computes padded batches, other dtypes, and calls without an attention context.
+    """
 
     self_attn: Any
     mlp: Any
@@ -70,24 +66,25 @@ class CompiledLayer(GradientCheckpointingLayer):
     plain_class: type[nn.Module]
 
     def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
-        if len(hidden_states) > 1 or not passes.suit(hidden_states) or not passes.suit(self.input_layernorm.weight):
+        attention_context = context.get("attention_context")
+        if len(hidden_states) > 1 or attention_context is None or not can_accelerate(hidden_states):
             return self.plain_class.forward(self, hidden_states, **context)
         normed, hidden = _normed(self.input_layernorm, hidden_states.squeeze(0))
-        branch = _attended(self.self_attn, normed, context["position_embeddings"], context["attention_context"])
+        branch = _attended(self.self_attn, normed, context["position_embeddings"], attention_context)
         normed, hidden = _normed(self.post_attention_layernorm, hidden, branch)
-        gated: Any = passes.Gate.apply(self.mlp.gate_proj(normed), self.mlp.up_proj(normed))
+        gated = silu_mul(self.mlp.gate_proj(normed), self.mlp.up_proj(normed))
         return (hidden + self.mlp.down_proj(gated)).unsqueeze(0)
 
 
-def _attended(module: Any, normed: Tensor, turns: tuple[Tensor, Tensor], context: attention.AttentionContext) -> Tensor:
+def _attended(module: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], context: Any) -> Tensor:
     query, key, value = (
         linear(normed).view(len(normed), -1, module.head_dim)
         for linear in (module.q_proj, module.k_proj, module.v_proj)
     )
     if hasattr(module, "q_norm"):
         query, key = module.q_norm(query), module.k_norm(key)
-    cos, sin = (turn.squeeze(0) for turn in turns)
-    query, key = (passes.Rotation.apply(x.flatten(1), cos, sin).view(x.shape) for x in (query, key))  # type: ignore[union-attr]
+    cos, sin = (x.squeeze(0) for x in rotation)
+    query, key = rotary(query, cos, sin), rotary(key, cos, sin)
     query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     out = context.attend(module.layer_idx, query, key, value, module.scaling)
     return module.o_proj(out.squeeze(0).transpose(0, 1).reshape(len(normed), -1))

@@ -1,4 +1,4 @@
-"""The learner's attention on CPU: values and gradients of torch's kernel in float64, whatever the row holds."""
+"""Attention of packed segments on CPU: values and gradients of torch in float64, whatever the row holds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deepscaler import compiled
 from deepscaler.attention import PackedAttention
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.training.cpu_attention import CompiledAttention, CpuPackedAttention, SegmentKeys
+from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import enable_checkpointing
-
-pytestmark = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not there or does not know this numpy")
 
 CPU = torch.device("cpu")
 SCALING = 0.3
@@ -48,10 +45,10 @@ def with_gradients(attend: Any, *tensors: Tensor) -> list[Tensor]:
 
 
 def of_ours(attention: PackedAttention, *tensors: Tensor) -> list[Tensor]:
-    segments = SegmentKeys(attention)
+    segments = attention.segment_keys
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
-        return CompiledAttention.apply(query, key, value, SCALING, segments)
+        return FusedAttention.apply(query, key, value, SCALING, segments)
 
     return with_gradients(attend, *(x.float() for x in tensors))
 
@@ -125,11 +122,11 @@ def test_what_is_not_finite_reaches_outputs_and_gradients(which, number):
 def test_memory_grows_with_the_tokens_and_checkpointing_changes_nothing():
     attention = PackedAttention([60, 40], CPU)
     tensors = [x.float() for x in inputs(100, 4, 2, 32)]
-    segments = SegmentKeys(attention)
+    segments = attention.segment_keys
     kept: list[int] = []
 
     def attend(*leaves: Tensor) -> Any:
-        return CompiledAttention.apply(*leaves, SCALING, segments)
+        return FusedAttention.apply(*leaves, SCALING, segments)
 
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         plain = with_gradients(attend, *tensors)
@@ -142,18 +139,18 @@ def test_memory_grows_with_the_tokens_and_checkpointing_changes_nothing():
 
 def test_a_second_derivative_is_refused():
     leaves = [x.float().requires_grad_() for x in inputs(5, 1, 1, 8)[:3]]
-    out: Any = CompiledAttention.apply(*leaves, SCALING, SegmentKeys(PackedAttention([5], CPU)))
+    out: Any = FusedAttention.apply(*leaves, SCALING, PackedAttention([5], CPU).segment_keys)
     (grad,) = torch.autograd.grad(out.square().sum(), leaves[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         grad.sum().backward()
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_an_update_is_the_same_without_numba(tiny_model, make_samples_of, monkeypatch, family):
+def test_an_update_is_the_same_without_acceleration(tiny_model, make_samples_of, request, family):
     results = []
-    for there in (True, False):
-        if not there:
-            monkeypatch.setattr(compiled, "has_numba", lambda: False)
+    for accelerated in (True, False):
+        if not accelerated:
+            request.getfixturevalue("without_acceleration")
         model = tiny_model(family)
         computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
         samples = make_samples_of([40, 9, 70])
@@ -178,14 +175,14 @@ def test_checkpointing_of_a_model_changes_nothing(tiny_model, make_samples_of):
         assert torch.equal(a, b)
 
 
-def test_other_number_types_and_machines_without_numba_go_to_torch(monkeypatch):
+def test_other_dtypes_and_a_switched_off_acceleration_go_to_torch(monkeypatch, request):
     used: list[torch.dtype] = []
-    monkeypatch.setattr(CompiledAttention, "apply", lambda query, *_: used.append(query.dtype) or query)
+    monkeypatch.setattr(FusedAttention, "apply", lambda query, *_: used.append(query.dtype) or query)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         query, key = (torch.randn(1, n, 20, 8, dtype=dtype) for n in (4, 2))
-        CpuPackedAttention([20], CPU).attend(0, query, key, key, 1.0)
+        PackedAttention([20], CPU).attend(0, query, key, key, 1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        CpuPackedAttention([20], CPU).attend(0, query.float(), key.float(), key.bfloat16(), 1.0)
-    monkeypatch.setattr(compiled, "has_numba", lambda: False)
-    CpuPackedAttention([20], CPU).attend(0, query.float(), key.float(), key.float(), 1.0)
+        PackedAttention([20], CPU).attend(0, query.float(), key.float(), key.bfloat16(), 1.0)
+    request.getfixturevalue("without_acceleration")
+    PackedAttention([20], CPU).attend(0, query.float(), key.float(), key.float(), 1.0)
     assert used == [torch.float32]

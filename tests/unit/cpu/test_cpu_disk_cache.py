@@ -1,4 +1,4 @@
-"""Compiled functions are made by a child, whole or not at all, and found again only by what would make the same."""
+"""Compiled kernels are made by a child, whole or not at all, and found again only by what would make the same."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("numba")
+from deepscaler.cpu.kernels import disk_cache
 
-from deepscaler.compiled import disk_cache
-
-PASSES = disk_cache.PACKAGE / "compiled" / "pass_kernels.py"
+SOURCE = disk_cache.KERNELS / "fused_ops.py"
 # Exits 0 only where nothing was compiled by the process itself.
 LOADS = (
-    "from deepscaler.compiled import pass_kernels as k; "
-    "assert not sum(k.norm.stats.cache_misses.values()) and sum(k.norm.stats.cache_hits.values())"
+    "from deepscaler.cpu.kernels import fused_ops as k; "
+    "assert not sum(k.rms_norm.stats.cache_misses.values()) and sum(k.rms_norm.stats.cache_hits.values())"
 )
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join([str(disk_cache.PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(disk_cache.KERNELS.parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, disk_cache.ROOT: str(root), "PYTHONPATH": path}
     return subprocess.Popen([sys.executable, "-c", LOADS], env=environment)
 
@@ -42,7 +40,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_killed_compilation_leaves_nothing_to_load_and_the_next_processes_make_it_once(tmp_path, monkeypatch):
     monkeypatch.setenv(disk_cache.ROOT, str(tmp_path))
-    target, process = disk_cache.folder(PASSES), start(tmp_path)
+    target, process = disk_cache.folder(SOURCE), start(tmp_path)
     until(lambda: any(tmp_path.glob(".*.building")) and children(process.pid))
     (child,) = children(process.pid)
     process.kill()
@@ -62,9 +60,9 @@ def test_a_compilation_that_fails_says_what_it_printed_and_leaves_nothing(tmp_pa
     broken.write_text("#!/bin/sh\necho LLVM ran out of registers\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
-    with pytest.raises(RuntimeError, match=r"pass_kernels .*exit code 3.*LLVM ran out of registers"):
-        disk_cache.ensure([PASSES])
-    assert not disk_cache.folder(PASSES).exists() and not list(tmp_path.glob(".*.building"))
+    with pytest.raises(RuntimeError, match=r"fused_ops .*exit code 3.*LLVM ran out of registers"):
+        disk_cache.ensure([SOURCE])
+    assert not disk_cache.folder(SOURCE).exists() and not list(tmp_path.glob(".*.building"))
 
 
 def test_the_folder_is_another_one_for_another_time_stamp_text_processor_or_place(tmp_path, monkeypatch):
@@ -89,12 +87,12 @@ def test_where_nothing_can_be_written_the_functions_live_as_long_as_the_process(
     monkeypatch.delenv(disk_cache.ROOT, raising=False)
     monkeypatch.setattr(disk_cache, "_is_writable", lambda root: False)
     monkeypatch.setattr(disk_cache.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
-    assert disk_cache.folder(PASSES).parent == tmp_path
+    assert disk_cache.folder(SOURCE).parent == tmp_path
     assert os.environ[disk_cache.ROOT] == str(tmp_path)  # as worker processes will find it
 
 
 def test_a_process_that_computes_refuses_what_it_would_have_to_compile(monkeypatch):
     monkeypatch.delenv(disk_cache.BUILDING, raising=False)
-    disk_cache.check_loaded(PASSES, hits=1)
+    disk_cache.check_loaded(SOURCE, hits=1)
     with pytest.raises(RuntimeError, match="remove that folder"):
-        disk_cache.check_loaded(PASSES, hits=0)
+        disk_cache.check_loaded(SOURCE, hits=0)

@@ -1,9 +1,10 @@
-"""Compiled functions on disk: a process that computes loads them and never compiles.
+"""Compiled kernels on disk: a process that computes loads them and never compiles.
 
-A part that several functions call is a symbol of one name with different code in each of them: after compiling, the
-first one compiled is what all of them call, after loading the first one loaded, and the two may round differently. So
-a missing module is compiled by a child process. Its folder is named after everything that the machine code depends on
-and gets its name by one rename when it is complete: a process killed meanwhile leaves nothing that would be loaded.
+A device function that several kernels call is a symbol of one name with different code in each of them: after
+compiling, all of them call the first one compiled, after loading the first one loaded, and the two may round
+differently. So a missing module is compiled by a child process. Its folder is named after everything that the machine
+code depends on and gets its name by one rename when it is complete: a process killed meanwhile leaves nothing that
+would be loaded.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1]
-SHARED = ("compiled/vectors.py", "compiled/tiles.py")  # their code is compiled into the functions of all modules
+KERNELS = Path(__file__).parent
+SOURCES = tuple(KERNELS / f"{name}.py" for name in ("fused_ops", "packed_attention", "decode_attention"))
+SHARED = ("vectors.py", "tiles.py", "masked_softmax.py")  # their device functions are compiled into the kernels
 ROOT = "DEEPSCALER_KERNEL_CACHE"  # environment: where the folders are, instead of the places below
 BUILDING = "DEEPSCALER_KERNEL_BUILD"  # environment of the child: where it leaves what it compiles
 LIMIT_S = 600.0
@@ -31,15 +33,22 @@ _LOOK_S = 0.1
 _DIE_WITH_PARENT = "from deepscaler.lifetime import die_with_parent as d; d"
 
 
+def compile_all(say: Callable[[str], None]) -> None:
+    """Compile all kernels that are not on disk yet, after a word about it."""
+    if not all(folder(source).is_dir() for source in SOURCES):
+        say("compiling for this processor, once per installation (about ten seconds)")
+        ensure(SOURCES)
+
+
 def folder(source: Path) -> Path:
-    """Where the compiled functions of this source file are, or will be.
+    """The folder of the compiled kernels of this source file, present or not.
 
     The name depends on the text, place and time stamp of the source, since numba compiles anew where one of them
     changed, on the text of what is compiled into it, on the versions, and on the processor.
     """
     state = source.stat()
     parts = [str(source), str(state.st_mtime_ns), str(state.st_size), _platform()]
-    texts = [path.read_bytes() for path in (source, *(PACKAGE / name for name in SHARED))]
+    texts = [path.read_bytes() for path in (source, *(KERNELS / name for name in SHARED))]
     digest = hashlib.sha256(b"\0".join([*(part.encode() for part in parts), *texts])).hexdigest()[:16]
     return _root(source) / f"{source.stem}-{digest}"
 
@@ -63,15 +72,15 @@ def ensure(sources: Sequence[Path]) -> None:
 
 
 def place(source: Path) -> Path:
-    """Where numba shall look for the functions of this file, and where a child leaves them."""
+    """The folder in which numba looks for the kernels of this file, and in which a child leaves them."""
     return Path(os.environ[BUILDING]) if BUILDING in os.environ else folder(source)
 
 
 def check_loaded(source: Path, hits: int) -> None:
-    """Raise RuntimeError if a function of this file was compiled by a process that computes."""
+    """Raise RuntimeError if a kernel of this file was compiled by a process that computes."""
     if BUILDING not in os.environ and not hits:
         raise RuntimeError(
-            f"the compiled functions of {source.name} could not be loaded from {folder(source)}; "
+            f"the compiled kernels of {source.name} could not be loaded from {folder(source)}; "
             "remove that folder, and they are compiled again"
         )
 
@@ -85,8 +94,8 @@ class _Child:
             shutil.rmtree(stale, ignore_errors=True)
         self._building = self._target.with_name(f".{self._target.name}.{os.getpid()}.building")
         self._building.mkdir()
-        self._name = ".".join(["deepscaler", *source.relative_to(PACKAGE).with_suffix("").parts])
-        path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._name = f"deepscaler.cpu.kernels.{source.stem}"
+        path = os.pathsep.join([str(KERNELS.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{_DIE_WITH_PARENT}({os.getpid()}); import {self._name}"],  # importing compiles
             env={**os.environ, BUILDING: str(self._building), "PYTHONPATH": path},
@@ -132,7 +141,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _platform() -> str:
-    """What numba's own index of compiled functions depends on."""
+    """Processor, settings and versions on which numba's own index of compiled functions depends."""
     import llvmlite.binding
 
     features = sorted(name for name, has in llvmlite.binding.get_host_cpu_features().items() if has)

@@ -1,4 +1,4 @@
-"""Process-wide settings for computing on CPU. Call once, before the first large tensor."""
+"""Process-wide settings for computing on CPU: acceleration on or off, cores, threads, allocator."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import ctypes
 import functools
 import os
 import sys
-from pathlib import Path
 
+ACCELERATION = "DEEPSCALER_CPU_ACCELERATION"  # environment: 0 switches acceleration off
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP_BYTES = 2**30
 # oneDNN compiles a kernel for every shape it meets (0.2-0.5 ms, half a megabyte) and keeps 1,024 of them by default.
 # Attention and decoding repeat some dozens of shapes, packed rows hardly ever one.
 _KEPT_KERNELS = "192"
+
+
+@functools.cache
+def is_accelerated() -> bool:
+    """Whether kernels and oneDNN's products are used on CPU. Raises ValueError for a value other than 0 and 1."""
+    value = os.environ.get(ACCELERATION, "1")
+    if value not in ("0", "1"):
+        raise ValueError(f"the environment variable {ACCELERATION} is {value!r}; set it to 0 (plain torch), or to 1")
+    return value == "1"
 
 
 def keep_freed_memory() -> None:
@@ -35,19 +44,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache
-def prefers_onednn() -> bool:
-    """Whether oneDNN multiplies float32 matrices faster than torch's default: AMD processors with AVX-512."""
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")
-    amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
-    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return amd and available and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
 def prepare(threads: int) -> None:
     """Set the allocator, oneDNN's cache of kernels (unless the environment does) and torch's thread count.
+
+    Call once, before the first large tensor.
 
     One thread a process is the robust choice on CPU: when another program takes one of the cores, every parallel
     region of a multi-threaded product waits for it, which was measured to slow training down 30 times, while

@@ -1,4 +1,4 @@
-"""Compiled passes: values and gradients of the formulas in float64, on fresh random inputs of every width."""
+"""Fused operations: values and gradients of their torch references in float64, on random inputs of every width."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepscaler import compiled
-from deepscaler.compiled import passes
+from deepscaler.cpu import fused_ops
+from deepscaler.cpu.fused_ops import rms_norm, rotary, silu_mul
 
-pytestmark = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not installed")
 SHAPES = [(1, 5), (7, 3), (65, 16), (64, 40), (130, 129)]
 
 
@@ -21,56 +20,40 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def both(function: Any, formula: Any, inputs: list[Tensor]) -> None:
-    """Values and gradients of `function` in float32 are those of `formula` in float64 up to rounding."""
+def same_as_reference(operation: Any, inputs: list[Tensor]) -> None:
+    """Values and gradients in float32, by the kernel, are those in float64, by torch, up to rounding."""
     results = []
-    for each, dtype in ((function, torch.float32), (formula, torch.float64)):
+    for dtype in (torch.float32, torch.float64):
         leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
-        outputs = each(*leaves)
+        outputs = operation(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         terms = [(o * random(*o.shape, seed=9 + i).to(dtype)).sum() for i, o in enumerate(outputs)]
         torch.stack(terms).sum().backward()
         results.append([*(o.detach() for o in outputs), *(x.grad for x in leaves)])
     for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
-
-
-def norm(x: Tensor, weight: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=3e-6 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norms_with_and_without_a_branch(shape):
     x, branch, weight = random(*shape), random(*shape, seed=1), random(shape[1], seed=2)
-    both(lambda x, w: passes.Norm.apply(x, None, w, 1e-6), lambda x, w: (norm(x, w), x), [x, weight])
-    both(lambda x, w: passes.Norm.apply(x, None, w, 1e-6)[0], norm, [x, weight])
-    both(lambda x: passes.Norm.apply(x, None, weight, 1e-6)[1], lambda x: x * 1.0, [x])
-    both(
-        lambda x, b, w: passes.Norm.apply(x, b, w, 1e-6),
-        lambda x, b, w: (norm(x + b, w), x + b),
-        [x, branch, weight],
-    )
+    same_as_reference(lambda x, w: rms_norm(x, None, w, 1e-6), [x, weight])
+    same_as_reference(lambda x, w: rms_norm(x, None, w, 1e-6)[0], [x, weight])
+    same_as_reference(lambda x: rms_norm(x, None, weight.to(x), 1e-6)[1], [x])
+    same_as_reference(lambda x, b, w: rms_norm(x, b, w, 1e-6), [x, branch, weight])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gates_also_far_from_zero(shape):
-    both(passes.Gate.apply, lambda g, u: F.silu(g) * u, [random(*shape, scale=4.0), random(*shape, seed=1)])
+    same_as_reference(silu_mul, [random(*shape, scale=4.0), random(*shape, seed=1)])
     far = torch.tensor([[-200.0, -80.0, 0.0, 80.0, 200.0]])
-    torch.testing.assert_close(passes.Gate.apply(far, torch.ones_like(far)), F.silu(far), rtol=1e-6, atol=1e-35)
+    torch.testing.assert_close(silu_mul(far, torch.ones_like(far)), F.silu(far), rtol=1e-6, atol=1e-35)
 
 
 @pytest.mark.parametrize(("tokens", "heads", "width"), [(1, 1, 2), (9, 3, 8), (20, 2, 32), (5, 4, 48)])
 def test_rotation_and_its_gradient(tokens, heads, width):
     angles = random(tokens, width // 2, seed=3).repeat(1, 2)
-    cos, sin = angles.cos(), angles.sin()
-
-    def formula(x: Tensor) -> Tensor:
-        rows = x.view(tokens, heads, width)
-        first, second = rows.chunk(2, dim=-1)
-        turned = torch.cat([-second, first], dim=-1)
-        return (rows * cos[:, None].to(x.dtype) + turned * sin[:, None].to(x.dtype)).view(x.shape)
-
-    both(lambda x: passes.Rotation.apply(x, cos, sin), formula, [random(tokens, heads * width)])
+    same_as_reference(lambda x: rotary(x, angles.cos(), angles.sin()), [random(tokens, heads, width)])
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (4, 15), (5, 16), (6, 2048), (3, 5003)])
@@ -80,7 +63,7 @@ def test_softmax_with_what_the_loss_needs(shape, scale):
     targets = torch.randint(0, shape[1], (shape[0],), generator=torch.Generator().manual_seed(1))
     exact = logits.double().log_softmax(-1)
     p = logits.clone()
-    logprobs, log_sums, entropies = passes.softmax(p, targets, p)  # over its own input, as chunks do
+    logprobs, log_sums, entropies = fused_ops.softmax(p, targets, p)  # over its own input, as chunks do
     torch.testing.assert_close(p.double(), exact.exp(), rtol=2e-5, atol=1e-37)
     torch.testing.assert_close(logprobs.double(), exact.gather(1, targets[:, None])[:, 0], rtol=1e-6, atol=4e-6)
     torch.testing.assert_close(log_sums.double(), logits.double().logsumexp(-1), rtol=1e-6, atol=1e-6)
@@ -93,10 +76,10 @@ def test_what_is_not_finite_is_seen_in_the_result(bad):
     x = random(4, 40)
     x[2, 37] = bad
     ones = torch.ones(40)
-    assert not passes.Norm.apply(x, None, ones, 1e-6)[0][2].isfinite().all()
-    assert not passes.Gate.apply(x, x)[2].isfinite().all()
+    assert not rms_norm(x, None, ones, 1e-6)[0][2].isfinite().all()
+    assert not silu_mul(x, x)[2].isfinite().all()
     p = x.clone()
-    logprobs, log_sums, _ = passes.softmax(p, torch.zeros(4, dtype=torch.int64), p)
+    logprobs, log_sums, _ = fused_ops.softmax(p, torch.zeros(4, dtype=torch.int64), p)
     assert logprobs.isfinite().tolist() == [True, True, False, True] == log_sums.isfinite().tolist()
 
 
@@ -105,7 +88,7 @@ def test_the_same_input_gives_the_same_bits():
     results = []
     for _ in range(2):
         leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-        out: Any = passes.Norm.apply(leaves[0], None, leaves[1], 1e-6)
+        out: Any = rms_norm(leaves[0], None, leaves[1], 1e-6)
         out[0].sum().backward()
         results.append([out[0], *(leaf.grad for leaf in leaves)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -113,12 +96,12 @@ def test_the_same_input_gives_the_same_bits():
 
 def test_inputs_that_are_not_contiguous():
     x, up = random(12, 30).T, random(24, 60, seed=1)[:, ::5].T[:, ::2][:12].T
-    torch.testing.assert_close(passes.Gate.apply(x, x), F.silu(x) * x)
+    torch.testing.assert_close(silu_mul(x, x), F.silu(x) * x)
     assert not up.is_contiguous()
     leaf = up.clone().requires_grad_()
-    out: Any = passes.Norm.apply(leaf.T, None, torch.ones(len(up)), 1e-6)
+    out: Any = rms_norm(leaf.T, None, torch.ones(len(up)), 1e-6)
     out[0].T.sum().backward()
     assert leaf.grad is not None
     again = up.double().requires_grad_()
-    norm(again.T, torch.ones(len(up))).sum().backward()
+    rms_norm(again.T, None, torch.ones(len(up)), 1e-6)[0].sum().backward()
     torch.testing.assert_close(leaf.grad.double(), again.grad, rtol=1e-4, atol=1e-5)

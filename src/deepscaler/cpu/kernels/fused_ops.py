@@ -1,7 +1,7 @@
-"""The passes over activations between the products of a layer, each as one compiled function: float32 on CPU.
+"""Kernels of the elementwise and row-wise operations between a layer's matrix products: float32, each one pass.
 
-torch makes three to seven passes of each, and a third of an update of a small model is spent in them. Arrays are
-C-contiguous. T tokens (or rows), W width, D head width, V vocabulary.
+torch makes three to seven passes over memory of each, and a third of an update of a small model is spent in them.
+Arrays are C-contiguous. T tokens (or rows), W width, D head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from deepscaler.compiled.vectors import LANES, Vector, array, compiled, larger, over_vectors, part, rowwise
+from deepscaler.cpu.kernels.vectors import MAX, SUM, Vector, array, device_function, elementwise, kernel
 
-_ROW, _ROWS, _WHOLE = array(types.float32, 1), array(types.float32, 2), array(types.int64, 1)
+_ROW, _ROWS, _INTEGERS = array(types.float32, 1), array(types.float32, 2), array(types.int64, 1)
 _FEW = 64  # rows
 _CHUNK = 64  # tokens of the vocabulary
-_squares = rowwise(lambda x: x * x, inputs=1, total=True)
-_added = rowwise(lambda x, y: (x + y, (x + y) * (x + y)), inputs=2, outputs=1, total=True)
-_normed = rowwise(lambda x, weight, inverse: x * inverse * weight, inputs=2, outputs=1, scalars=1)
+_squares = elementwise(lambda x: x * x, inputs=1, reduce=SUM)
+_added = elementwise(lambda x, y: (x + y, (x + y) * (x + y)), inputs=2, outputs=1, reduce=SUM)
+_normed = elementwise(lambda x, weight, inverse: x * inverse * weight, inputs=2, outputs=1, scalars=1)
 
 
-@part
+@device_function
 def _norm_row(squares: float, hidden: int, weight: int, eps: float, out: int, width: int) -> Any:
     inverse = np.float32(1.0 / math.sqrt(squares / width + eps))
     _normed(width, hidden, weight, out, inverse)
     return inverse
 
 
-@compiled(_ROWS, _ROW, types.float32, _ROWS, _ROW)
-def norm(x: Any, weight: Any, eps: float, out: Any, inverse: Any) -> None:
+@kernel(_ROWS, _ROW, types.float32, _ROWS, _ROW)
+def rms_norm(x: Any, weight: Any, eps: float, out: Any, inverse: Any) -> None:
     """out [T,W] := x * inverse * weight, where inverse [T] = 1 / sqrt(mean of x**2 + eps)."""
     width, step = x.shape[1], 4 * x.shape[1]
     at, to, weights = x.ctypes.data, out.ctypes.data, weight.ctypes.data
@@ -39,9 +39,9 @@ def norm(x: Any, weight: Any, eps: float, out: Any, inverse: Any) -> None:
         at, to = at + step, to + step
 
 
-@compiled(_ROWS, _ROWS, _ROW, types.float32, _ROWS, _ROWS, _ROW)
-def add_norm(x: Any, branch: Any, weight: Any, eps: float, hidden: Any, out: Any, inverse: Any) -> None:
-    """hidden := x + branch, and its norm as `norm`."""
+@kernel(_ROWS, _ROWS, _ROW, types.float32, _ROWS, _ROWS, _ROW)
+def add_rms_norm(x: Any, branch: Any, weight: Any, eps: float, hidden: Any, out: Any, inverse: Any) -> None:
+    """hidden := x + branch, and its norm as `rms_norm`."""
     width, step = x.shape[1], 4 * x.shape[1]
     first, second, at, to = x.ctypes.data, branch.ctypes.data, hidden.ctypes.data, out.ctypes.data
     for row in range(len(x)):
@@ -54,13 +54,15 @@ def _norm_gradient(residual: Any, grad: Any, x: Any, weight: Any, total: Any, in
     return residual + grad * weight * inverse - x * pull, total + grad * x * inverse
 
 
-_pulled = rowwise(lambda grad, x, weight: grad * x * weight, inputs=3, total=True)
-_norm_gradients = rowwise(_norm_gradient, inputs=5, outputs=2, scalars=2)
+_pulled = elementwise(lambda grad, x, weight: grad * x * weight, inputs=3, reduce=SUM)
+_norm_gradients = elementwise(_norm_gradient, inputs=5, outputs=2, scalars=2)
 
 
-@compiled(_ROWS, _ROWS, _ROWS, _ROW, _ROW, _ROWS, _ROW)
-def norm_backward(residual: Any, grad: Any, x: Any, weight: Any, inverse: Any, grad_x: Any, grad_weight: Any) -> None:
-    """grad_x [T,W] := residual + the gradient of `norm`'s input; grad_weight [W] is added to."""
+@kernel(_ROWS, _ROWS, _ROWS, _ROW, _ROW, _ROWS, _ROW)
+def rms_norm_backward(
+    residual: Any, grad: Any, x: Any, weight: Any, inverse: Any, grad_x: Any, grad_weight: Any
+) -> None:
+    """grad_x [T,W] := residual + the gradient of `rms_norm`'s input; grad_weight [W] is added to."""
     width, step = x.shape[1], 4 * x.shape[1]
     few = np.zeros(width, np.float32)  # the sum over few rows, so that rounding stays that of few additions
     weights, total = weight.ctypes.data, few.ctypes.data
@@ -78,59 +80,50 @@ def _sigmoid(x: Vector) -> Vector:
     return 1.0 / ((-x).exp() + 1.0)
 
 
-def _gate_gradient(grad: Vector, gate: Vector, up: Vector) -> tuple[Vector, Vector]:
+def _silu_mul_gradient(grad: Vector, gate: Vector, up: Vector) -> tuple[Vector, Vector]:
     share = _sigmoid(gate)
     return grad * up * share * (gate * (1.0 - share) + 1.0), grad * gate * share
 
 
-_gated = rowwise(lambda gate, up: gate * _sigmoid(gate) * up, inputs=2, outputs=1)
-_gate_gradients = rowwise(_gate_gradient, inputs=3, outputs=2)
+_silu_muls = elementwise(lambda gate, up: gate * _sigmoid(gate) * up, inputs=2, outputs=1)
+_silu_mul_gradients = elementwise(_silu_mul_gradient, inputs=3, outputs=2)
 
 
-@compiled(_ROWS, _ROWS, _ROWS)
-def gate(gates: Any, ups: Any, out: Any) -> None:
+@kernel(_ROWS, _ROWS, _ROWS)
+def silu_mul(gates: Any, ups: Any, out: Any) -> None:
     """out := silu(gates) * ups."""
-    _gated(gates.size, gates.ctypes.data, ups.ctypes.data, out.ctypes.data)
+    _silu_muls(gates.size, gates.ctypes.data, ups.ctypes.data, out.ctypes.data)
 
 
-@compiled(_ROWS, _ROWS, _ROWS, _ROWS, _ROWS)
-def gate_backward(grad: Any, gates: Any, ups: Any, grad_gates: Any, grad_ups: Any) -> None:
-    _gate_gradients(
+@kernel(_ROWS, _ROWS, _ROWS, _ROWS, _ROWS)
+def silu_mul_backward(grad: Any, gates: Any, ups: Any, grad_gates: Any, grad_ups: Any) -> None:
+    _silu_mul_gradients(
         gates.size, grad.ctypes.data, gates.ctypes.data, ups.ctypes.data, grad_gates.ctypes.data, grad_ups.ctypes.data
     )
 
 
-def _turn(x: Vector, y: Vector, cos: Vector, sin: Vector, sign: Vector) -> tuple[Vector, Vector]:
+def _rotation(x: Vector, y: Vector, cos: Vector, sin: Vector, sign: Vector) -> tuple[Vector, Vector]:
     return x * cos - y * sin * sign, y * cos + x * sin * sign
 
 
-_turned = rowwise(_turn, inputs=4, outputs=2, scalars=1)
+_rotations = elementwise(_rotation, inputs=4, outputs=2, scalars=1)
 
 
-@compiled(_ROWS, _ROWS, _ROWS, types.float32, _ROWS)
-def rotate(x: Any, cos: Any, sin: Any, sign: float, out: Any) -> None:
-    """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], both halves alike; sign -1 turns back."""
+@kernel(_ROWS, _ROWS, _ROWS, types.float32, _ROWS)
+def rotary(x: Any, cos: Any, sin: Any, sign: float, out: Any) -> None:
+    """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], halves alike; sign -1 rotates back."""
     width = cos.shape[1]
     half = width // 2
     for row in range(len(x)):
         cosines, sines = cos[row].ctypes.data, sin[row].ctypes.data
         at, to = x[row].ctypes.data, out[row].ctypes.data
         for _ in range(x.shape[1] // width):
-            _turned(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, sign)
+            _rotations(half, at, at + 4 * half, cosines, sines, to, to + 4 * half, sign)
             at, to = at + 4 * width, to + 4 * width
 
 
-_largest = over_vectors(-math.inf, lambda builder, value, scalars: value, larger)
-_exponentials = rowwise(lambda x, most: (x - most).exp(), inputs=1, scalars=1, total=True)
-
-
-@part
-def _most(row: Any) -> Any:
-    whole = len(row) // LANES
-    most = _largest(row.ctypes.data, whole, np.float32(0.0))
-    for column in range(whole * LANES, len(row)):
-        most = max(most, row[column])
-    return most
+_largest = elementwise(lambda x: x, inputs=1, reduce=MAX)
+_exponentials = elementwise(lambda x, most: (x - most).exp(), inputs=1, scalars=1, reduce=SUM)
 
 
 def _entropy_part(x: Vector, log_sum: Vector) -> tuple[Vector, Vector]:
@@ -139,25 +132,25 @@ def _entropy_part(x: Vector, log_sum: Vector) -> tuple[Vector, Vector]:
     return p, p * log_p
 
 
-_probabilities = rowwise(_entropy_part, inputs=1, outputs=1, scalars=1, total=True)
+_probabilities = elementwise(_entropy_part, inputs=1, outputs=1, scalars=1, reduce=SUM)
 
 
-@compiled(_ROWS, _WHOLE, _ROWS, _ROW, _ROW, _ROW)
+@kernel(_ROWS, _INTEGERS, _ROWS, _ROW, _ROW, _ROW)
 def softmax(logits: Any, targets: Any, p: Any, logprobs: Any, log_sums: Any, entropies: Any) -> None:
     """p [T,V] := softmax of logits (may be the same array); of each row log p of the target, logsumexp and entropy."""
     width = logits.shape[1]
     for row in range(len(logits)):
         at, chosen = logits[row].ctypes.data, logits[row, targets[row]]
-        most = _most(logits[row])
+        most = _largest(width, at)
         log_sum = most + np.float32(math.log(_exponentials(width, at, most)))
         entropies[row] = -_probabilities(width, at, p[row].ctypes.data, log_sum)
         log_sums[row], logprobs[row] = log_sum, chosen - log_sum
 
 
-_powers = rowwise(lambda x, most: ((x - most).exp(),) * 2, inputs=1, outputs=1, scalars=1, total=True)
+_powers = elementwise(lambda x, most: ((x - most).exp(),) * 2, inputs=1, outputs=1, scalars=1, reduce=SUM)
 
 
-@part
+@device_function
 def _first_above(weights: Any, threshold: Any) -> int:
     """Where the running sum first exceeds the threshold; if rounding keeps it below, the last that has any weight."""
     total, found = np.float32(0.0), 0
@@ -170,17 +163,17 @@ def _first_above(weights: Any, threshold: Any) -> int:
     return found
 
 
-@compiled(_ROWS, _ROW, _WHOLE, _ROW)
-def draw(logits: Any, uniforms: Any, tokens: Any, logprobs: Any) -> None:
+@kernel(_ROWS, _ROW, _INTEGERS, _ROW)
+def sample(logits: Any, uniforms: Any, tokens: Any, logprobs: Any) -> None:
     """tokens [N] := where the running sum of softmax of logits [N,V] first exceeds uniform [N]; logprobs [N] theirs.
 
-    Sought in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
+    Searched in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.
     """
     width = logits.shape[1]
     weights = np.empty(width, np.float32)
     running = np.empty((width + _CHUNK - 1) // _CHUNK, np.float32)
     for row in range(len(logits)):
-        most, total = _most(logits[row]), np.float32(0.0)
+        most, total = _largest(width, logits[row].ctypes.data), np.float32(0.0)
         for chunk in range(len(running)):
             first = chunk * _CHUNK
             count = min(_CHUNK, width - first)

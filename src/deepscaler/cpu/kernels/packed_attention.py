@@ -1,4 +1,4 @@
-"""Attention of packed segments as two compiled functions, forward and backward, for CPU and float32.
+"""Kernels of attention of packed segments, forward and backward, for CPU and float32.
 
 A segment's keys and values are packed once per key-value head, so that all products read rows of one piece; its
 queries pass in strips of a few rows, all query heads of the key-value head together, and the scores of a strip stay
@@ -13,120 +13,34 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from deepscaler.compiled.tiles import ROWS, VECTOR, fetch, over_row, pointer, strip, transpose_tile
-from deepscaler.compiled.vectors import (
-    FLOAT,
-    LANES,
-    array,
-    compiled,
-    exponential,
-    folded,
-    in_all_lanes,
-    larger,
-    part,
-    rowwise,
-)
+from deepscaler.cpu.kernels.masked_softmax import softmax, softmax_gradient
+from deepscaler.cpu.kernels.tiles import ROWS, prefetch, strip, transpose_tile
+from deepscaler.cpu.kernels.vectors import LANES, SUM, array, device_function, elementwise, kernel
 
 _BLOCK = 64  # rows whose gradients of keys and values are summed in registers, a multiple of ROWS
 _PACK, _UNPACK, _ADD = np.int64(0), np.int64(1), np.int64(2)  # of numpy, or numba compiles a version for each
 _ALONE = np.int64(1)
-_AHEAD = 4096  # bytes between what is moved and what is fetched for later
+_AHEAD = 4096  # bytes between what is moved and what is prefetched
 
-_scale = rowwise(lambda x, scalar: x * scalar, inputs=1, outputs=1, scalars=1)
-_add = rowwise(lambda x, y, scalar: y + x * scalar, inputs=2, outputs=1, scalars=1)
-_dot = rowwise(lambda x, y: x * y, inputs=2, total=True)
-
-
-def _zeros_after(builder: Any, row: Any, last: Any) -> None:
-    """What a strip reads beyond what the row sees."""
-    builder.store(ir.Constant(VECTOR, [0.0] * LANES), pointer(builder, builder.add(row, last), 4 * LANES), align=4)
+_scale = elementwise(lambda x, scalar: x * scalar, inputs=1, outputs=1, scalars=1)
+_add = elementwise(lambda x, y, scalar: y + x * scalar, inputs=2, outputs=1, scalars=1)
+_strip = strip(ROWS)
+_dot = elementwise(lambda x, y: x * y, inputs=2, reduce=SUM)
 
 
-def _softmax_of_row() -> Any:
-    """f(scores, seen, statistics), addresses:
-
-    scores := exp(scores - largest), 0 beyond `seen`; statistics := largest and one over the sum.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scores, seen, statistics = arguments
-        most = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [-np.inf] * LANES))
-        total = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES))
-
-        def compare(offset: Any, select: Any) -> None:
-            value = builder.load(pointer(builder, builder.add(scores, offset)), align=4)
-            builder.store(larger(builder, builder.load(most), select(value, -np.inf)), most)
-
-        over_row(builder, seen, compare)
-        largest = folded(builder, builder.load(most), lambda a, b: larger(builder, a, b))
-        subtracted = in_all_lanes(builder, largest, VECTOR)
-
-        def change(offset: Any, select: Any) -> None:
-            at = pointer(builder, builder.add(scores, offset))
-            value = select(exponential(builder, builder.load(at, align=4), subtracted), 0.0)
-            builder.store(value, at, align=4)
-            builder.store(builder.fadd(builder.load(total), value), total)
-
-        _zeros_after(builder, scores, over_row(builder, seen, change))
-        share = builder.fdiv(FLOAT(1.0), folded(builder, builder.load(total), builder.fadd))
-        builder.store(largest, pointer(builder, statistics, kind=FLOAT), align=4)
-        builder.store(share, pointer(builder, statistics, 4, FLOAT), align=4)
-        return context.get_dummy_value()
-
-    def softmax(typing: Any, scores: Any, seen: Any, statistics: Any) -> Any:
-        return types.void(*[types.int64] * 3), generate
-
-    return intrinsic(softmax)
-
-
-def _gradient_of_row() -> Any:
-    """f(scores, grads, seen, statistics, delta), addresses:
-
-    scores := p = exp(scores - largest) * share, and grads := p * (grads - delta), 0 beyond `seen`.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scores, grads, seen, statistics, delta = arguments
-        largest, share = (builder.load(pointer(builder, statistics, offset, FLOAT), align=4) for offset in (0, 4))
-        largest, share, delta = (in_all_lanes(builder, x, VECTOR) for x in (largest, share, delta))
-
-        def change(offset: Any, select: Any) -> None:
-            score, grad = (pointer(builder, builder.add(x, offset)) for x in (scores, grads))
-            p = builder.fmul(exponential(builder, builder.load(score, align=4), largest), share)
-            builder.store(select(p, 0.0), score, align=4)
-            difference = builder.fsub(builder.load(grad, align=4), delta)
-            builder.store(select(builder.fmul(p, difference), 0.0), grad, align=4)
-
-        last = over_row(builder, seen, change)
-        for row in (scores, grads):
-            _zeros_after(builder, row, last)
-        return context.get_dummy_value()
-
-    def softmax_gradient(typing: Any, scores: Any, grads: Any, seen: Any, statistics: Any, delta: Any) -> Any:
-        return types.void(*[types.int64] * 4, types.float32), generate
-
-    return intrinsic(softmax_gradient)
-
-
-_softmax, _softmax_gradient = _softmax_of_row(), _gradient_of_row()
-
-
-@part
+@device_function
 def _address(x: Any) -> Any:
     return np.int64(x.ctypes.data)  # unsigned, an address plus a distance would be a float
 
 
-@part
+@device_function
 def _rounded(count: int, step: int) -> int:
     return (count + step - 1) // step * step
 
 
-@part
+@device_function
 def _stride(columns: int) -> int:
     """Numbers from row to row: an odd number of vectors, so that rows do not compete for places in the cache.
 
@@ -135,7 +49,7 @@ def _stride(columns: int) -> int:
     return (_rounded(columns, LANES) // LANES + 2 | 1) * LANES
 
 
-@part
+@device_function
 def _sizes(query: Any, key: Any, most: int) -> Any:
     """Key-value heads, query heads of each, numbers of a packed row, of a row of scores, and packed rows."""
     kv_heads = key.shape[1]
@@ -143,7 +57,7 @@ def _sizes(query: Any, key: Any, most: int) -> Any:
     return kv_heads, group, width, _stride(most), _rounded(most, LANES)
 
 
-@part
+@device_function
 def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -> None:
     """Between those tokens of x [T,H,D] and packed [K,rows,width], whose rows are a token's `group` heads of one K.
 
@@ -157,7 +71,7 @@ def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -
             for i in range(group):
                 row = first + head * of_head + i * of_row
                 for line in range(0, 4 * width, 64):
-                    fetch(place + line + _AHEAD)
+                    prefetch(place + line + _AHEAD)
                 if way == _PACK:
                     _scale(width, place, row, scalar)
                 elif way == _UNPACK:
@@ -168,16 +82,16 @@ def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -
         first += group * of_row
 
 
-@part
-def _transpose(packed: int, count: int, width: int, turned: int, stride: int) -> None:
-    """turned [width, stride] of `count` packed rows; up to a whole vector with what else stands there."""
+@device_function
+def _transpose(packed: int, count: int, width: int, transposed: int, stride: int) -> None:
+    """transposed [width, stride] := `count` packed rows, rounded up to whole vectors of whatever follows them."""
     for first in range(0, count, LANES):
         for column in range(0, width, LANES):
-            source, target = packed + 4 * (first * width + column), turned + 4 * (column * stride + first)
+            source, target = packed + 4 * (first * width + column), transposed + 4 * (column * stride + first)
             transpose_tile(source, 4 * width, target, 4 * stride)
 
 
-@part
+@device_function
 def _count_seen(before: int, group: int, seen: Any) -> None:
     """How many keys each row sees."""
     token, of_group = before + 1, 0
@@ -188,7 +102,7 @@ def _count_seen(before: int, group: int, seen: Any) -> None:
             token, of_group = token + 1, 0
 
 
-@part
+@device_function
 def _attend(
     queries: int, seen: Any, keys: int, values: int, scores: int, stride: int, width: int, statistics: int
 ) -> None:
@@ -196,17 +110,17 @@ def _attend(
     for first in range(0, len(seen), ROWS):
         count = min(ROWS, len(seen) - first)
         visible, row = seen[first + count - 1], 4 * width
-        strip(queries, row, 4, width, keys, 4 * stride, scores, 4 * stride, _rounded(visible, LANES), 0)
+        _strip(queries, row, 4, width, keys, 4 * stride, scores, 4 * stride, _rounded(visible, LANES), 0)
         for i in range(count):
-            _softmax(scores + 4 * stride * i, seen[first + i], statistics + 8 * i)
-        strip(scores, 4 * stride, 4, visible, values, row, queries, row, width, 0)
+            softmax(scores + 4 * stride * i, seen[first + i], statistics + 8 * i)
+        _strip(scores, 4 * stride, 4, visible, values, row, queries, row, width, 0)
         queries += ROWS * row
         statistics += 8 * ROWS
 
 
-@part
+@device_function
 def _pass_back(
-    queries: int, grads: int, deltas: Any, seen: Any, keys: int, turned_keys: int, turned_values: int,
+    queries: int, grads: int, deltas: Any, seen: Any, keys: int, transposed_keys: int, transposed_values: int,
     scores: int, changes: int, stride: int, width: int, statistics: int, results: int,
 ) -> None:  # fmt: skip
     """A block of rows of a head: scores := probabilities, changes := gradients of scores, results := of queries."""
@@ -216,15 +130,15 @@ def _pass_back(
         visible = seen[first + count - 1]
         columns = _rounded(visible, LANES)
         s, c = scores + 4 * first * stride, changes + 4 * first * stride
-        strip(queries + first * row, row, 4, width, turned_keys, 4 * stride, s, 4 * stride, columns, 0)
-        strip(grads + first * row, row, 4, width, turned_values, 4 * stride, c, 4 * stride, columns, 0)
+        _strip(queries + first * row, row, 4, width, transposed_keys, 4 * stride, s, 4 * stride, columns, 0)
+        _strip(grads + first * row, row, 4, width, transposed_values, 4 * stride, c, 4 * stride, columns, 0)
         for i in range(count):
             there = 4 * i * stride
-            _softmax_gradient(s + there, c + there, seen[first + i], statistics + 8 * (first + i), deltas[first + i])
-        strip(c, 4 * stride, 4, visible, keys, row, results + first * row, row, width, 0)
+            softmax_gradient(s + there, c + there, seen[first + i], statistics + 8 * (first + i), deltas[first + i])
+        _strip(c, 4 * stride, 4, visible, keys, row, results + first * row, row, width, 0)
 
 
-@part
+@device_function
 def _sum_over_rows(
     queries: int, grads: int, seen: Any, before: int, start: int, group: int,
     scores: int, changes: int, stride: int, width: int, key_sums: int, value_sums: int,
@@ -234,22 +148,22 @@ def _sum_over_rows(
     for first in range(0, seen[-1], ROWS):
         blind = max(0, (first - before) * group - start)  # so many rows see none of these keys
         there, count = 4 * (blind * stride + first), len(seen) - blind
-        strip(changes + there, 4, 4 * stride, count, queries + blind * row, row, key_sums + first * row, row, width, 1)
-        strip(scores + there, 4, 4 * stride, count, grads + blind * row, row, value_sums + first * row, row, width, 1)
+        _strip(changes + there, 4, 4 * stride, count, queries + blind * row, row, key_sums + first * row, row, width, 1)
+        _strip(scores + there, 4, 4 * stride, count, grads + blind * row, row, value_sums + first * row, row, width, 1)
 
 
 _NUMBERS = array(types.int64, 1)
 _VIEW = array(types.float32, 3, "A")
 
 
-@compiled(*[_VIEW] * 3, *[_NUMBERS] * 3, types.int64, types.float32, _VIEW, array(types.float32, 2))
+@kernel(*[_VIEW] * 3, *[_NUMBERS] * 3, types.int64, types.float32, _VIEW, array(types.float32, 2))
 def forward(
     query: Any,  # [T,H,D], rows of one piece
     key: Any,  # [T,K,D]
     value: Any,
-    keys: Any,  # int64 [sum of L], the tokens that the segments' queries see, own tokens last
-    ends: Any,  # int64 [S+1], where the tokens of each segment begin and end there
-    before: Any,  # int64 [S], how many of them all queries of the segment see
+    keys: Any,  # int64 [sum of L], the tokens that the segments' queries see, own ones last
+    ends: Any,  # int64 [S+1], offsets of the segments in `keys`
+    before: Any,  # int64 [S], how many of them all queries of a segment see
     most: int,  # tokens of any segment
     scaling: float,
     out: Any,  # [T,H,D]
@@ -260,7 +174,7 @@ def forward(
     one, done = np.float32(1.0), 0
     packed_keys, packed_values = np.zeros((2, kv_heads, room, width), np.float32)
     queries = np.zeros((kv_heads, _rounded(most * group, ROWS), width), np.float32)
-    turned_keys, scores = np.empty((width, stride), np.float32), np.empty((ROWS, stride), np.float32)
+    transposed_keys, scores = np.empty((width, stride), np.float32), np.empty((ROWS, stride), np.float32)
     seen = np.empty(most * group, np.int64)
     for segment in range(len(before)):
         tokens = keys[ends[segment] : ends[segment + 1]]
@@ -271,9 +185,9 @@ def forward(
         _move(query, own, group, queries, scaling, _PACK)
         _count_seen(before[segment], group, seen[:rows])
         for head in range(kv_heads):
-            _transpose(_address(packed_keys[head]), len(tokens), width, _address(turned_keys), stride)
+            _transpose(_address(packed_keys[head]), len(tokens), width, _address(transposed_keys), stride)
             _attend(
-                _address(queries[head]), seen[:rows], _address(turned_keys), _address(packed_values[head]),
+                _address(queries[head]), seen[:rows], _address(transposed_keys), _address(packed_values[head]),
                 _address(scores), stride, width, _address(statistics) + 8 * done,
             )  # fmt: skip
             for row in range(rows):
@@ -283,29 +197,18 @@ def forward(
         _move(out, own, group, queries, one, _UNPACK)
 
 
-@compiled(*[_VIEW] * 5, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_VIEW] * 3)
+@kernel(*[_VIEW] * 5, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_VIEW] * 3)
 def backward(
-    grad: Any,  # [T,H,D] of the output
-    query: Any,  # as in `forward`
-    key: Any,
-    value: Any,
-    out: Any,
-    statistics: Any,
-    keys: Any,
-    ends: Any,
-    before: Any,
-    most: int,
-    scaling: float,
-    grad_query: Any,  # [T,H,D]
-    grad_key: Any,  # [T,K,D] zeros
-    grad_value: Any,
-) -> None:
+    grad: Any, query: Any, key: Any, value: Any, out: Any, statistics: Any,  # grad [T,H,D]: of the output
+    keys: Any, ends: Any, before: Any, most: int, scaling: float,  # as in `forward`
+    grad_query: Any, grad_key: Any, grad_value: Any,  # [T,H,D], [T,K,D] zeros, [T,K,D] zeros
+) -> None:  # fmt: skip
     """Gradients of `forward`; those of shared keys add up in the order of segments."""
     kv_heads, group, width, stride, room = _sizes(query, key, most)
     one, done = np.float32(1.0), 0
     packed_keys, packed_values, key_sums, value_sums = np.zeros((4, kv_heads, room, width), np.float32)
     queries, grads, results = np.zeros((3, kv_heads, _rounded(most * group, _BLOCK), width), np.float32)
-    turned_keys, turned_values = np.empty((2, width, stride), np.float32)
+    transposed_keys, transposed_values = np.empty((2, width, stride), np.float32)
     scores, changes = np.empty((2, _BLOCK, stride), np.float32)
     seen, deltas = np.empty(most * group, np.int64), np.empty(most * group, np.float32)
     for segment in range(len(before)):
@@ -322,8 +225,8 @@ def backward(
         value_sums[:, : len(tokens)] = np.float32(0.0)
         for head in range(kv_heads):
             k, v, tk, tv = (
-                _address(packed_keys[head]), _address(packed_values[head]), _address(turned_keys),
-                _address(turned_values),
+                _address(packed_keys[head]), _address(packed_values[head]), _address(transposed_keys),
+                _address(transposed_values),
             )  # fmt: skip
             _transpose(k, len(tokens), width, tk, stride)
             _transpose(v, len(tokens), width, tv, stride)

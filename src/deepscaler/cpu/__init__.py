@@ -1,0 +1,37 @@
+"""Speed on CPU: `accelerate(model)`, operations with a torch reference beside each, and process-wide settings.
+
+Importing this package loads neither torch nor numba; numba is loaded by the first operation that runs a kernel.
+DEEPSCALER_CPU_ACCELERATION=0 switches all of it off: then plain torch computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from deepscaler.cpu.settings import available_cores, is_accelerated, keep_freed_memory, prepare
+
+__all__ = ["accelerate", "available_cores", "compile_kernels", "is_accelerated", "keep_freed_memory", "prepare"]
+
+
+def accelerate(model: Any) -> Any:
+    """Let the model's layers compute through this package; returns the model, whose modules and weights stay.
+
+    Called wherever a model is loaded or built. A model that is not in float32 on CPU stays as it is.
+    """
+    from deepscaler.cpu.dispatch import can_accelerate
+    from deepscaler.cpu.layers import use_fused_layers
+    from deepscaler.cpu.matmul import use_onednn
+
+    if can_accelerate(model.get_input_embeddings().weight):
+        use_onednn(model)
+        use_fused_layers(model)
+    return model
+
+
+def compile_kernels(say: Callable[[str], None]) -> None:
+    """Compile what is not on disk yet, so that nobody waits without a word and worker processes find it there."""
+    if is_accelerated():
+        from deepscaler.cpu.kernels import disk_cache
+
+        disk_cache.compile_all(say)
