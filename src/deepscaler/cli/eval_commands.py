@@ -118,15 +118,12 @@ def _held_out(a: EvalArguments, path: Path) -> int:
 
 
 def regrade(directory: Path, workers: int) -> int:
-    from deepscaler.config.models import GraderSection
     from deepscaler.evaluation.regrade import regrade as grade_again
     from deepscaler.evaluation.regrade import worded
     from deepscaler.evaluation.samples import read_results
-    from deepscaler.orchestration.evaluate import grader_settings, text_grader
+    from deepscaler.orchestration.evaluate import grader_settings, recorded_grader, text_grader
 
-    before = read_results(directory)["settings"].get("grader", {})  # its limits stay; its version does not
-    kept = {name: before[name] for name in GraderSection.model_fields.keys() & before.keys()}
-    section = GraderSection(**{**kept, "workers": workers})
+    section = recorded_grader(read_results(directory)["settings"], workers)  # its limits stay; its version does not
     with text_grader(section) as grader:
         regraded = grade_again(directory, grader, grader_settings(section))
     for line in worded(regraded.transitions):

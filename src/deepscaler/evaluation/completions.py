@@ -88,6 +88,6 @@ class Source(Protocol):
         ...
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """What it says about itself."""
+    def metadata(self) -> Mapping[str, Any]:
+        """What it says about itself, recorded with the result."""
         ...

@@ -69,12 +69,12 @@ def compute_results(
     settings: Mapping[str, Any],
     *,
     equal: Equal = same_answer,
-    **facts: Any,
+    **metadata: Any,
 ) -> Results:
     """All figures of a samples table. Fractions of 1, tokens, seconds; what is unknown is null.
 
     table: of `read_samples`, or without texts of `read_digested`, which needs a tenth of the memory.
-    facts: further entries at the top of results.json. Raises ValueError for a table without rows.
+    metadata: further entries at the top of results.json. Raises ValueError for a table without rows.
     """
     if not len(table):
         raise ValueError("there are no samples to compute results from")
@@ -88,7 +88,7 @@ def compute_results(
         estimates[samples.name] = e
         benchmarks[samples.name] = _benchmark(samples, e, settings, equal)
     average = combine_sets(list(estimates.values()))
-    content = {"benchmarks": benchmarks, "average": estimate_json(average), "settings": dict(settings), **facts}
+    content = {"benchmarks": benchmarks, "average": estimate_json(average), "settings": dict(settings), **metadata}
     return Results(estimates, average, content)
 
 

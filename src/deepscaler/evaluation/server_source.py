@@ -16,14 +16,18 @@ from deepscaler.types import RunError
 class ServerSource:
     """Completions of an OpenAI-compatible server, which applies the chat template itself.
 
-    found: what probing it showed. facts: what it says about the model.
+    found: what probing it showed. metadata: what it says about the model.
     """
 
     def __init__(
-        self, client: OpenAIClient, instruction: str, found: Sequence[str] = (), facts: Mapping[str, Any] | None = None
+        self,
+        client: OpenAIClient,
+        instruction: str,
+        found: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._client, self._found = client, list(found)
-        self.facts: Mapping[str, Any] = facts or {}
+        self.metadata: Mapping[str, Any] = metadata or {}
         self._instruction = instruction
         self._watch = ReplyWatch(client)
 

@@ -58,7 +58,7 @@ class EngineSource:
         return []
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {}
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 
 from deepscaler.config import Recipe, recipe_hash
+from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.stopping import all_stop_ids
-from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
+from deepscaler.data.templates import TemplateFingerprint, decoder, render_prompt, template_fingerprint
+from deepscaler.model_directory import stopping_fingerprint
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import storage_fault
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.orchestration.embedded import stopping_facts
-from deepscaler.orchestration.engines import torch_facts
+from deepscaler.orchestration.engines import engine_fingerprint
 from deepscaler.orchestration.evaluate import sampling_params
 from deepscaler.orchestration.inputs import inputs_of
 from deepscaler.orchestration.lengths import longest_sequences, too_long
@@ -31,7 +32,7 @@ from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team
 from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts
-from deepscaler.orchestration.validation import Validation, evaluation_recipe, write_held_out
+from deepscaler.orchestration.validation import Validation, write_held_out
 from deepscaler.positions import model_context
 from deepscaler.rewards.pool import GraderPool
 from deepscaler.rewards.process import Limits
@@ -80,7 +81,7 @@ def open_run(
         )
 
     model = load(torch.float32)
-    template = template_facts(tokenizer)
+    template = template_fingerprint(tokenizer)
     if template.depends_on_date:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
     configured = stop_token_ids(model, tokenizer)
@@ -127,8 +128,8 @@ def open_run(
             )
             if training.validation.sets:
                 decode = decoder(tokenizer, stop_ids, recipe.rollout.stop)
-                facts = stopping_facts(tokenizer, configured, model.config.vocab_size)
-                run.validation = _validation(run, training, fleet, grader, template, decode, facts)
+                stopping = stopping_fingerprint(tokenizer, configured, model.config.vocab_size)
+                run.validation = _validation(run, training, fleet, grader, template, decode, stopping)
             if newest is not None:
                 restore(run, newest)
             else:
@@ -166,12 +167,12 @@ def _validation(
     training: TrainingData,
     fleet: LocalFleet,
     grader: GraderPool,
-    template: TemplateFacts,
+    template: TemplateFingerprint,
     decode: Callable[[Any], str],
-    facts: Mapping[str, Any],
+    stopping: Mapping[str, Any],
 ) -> Validation:
     """What evaluates inside the run: its engine, its grader, the problems that training leaves alone."""
-    asked = evaluation_recipe(run.recipe, tuple(training.validation.sets))
+    asked = evaluation_recipe(run.recipe, tuple(training.validation.sets), inside_training=True)
     directory = run.directory.path / "evaluations"
     write_held_out(directory, training.validation, training.left_out, len(training.problems))
     return Validation(
@@ -179,7 +180,7 @@ def _validation(
         datasets=training.validation,
         source=fleet.source(sampling_params(asked), decode),
         grader=grader,
-        engine={**torch_facts(run.recipe.model.dtype, pick_device().type), **facts},
+        engine=engine_fingerprint("torch", run.recipe.model.dtype, pick_device().type, stopping),
         template=template,
         directory=directory,
         progress=run.progress,

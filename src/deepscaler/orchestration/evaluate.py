@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSection, SuiteSection, settings_of
+from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.models import GraderSection
+from deepscaler.config.setting import values_shaping
 from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
@@ -20,17 +21,12 @@ from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
-from deepscaler.evaluation.store import SampleStore, settings_hash
+from deepscaler.evaluation.store import SampleStore
+from deepscaler.json_text import canonical_digest
+from deepscaler.model_directory import ModelDirectory, device_metadata, open_model
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory
-from deepscaler.orchestration.embedded import (
-    ModelFiles,
-    check_context,
-    device_facts,
-    files_sha256,
-    open_model,
-)
 from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
@@ -44,8 +40,15 @@ GRADER_VERSIONS = {"deepscaler": math_reward.GRADER_VERSION, "string": string_ma
 
 
 def grader_settings(section: GraderSection) -> Settings:
-    """What shapes a verdict."""
-    return {"version": GRADER_VERSIONS[section.profile], **section.model_dump(mode="json", exclude={"workers"})}
+    """What shapes a verdict: the grader's version and those of its settings that do."""
+    return {"version": GRADER_VERSIONS[section.profile], **values_shaping(section, "verdict")}
+
+
+def recorded_grader(settings: Mapping[str, Any], workers: int) -> GraderSection:
+    """The grader of an evaluation's settings: what shaped its verdicts, with this many processes."""
+    recorded = settings.get("grader", {})
+    kept = {name: recorded[name] for name in values_shaping(GraderSection(), "verdict") if name in recorded}
+    return GraderSection(**kept, workers=workers)
 
 
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:
@@ -98,12 +101,8 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     is not installed.
     """
     engine = ENGINES[job.recipe.engine.kind]
-    files = open_model(model, job.recipe.engine)
-    settings = job.settings(
-        {"sha256": files_sha256(files.directory)},
-        engine.facts(files),
-        asdict(files.template),
-    )
+    files = open_model(model, job.recipe.engine.dtype)
+    settings = job.settings({"sha256": files.sha256()}, engine.fingerprint(files), asdict(files.template))
     return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
 
 
@@ -128,29 +127,9 @@ def evaluate_directory(
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
     datasets = held_out_sets(recipe, limit=limit)
-    asked = held_out_recipe(recipe, tuple(datasets.sets), limit)
+    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit)
     progress.message(announced(datasets, asked))
     return evaluate_model(model_path, Job(asked, datasets, out, progress))
-
-
-def held_out_recipe(recipe: Recipe, names: tuple[str, ...], limit: int | None) -> EvalRecipe:
-    """A training recipe's [evaluation] as the recipe of an evaluation of these sets."""
-    section = recipe.evaluation
-    shared = ("num_samples", "temperature", "top_p", "top_k", "max_completion_tokens")
-    return EvalRecipe(
-        name=recipe.name,
-        seed=recipe.seed,
-        suite=SuiteSection(benchmarks=names, limit=limit, instruction=recipe.data.instruction),
-        sampling=SamplingSection(
-            **section.model_dump(include=set(shared)),
-            stop_token_ids=recipe.rollout.stop_token_ids,
-            stop=recipe.rollout.stop,
-        ),
-        engine=EngineSection(
-            dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
-        ),
-        grader=recipe.grader,
-    )
 
 
 def text_grader(section: GraderSection) -> GraderPool:
@@ -163,10 +142,10 @@ def text_grader(section: GraderSection) -> GraderPool:
 
 
 @contextmanager
-def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
+def _engine_source(files: ModelDirectory, job: Job) -> Iterator[Source]:
     instruction = job.recipe.suite.instruction
     prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
-    check_context(files, list(prompts.values()), job.params)
+    files.check_context(list(prompts.values()), job.params.max_completion_tokens)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
     open_engine = ENGINES[job.recipe.engine.kind].open
     with open_engine(files, job.recipe.engine, capacity=capacity, params=job.params) as (sampler, decode):
@@ -178,12 +157,12 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
     from deepscaler.evaluation.server_source import ServerSource
     from deepscaler.rollout.openai_probe import check_server, probe_sampling
 
-    facts = check_server(client)
+    metadata = check_server(client)
     first = next(iter(job.plan.problems.values()))
     found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
     for text in found:
         job.progress.warning(text)
-    yield ServerSource(client, job.recipe.suite.instruction, found, facts)
+    yield ServerSource(client, job.recipe.suite.instruction, found, metadata)
 
 
 def _evaluate(
@@ -201,20 +180,20 @@ def run_job(
     grader: ManyGrader,
     *,
     model: Mapping[str, Any],
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Results:
     """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json.
 
-    model: what the model is called, beside what the settings know of it. facts: further entries of results.json.
+    model: the model's name, beside its digest in the settings. metadata: further entries of results.json.
     """
     started, plan = time.time(), job.plan
     with _new_store(job.out, settings) as store:
         before = len(store)
         _say_what_is_there(job, store)
         content: dict[str, Any] = {
-            **(facts or {}),
+            **(metadata or {}),
             "settings": {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}},
-            "settings_sha256": settings_hash(settings),
+            "settings_sha256": canonical_digest(settings),
             "warnings": list(job.datasets.warnings),
         }
 
@@ -229,7 +208,7 @@ def run_job(
                 with open_source() as source:
                     session(source)
                     content["warnings"] += source.warnings()
-                    content["server"] = source.facts
+                    content["server"] = source.metadata
         except (KeyboardInterrupt, RunError):
             if len(store):
                 path = finish_partial(store, plan, content)
@@ -237,7 +216,7 @@ def run_job(
                     f"{len(store)} of {counted(plan.num_completions, 'sample')} are kept; Pass@1 so far: {path}"
                 )
             raise
-        content["run"] = _run_facts(started, before, job)
+        content["run"] = _run_metadata(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
         results = finish(store, plan, content)
     job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
@@ -267,7 +246,7 @@ def _say_what_is_there(job: Job, store: SampleStore) -> None:
         job.progress.message(f"{len(store)} of {counted(job.plan.num_completions, 'sample')} are there already")
 
 
-def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:
+def _run_metadata(started: float, before: int, job: Job) -> dict[str, Any]:
     """Of the process that finished the evaluation; `resumed_samples` were made by earlier ones."""
     return {
         "started": started,
@@ -275,7 +254,7 @@ def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:
         "resumed_samples": before,
         "new_samples": job.plan.num_completions - before,
         "concurrency": job.recipe.client.concurrency,
-        "hardware": {**hardware(), **device_facts()},
+        "hardware": {**hardware(), **device_metadata()},
         "versions": package_versions(),
         "git_commit": git_commit(),
     }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.config import Recipe, changed_keys, recipe_hash
-from deepscaler.config.resume import changed_rounding, value_of
+from deepscaler.config import Recipe, changed_settings, recipe_hash
+from deepscaler.config.resume import changed_rounding
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
@@ -73,8 +73,7 @@ def check_directory(recipe: Recipe, path: Path) -> None:
     if not steps and (trained := _steps_trained(path)):
         raise ValueError(
             f"{path} holds {counted(trained, 'step')} of training but no checkpoint in {path / 'checkpoints'}, so it "
-            "cannot go "
-            "on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
+            "cannot go on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
         )
 
 
@@ -187,11 +186,10 @@ def _continue_stream(run: Run, state: dict[str, Any]) -> None:
 
 
 def _refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
-    now = recipe.model_dump(mode="json")
-    changed = changed_keys(stored, now)
+    changed = changed_settings(stored, recipe.model_dump(mode="json"))
     if not changed:
         return
-    shown = ", ".join(f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in changed[:SHOWN_KEYS])
+    shown = ", ".join(f"{one.key} ({one.before} -> {one.after})" for one in changed[:SHOWN_KEYS])
     more = f" and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
     raise ValueError(
         f"{path} was started with other settings: {shown}{more}. Give it the settings it was started with, or "
@@ -207,9 +205,8 @@ def _ways(path: Path) -> str:
 
 
 def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> None:
-    now = run.recipe.model_dump(mode="json")
-    keys = [key for key in changed_rounding(stored, now) if key != "training.processes"]
-    changes = [f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in keys]
+    changed = changed_rounding(stored, run.recipe.model_dump(mode="json"))
+    changes = [f"{one.key} ({one.before} -> {one.after})" for one in changed if one.key != "training.processes"]
     if num_processes != run.num_processes:
         changes.append(f"processes ({num_processes} -> {run.num_processes}; training.processes)")
     if changes:

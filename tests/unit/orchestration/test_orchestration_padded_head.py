@@ -10,8 +10,9 @@ import pytest
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.head import forbidden_ids
+from deepscaler.model_directory import open_model
 from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.embedded import embedded_team, open_model
+from deepscaler.orchestration.embedded import embedded_team
 from deepscaler.orchestration.progress import Progress
 from deepscaler.serve.server import ServeOptions, open_service
 from deepscaler.training.model import load_model, load_tokenizer
@@ -54,8 +55,8 @@ def test_training_samples_tokens_only(padded, tmp_path, dtype):
 
 def test_evaluation_and_serving_do_as_well(padded):
     count = len(load_tokenizer(padded))
-    files, params = open_model(padded, EngineSection(processes=1)), SamplingParams(40, seed=1, stop=("1",))
-    assert files.facts() == {"num_forbidden_ids": PADDING}
+    files, params = open_model(padded, "auto"), SamplingParams(40, seed=1, stop=("1",))
+    assert files.stopping_fingerprint() == {"num_forbidden_ids": PADDING}
     prompt = files.tokenizer("12", return_tensors="np").input_ids[0].astype("int32")
     with embedded_team(files, EngineSection(processes=1), capacity=80, params=params) as (team, decode):
         rollouts = list(team.generate([Request("a", prompt, 32)], params))
