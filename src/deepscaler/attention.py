@@ -74,7 +74,7 @@ class PackedAttention:
     """Several sequences in one row, none of which sees another, except that they may share their beginning.
 
     The row consists of segments of the given `lengths`. A sequence is a tuple of segment indices, in order: two
-    completions of one prompt are (0, 1) and (0, 2), and the prompt stands in the row once. Without `sequences` every
+    completions of one prompt are (0, 1) and (0, 2), and the prompt is in the row once. Without `sequences` every
     segment is one. On CPU it is a loop over the sequences (training/cpu_attention.py has a faster one for float32); on
     CUDA in half precision torch's variable-length flash attention does the whole row at once.
     """

@@ -49,7 +49,7 @@ def _check(a: EvalArguments) -> None:
     if a.endpoint is not None and a.served_model is None:
         raise ValueError("--endpoint needs --model NAME, the name the server knows the model by")
     if a.endpoint is None and a.served_model is not None:
-        raise ValueError("--model names a model of --endpoint; a directory or hub id stands without it")
+        raise ValueError("--model names a model of --endpoint; give a directory or hub id without --model")
     if a.endpoint is not None and a.engine is not None:
         raise ValueError(f"--engine {a.engine} is for a model evaluated in this process; a server has its own")
     for flag, value in (("--concurrency", a.concurrency), ("--api-key-env", a.api_key_env)):

@@ -121,7 +121,7 @@ def _print_comparisons(answer: str, references: Sequence[str], profile: str, tol
 
 
 def _shown(text: str) -> str:
-    """For a terminal: on one line, without control characters or broken Unicode, cut when very long."""
+    """For a terminal: on one line, without control characters or broken Unicode, truncated when very long."""
     kept = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({counted(len(text), 'character')})"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in kept)
 

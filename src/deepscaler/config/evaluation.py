@@ -44,7 +44,7 @@ class SamplingSection(Section):
         (), shapes="samples", doc="tokens that end a completion, beside EOS and the chat template's end of a turn"
     )
     stop: tuple[StopString, ...] = setting(
-        (), shapes="samples", doc="texts that end a completion and are cut from what is graded"
+        (), shapes="samples", doc="texts that end a completion and are removed before grading"
     )
 
 

@@ -75,7 +75,7 @@ class Layers:
         self.origins = {**{k: o for k, o in below.origins.items() if o == origin}, **origins}
 
     def origin(self, key: str) -> str:
-        """Where a leaf came from; `default` when nobody set it."""
+        """The origin of a leaf; `default` when nothing set it."""
         return self.origins.get(key, ORIGIN_DEFAULT)
 
     def place(self, key: str, otherwise: str) -> str:
@@ -86,7 +86,7 @@ class Layers:
 
 
 def _index(target: Any, part: str, above: list[str], text: str) -> Any:
-    """The table key or array index that `part` stands for."""
+    """The table key or array index that `part` names."""
     if isinstance(target, dict):
         return part
     name = ".".join(above)

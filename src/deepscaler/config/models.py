@@ -59,7 +59,9 @@ class SftSection(Section):
     muon_learning_rate: float = setting(0.01, shapes="base", doc="Muon, for matrices", gt=0)
     adamw_learning_rate: float = setting(0.005, shapes="base", doc="AdamW, for embeddings, norms and the head", gt=0)
     warmup_steps: int = setting(20, unit="updates", shapes="base", doc="linear warm-up", ge=0)
-    max_solution_tokens: int = setting(512, unit="tokens", shapes="base", doc="longer worked solutions are cut", gt=0)
+    max_solution_tokens: int = setting(
+        512, unit="tokens", shapes="base", doc="longer worked solutions are truncated", gt=0
+    )
     spelled_frac: float = setting(0.3, shapes="base", doc="share of steps spelled out digit by digit", ge=0, le=1)
     slip_frac: float = setting(0.05, shapes="base", doc="probability that a leapt step holds a slip", ge=0, le=1)
     repair_frac: float = setting(
@@ -153,7 +155,7 @@ class RolloutSection(Section):
         doc="tokens that end a completion, beside EOS and the chat template's end of a turn; in evaluations as well",
     )
     stop: tuple[StopString, ...] = setting(
-        (), shapes="samples", doc="texts that end a completion and are cut from what is graded; in evaluations as well"
+        (), shapes="samples", doc="texts that end a completion and are removed before grading; in evaluations as well"
     )
 
 
@@ -255,7 +257,7 @@ class AlgorithmSection(Section):
     truncated: Literal["train", "mask", "soft_penalty"] = setting(
         "train",
         shapes="update",
-        doc="completions cut at the budget: train on reward 0, mask, or a soft overlong penalty",
+        doc="completions truncated at the budget: train on reward 0, mask, or a soft overlong penalty",
     )
     soft_penalty_tokens: int = setting(
         0,
@@ -343,7 +345,7 @@ class EvaluationSection(Section):
     top_k: int = setting(0, shapes="nothing", doc="0 = off", ge=0)
     max_completion_tokens: int = setting(32768, unit="tokens", shapes="nothing", doc="completion budget", gt=0)
     every_steps: int = setting(
-        0, unit="steps", shapes="nothing", doc="evaluate inside training so often; 0 = only at stage ends", ge=0
+        0, unit="steps", shapes="nothing", doc="steps between evaluations inside training; 0 = only at stage ends", ge=0
     )
     num_problems: int = setting(
         100, unit="problems", shapes="base", doc="synthetic only: problems per held-out set", gt=0

@@ -165,9 +165,8 @@ def compare_sides(before: Side, after: Side, *, common: bool = False) -> Compari
         unpaired, shared = _match(name, before, after)
         if len(unpaired) and not common:
             raise ValueError(
-                f"set {name}: {counted(len(unpaired), 'problem')} cannot be paired: {unpaired.words()}. Evaluate "
-                "both on the same "
-                "problems, or compare the shared ones with --common"
+                f"set {name}: {counted(len(unpaired), 'problem')} cannot be paired: {unpaired.words()}. Evaluate both "
+                "on the same problems, or compare the shared ones with --common"
             )
         if shared:
             paired[name] = _compare(name, before, after, shared, unpaired)

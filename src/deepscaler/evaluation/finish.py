@@ -96,7 +96,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def finish(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Results:
-    """Write samples.parquet and problems.jsonl, then results.json: where the latter stands, the evaluation is whole.
+    """Write samples.parquet and problems.jsonl, then results.json, which marks a complete evaluation.
 
     metadata: `settings`, and what results.json holds besides the figures.
     """

@@ -38,7 +38,7 @@ class GradingLine:
         self._thread.start()
 
     def submit(self, completion: Completion, problem: Problem) -> None:
-        """A completion cut at its budget is `truncated`, whatever its text holds."""
+        """A completion that reached its budget is `truncated`, whatever its text holds."""
         self._under_way += 1
         if completion.finish_reason is FinishReason.LENGTH:
             self._verdicts.put((completion.key, TRUNCATED))

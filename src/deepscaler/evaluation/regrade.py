@@ -1,4 +1,4 @@
-"""Stored completions graded anew; what changed is written down beside the old figures, which are kept."""
+"""Stored completions graded again; the changes are recorded, and the old figures kept."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ def _regrade(
 def graded(
     rows: Iterable[dict[str, Any]], grader: ManyGrader, prefilled: bool
 ) -> Iterator[tuple[dict[str, Any], Verdict]]:
-    """Every row with its verdict, in order, a batch in memory at a time. What was cut at its budget is `truncated`."""
+    """Every row with its verdict, in order, a batch in memory at a time. One that reached its budget is `truncated`."""
     stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
-        cut = [row["finish_reason"] == FinishReason.LENGTH.value for row in batch]
+        truncated = [row["finish_reason"] == FinishReason.LENGTH.value for row in batch]
         items = [
             Item(row["completion"], row["references"], prefilled, row["tolerance"])
-            for row, is_cut in zip(batch, cut, strict=True)
-            if not is_cut
+            for row, is_truncated in zip(batch, truncated, strict=True)
+            if not is_truncated
         ]
         verdicts = iter(grader.grade_many(items))
-        for row, is_cut in zip(batch, cut, strict=True):
-            yield row, TRUNCATED if is_cut else next(verdicts)
+        for row, is_truncated in zip(batch, truncated, strict=True):
+            yield row, TRUNCATED if is_truncated else next(verdicts)
 
 
 def worded(transitions: Counter[tuple[str, str]]) -> list[str]:

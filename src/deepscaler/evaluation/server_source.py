@@ -34,7 +34,7 @@ class ServerSource:
     def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
         """First samples of all problems first, so that the running estimate is of the whole suite.
 
-        Raises RunError at the end when some samples could not be had.
+        Raises RunError at the end when some samples could not be obtained.
         """
         seed = self._client.params.seed
         asks = (self._ask(plan, key, seed) for key in sorted(wanted, key=lambda k: k.sample_index))
@@ -49,8 +49,8 @@ class ServerSource:
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(
-                f"{counted(len(self._client.unfinished), 'sample')} could not be had, the first of them {key}: {why}. "
-                "All others are kept; the same command asks for the missing ones again"
+                f"{counted(len(self._client.unfinished), 'sample')} could not be obtained, the first of them {key}: "
+                f"{why}. All others are kept; the same command asks for the missing ones again"
             )
 
     def _ask(self, plan: Plan, key: Key, seed: int) -> Ask:

@@ -165,12 +165,12 @@ def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
     changes = differences(stored.get("settings", {}), settings)
     journal = directory / JOURNAL / "completions.jsonl"
     if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
-        _write_settings(directory, settings)  # an evaluation that never got a sample binds nobody
+        _write_settings(directory, settings)  # an evaluation without a sample may be made with any settings
     elif changes:
         shown = "; ".join(change.words() for change in changes[:MAX_SHOWN])
         shown += f"; and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
         regrade = (
-            f", or `deepscaler regrade {directory}` to grade the stored completions anew"
+            f", or `deepscaler regrade {directory}` to grade the stored completions again"
             if all(change.key.startswith("grader.") for change in changes)
             else ""
         )

@@ -159,7 +159,7 @@ def zero_learning_rate(seen: Seen) -> bool:
 
 
 def weights_unchanged(seen: Seen) -> bool:
-    """The updates of the step were applied, and what is published is what was published before."""
+    """The updates of the step were applied, and the published weights are those published before."""
     return _learned(seen.now) and bool(seen.before) and seen.before[-1].weights == seen.now.weights
 
 

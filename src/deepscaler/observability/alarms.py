@@ -90,7 +90,7 @@ class Alarms:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What a checkpoint of an earlier version lacks is learned anew."""
+        """State that a checkpoint of an earlier version lacks is learned again."""
         self._held = dict(state["held"])
         self._before = [StepFacts(**facts) for facts in state.get("steps", [])]
         self._first_mismatches = list(state.get("first_mismatches", []))

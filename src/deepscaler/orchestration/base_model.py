@@ -51,7 +51,7 @@ def ensure_base(recipe: Recipe, progress: Progress, out: Path | None = None) -> 
         _train_base(recipe, recipe.sft, directory, progress)
     record = read_json(directory / RECORD_FILE) or {}
     if "seconds" not in record:
-        raise ValueError(f"{directory / RECORD_FILE} is damaged: no field seconds; remove {directory} to make it anew")
+        raise ValueError(f"{directory / RECORD_FILE} is damaged: no field seconds; remove {directory} to make it again")
     made = "made earlier" if reused else "made"
     progress.message(f"base model {directory} ({made} in {record['seconds']:.0f} s)")
     return directory, record, reused

@@ -10,7 +10,7 @@ SOURCES = ("compiled/pass_kernels.py", "rollout/kernels.py", "training/attention
 
 
 def compile_once(say: Callable[[str], None]) -> None:
-    """Compile what is not on disk yet, so that nobody waits without a word and worker processes find it there.
+    """Compile what is not on disk yet, so that nobody waits without a message and worker processes find it there.
 
     Without numba nothing happens; every place that would use a compiled function has another way.
     """

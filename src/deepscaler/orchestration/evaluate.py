@@ -182,7 +182,7 @@ def run_job(
     model: Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json.
+    """Generate what is missing, grade, write the files. An interrupted evaluation leaves results.partial.json.
 
     model: the model's name, beside its digest in the settings. metadata: further entries of results.json.
     """

@@ -12,7 +12,7 @@ from deepscaler.json_text import canonical_digest, parse_json
 from deepscaler.observability.run_directory import read_json
 from deepscaler.weights import weights_digest
 
-# What saving a model writes anew and no computation reads.
+# Fields that saving a model changes and no computation reads.
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _WORDS = {
     "weights": "the base model's weights",

@@ -71,7 +71,7 @@ class Progress:
         self.message(f"warning: {text}")
 
     def update(self, text: str, *, force: bool = False) -> None:
-        """The current state; written only so often, so that logs stay readable."""
+        """The current state; written at intervals, so that logs stay readable."""
         if not force and not self.due():
             return
         self._last_write = time.monotonic()
@@ -111,7 +111,7 @@ class Progress:
             )
 
     def session(self, state: State) -> None:
-        """Where an evaluation with a store stands: samples, rate, tokens, score so far, time left.
+        """State of an evaluation with a store: samples, rate, tokens, score so far, time left.
 
         The first to finish are short, and short ones are right more often: a count says so better than a share. Pass@1
         and its interval come when every problem has an answer.

@@ -106,7 +106,7 @@ def check_continues(
 
 
 def restore(run: Run, found: Checkpoint) -> None:
-    """Go on with a run in its own directory, after `check_continues`; says what is no longer as it was."""
+    """Go on with a run in its own directory, after `check_continues`; reports what changed."""
     run.load(found.path, found.state)
     _say_rounding(run, read_json(found.path / RECIPE_FILE) or {}, found.state["num_processes"])
     damaged = [*found.passed_over, *run.directory.check_records(found.path)]
@@ -179,7 +179,7 @@ def _continue_stream(run: Run, state: dict[str, Any]) -> None:
     try:
         run.stream.check_problems(state)
     except ValueError:
-        run.progress.message("note: other training problems than in that run, so their order begins anew")
+        run.progress.message("note: other training problems than in that run, so their order starts again")
         run.stream.begin_stage(stage, reshuffle=True)
         return
     run.stream.continue_from(state, stage)
