@@ -103,7 +103,16 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     engine = ENGINES[job.recipe.engine.kind]
     files = open_model(model, job.recipe.engine.dtype)
     settings = job.settings({"sha256": files.sha256()}, engine.fingerprint(files), asdict(files.template))
-    return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
+    prefilled = files.template.thinking_prefilled
+    with text_grader(job.recipe.grader) as grader:
+        return run_job(
+            job,
+            settings,
+            lambda: _engine_source(files, job),
+            grader,
+            model={"name": str(model)},
+            thinking_prefilled=prefilled,
+        )
 
 
 def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
@@ -119,7 +128,8 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
         {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
         {"sha256": None, "thinking_prefilled": False},  # the server applies its own
     )
-    return _evaluate(job, settings, {}, lambda: _server_source(client, job))
+    with text_grader(job.recipe.grader) as grader:
+        return run_job(job, settings, lambda: _server_source(client, job), grader, model={}, thinking_prefilled=False)
 
 
 def evaluate_directory(
@@ -165,14 +175,6 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
     yield ServerSource(client, job.recipe.suite.instruction, found, metadata)
 
 
-def _evaluate(
-    job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
-) -> Results:
-    """`run_job` with a grader of its own."""
-    with text_grader(job.recipe.grader) as grader:
-        return run_job(job, settings, open_source, grader, model=model)
-
-
 def run_job(
     job: Job,
     settings: Settings,
@@ -180,11 +182,13 @@ def run_job(
     grader: ManyGrader,
     *,
     model: Mapping[str, Any],
+    thinking_prefilled: bool,
     metadata: Mapping[str, Any] | None = None,
 ) -> Results:
     """Generate what is missing, grade, write the files. An interrupted evaluation leaves results.partial.json.
 
-    model: the model's name, beside its digest in the settings. metadata: further entries of results.json.
+    model: the model's name, beside its digest in the settings. thinking_prefilled: whether the prompt opens `<think>`.
+    metadata: further entries of results.json.
     """
     started, plan = time.time(), job.plan
     with _new_store(job.out, settings) as store:
@@ -198,8 +202,7 @@ def run_job(
         }
 
         def session(source: Source | None) -> None:
-            prefilled = settings["template"]["thinking_prefilled"]
-            run_session(plan, source, grader, store, thinking_prefilled=prefilled, show=job.progress.session)
+            run_session(plan, source, grader, store, thinking_prefilled=thinking_prefilled, show=job.progress.session)
 
         try:
             if before == plan.num_completions:  # nothing to generate: no weights to load, no server to ask

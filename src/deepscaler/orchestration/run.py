@@ -115,7 +115,7 @@ class Run:
             self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, stage.name, collected.sampled, self.decode_prompt)
         self.directory.log_step(self.step, metrics)
-        self.progress.end_step(self.step, metrics)
+        self.progress.end_step(self.step, stats, clock.seconds("sample"))
         self._raise_alarms(facts)
         return self.curriculum.observe(_observation(self.step, stats))
 

@@ -63,6 +63,7 @@ class Validation:
                 lambda: nullcontext(self.source),
                 self.grader,
                 model={"name": f"{self.recipe.name}, step {step}"},
+                thinking_prefilled=self.template.thinking_prefilled,
                 metadata={
                     "inside_training": {"step": step, "stage": stage, "test_sets": tests, "chooses_checkpoint": False}
                 },
