@@ -87,7 +87,7 @@ class ModelDirectory:
         context, longest = self.context, max(map(len, prompts))
         if longest + max_completion_tokens > context:
             raise ModelError(
-                f"a budget of {counted(max_completion_tokens, 'token')} exceeds the model's context: {self.path} takes "
+                f"a budget of {counted(max_completion_tokens, 'token')} above the model's context: {self.path} takes "
                 f"{counted(context, 'token')}, the longest prompt has {longest}; give --max-tokens "
                 f"{max(1, context - longest)} or fewer"
             )
