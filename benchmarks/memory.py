@@ -27,7 +27,7 @@ from deepscaler.attention import NAME, forward_hidden
 from deepscaler.config import memory
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.learner import enable_checkpointing
+from deepscaler.training.replica import enable_checkpointing
 from deepscaler.training.packing import pack
 from deepscaler.types import TrainSample
 

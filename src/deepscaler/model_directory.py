@@ -73,10 +73,13 @@ class ModelDirectory:
         configured = stop_token_ids_of(self.path, self.tokenizer)
         return stopping_fingerprint(self.tokenizer, configured, self.config.vocab_size)
 
-    def load(self, longest: int) -> Any:
-        """The model with its weights. longest: tokens of the longest sequence that it will see. Raises ModelError."""
-        dtype = DTYPES[self.dtype]
-        return load_model(self.path, dtype=dtype, device=self.device, tokenizer=self.tokenizer, longest=longest)
+    def load(self, longest: int, dtype: torch.dtype | None = None) -> Any:
+        """The model with its weights, in `dtype` if given instead of the directory's own. Raises ModelError.
+
+        longest: tokens of the longest sequence that it will see.
+        """
+        chosen = dtype or DTYPES[self.dtype]
+        return load_model(self.path, dtype=chosen, device=self.device, tokenizer=self.tokenizer, longest=longest)
 
     def slots(self, *, capacity: int, most: int) -> int:
         """Sequences of `capacity` tokens decoded at once, at most `most`. Raises ValueError when not even one fits."""
@@ -102,12 +105,12 @@ class ModelDirectory:
         return digest.hexdigest()
 
 
-def open_model(path: str | Path, dtype: str) -> ModelDirectory:
-    """Open a model directory or hub id. dtype: `float32`, `bfloat16` or `auto`.
+def open_model(path: str | Path, dtype: str, revision: str | None = None) -> ModelDirectory:
+    """Open a model directory or hub id. dtype: `float32`, `bfloat16` or `auto`. revision: of a hub id.
 
     Raises ModelError for a directory that cannot be used, one without chat template among them.
     """
-    directory = resolve_model(path)
+    directory = resolve_model(path, revision)
     config = checked_config(directory)
     tokenizer = load_tokenizer(directory)
     device = pick_device()

@@ -132,6 +132,12 @@ class DataSection(Section):
 
 
 class RolloutSection(Section):
+    engine: Literal["torch", "vllm"] = setting(
+        "torch",
+        shapes="samples",
+        added=True,
+        doc="torch = this program's own; vllm, where it is installed, has a copy of the weights",
+    )
     prompts_per_step: int = setting(unit="prompts", shapes="samples", doc="groups per step", gt=0)
     group_size: int = setting(
         unit="completions", shapes="samples", doc="completions per prompt; a stage may override it", gt=1
@@ -156,6 +162,14 @@ class RolloutSection(Section):
     )
     stop: tuple[StopString, ...] = setting(
         (), shapes="samples", doc="texts that end a completion and are removed before grading; in evaluations as well"
+    )
+
+
+class ClusterSection(Section):
+    """Where a run's workers are."""
+
+    kind: Literal["local"] = setting(
+        "local", shapes="update", compared="rounding", added=True, doc="local = this machine"
     )
 
 
@@ -417,6 +431,7 @@ class Recipe(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
+    cluster: ClusterSection = ClusterSection()
     grader: GraderSection = GraderSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()

@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from deepscaler.config.models import Recipe
 from deepscaler.config.schema import all_settings
-from deepscaler.config.setting import compared_of, shapes_of
-from deepscaler.json_text import Difference, canonical_digest, differences, flattened
+from deepscaler.config.setting import compared_of, counts_as_absent, shapes_of
+from deepscaler.json_text import ABSENT, Difference, canonical_digest, differences, flattened
 
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 (hex) over canonical JSON of every setting that may not change when a run goes on."""
-    return canonical_digest({k: v for k, v in flattened(recipe.model_dump(mode="json")) if not may_change(k)})
+    leaves = flattened(recipe.model_dump(mode="json"))
+    return canonical_digest({k: v for k, v in leaves if not may_change(k) and not _says_nothing(k, v)})
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
@@ -25,12 +28,12 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Dif
 
     old, new: `recipe.model_dump(mode="json")`, as kept in a run's recipe.json.
     """
-    return [changed for changed in differences(old, new) if not may_change(changed.key)]
+    return [changed for changed in _differences(old, new) if not may_change(changed.key)]
 
 
 def changed_rounding(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
     """What differs and changes the order in which sums are rounded, and nothing else."""
-    return [changed for changed in differences(old, new) if resume_rule(changed.key) == "rounding"]
+    return [changed for changed in _differences(old, new) if resume_rule(changed.key) == "rounding"]
 
 
 def may_change(key: str) -> bool:
@@ -43,12 +46,27 @@ def resume_rule(key: str) -> str:
 
     What no setting declares, such as a key of an older version, is compared by value.
     """
-    return _rules().get(".".join(part for part in key.split(".") if not part.isdecimal()), "value")
+    field = _field(key)
+    if field is None:
+        return "value"
+    return "nothing" if shapes_of(field) == "nothing" else compared_of(field)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    found = differences(old, new)
+    return [one for one in found if one.before is not ABSENT or not _says_nothing(one.key, one.after)]
+
+
+def _says_nothing(key: str, value: object) -> bool:
+    field = _field(key)
+    return field is not None and counts_as_absent(field, value)
+
+
+def _field(key: str) -> FieldInfo | None:
+    return _fields().get(".".join(part for part in key.split(".") if not part.isdecimal()))
 
 
 @cache
-def _rules() -> dict[str, str]:
+def _fields() -> dict[str, FieldInfo]:
     """By dotted key without indices."""
-    return {
-        key: "nothing" if shapes_of(field) == "nothing" else compared_of(field) for key, field in all_settings(Recipe)
-    }
+    return dict(all_settings(Recipe))

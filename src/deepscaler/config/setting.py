@@ -32,12 +32,16 @@ def setting(
     *,
     shapes: Shapes,
     compared: Compared = "value",
+    added: bool = False,
     unit: str = "",
     doc: str,
     **bounds: Any,
 ) -> Any:
-    """A field of a section. doc: its meaning, for `deepscaler explain`. bounds: as pydantic's `Field` (gt, le, …)."""
-    declared: dict[str, JsonValue] = {"unit": unit, "shapes": shapes, "compared": compared}
+    """A field of a section. doc: its meaning, for `deepscaler explain`. bounds: as pydantic's `Field` (gt, le, …).
+
+    added: runs were recorded before there was this setting, so at its default it counts as absent.
+    """
+    declared: dict[str, JsonValue] = {"unit": unit, "shapes": shapes, "compared": compared, "added": added}
     return Field(default, description=doc, json_schema_extra=declared, **bounds)
 
 
@@ -53,6 +57,12 @@ def shapes_of(field: FieldInfo) -> str:
 def compared_of(field: FieldInfo) -> str:
     """One of `Compared`; empty for a field that was not made by `setting`."""
     return _declared(field, "compared")
+
+
+def counts_as_absent(field: FieldInfo, value: object) -> bool:
+    """Whether records made before there was this setting say the same."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("added")) and value == field.default
 
 
 def _declared(field: FieldInfo, name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.cluster.engines import ENGINES
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.models import GraderSection
@@ -27,7 +28,6 @@ from deepscaler.model_directory import ModelDirectory, device_metadata, open_mod
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory
-from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards import math_reward, string_match

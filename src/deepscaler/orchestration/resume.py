@@ -21,6 +21,7 @@ from deepscaler.training.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
     read_listed,
+    remove_leftovers,
     steps_in,
 )
 
@@ -105,6 +106,46 @@ def check_continues(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run begins with: its own newest checkpoint, another run's, or neither, which is the base model."""
+
+    own: Checkpoint | None = None
+    other: Checkpoint | None = None
+    origin: Origin | None = None
+
+    @property
+    def is_new(self) -> bool:
+        return self.own is None
+
+    def begin(self, run: Run) -> None:
+        """Bring the run there; its sampler has the weights afterwards."""
+        if self.own is not None:
+            restore(run, self.own)
+        elif self.other is not None and self.origin is not None:
+            start_from(run, self.origin, self.other)
+        else:
+            run.publish()
+
+
+def find_start(recipe: Recipe, inputs: Inputs, stream: ProblemStream, path: Path, origin: Origin | None) -> Start:
+    """Raises ValueError when the checkpoint to begin with is not one of this recipe and these inputs.
+
+    The caller holds the directory's lock.
+    """
+    checkpoints = path / "checkpoints"
+    newest = newest_checkpoint(checkpoints)
+    if newest is None:
+        other = origin.read() if origin is not None else None
+        if other is not None:
+            check_fits(recipe, inputs, other)
+        remove_leftovers(checkpoints)
+        return Start(other=other, origin=origin)
+    check_continues(recipe, inputs, stream, newest, origin, path)
+    remove_leftovers(checkpoints)
+    return Start(own=newest)
+
+
 def restore(run: Run, found: Checkpoint) -> None:
     """Go on with a run in its own directory, after `check_continues`; reports what changed."""
     run.load(found.path, found.state)
@@ -150,10 +191,10 @@ def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
     run.curriculum.load_state_dict({**state["curriculum"], "stage_index": stage})
     _continue_stream(run, state["stream"])
     if state["step"]:
-        run.learner.load(found.path, optimizer=origin.keep_optimizer)
+        run.cluster.learner.load(found.path, optimizer=origin.keep_optimizer)
     run.step = run.first_step = state["step"]
     run.origin = {"run": str(origin.run), "step": state["step"], "keep_optimizer": origin.keep_optimizer}
-    weights = run.fleet.publish_weights(run.learner)
+    weights = run.publish()
     optimizer = "its optimizer kept" if origin.keep_optimizer else "a new optimizer"
     text = f"went on from step {run.step} of {origin.run} (weights {weights.digest[:12]}), {optimizer}"
     run.directory.log_event(run.step, "resume", text, {})
@@ -207,8 +248,8 @@ def _ways(path: Path) -> str:
 def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> None:
     changed = changed_rounding(stored, run.recipe.model_dump(mode="json"))
     changes = [f"{one.key} ({one.before} -> {one.after})" for one in changed if one.key != "training.processes"]
-    if num_processes != run.num_processes:
-        changes.append(f"processes ({num_processes} -> {run.num_processes}; training.processes)")
+    if num_processes != run.cluster.num_processes:
+        changes.append(f"processes ({num_processes} -> {run.cluster.num_processes}; training.processes)")
     if changes:
         run.progress.message(
             f"note: {', '.join(changes)}: sums are rounded in another order, so the run goes on equal within rounding, "

@@ -77,6 +77,14 @@ def test_what_changes_a_step_is_named(override: str) -> None:
     assert recipe_hash(load_recipe(SHIPPED, [override])) != recipe_hash(load_recipe(SHIPPED))
 
 
+def test_a_setting_added_later_counts_as_absent_at_its_default_only() -> None:
+    before = dumped()
+    del before["rollout"]["engine"], before["cluster"]
+    assert changed_settings(before, dumped()) == changed_rounding(before, dumped()) == []
+    assert [one.key for one in changed_settings(before, dumped("rollout.engine=vllm"))] == ["rollout.engine"]
+    assert recipe_hash(load_recipe(SHIPPED, ["rollout.engine=vllm"])) != recipe_hash(load_recipe(SHIPPED))
+
+
 def test_numbers_of_entries_do_not_matter_and_unknown_keys_may_not_change() -> None:
     assert may_change("checkpoint.keep") and may_change("data.sources.3.path") and may_change("alarms.window")
     for key in ("checkpoints", "nam", "data.sources.3.weight", "data.sources.x.path", "grader.cpu_s", "sft.steps"):

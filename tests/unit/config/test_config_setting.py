@@ -7,15 +7,15 @@ from typing import Any, get_args
 
 import pytest
 
+from deepscaler.cluster.engines import engine_fingerprint
 from deepscaler.config import load_recipe, recipe_hash
 from deepscaler.config.evaluation import EngineSection, EvalRecipe, load_evaluation, settings_of
 from deepscaler.config.models import GraderSection, Recipe
 from deepscaler.config.schema import all_settings
 from deepscaler.config.setting import Compared, Section, Shapes, compared_of, setting, shapes_of, values_shaping
 from deepscaler.json_text import canonical_digest
-from deepscaler.orchestration.base_model import base_directory
-from deepscaler.orchestration.engines import engine_fingerprint
 from deepscaler.orchestration.evaluate import grader_settings, recorded_grader
+from deepscaler.toy.base_model import base_directory
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

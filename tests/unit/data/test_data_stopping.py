@@ -13,7 +13,7 @@ from deepscaler.config.schema import RecipeError
 from deepscaler.data.stopping import all_stop_ids, turn_end_ids
 from deepscaler.data.templates import decoder
 from deepscaler.orchestration.evaluate import sampling_params
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.tokenizer import build_tokenizer
 from tiny_run import write_recipe
 
 CHATML = (

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 
 from deepscaler import cpu
+from deepscaler.cluster.embedded import open_torch_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder
 from deepscaler.model_directory import ModelDirectory
 from deepscaler.observability.environment import package_versions
-from deepscaler.orchestration.embedded import embedded_team
 from deepscaler.protocols import Sampler
 from deepscaler.rollout.sizing import DTYPES
 from deepscaler.training.model import unknown_ids
@@ -62,7 +62,7 @@ def _vllm_fingerprint(files: ModelDirectory) -> dict[str, Any]:
 
 
 @contextmanager
-def vllm_sampler(
+def open_vllm_engine(
     files: ModelDirectory, engine: EngineSection, *, capacity: int, params: SamplingParams
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
@@ -88,6 +88,6 @@ def vllm_sampler(
 
 
 ENGINES = {
-    "torch": Engine(_torch_fingerprint, embedded_team),
-    "vllm": Engine(_vllm_fingerprint, vllm_sampler),
+    "torch": Engine(_torch_fingerprint, open_torch_engine),
+    "vllm": Engine(_vllm_fingerprint, open_vllm_engine),
 }
