@@ -78,7 +78,7 @@ class PackedAttention:
     """Several sequences in one row, none of which sees another, except that they may share their beginning.
 
     The row consists of segments of the given `lengths`. A sequence is a tuple of segment indices, in order: two
-    completions of one prompt are (0, 1) and (0, 2), and the prompt stands in the row once. Without `sequences` every
+    completions of one prompt are (0, 1) and (0, 2), and the prompt is in the row once. Without `sequences` every
     segment is one. Kernels on CPU in float32 and torch's variable-length flash attention on CUDA in half precision
     compute the whole row at once; otherwise it is a loop over the sequences.
     """

@@ -1,11 +1,15 @@
-"""JSON that comes from elsewhere: a server, a file of somebody else's, a file that may be damaged."""
+"""JSON documents: reading those of others, their canonical digest, and the differences between two of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MAX_DEPTH = 500  # nesting that every later step (repr, dumps, pyarrow) still takes; real documents have below 20
+SHOWN_CHARACTERS = 40  # of a value in a message
 
 
 def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
@@ -46,3 +50,60 @@ def _children(value: Any) -> list[Any]:
 
 def _too_deep() -> str:
     return f"nested more than {MAX_DEPTH} levels deep"
+
+
+def canonical_digest(
+    value: Any, *, separators: tuple[str, str] = (",", ":"), default: Callable[[Any], Any] | None = None
+) -> str:
+    """SHA-256 (hex) of the value's canonical JSON: keys sorted, ASCII, no spaces.
+
+    separators, default: as for `json.dumps`.
+    """
+    text = json.dumps(value, sort_keys=True, separators=separators, default=default)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; an array's elements are numbered. An empty table or array has no leaf."""
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        yield prefix, value
+        return
+    for name, child in items:
+        yield from flattened(child, f"{prefix}.{name}" if prefix else str(name))
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A leaf in which two documents differ; `ABSENT` on the side that does not have it."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def words(self) -> str:
+        """`key: value before -> value after`, long values truncated."""
+        return f"{self.key}: {_shown(self.before)} -> {_shown(self.after)}"
+
+
+def differences(before: Any, after: Any) -> list[Difference]:
+    """Every leaf that only one of two documents has, or that differs, sorted by its dotted key."""
+    first, second = dict(flattened(before)), dict(flattened(after))
+    pairs = ((key, first.get(key, ABSENT), second.get(key, ABSENT)) for key in sorted(first.keys() | second.keys()))
+    return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if value is ABSENT else json.dumps(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

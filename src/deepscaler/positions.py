@@ -32,8 +32,7 @@ def fit_positions(model: Any, longest: int) -> None:
     if longest > limit:
         raise ValueError(
             f"sequences of {counted(longest, 'token')} exceed the model's context of {limit}; {SHORTER}, or choose a "
-            "model with a "
-            "longer context"
+            "model with a longer context"
         )
     _fit_windows(model, longest)
     rotary = model.base_model.rotary_emb
@@ -57,7 +56,7 @@ def changes_with_length(rotary: Any) -> bool:
 
 
 def _fit_windows(model: Any, longest: int) -> None:
-    """Without effect on sequences that no window cuts; their layers then attend to everything, which is the same."""
+    """Without effect on sequences within the window; their layers then attend to everything, which is the same."""
     windows = {layer.self_attn: getattr(layer.self_attn, "sliding_window", None) for layer in model.base_model.layers}
     shortest = min((window for window in windows.values() if window is not None), default=None)
     if shortest is None:
@@ -65,9 +64,8 @@ def _fit_windows(model: Any, longest: int) -> None:
     if longest > shortest:
         raise ValueError(
             f"the model has layers that attend to the last {counted(shortest, 'token')} only (sliding_window), which "
-            "is not "
-            f"supported for longer sequences, and these can have {longest}; {SHORTER}, or set use_sliding_window to "
-            "false in the model's config.json if it was trained without"
+            f"is not supported for longer sequences, and these can have {longest}; {SHORTER}, or set "
+            "use_sliding_window to false in the model's config.json if it was trained without"
         )
     for attention, window in windows.items():
         if window is not None:

@@ -118,7 +118,7 @@ class SamplingParams:
     """How tokens are drawn. `seed` is the run's; the stream key is (seed, step, problem id, sample index).
 
     `temperature` 0 is greedy. A completion ends with its first stop token or the first stop string in its text, beside
-    the stop tokens that the engine was started with; both stay in its ids, and a stop string is cut from its text.
+    the stop tokens that the engine was started with; both stay in its ids, and a stop string is removed from its text.
     """
 
     max_completion_tokens: int

@@ -129,7 +129,7 @@ def test_samples_that_cannot_be_had_are_named_and_the_others_kept(tmp_path: Path
             return 0.0 if question.startswith("What is 3 at 0.8?") else 0.5
 
     with ScriptedServer(Script(reply, wait_s=Waits())) as server:
-        with pytest.raises(RunError, match=r"2 samples could not be had.*0.8/3.*asks for the missing ones again"):
+        with pytest.raises(RunError, match=r"2 samples could not be obtained.*0.8/3.*asks for the missing ones again"):
             evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=2", "client.max_attempts=2"))
         server.script.reply, server.script.wait_s = REPLY, {}
         results = evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=2"))

@@ -98,7 +98,7 @@ def test_the_newest_checkpoint_and_another_length_of_the_stage(made: Path, tmp_p
 
 def test_other_problems_begin_anew_with_a_note(made: Path, tmp_path: Path) -> None:
     _, said = go(load(made, "data.num_problems=30"), tmp_path / "new", Origin(made / "run", 4))
-    assert "other training problems than in that run, so their order begins anew" in said
+    assert "other training problems than in that run, so their order starts again" in said
     assert [row["step"] for row in steps(tmp_path / "new")] == [5]
 
 

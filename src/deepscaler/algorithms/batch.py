@@ -42,13 +42,13 @@ def make_samples(
 ) -> list[list[TrainSample]]:
     """One inner list per optimizer update, its samples in the order of prompts and sample indices.
 
-    Advantages come from all groups of the step; then the prompts are cut into `num_updates` consecutive
+    Advantages come from all groups of the step; then the prompts are split into `num_updates` consecutive
     slices, as even as can be: P = q * num_updates + r gives the first r slices q + 1 prompts, the others q
     (slices that would be empty are left out, so fewer prompts than updates make fewer updates, and no groups
     make []). Token weights are normalised inside each slice, so each update is a mean of its own: a token of
     a smaller slice weighs more.
 
-    Completions cut at the budget, `algorithm.truncated`:
+    Completions truncated at the budget, `algorithm.truncated`:
         train         reward as graded (0) and trained on: this is what teaches brevity
         mask          they take part in their group's advantages, then get token weight 0
         soft_penalty  `soft_overlong_penalty` is added to rewards before the advantage; all are trained on
@@ -113,9 +113,8 @@ def _check(groups: Sequence[ScoredGroup]) -> None:
         if len(group.group.rollouts) != size or len(group.verdicts) != size:
             raise ValueError(
                 f"{name} has {counted(len(group.group.rollouts), 'completion')} and "
-                f"{counted(len(group.verdicts), 'verdict')}, but "
-                f"the first group of the step {size}; all groups of a step have one size: drop this one, or "
-                "sample it again"
+                f"{counted(len(group.verdicts), 'verdict')}, but the first group of the step {size}; all groups of a "
+                "step have one size: drop this one, or sample it again"
             )
         if not np.isfinite(group.rewards).all():
             raise ValueError(f"{name} has a reward that is not finite: {group.rewards.tolist()}; mend the grader")

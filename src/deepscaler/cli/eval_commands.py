@@ -49,7 +49,7 @@ def _check(a: EvalArguments) -> None:
     if a.endpoint is not None and a.served_model is None:
         raise ValueError("--endpoint needs --model NAME, the name the server knows the model by")
     if a.endpoint is None and a.served_model is not None:
-        raise ValueError("--model names a model of --endpoint; a directory or hub id stands without it")
+        raise ValueError("--model names a model of --endpoint; give a directory or hub id without --model")
     if a.endpoint is not None and a.engine is not None:
         raise ValueError(f"--engine {a.engine} is for a model evaluated in this process; a server has its own")
     for flag, value in (("--concurrency", a.concurrency), ("--api-key-env", a.api_key_env)):
@@ -118,16 +118,13 @@ def _held_out(a: EvalArguments, path: Path) -> int:
 
 
 def regrade(directory: Path, workers: int) -> int:
-    from deepscaler.config.models import GraderSection
     from deepscaler.evaluation.regrade import regrade as grade_again
     from deepscaler.evaluation.regrade import worded
     from deepscaler.evaluation.samples import read_results
-    from deepscaler.orchestration.evaluate import grader_settings
+    from deepscaler.orchestration.evaluate import grader_settings, recorded_grader
     from deepscaler.rewards.isolation.pool import make_grader
 
-    before = read_results(directory)["settings"].get("grader", {})  # its limits stay; its version does not
-    kept = {name: before[name] for name in GraderSection.model_fields.keys() & before.keys()}
-    section = GraderSection(**{**kept, "workers": workers})
+    section = recorded_grader(read_results(directory)["settings"], workers)  # its limits stay; its version does not
     with make_grader(section) as grader:
         regraded = grade_again(directory, grader, grader_settings(section))
     for line in worded(regraded.transitions):

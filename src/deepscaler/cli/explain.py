@@ -26,7 +26,7 @@ STAGES_ABREAST = 3
 
 
 def show_recipe(path: Path, overrides: Sequence[str], *, world_size: int, as_json: bool) -> None:
-    """Print a recipe laid open. Raises RecipeError for a recipe that cannot be used."""
+    """Print a recipe's settings, derived sizes and warnings. Raises RecipeError for a recipe that cannot be used."""
     resolved = resolve(path, overrides)
     explanation = with_context(explain_recipe(resolved, world_size, available_cores()), resolved.recipe)
     if as_json:
@@ -40,7 +40,7 @@ def show_recipe(path: Path, overrides: Sequence[str], *, world_size: int, as_jso
 
 def _print_settings(console: Console, rows: Iterable[SettingRow]) -> None:
     sources: dict[str, str] = {}
-    sections: dict[str, list[SettingRow]] = {}  # not groupby: [algorithm.kl] stands amid [algorithm]
+    sections: dict[str, list[SettingRow]] = {}  # not groupby: [algorithm.kl] is between keys of [algorithm]
     for row in rows:
         sections.setdefault(row.key.rpartition(".")[0], []).append(row)
     for section, members in sections.items():
@@ -128,7 +128,7 @@ def _values(algorithm: Any, prefix: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it would stand in TOML; texts without quotes."""
+    """A value as written in TOML; texts without quotes."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

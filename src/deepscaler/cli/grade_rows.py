@@ -64,7 +64,7 @@ def read_rows(path: Path, columns: Columns, *, thinking_prefilled: bool) -> Iter
 
 
 def _records(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:
-    """(where it stands, content). One object per row in every format."""
+    """(place, content). One object per row in every format."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path}: format not known; give one of {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""Commands on evaluations that are stored already. Thin, as cli.main: what they do stands in compare_commands."""
+"""Commands on evaluations that are stored already. Thin, as cli.main: the work is done in compare_commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def eval_clean(
     directory: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory written by eval.")],
     contamination: Annotated[Path, typer.Argument(metavar="FILE", help="contamination.json of the training data.")],
 ) -> None:
-    """Add the scores on the problems that do not stand in the training data."""
+    """Add the scores on the problems that are not in the training data."""
     from deepscaler.cli import compare_commands
 
     compare_commands.eval_clean(directory, contamination)

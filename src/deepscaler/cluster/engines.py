@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 
 from deepscaler import cpu
-from deepscaler.cluster.embedded import ModelFiles, open_torch_engine
+from deepscaler.cluster.embedded import open_torch_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder
 from deepscaler.engines.sizing import DTYPES
+from deepscaler.model_directory import ModelDirectory
 from deepscaler.observability.environment import package_versions
 from deepscaler.protocols import Sampler
 from deepscaler.training.model import unknown_ids
@@ -26,34 +27,43 @@ class Open(Protocol):
     """Starts the engine; it ends with the context. capacity: tokens of prompt and completion. params: what ends one."""
 
     def __call__(
-        self, files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+        self, files: ModelDirectory, engine: EngineSection, *, capacity: int, params: SamplingParams
     ) -> AbstractContextManager[tuple[Sampler, Decode]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """facts: what of the engine shapes a completion; raises ValueError where it is not installed."""
+    """fingerprint: what of the engine shapes a completion; raises ValueError where it is not installed."""
 
-    facts: Callable[[ModelFiles], dict[str, Any]]
+    fingerprint: Callable[[ModelDirectory], dict[str, Any]]
     open: Open
 
 
-def torch_facts(dtype: str, device: str) -> dict[str, Any]:
-    """What of the embedded engine shapes a completion."""
-    versions = package_versions(("deepscaler", "torch", "transformers"))
-    return {"kind": "torch", "versions": versions, "dtype": dtype, "device": device}
+def engine_fingerprint(
+    kind: str, dtype: str, device: str, stopping: Mapping[str, Any], versions: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What of an engine shapes a completion: the settings of `EngineSection` that do, resolved, and its environment.
+
+    stopping: `model_directory.stopping_fingerprint`. versions: of packages beside ours, torch and transformers.
+    """
+    packages = {**(versions or {}), **package_versions(("deepscaler", "torch", "transformers"))}
+    return {"kind": kind, "versions": packages, "dtype": dtype, "device": device, **stopping}
 
 
-def vllm_facts(files: ModelFiles) -> dict[str, Any]:
+def _torch_fingerprint(files: ModelDirectory) -> dict[str, Any]:
+    return engine_fingerprint("torch", files.dtype, files.device.type, files.stopping_fingerprint())
+
+
+def _vllm_fingerprint(files: ModelDirectory) -> dict[str, Any]:
     from deepscaler.engines.vllm.engine import require_vllm
 
-    versions = {"vllm": require_vllm(), **package_versions(("deepscaler", "torch", "transformers"))}
-    return {"kind": "vllm", "versions": versions, "dtype": files.dtype, "device": files.device.type, **files.facts()}
+    versions = {"vllm": require_vllm()}
+    return engine_fingerprint("vllm", files.dtype, files.device.type, files.stopping_fingerprint(), versions)
 
 
 @contextmanager
 def open_vllm_engine(
-    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+    files: ModelDirectory, engine: EngineSection, *, capacity: int, params: SamplingParams
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
     from deepscaler.engines.vllm.engine import VllmEngine, refuse_stop_strings
@@ -63,7 +73,7 @@ def open_vllm_engine(
     threads = torch.get_num_threads()
     torch.set_num_threads(engine.processes or cpu.available_cores())
     sampler = VllmEngine(
-        files.directory,
+        files.path,
         stop_ids=stop_ids,
         dtype=DTYPES[files.dtype],
         max_active=engine.max_active,
@@ -78,6 +88,6 @@ def open_vllm_engine(
 
 
 ENGINES = {
-    "torch": Engine(lambda files: {**torch_facts(files.dtype, files.device.type), **files.facts()}, open_torch_engine),
-    "vllm": Engine(vllm_facts, open_vllm_engine),
+    "torch": Engine(_torch_fingerprint, open_torch_engine),
+    "vllm": Engine(_vllm_fingerprint, open_vllm_engine),
 }

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepscaler.cluster.embedded import ModelFiles
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
@@ -17,10 +16,10 @@ from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.engines.torch.stops import plain_decode
+from deepscaler.model_directory import ModelDirectory
 from deepscaler.protocols import Cluster, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
-from deepscaler.training.model import load_model
 from deepscaler.training.replica import adamw, policy_computer
 from deepscaler.types import SamplingParams
 
@@ -32,15 +31,12 @@ class PolicyFiles:
     stop_ids: every token that ends a completion. longest: tokens of the run's longest sequence, prompt included.
     """
 
-    files: ModelFiles
+    files: ModelDirectory
     stop_ids: frozenset[int]
     longest: int
 
     def load(self, dtype: torch.dtype) -> nn.Module:
-        files = self.files
-        return load_model(
-            files.directory, dtype=dtype, device=files.device, tokenizer=files.tokenizer, longest=self.longest
-        )
+        return self.files.load(self.longest, dtype)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What to know before starting a recipe that can run: stages never reached, settings without effect."""
+"""Warnings about a recipe that can run: stages never reached, settings without effect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deepscaler.config.models import Recipe
 
 
 def warnings_for(recipe: Recipe, origins: Origins) -> list[str]:
-    """One line per oddity, empty when there is none. origins: as in `Resolved.origins`."""
+    """One line per warning, empty when there is none. origins: as in `Resolved.origins`."""
     return [line for rule in _WARNINGS for line in rule(recipe, origins)]
 
 
@@ -25,7 +25,7 @@ def _unreached(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
         elif stage.steps is not None and start + stage.steps > recipe.num_steps:
             yield (
-                f"stages.{index} ({stage.name}) is cut short: num_steps = {recipe.num_steps} leaves "
+                f"stages.{index} ({stage.name}) ends early: num_steps = {recipe.num_steps} leaves "
                 f"{recipe.num_steps - start} of its {stage.steps} steps"
             )
         start += stage.steps or 0
@@ -67,8 +67,7 @@ def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
     if algorithm.loss == "gspo" and algorithm.reduction != "sequence_mean":
         yield (
-            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r} weighs a sequence "
-            "by its "
+            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r} weighs a sequence by its "
             "length; the paper takes 'sequence_mean'"
         )
 

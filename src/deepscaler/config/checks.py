@@ -1,4 +1,4 @@
-"""Combinations that make no sense and are refused; what is merely idle is in `advice.py`.
+"""Combinations of settings that are refused; settings without effect are reported in `advice.py`.
 
 Every contradiction names both settings and a way out. A rule is a small generator, so adding one is adding a
 function to `_RULES`; `origins` tells what a person has written from what a default or preset brought along.
@@ -73,9 +73,8 @@ def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:
     data = recipe.data
     if data.min_operations > data.max_operations:
         yield (
-            f"data.min_operations = {data.min_operations} exceeds data.max_operations = "
-            f"{data.max_operations}; "
-            "swap them"
+            f"data.min_operations = {data.min_operations} exceeds data.max_operations = {data.max_operations}; swap "
+            "them"
         )
     if data.source == "synthetic" and recipe.rollout.prompts_per_step > data.num_problems:
         yield (
@@ -84,9 +83,8 @@ def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
     if data.source == "synthetic" and not recipe.evaluation.set_operations:
         yield (
-            "evaluation.set_operations is empty and data.source = 'synthetic' has no other held-out "
-            "problems; "
-            "name at least one chain length"
+            "evaluation.set_operations is empty and data.source = 'synthetic' has no other held-out problems; name at "
+            "least one chain length"
         )
 
 
@@ -158,9 +156,8 @@ def _mini_batch(recipe: Recipe, _: Origins) -> Iterator[str]:
     if mini is not None and (mini > step or step % mini):
         near = max(size for size in range(1, step + 1) if step % size == 0 and size <= max(mini, 1))
         yield (
-            f"optimizer.mini_batch_prompts = {mini} does not divide rollout.prompts_per_step = {step}; every "
-            "update "
-            f"of a step takes the same number of prompts: choose a divisor, for example {near}"
+            f"optimizer.mini_batch_prompts = {mini} does not divide rollout.prompts_per_step = {step}; every update of "
+            f"a step takes the same number of prompts: choose a divisor, for example {near}"
         )
 
 
@@ -178,9 +175,8 @@ def _stages(recipe: Recipe, _: Origins) -> Iterator[str]:
     for index, stage in enumerate(recipe.stages[:-1]):
         if stage.steps is None:
             yield (
-                f"stages.{index}.steps is missing and curriculum.kind = 'schedule' needs it to know when to "
-                "go on; "
-                "set it, or set curriculum.kind = 'measured'"
+                f"stages.{index}.steps is missing and curriculum.kind = 'schedule' needs it to know when to go on; set "
+                "it, or set curriculum.kind = 'measured'"
             )
     lengths = [stage.steps for stage in recipe.stages]
     total = sum(steps or 0 for steps in lengths)
@@ -196,8 +192,7 @@ def _reference(recipe: Recipe, _: Origins) -> Iterator[str]:
     for index, stage in enumerate(recipe.stages):
         if stage.reset_reference and recipe.algorithm.kl.coefficient == 0:
             yield (
-                f"stages.{index}.reset_reference = true but algorithm.kl.coefficient = 0, so there is no "
-                "reference; "
+                f"stages.{index}.reset_reference = true but algorithm.kl.coefficient = 0, so there is no reference; "
                 "set the coefficient above 0, or reset_reference = false"
             )
 
@@ -216,8 +211,7 @@ def _truncated(recipe: Recipe, origins: Origins) -> Iterator[str]:
         brought = "" if written(origins, "algorithm.soft_penalty_tokens") else f" (from preset {recipe.preset!r})"
         yield (
             f"algorithm.soft_penalty_tokens = {tokens}{brought} covers the whole of "
-            f"stages.{shortest}.max_completion_tokens = {budget}; a fifth is usual: set "
-            "algorithm.soft_penalty_tokens "
+            f"stages.{shortest}.max_completion_tokens = {budget}; a fifth is usual: set algorithm.soft_penalty_tokens "
             f"= {max(budget // 5, 1)}"
         )
     elif algorithm.truncated != "soft_penalty" and tokens > 0:
@@ -234,8 +228,7 @@ def _clip(recipe: Recipe, origins: Origins) -> Iterator[str]:
         where = written(origins, key)
         if where:
             yield (
-                f"{key} (set in {where}) does nothing with algorithm.loss = 'reinforce', which has no ratio "
-                "to clip; "
+                f"{key} (set in {where}) does nothing with algorithm.loss = 'reinforce', which has no ratio to clip; "
                 "remove it, or set loss = 'clipped_surrogate'"
             )
 
@@ -244,8 +237,7 @@ def _filtering(recipe: Recipe, _: Origins) -> Iterator[str]:
     algorithm = recipe.algorithm
     if algorithm.dynamic_sampling and algorithm.drop_zero_variance:
         yield (
-            "algorithm.dynamic_sampling and algorithm.drop_zero_variance both drop groups of equal rewards, "
-            "only the "
+            "algorithm.dynamic_sampling and algorithm.drop_zero_variance both drop groups of equal rewards, only the "
             "first refills the step; set one of them to false"
         )
     if algorithm.dynamic_sampling and algorithm.max_refills == 0:
@@ -262,32 +254,26 @@ def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
         key = "data.max_prompt_tokens" if stage.longest_prompt is None else f"stages.{index}.longest_prompt"
         if longest > room:
             yield (
-                f"{key} + stages.{index}.max_completion_tokens = {longest} tokens do not "
-                "fit into "
-                f"training.tokens_per_micro_batch = {room}; a sequence is never split, so set it to "
-                f"{longest} or more"
+                f"{key} + stages.{index}.max_completion_tokens = {longest} tokens do not fit into "
+                f"training.tokens_per_micro_batch = {room}; a sequence is never split, so set it to {longest} or more"
             )
 
 
 def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
-    # Refused even with importance_cap: rollout_logprobs belong to the untruncated distribution
-    # (types.Rollout), so
-    # the weight trainer/sampler cannot see what top_p or top_k cut away, and no other term of the loss can
-    # either.
+    # Refused even with importance_cap: rollout_logprobs belong to the whole distribution (types.Rollout), so the
+    # importance weight cannot see which tokens top_p or top_k removed, and no other term of the loss can either.
     rollout = recipe.rollout
     for key, value, off in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, 0)):
         if value != off:
             yield (
-                f"rollout.{key} = {value} samples from a cut-off distribution while algorithm.loss = "
-                f"{recipe.algorithm.loss!r} takes the whole one, a bias no setting corrects; set "
-                f"rollout.{key} = "
+                f"rollout.{key} = {value} samples from a truncated distribution while algorithm.loss = "
+                f"{recipe.algorithm.loss!r} takes the whole one, a bias no setting corrects; set rollout.{key} = "
                 f"{off:g} and lower rollout.temperature for a sharper one (evaluation.{key} is free)"
             )
     if 0 < recipe.algorithm.importance_cap < 1:
         yield (
             f"algorithm.importance_cap = {recipe.algorithm.importance_cap} lies below the ratio 1 of equal "
-            "log-probabilities, so it would only scale down optimizer.learning_rate; set it to 0 (off) or at "
-            "least 1"
+            "log-probabilities, so it would only scale down optimizer.learning_rate; set it to 0 (off) or at least 1"
         )
 
 
@@ -295,9 +281,8 @@ def _controller(recipe: Recipe, _: Origins) -> Iterator[str]:
     curriculum = recipe.curriculum
     if curriculum.kind == "measured" and curriculum.window > curriculum.min_stay:
         yield (
-            f"curriculum.window = {curriculum.window} is longer than curriculum.min_stay = "
-            f"{curriculum.min_stay}; "
-            "a stage could end before its first figure is whole: raise min_stay or shorten the window"
+            f"curriculum.window = {curriculum.window} is longer than curriculum.min_stay = {curriculum.min_stay}; a "
+            "stage could end before its first figure is whole: raise min_stay or shorten the window"
         )
 
 

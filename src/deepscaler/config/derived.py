@@ -124,8 +124,7 @@ def _of_stage(recipe: Recipe, index: int, stage: StageSection, world_size: int) 
 def _micro_batches(
     recipe: Recipe, stage: StageSection, per_update: int, longest: int, world_size: int
 ) -> Iterator[Size]:
-    # However the sequences are packed in order, a micro-batch that is not the last holds at least as many as
-    # fit at
+    # However the sequences are packed in order, a micro-batch that is not the last holds at least as many as fit at
     # the longest length, so this bounds the number from above.
     scope = f"stage {stage.name}"
     fit = recipe.training.tokens_per_micro_batch // longest

@@ -10,87 +10,129 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from deepscaler.config.layers import Layers, read_chain
-from deepscaler.config.models import GraderSection, Section, StopString, TokenId, setting
+from deepscaler.config.models import GraderSection, Recipe, StopString, TokenId
 from deepscaler.config.schema import RecipeError, explain_error
+from deepscaler.config.setting import Section, setting, values_shaping
 
 COMPETITION = ("aime24", "amc23", "math500", "minerva", "olympiadbench")
 
 
 class SuiteSection(Section):
-    benchmarks: tuple[str, ...] = setting(COMPETITION, doc="benchmarks, in the order of the tables", min_length=1)
-    limit: int | None = setting(None, unit="problems", doc="only the first of each benchmark; absent = all", gt=0)
+    benchmarks: tuple[str, ...] = setting(
+        COMPETITION, shapes="samples", compared="content", doc="benchmarks, in the order of the tables", min_length=1
+    )
+    limit: int | None = setting(
+        None, unit="problems", shapes="samples", doc="only the first of each benchmark; absent = all", gt=0
+    )
     corrected: bool = setting(
-        False, doc="leave out or correct references known to be wrong, where a list of them exists"
+        False, shapes="samples", doc="leave out or correct references known to be wrong, where a list of them exists"
     )
     instruction: str = setting(
         "Let's think step by step and output the final answer within \\boxed{}.",
+        shapes="samples",
         doc="appended to every problem after a space, one user message, no system prompt (docs/recipe.md)",
     )
 
 
 class SamplingSection(Section):
-    num_samples: int = setting(16, unit="completions", doc="samples per problem", gt=0)
-    temperature: float = setting(0.6, doc="sampling temperature; 0 = greedy", ge=0)
-    top_p: float = setting(0.95, doc="nucleus", gt=0, le=1)
-    top_k: int = setting(0, doc="0 = off", ge=0)
-    max_completion_tokens: int = setting(32768, unit="tokens", doc="completion budget", gt=0)
+    num_samples: int = setting(16, unit="completions", shapes="samples", doc="samples per problem", gt=0)
+    temperature: float = setting(0.6, shapes="samples", doc="sampling temperature; 0 = greedy", ge=0)
+    top_p: float = setting(0.95, shapes="samples", doc="nucleus", gt=0, le=1)
+    top_k: int = setting(0, shapes="samples", doc="0 = off", ge=0)
+    max_completion_tokens: int = setting(32768, unit="tokens", shapes="samples", doc="completion budget", gt=0)
     stop_token_ids: tuple[TokenId, ...] = setting(
-        (), doc="tokens that end a completion, beside EOS and the chat template's end of a turn"
+        (), shapes="samples", doc="tokens that end a completion, beside EOS and the chat template's end of a turn"
     )
-    stop: tuple[StopString, ...] = setting((), doc="texts that end a completion and are cut from what is graded")
+    stop: tuple[StopString, ...] = setting(
+        (), shapes="samples", doc="texts that end a completion and are removed before grading"
+    )
 
 
 class EngineSection(Section):
     """The engine in this process; a server has its own."""
 
     kind: Literal["torch", "vllm"] = setting(
-        "torch", doc="torch = embedded; vllm where it is installed (docs/evaluation.md)"
+        "torch",
+        shapes="samples",
+        compared="content",
+        doc="torch = embedded; vllm where it is installed (docs/evaluation.md)",
     )
-    dtype: Literal["float32", "bfloat16", "auto"] = setting("auto", doc="auto = bfloat16 on a GPU, float32 on CPU")
-    max_active: int = setting(256, unit="sequences", doc="decoded at once, fewer where memory is short", gt=0)
+    dtype: Literal["float32", "bfloat16", "auto"] = setting(
+        "auto", shapes="samples", compared="content", doc="auto = bfloat16 on a GPU, float32 on CPU"
+    )
+    max_active: int = setting(
+        256,
+        unit="sequences",
+        shapes="samples",
+        compared="rounding",
+        doc="decoded at once, fewer where memory is short",
+        gt=0,
+    )
     processes: int | None = setting(
-        None, unit="processes", doc="on CPU: one thread each (vllm: threads); absent = one per core", gt=0
+        None,
+        unit="processes",
+        shapes="samples",
+        compared="rounding",
+        doc="on CPU: one thread each (vllm: threads); absent = one per core",
+        gt=0,
     )
 
 
 class ClientSection(Section):
-    """How a server is talked to. None of it shapes a completion."""
+    """How to talk to a server."""
 
-    concurrency: int = setting(64, unit="requests", doc="requests under way at once", gt=0)
-    max_attempts: int = setting(8, doc="attempts per sample before it is left out", gt=0)
-    connect_attempts: int = setting(3, doc="attempts to reach the server before the first sample", gt=0)
-    backoff_s: float = setting(
-        1.0, unit="s", doc="longest wait after the first failure; doubles, with full jitter", ge=0
+    concurrency: int = setting(64, unit="requests", shapes="nothing", doc="requests under way at once", gt=0)
+    max_attempts: int = setting(8, shapes="nothing", doc="attempts per sample before it is left out", gt=0)
+    connect_attempts: int = setting(
+        3, shapes="nothing", doc="attempts to reach the server before the first sample", gt=0
     )
-    backoff_max_s: float = setting(60.0, unit="s", doc="longest wait after any failure", ge=0)
-    connect_s: float = setting(15.0, unit="s", doc="time limit to connect", gt=0)
+    backoff_s: float = setting(
+        1.0, unit="s", shapes="nothing", doc="longest wait after the first failure; doubles, with full jitter", ge=0
+    )
+    backoff_max_s: float = setting(60.0, unit="s", shapes="nothing", doc="longest wait after any failure", ge=0)
+    connect_s: float = setting(15.0, unit="s", shapes="nothing", doc="time limit to connect", gt=0)
     stream: bool = setting(
-        True, doc="ask for answers piece by piece, where the server can, so that its silence is noticed early"
+        True,
+        shapes="nothing",
+        doc="ask for answers piece by piece, where the server can, so that its silence is noticed early",
     )
     silence_s: float = setting(
-        180.0, unit="s", doc="the server counts as dead when no request at all has heard from it for so long", gt=0
+        180.0,
+        unit="s",
+        shapes="nothing",
+        doc="the server counts as dead when no request at all has heard from it for so long",
+        gt=0,
     )
     lost_s: float = setting(
         60.0,
         unit="s",
+        shapes="nothing",
         doc="a request silent for so long, and for many times the slowest answer, is asked again while others are "
         "answered",
         gt=0,
     )
     read_s: float = setting(
-        3600.0, unit="s", doc="longest silence of one request, which may wait in the server's queue", gt=0
+        3600.0,
+        unit="s",
+        shapes="nothing",
+        doc="longest silence of one request, which may wait in the server's queue",
+        gt=0,
     )
-    total_s: float = setting(7200.0, unit="s", doc="time limit of one attempt", gt=0)
-    api_key_env: str = setting("OPENAI_API_KEY", doc="environment variable that holds the key; only its name is kept")
+    total_s: float = setting(7200.0, unit="s", shapes="nothing", doc="time limit of one attempt", gt=0)
+    api_key_env: str = setting(
+        "OPENAI_API_KEY", shapes="nothing", doc="environment variable that holds the key; only its name is kept"
+    )
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = setting(
-        "max_tokens", doc="what the server calls the completion budget"
+        "max_tokens", shapes="samples", compared="content", doc="what the server calls the completion budget"
     )
 
 
 class EvalRecipe(Section):
-    name: str = setting("competition", doc="name of the suite")
-    description: str = setting("", doc="one line about it")
-    seed: int = setting(1, doc="every draw is a function of it, the problem and the sample index", ge=0)
+    name: str = setting("competition", shapes="nothing", doc="name of the suite")
+    description: str = setting("", shapes="nothing", doc="one line about it")
+    seed: int = setting(
+        1, shapes="samples", doc="every draw is a function of it, the problem and the sample index", ge=0
+    )
     suite: SuiteSection = SuiteSection()
     sampling: SamplingSection = SamplingSection()
     engine: EngineSection = EngineSection()
@@ -129,11 +171,39 @@ def _validate(layers: Layers, otherwise: str) -> EvalRecipe:
         raise RecipeError("\n".join(lines)) from None
 
 
+def evaluation_recipe(
+    recipe: Recipe, sets: tuple[str, ...], *, limit: int | None = None, inside_training: bool = False
+) -> EvalRecipe:
+    """A training recipe's [evaluation] as the recipe of an evaluation of these sets.
+
+    limit: only the first problems of each set. inside_training: with the smaller subset and the fewer samples of the
+    evaluations inside the run.
+    """
+    section = recipe.evaluation
+    shared = section.model_dump(include={"temperature", "top_p", "top_k", "max_completion_tokens"})
+    stops = recipe.rollout.model_dump(include={"stop_token_ids", "stop"})
+    if inside_training:
+        limit, num_samples = section.during_training_problems, section.during_training_samples
+    else:
+        num_samples = section.num_samples
+    return EvalRecipe(
+        name=recipe.name,
+        seed=recipe.seed,
+        suite=SuiteSection(benchmarks=sets, limit=limit, instruction=recipe.data.instruction),
+        sampling=SamplingSection(num_samples=num_samples, **shared, **stops),
+        engine=EngineSection(
+            dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
+        ),
+        grader=recipe.grader,
+    )
+
+
 def settings_of(recipe: EvalRecipe) -> dict[str, Any]:
-    """What of a recipe shapes the samples: nothing about processes, retries and time limits of the transport."""
-    suite = recipe.suite.model_dump(mode="json", include={"limit", "corrected", "instruction"})
-    sampling = recipe.sampling.model_dump(mode="json")
-    for name in ("stop_token_ids", "stop"):  # absent as before there were any, so that samples stay usable
-        if not sampling[name]:
-            del sampling[name]
-    return {"seed": recipe.seed, **sampling, **suite}
+    """The settings that shape the samples and are compared by value, without the names of their sections.
+
+    An empty array is left out, so that samples made before there was such a setting stay usable.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values_shaping(recipe, "samples").items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return {name: value for name, value in found.items() if value != []}

@@ -1,4 +1,4 @@
-"""A recipe laid open: settings with their origins, derived sizes, warnings. Plain data, no printing."""
+"""Resolved settings with their origins, derived sizes and warnings of a recipe. Plain data, no printing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from deepscaler.config.advice import warnings_for
 from deepscaler.config.derived import Size, derived
 from deepscaler.config.load import Resolved
 from deepscaler.config.resume import recipe_hash
+from deepscaler.config.setting import unit_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def explain(resolved: Resolved, world_size: int = 1, cores: int = 1) -> Explanat
         SettingRow(
             key,
             list(value) if isinstance(value, tuple) else value,
-            schema.unit_of(field),
+            unit_of(field),
             resolved.origins[key],
             field.description or "",
         )

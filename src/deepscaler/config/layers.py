@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from deepscaler.config.schema import RecipeError
+from deepscaler.json_text import flattened
 
 ORIGIN_DEFAULT = "default"
 ORIGIN_SET = "--set"
 _PACKAGE = Path(__file__).parents[1]
 # Recipes that come with the package: in it after an ordinary installation, else in the checkout.
 SHIPPED = next((p for p in (_PACKAGE / "recipes", _PACKAGE.parents[1] / "recipes") if p.is_dir()), _PACKAGE / "recipes")
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; an array's elements are numbered."""
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        yield prefix, value
-        return
-    for name, child in items:
-        yield from flat(child, f"{prefix}.{name}" if prefix else str(name))
 
 
 class Layers:
@@ -53,14 +41,14 @@ class Layers:
             self._merge_into(target[name], value, origin, key + ".")
 
     def _replace(self, target: Any, name: Any, key: str, value: Any, origin: str) -> None:
-        for leaf, inner in flat(value, key):
+        for leaf, inner in flattened(value, key):
             if isinstance(inner, date | time):  # datetime is a date
                 raise RecipeError(f"{_bare(origin)}: {leaf}: no setting takes a date or time, given {inner}")
         target[name] = value
         for old in [k for k in self.origins if k == key or k.startswith(key + ".")]:
             del self.origins[old]
         self.origins[key] = origin
-        self.origins.update((leaf, origin) for leaf, _ in flat(value, key))
+        self.origins.update((leaf, origin) for leaf, _ in flattened(value, key))
 
     def override(self, text: str) -> None:
         """Apply one `a.b=value`; `stages.0.steps=5` reaches into an array."""
@@ -87,7 +75,7 @@ class Layers:
         self.origins = {**{k: o for k, o in below.origins.items() if o == origin}, **origins}
 
     def origin(self, key: str) -> str:
-        """Where a leaf came from; `default` when nobody set it."""
+        """The origin of a leaf; `default` when nothing set it."""
         return self.origins.get(key, ORIGIN_DEFAULT)
 
     def place(self, key: str, otherwise: str) -> str:
@@ -98,7 +86,7 @@ class Layers:
 
 
 def _index(target: Any, part: str, above: list[str], text: str) -> Any:
-    """The table key or array index that `part` stands for."""
+    """The table key or array index that `part` names."""
     if isinstance(target, dict):
         return part
     name = ".".join(above)

@@ -78,9 +78,8 @@ def _preset_of(layers: Layers, path: Path) -> Preset:
 
 
 def _validate(layers: Layers, path: Path) -> Recipe:
-    # Through JSON, because strict mode there takes arrays for tuples and integers for floats, and nothing
-    # else:
-    # "12" for a number or true for a count is refused, not converted.
+    # Through JSON, because strict mode there takes arrays for tuples and integers for floats, and nothing else: "12"
+    # for a number or true for a count is refused, not converted.
     try:
         return Recipe.model_validate_json(json.dumps(layers.table), strict=True)
     except ValidationError as error:

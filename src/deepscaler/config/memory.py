@@ -60,7 +60,7 @@ class ModelShape:
             return cls(s.hidden_size, s.mlp_size, s.num_layers, *heads, vocab_size=0, tie_word_embeddings=True)
         try:
             return cls.of_config(parse_json((Path(recipe.model.path or "") / "config.json").read_text()))
-        except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said when it is loaded
+        except (OSError, ValueError, KeyError, TypeError):  # loading the model reports the fault
             return None
 
     @property

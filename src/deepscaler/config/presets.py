@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """algorithm: values of AlgorithmSection, `kl` as a nested table; what is absent keeps its default."""
+    """algorithm: values of AlgorithmSection, `kl` as a nested table; absent settings keep their default."""
 
     name: str
     source: str
@@ -55,8 +55,7 @@ _ALL = (
     Preset(
         "dapo",
         "Yu et al. 2025, arXiv:2503.14476",
-        "Clip-higher, dynamic sampling, token mean, soft overlong penalty. The paper's penalty spans 4096 of "
-        "20480 "
+        "Clip-higher, dynamic sampling, token mean, soft overlong penalty. The paper's penalty spans 4096 of 20480 "
         "tokens: with another budget set algorithm.soft_penalty_tokens, a fifth of it.",
         {
             **_GRPO,
@@ -69,8 +68,7 @@ _ALL = (
     Preset(
         "rloo",
         "Ahmadian et al. 2024, arXiv:2402.14740",
-        "REINFORCE with a leave-one-out baseline; the log-probability of a completion is the sum over its "
-        "tokens, "
+        "REINFORCE with a leave-one-out baseline; the log-probability of a completion is the sum over its tokens, "
         "hence a fixed length as divisor. On-policy: use one update per step.",
         {
             "advantage": "leave_one_out",
@@ -90,26 +88,22 @@ _ALL = (
     Preset(
         "cispo",
         "MiniMax-M1 2025, arXiv:2506.13585",
-        "The clipped ratio is a constant weight, so every token keeps its gradient. No lower clip (distance "
-        "1 puts "
+        "The clipped ratio is a constant weight, so every token keeps its gradient. No lower clip (distance 1 puts "
         "the bound at 0); the upper bound of 5 is the value of arXiv:2510.13786, the paper gives none.",
         {**_GRPO, "loss": "cispo", "clip_low": 1.0, "clip_high": 4.0},
     ),
     Preset(
         "justrl",
         "He et al. 2025, arXiv:2512.16649",
-        "Plain GRPO with clip-higher, no KL, no entropy term, no filtering, no length penalty. The source "
-        "samples at "
+        "Plain GRPO with clip-higher, no KL, no entropy term, no filtering, no length penalty. The source samples at "
         "T = 1 in one stage of 15360 tokens.",
         {**_GRPO, "clip_high": 0.28},
     ),
     Preset(
         "scalerl",
         "Khatri et al. 2025, arXiv:2510.13786",
-        "CISPO loss (upper bound 5), mean per prompt, batch-normalised advantages, groups without variance "
-        "dropped. "
-        "The source also computes logits in float32 and stops resampling solved prompts, which are not "
-        "settings of "
+        "CISPO loss (upper bound 5), mean per prompt, batch-normalised advantages, groups without variance dropped. "
+        "The source also computes logits in float32 and stops resampling solved prompts, which are not settings of "
         "[algorithm].",
         {
             **_GRPO,

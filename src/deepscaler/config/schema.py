@@ -1,4 +1,4 @@
-"""What the recipe's models say about a dotted key: unit, neighbours; and pydantic's errors in plain words."""
+"""Lookup of a dotted key in the recipe's models, and pydantic's errors in plain words."""
 
 from __future__ import annotations
 
@@ -29,11 +29,6 @@ def leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Field
             yield key, value, field
 
 
-def unit_of(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-
-
 def known_keys(parent: str, root: type[BaseModel] = Recipe) -> list[str]:
     """Names allowed directly under a dotted key; indices are skipped. Empty when it is no section."""
     model: type[BaseModel] | None = root
@@ -52,14 +47,14 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
-def all_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every dotted key there can be, without indices (`stages.steps`): where does a misplaced key belong?"""
+def all_settings(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted key without indices, such as `stages.steps`; field) of every setting that a recipe can hold."""
     for name, field in model.model_fields.items():
         section = _section(field)
         if section:
-            yield from all_keys(section, f"{prefix}{name}.")
+            yield from all_settings(section, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, field
 
 
 def nearest_key(key: str, root: type[BaseModel] = Recipe) -> str | None:
@@ -68,7 +63,7 @@ def nearest_key(key: str, root: type[BaseModel] = Recipe) -> str | None:
     near = get_close_matches(name, known_keys(parent, root), n=1, cutoff=0.6)
     if near:
         return f"{parent}.{near[0]}" if parent else near[0]
-    elsewhere = {known.rpartition(".")[2]: known for known in all_keys(root)}
+    elsewhere = {known.rpartition(".")[2]: known for known, _ in all_settings(root)}
     near = get_close_matches(name, elsewhere, n=1, cutoff=0.8)
     return elsewhere[near[0]] if near else None
 

@@ -106,7 +106,7 @@ class Curriculum:
         if truncated < section.skip_below_truncation:
             return f"skipped: only {truncated:.1%} of completions reach the budget of {counted(budget, 'token')}"
         if section.refuse_above_truncation and truncated > section.refuse_above_truncation:
-            shares = f"{truncated:.1%} of completions are cut"
+            shares = f"{truncated:.1%} of completions are truncated"
             return f"refused to shorten: {shares} at the budget of {counted(budget, 'token')}"
         return None
 

@@ -1,4 +1,4 @@
-"""The five benchmarks as they stand on the hub: which file of a dataset holds them, at which commit."""
+"""The five benchmarks on the hub: which file of a dataset holds them, at which commit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HubRows:
 
 
 def download(spec: BenchmarkSpec) -> tuple[HubRows, str]:
-    """(the benchmark's rows on the hub, the commit they come from). Raises DataError where they cannot be had."""
+    """(the benchmark's rows on the hub, the commit they come from). Raises DataError where they cannot be read."""
     source = spec.hub
     fetch = f"hf download {source.dataset} --repo-type dataset --revision {source.revision} --local-dir DIR/{spec.name}"
     instead = (

@@ -165,7 +165,7 @@ _SEPARATED = re.compile(r"[-+]?(?:\\\$)?\d{1,3}(?:,(?:\\!)?\s?\d{3})+")
 
 
 def top_level_items(text: str) -> list[str]:
-    """The parts between commas that stand in no bracket, without spaces; one part for a lone answer or `58,500`."""
+    """The parts between commas outside brackets, without spaces; one part for a lone answer or `58,500`."""
     if _SEPARATED.fullmatch(text):
         return [text]
     depth, items = 0, [""]

@@ -132,8 +132,8 @@ def _check_rows(spec: BenchmarkSpec, problems: Sequence[Problem]) -> tuple[bool,
         return True, []
     return False, [
         f"the {counted(len(problems), 'problem')} of {spec.hub.dataset} are not row by row those of the registered "
-        f"{spec.file} "
-        f"({spec.num_problems}): other wording, references or order. Compare scores only where rows_sha256 is the same"
+        f"{spec.file} ({spec.num_problems}): other wording, references or order. Compare scores only where rows_sha256 "
+        "is the same"
     ]
 
 

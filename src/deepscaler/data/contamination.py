@@ -16,7 +16,7 @@ from deepscaler.data.similarity import Match, SameAnswer, Side, compare, holds_l
 from deepscaler.data.whole_text import beginnings
 from deepscaler.types import Problem
 
-# A benchmark problem of so many tokens whose word pairs stand in a training row to this share is in it, whatever the
+# A benchmark problem of so many tokens of whose word pairs a training row holds this share is in it, whatever the
 # row's answer says.
 CONTAINED_TOKENS = 20
 CONTAINED_SHARE = 0.95
@@ -75,7 +75,7 @@ def find_contamination(
 def _stands_whole(
     rows: NormalizedTexts, row: int, asked: NormalizedTexts, test: int, row_shingles: Shingles, test_shingles: Shingles
 ) -> bool:
-    """Whether a benchmark problem stands in a row to the last word pair or letter, and is long enough to be told."""
+    """Whether a row holds a benchmark problem to the last word pair or letter, and is long enough to be told."""
     if holds_letters(rows.letters[row], asked.letters[test], least=CONTAINED_LETTERS):
         return True
     share = share_of(test_shingles.of(test), row_shingles.of(row))

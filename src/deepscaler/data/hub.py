@@ -65,7 +65,7 @@ def fetch(source: str) -> tuple[list[Path], str, str]:
     """(files, revision, licence) of a hub dataset, from the hub's cache or the network.
 
     A registered dataset comes at its pinned commit; any other needs one: `owner/name@commit`. Raises DataError, saying
-    which file to put where, when it cannot be had.
+    which file to put where, when it cannot be downloaded.
     """
     name, _, revision = source.partition("@")
     known = DATASETS.get(name)
@@ -125,7 +125,7 @@ def _ask_hub(name: str, get: Callable[[Any, bool], T], instead: str) -> T:
         return get(huggingface_hub, offline)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = f"no connection to {constants.ENDPOINT}" if offline else " ".join(str(error).split())
-        raise DataError(f"dataset {name} could not be had from the hub ({reason}); {instead}") from error
+        raise DataError(f"dataset {name} could not be downloaded from the hub ({reason}); {instead}") from error
 
 
 def reachable(endpoint: str) -> bool:

@@ -174,7 +174,7 @@ def write_layout(rows: Sequence[Mapping[str, Any]], layout: Layout, instruction:
 
 
 def shown(value: Any, limit: int = 80) -> str:
-    """A value for a message: as JSON where it can be, cut after `limit` characters."""
+    """A value for a message: as JSON where it can be, truncated after `limit` characters."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

@@ -12,7 +12,7 @@ from deepscaler.data.contamination import Finding
 from deepscaler.data.layouts import shown
 from deepscaler.data.prepare import Preparation
 
-MAX_PAIRS = 500  # of a section; the rest is counted, and stands in dropped.parquet
+MAX_PAIRS = 500  # of a section; the rest is counted, and listed in dropped.parquet
 _MAX_SHOWN = 4000  # characters of a problem
 # Colours, type and cards of the report's pages, which this layer cannot import; a test holds the colours together.
 _STYLE = """
@@ -113,7 +113,7 @@ def _duplicates(done: Preparation) -> Iterator[str]:
         yield _pair(how, _side(first), _side(second))
 
 
-Half = tuple[str, str, Sequence[str]]  # where it stands, problem, answers
+Half = tuple[str, str, Sequence[str]]  # place, problem, answers
 
 
 def _side(row: dict) -> Half:

@@ -204,7 +204,7 @@ def overlong_prompts(table: pa.Table, prompt_tokens: CountTokens, limit: int) ->
 def split(table: pa.Table, validation_frac: float, seed: int) -> tuple[pa.Table, pa.Table]:
     """(training, validation) in PREPARED's columns. A problem's side depends on its text and the seed alone.
 
-    So it does not move when other rows come or go, or stand in another order.
+    So it does not move when other rows come or go, or are in another order.
     """
     columns: dict[str, Any] = {name: table[name] for name in PREPARED.names if name != "id"}
     texts = zip(table["problem"].to_pylist(), messages_before(table), strict=True)

@@ -34,7 +34,7 @@ def question_fault(fields: Fields, problem: str) -> tuple[str, str] | None:
 
 
 def choices_apart(problem: str, choices: Any, answer: Any) -> list[str]:
-    """The choices that stand in a column of their own, where the answer is the name or number of one; else nothing.
+    """The choices that are in a column of their own, where the answer is the name or number of one; else nothing.
 
     Where the problem's text holds them all, or the answer is one's content, the row can be asked as it is.
     """

@@ -21,7 +21,7 @@ from deepscaler.data.references import NoAnswerError, WrongTypeError, read_answe
 from deepscaler.data.sources import SourceFile, read_difficulty
 from deepscaler.types import Message
 
-# file, row: where the row stands. record: the whole row as JSON. fault: why it cannot be used; fault_detail: in words.
+# file, row: place of the row. record: the whole row as JSON. fault: why it cannot be used; fault_detail: in words.
 SCHEMA = pa.schema(
     {
         "file": pa.string(),
@@ -178,7 +178,7 @@ DROPPED_COLUMNS = ("source", "row", "step", "reason", "detail", "problem", "answ
 
 
 def take_out(table: pa.Table, drops: Sequence[Drop | None], step: str) -> tuple[pa.Table, pa.Table]:
-    """(rows that stay, rows that leave as DROPPED_COLUMNS). In the latter `source` is the file the row stands in."""
+    """(rows that stay, rows that leave as DROPPED_COLUMNS). In the latter `source` is the file that holds the row."""
     assert len(drops) == len(table)
     stays = pa.array([drop is None for drop in drops], pa.bool_())
     leaving = [drop for drop in drops if drop is not None]

@@ -106,7 +106,7 @@ def signatures(shingles: Shingles, count: int, seed: int) -> NDArray[np.uint32]:
 def candidate_pairs(signature: NDArray[np.uint32], likeness: Hashes, floor: float) -> Pairs:
     """Pairs (i < j) int64 [num_pairs, 2] that share a band and agree in at least a share `floor` of the signature.
 
-    likeness: uint64 [num_problems]; rows with equal values stand next to each other in crowded buckets.
+    likeness: uint64 [num_problems]; rows with equal values are next to each other in crowded buckets.
     """
     count = len(signature)
     found = np.empty(0, np.int64)
@@ -160,7 +160,7 @@ def overlap(a: Hashes, b: Hashes) -> tuple[float, float]:
 
 
 def share_of(part: Hashes, whole: Hashes) -> float:
-    """Which share of a sorted set stands in another; 0 for an empty one."""
+    """Share of a sorted set that another one holds; 0 for an empty one."""
     return _in_common(part, whole) / len(part) if len(part) and len(whole) else 0.0
 
 

@@ -90,7 +90,7 @@ def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> 
             other = place.setdefault(problem.id, index)
             if other != index:
                 raise DataError(
-                    f"{source.path}: problem {problem.id} ({problem.prompt[:60]!r}) stands in "
+                    f"{source.path}: problem {problem.id} ({problem.prompt[:60]!r}) is in "
                     f"{sources[other].path} as well and would be drawn for both; remove it from one of them"
                 )
             problems.append(problem)

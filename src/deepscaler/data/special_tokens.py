@@ -1,6 +1,6 @@
 """Texts of control tokens inside a message stay text: only the chat template writes tokens that end or begin a turn.
 
-A tokenizer takes `<|im_end|>` for the token wherever it stands, in a problem that quotes a chat log too. So contents
+A tokenizer takes `<|im_end|>` for the token wherever it occurs, in a problem that quotes a chat log too. So contents
 are rendered with marks in such places, and the rendered text is encoded by a copy of the tokenizer that knows the
 control tokens under other names, of which no content can hold one.
 """

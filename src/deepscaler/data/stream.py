@@ -143,9 +143,8 @@ class ProblemStream:
         if state["problems"] != self._problems_digest:
             raise ValueError(
                 f"the checkpoint was made with {counted(len(self._problems), 'training problem')} as well, but other "
-                "ones or in "
-                "another order, or their texts, answers or tolerances changed; put the data back as it was, or start "
-                "a new run directory"
+                "ones or in another order, or their texts, answers or tolerances changed; put the data back as it "
+                "was, or start a new run directory"
             )
 
     def _restart(self, position: int) -> None:

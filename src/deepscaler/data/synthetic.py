@@ -152,7 +152,7 @@ def ids_of(sets: Mapping[str, Iterable[Problem]]) -> frozenset[str]:
 
 
 def assert_disjoint(training: Iterable[Problem], *held_out: Mapping[str, Iterable[Problem]]) -> None:
-    """Raises ValueError when a problem stands in `training` and a held-out set, or in two collections of them.
+    """Raises ValueError when a problem is in `training` and a held-out set, or in two collections of them.
 
     Compares texts, not ids, so that it also holds for problems whose ids were made elsewhere.
     """
@@ -163,6 +163,6 @@ def assert_disjoint(training: Iterable[Problem], *held_out: Mapping[str, Iterabl
                 here = f"held-out collection {number}, set {name}"
                 if places.setdefault(problem.prompt, here) != here:
                     raise ValueError(
-                        f"problem {problem.prompt!r} stands in {places[problem.prompt]} and in {here}; results on "
+                        f"problem {problem.prompt!r} is in {places[problem.prompt]} and in {here}; results on "
                         "that set would not be held out. Generate one of them with `exclude`"
                     )

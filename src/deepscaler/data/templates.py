@@ -40,8 +40,8 @@ class EncodedProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class TemplateFacts:
-    """What a result must record about the template it was made with."""
+class TemplateFingerprint:
+    """The properties of a chat template that shape a result, recorded with it."""
 
     sha256: str
     thinking_prefilled: bool
@@ -211,11 +211,11 @@ def template_hash(tokenizer: Any) -> str:
     return hashlib.sha256(template_text(tokenizer).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def template_facts(tokenizer: Any) -> TemplateFacts:
+def template_fingerprint(tokenizer: Any) -> TemplateFingerprint:
     """For run.json and the settings of an evaluation. Raises ValueError for a template that cannot be used."""
     _, prefilled = render_prompt(tokenizer, "x")
     template = template_text(tokenizer)
-    return TemplateFacts(template_hash(tokenizer), prefilled, "strftime_now" in template)
+    return TemplateFingerprint(template_hash(tokenizer), prefilled, "strftime_now" in template)
 
 
 def encode_problems(

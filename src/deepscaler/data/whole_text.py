@@ -14,7 +14,7 @@ _CHUNK_ROWS = 1000
 
 
 def beginnings(texts: Sequence[str], parts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(text, part) of all pairs where the first WIDTH letters of the part stand somewhere in the text, by text."""
+    """(text, part) of all pairs where the first WIDTH letters of the part occur in the text, by text."""
     sought = [number for number, part in enumerate(parts) if len(part) >= WIDTH]
     if not sought:
         return

@@ -1,4 +1,4 @@
-"""What stands behind a score: lengths, budgets, groups of problems, identical completions, the clean subset."""
+"""Details behind a score: lengths, budgets, groups of problems, identical completions, the clean subset."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def _lengths(tokens: NDArray[np.int64]) -> dict[str, float] | None:
 
 
 def budget_curve(samples: BenchmarkSamples) -> list[dict[str, float]] | None:
-    """Pass@1 had every completion been cut at b tokens: a longer one counts as wrong. None where counts are unknown.
+    """Pass@1 if completions were truncated at b tokens, so that longer ones count as wrong; None without counts.
 
-    b runs through the powers of two from the shortest completion to the first that cuts none; the last value is Pass@1.
+    b: powers of two from the shortest completion to the first that truncates none; the last value is Pass@1.
     """
     tokens = _tokens(samples)
     if tokens is None:
@@ -115,7 +115,7 @@ def all_the_same(samples: BenchmarkSamples, digests: Sequence[bytes]) -> bool:
 
 
 def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dict[str, Any]:
-    """Pass@1 over the problems that do not stand in the training data, as a contamination record lists them."""
+    """Pass@1 over the problems that are not in the training data, as a contamination record lists them."""
     clean = np.array([identity not in contaminated for identity in samples.problem_ids])
     result: dict[str, Any] = {"num_contaminated": int((~clean).sum()), "num_problems": int(clean.sum())}
     if clean.any():

@@ -17,6 +17,7 @@ from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, s
 from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
 from deepscaler.evaluation.samples import model_name, read_results, read_samples, setting
+from deepscaler.json_text import differences
 from deepscaler.observability.counts import counted
 
 CONDITIONS = ("temperature", "top_p", "top_k", "max_completion_tokens")
@@ -164,9 +165,8 @@ def compare_sides(before: Side, after: Side, *, common: bool = False) -> Compari
         unpaired, shared = _match(name, before, after)
         if len(unpaired) and not common:
             raise ValueError(
-                f"set {name}: {counted(len(unpaired), 'problem')} cannot be paired: {unpaired.words()}. Evaluate "
-                "both on the same "
-                "problems, or compare the shared ones with --common"
+                f"set {name}: {counted(len(unpaired), 'problem')} cannot be paired: {unpaired.words()}. Evaluate both "
+                "on the same problems, or compare the shared ones with --common"
             )
         if shared:
             paired[name] = _compare(name, before, after, shared, unpaired)
@@ -269,23 +269,11 @@ EXPECTED_TO_DIFFER = ("model", "recipe", "seed", "template", "versions", "endpoi
 
 def differing_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`temperature: 0.6 and 1.0` for every setting that should be the same and is not."""
-    first, second = _flat(before), _flat(after)
-    found = []
-    for key in sorted(first.keys() | second.keys()):
-        known = any(part in EXPECTED_TO_DIFFER for part in key.split("."))
-        if not known and first.get(key) != second.get(key):
-            found.append(f"{key}: {first.get(key, 'absent')} and {second.get(key, 'absent')}")
-    return found
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            values |= _flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values
+    return [
+        f"{one.key}: {one.before} and {one.after}"
+        for one in differences(before, after)
+        if not any(part in EXPECTED_TO_DIFFER for part in one.key.split("."))
+    ]
 
 
 def _some(ids: Sequence[str]) -> str:

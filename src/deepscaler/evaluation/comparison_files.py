@@ -19,7 +19,7 @@ from deepscaler.evaluation.tables import comparison_markdown, worded_conditions
 from deepscaler.observability.files import write_atomically
 
 JSON_FILE = "comparison.json"
-# Spaces of every kind, and what shows nothing, may stand before the sign.
+# Spaces of every kind, and what shows nothing, may precede the sign.
 _FORMULA = re.compile(
     r"[\s\x00-\x1f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
 )

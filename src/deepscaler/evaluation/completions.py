@@ -27,7 +27,7 @@ class Key(NamedTuple):
 class Completion:
     """One sample as it arrived.
 
-    text: what is graded; reasoning that came apart from the answer stands in `<think>` tags before it.
+    text: what is graded; reasoning that came apart from the answer precedes it in `<think>` tags.
     token_ids: None where the engine speaks text only. num_tokens: None where it does not say.
     seed: what the draws were keyed with. latency_s: from sending the request to the whole answer; None in an engine
         that decodes many at once, where it means nothing.
@@ -88,6 +88,6 @@ class Source(Protocol):
         ...
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """What it says about itself."""
+    def metadata(self) -> Mapping[str, Any]:
+        """What it says about itself, recorded with the result."""
         ...

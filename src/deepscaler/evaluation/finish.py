@@ -95,21 +95,21 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def finish(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> Results:
-    """Write samples.parquet and problems.jsonl, then results.json: where the latter stands, the evaluation is whole.
+def finish(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Results:
+    """Write samples.parquet and problems.jsonl, then results.json, which marks a complete evaluation.
 
-    facts: `settings`, and what results.json holds besides the figures.
+    metadata: `settings`, and what results.json holds besides the figures.
     """
     rows = (sample_row(c, v, plan.problem(c.key)) for c, v in store.rows(plan.samples()))
     write_rows(store.directory / SAMPLES_FILE, rows)
     write_problem_texts(store.directory, plan.sets)
-    results = compute_results(read_digested(store.directory), **facts)
+    results = compute_results(read_digested(store.directory), **metadata)
     write_results(results, store.directory)
     (store.directory / PARTIAL_FILE).unlink(missing_ok=True)
     return results
 
 
-def finish_partial(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> Path:
+def finish_partial(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Path:
     """What an interrupted evaluation knows: Pass@1 so far. A file of its own, so that nobody takes it for a result."""
     tally = Tally(len(plan.problems))
     for key, verdict in store.verdicts():
@@ -123,7 +123,7 @@ def finish_partial(store: SampleStore, plan: Plan, facts: Mapping[str, Any]) -> 
         "num_completions": plan.num_completions,
         "num_stored": len(store),
         "pass@1_so_far": so_far,
-        **facts,
+        **metadata,
     }
     path = store.directory / PARTIAL_FILE
     write_json(path, document)

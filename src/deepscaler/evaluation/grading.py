@@ -31,6 +31,7 @@ class GradingPipeline:
         self._thread.start()
 
     def submit(self, completion: Completion, problem: Problem) -> None:
+        """A completion that reached its budget is `truncated`, whatever its text holds."""
         self._under_way += 1
         truncated = completion.finish_reason is FinishReason.LENGTH
         item = GradeItem(completion.text, problem.references, self._prefilled, problem.tolerance, truncated)

@@ -24,7 +24,7 @@ HEAD = 9  # the checksum and a space
 
 
 class Place(NamedTuple):
-    """Where a line stands: byte offset and length, with its line break."""
+    """Place of a line: byte offset and length, with its line break."""
 
     offset: int
     length: int
@@ -42,7 +42,7 @@ class Journal:
         self._dirty = False
 
     def entries(self) -> Iterator[tuple[Place, dict[str, Any]]]:
-        """Every intact line in order. Damaged ones are counted; a torn last line is cut off."""
+        """Every intact line in order. Damaged ones are counted; a torn last line is dropped."""
         offset = intact = damaged = 0
         with self.path.open("rb") as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""Stored completions graded anew; what changed is written down beside the old figures, which are kept."""
+"""Stored completions graded again; the changes are recorded, and the old figures kept."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def _regrade(directory: Path, old: Mapping[str, Any], grader: Grader, grader_set
     kept = (directory / RESULTS_FILE).rename(directory / f"results.{number}.json")
     lines = "".join(json.dumps(row) + "\n" for row in changed)
     (directory / f"changes.{number}.jsonl").write_text(lines, encoding="utf-8")
-    facts = {name: value for name, value in old.items() if name not in FIGURES}
+    metadata = {name: value for name, value in old.items() if name not in FIGURES}
     regraded = {"before": kept.name, "changes": {f"{a} -> {b}": n for (a, b), n in transitions.items() if a != b}}
-    results = compute_results(read_digested(directory), **{**facts, "settings": settings, "regraded": regraded})
+    results = compute_results(read_digested(directory), **{**metadata, "settings": settings, "regraded": regraded})
     write_results(results, directory)
     if (directory / SETTINGS_FILE).is_file():  # made by `eval`, not imported
         replace_verdicts(directory, verdicts, grader_settings)

@@ -69,12 +69,12 @@ def compute_results(
     settings: Mapping[str, Any],
     *,
     equal: Equal = same_answer,
-    **facts: Any,
+    **metadata: Any,
 ) -> Results:
     """All figures of a samples table. Fractions of 1, tokens, seconds; what is unknown is null.
 
     table: of `read_samples`, or without texts of `read_digested`, which needs a tenth of the memory.
-    facts: further entries at the top of results.json. Raises ValueError for a table without rows.
+    metadata: further entries at the top of results.json. Raises ValueError for a table without rows.
     """
     if not len(table):
         raise ValueError("there are no samples to compute results from")
@@ -88,7 +88,7 @@ def compute_results(
         estimates[samples.name] = e
         benchmarks[samples.name] = _benchmark(samples, e, settings, equal)
     average = combine_sets(list(estimates.values()))
-    content = {"benchmarks": benchmarks, "average": estimate_json(average), "settings": dict(settings), **facts}
+    content = {"benchmarks": benchmarks, "average": estimate_json(average), "settings": dict(settings), **metadata}
     return Results(estimates, average, content)
 
 
@@ -114,7 +114,7 @@ def finite(value: Any) -> Any:
 
 
 def write_results(results: Results, directory: Path) -> None:
-    """Written last: where results.json stands, the evaluation is whole."""
+    """Written last: the presence of results.json shows that the evaluation is complete."""
     _write(results.content, directory)
 
 
@@ -224,7 +224,9 @@ def warnings_of(
     total, outcomes = record["num_completions"], record["outcomes"]
     found = list(_repeats(samples, repeated)) if setting(settings, "temperature") != 0 else []
     if record["truncated_frac"] > SUSPICIOUS_FRAC:
-        found.append(f"{record['truncated_frac']:.1%} of the completions were cut at the budget and count as wrong")
+        found.append(
+            f"{record['truncated_frac']:.1%} of the completions were truncated at the budget and count as wrong"
+        )
     if record["no_answer_frac"] > 0.5:
         found.append(f"{record['no_answer_frac']:.0%} have no answer: check chat template, prompt and answer format")
     unanswered = np.array([o == Outcome.NO_ANSWER.value for o in samples.column("outcome")])
@@ -245,7 +247,7 @@ def warnings_of(
             found.append(f"{_of(outcomes[outcome.value], total)} completions {words} and count as wrong")
     unknown = samples.column("finish_reason").count(UNKNOWN_FINISH)
     if unknown:
-        found.append(f"{_of(unknown, total)} completions have no finish reason: some may have been cut unseen")
+        found.append(f"{_of(unknown, total)} completions have no finish reason: some may have been truncated unnoticed")
     return [*found, *_unequal(samples, repeated)]
 
 

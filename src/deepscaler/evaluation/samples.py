@@ -183,9 +183,9 @@ def read_results(directory: Path) -> dict[str, Any]:
     try:
         results = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}); `deepscaler regrade {directory}` writes it anew") from error
+        raise ValueError(f"{file}: not JSON ({error}); `deepscaler regrade {directory}` writes it again") from error
     if not isinstance(results, dict) or not isinstance(results.get("benchmarks"), dict):
-        raise ValueError(f"{file}: no field benchmarks; `deepscaler regrade {directory}` writes it anew")
+        raise ValueError(f"{file}: no field benchmarks; `deepscaler regrade {directory}` writes it again")
     return results
 
 
@@ -196,7 +196,7 @@ def model_name(settings: Mapping[str, Any]) -> str:
 
 
 def setting(settings: Mapping[str, Any], name: str) -> Any:
-    """A sampling setting, wherever it stands; None where it is not recorded."""
+    """A sampling setting, at the top or under `sampling`; None where it is not recorded."""
     sampling = settings.get("sampling")
     return sampling.get(name, settings.get(name)) if isinstance(sampling, Mapping) else settings.get(name)
 

@@ -16,21 +16,25 @@ from deepscaler.types import RunError
 class ServerSource:
     """Completions of an OpenAI-compatible server, which applies the chat template itself.
 
-    found: what probing it showed. facts: what it says about the model.
+    found: what probing it showed. metadata: what it says about the model.
     """
 
     def __init__(
-        self, client: OpenAIClient, instruction: str, found: Sequence[str] = (), facts: Mapping[str, Any] | None = None
+        self,
+        client: OpenAIClient,
+        instruction: str,
+        found: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._client, self._found = client, list(found)
-        self.facts: Mapping[str, Any] = facts or {}
+        self.metadata: Mapping[str, Any] = metadata or {}
         self._instruction = instruction
         self._monitor = ReplyMonitor(client)
 
     def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
         """First samples of all problems first, so that the running estimate is of the whole suite.
 
-        Raises RunError at the end when some samples could not be had.
+        Raises RunError at the end when some samples could not be obtained.
         """
         seed = self._client.params.seed
         requests = (self._request(plan, key, seed) for key in sorted(wanted, key=lambda k: k.sample_index))
@@ -43,8 +47,8 @@ class ServerSource:
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(
-                f"{counted(len(self._client.unfinished), 'sample')} could not be had, the first of them {key}: {why}. "
-                "All others are kept; the same command asks for the missing ones again"
+                f"{counted(len(self._client.unfinished), 'sample')} could not be obtained, the first of them {key}: "
+                f"{why}. All others are kept; the same command asks for the missing ones again"
             )
 
     def _request(self, plan: Plan, key: Key, seed: int) -> ChatRequest:

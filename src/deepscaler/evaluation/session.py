@@ -18,15 +18,15 @@ from deepscaler.types import RunError, Verdict
 
 GRADE_ON_S = 10.0  # after an error or Ctrl-C, for what has arrived: the partial result is then more than nothing
 MIN_RATED = 20  # new samples that a rate is judged by
-UPDATES = 50  # the running estimate is computed so often at most: its interval costs milliseconds
+UPDATES = 50  # of the running estimate at most, whose interval costs milliseconds
 
 
 @dataclass(slots=True)
 class State:
-    """Where an evaluation stands, for whoever shows it.
+    """Progress of an evaluation, for the screen.
 
     num_before: samples found at the start. running: Pass@1 so far, None until every problem has a verdict: before, the
-    problems with short answers stand for all, and an interval over them means nothing.
+    problems with short answers are over-represented, and an interval over them means nothing.
     """
 
     num_completions: int

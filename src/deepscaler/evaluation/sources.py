@@ -55,5 +55,5 @@ class EngineSource:
         return []
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {}

@@ -8,7 +8,6 @@ DIR/journal/verdicts.jsonl     one line per verdict, in order of arrival
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.evaluation.journal import Journal
+from deepscaler.json_text import canonical_digest, differences
 from deepscaler.observability.files import remove_temporaries, write_atomically
 from deepscaler.observability.run_directory import read_json
 from deepscaler.types import FinishReason, Outcome, Verdict
@@ -25,11 +25,7 @@ from deepscaler.types import FinishReason, Outcome, Verdict
 SETTINGS_FILE = "settings.json"
 JOURNAL = "journal"
 MAX_COUNT = 2**31 - 1
-
-
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over canonical JSON."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+MAX_SHOWN = 6  # differing settings named in a message
 
 
 def lock(directory: Path) -> TextIO:
@@ -151,19 +147,8 @@ def replace_verdicts(directory: Path, verdicts: Mapping[Key, Verdict], grader_se
 
 
 def _write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    text = json.dumps({"sha256": settings_hash(settings), "settings": dict(settings)}, indent=1) + "\n"
+    text = json.dumps({"sha256": canonical_digest(settings), "settings": dict(settings)}, indent=1) + "\n"
     write_atomically(directory / SETTINGS_FILE, lambda temporary: temporary.write_text(text))
-
-
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`key: old value -> new value` for every setting that differs, nested ones under dotted names."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    absent = "absent"
-    return [
-        f"{key}: {_shown(before.get(key, absent))} -> {_shown(after.get(key, absent))}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, absent) != after.get(key, absent)
-    ]
 
 
 def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -177,34 +162,22 @@ def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
             )
         _write_settings(directory, settings)
         return
-    changes = differing(stored.get("settings", {}), settings)
+    changes = differences(stored.get("settings", {}), settings)
     journal = directory / JOURNAL / "completions.jsonl"
     if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
-        _write_settings(directory, settings)  # an evaluation that never got a sample binds nobody
+        _write_settings(directory, settings)  # an evaluation without a sample may be made with any settings
     elif changes:
-        shown = "; ".join(changes[:6]) + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
+        shown = "; ".join(change.words() for change in changes[:MAX_SHOWN])
+        shown += f"; and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
         regrade = (
-            f", or `deepscaler regrade {directory}` to grade the stored completions anew"
-            if all(c.startswith("grader.") for c in changes)
+            f", or `deepscaler regrade {directory}` to grade the stored completions again"
+            if all(change.key.startswith("grader.") for change in changes)
             else ""
         )
         raise ValueError(
             f"{directory} was made with other settings ({shown}), and results of different settings are never mixed. "
             f"Give another --out, or the settings it was made with{regrade}"
         )
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, child in value.items():
-            yield from _flat(child, f"{prefix}.{name}" if prefix else str(name))
-    else:
-        yield prefix, value
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _key(parts: list[Any]) -> Key:

@@ -39,7 +39,7 @@ class Sheet:
 
 
 def percent(value: float | None) -> str:
-    """`43.1`; a dash for what is unknown."""
+    """`43.1`; a dash where it is unknown."""
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepscaler.observability.step_facts import StepFacts
+from deepscaler.observability.step_stats import StepStats
 
 GATE_FAILED_FRAC = 0.9
 TRUNCATED_FRAC = 0.9
@@ -27,18 +27,18 @@ class Seen:
     """now: this step. before: the steps before it that are remembered, oldest first. mismatch_limit: in nats."""
 
     window: int
-    now: StepFacts
-    before: tuple[StepFacts, ...]
+    now: StepStats
+    before: tuple[StepStats, ...]
     mismatch_limit: float
     kl_estimator: str
 
     @property
-    def recent(self) -> tuple[StepFacts, ...]:
+    def recent(self) -> tuple[StepStats, ...]:
         """The last `window` steps, fewer at the start of a run."""
         return (*self.before, self.now)[-self.window :]
 
     @property
-    def in_stage(self) -> tuple[StepFacts, ...]:
+    def in_stage(self) -> tuple[StepStats, ...]:
         """The remembered steps of this stage without a gap, this one included."""
         steps = (*self.before, self.now)
         start = max((i + 1 for i, step in enumerate(steps) if step.stage != self.now.stage), default=0)
@@ -159,11 +159,11 @@ def zero_learning_rate(seen: Seen) -> bool:
 
 
 def weights_unchanged(seen: Seen) -> bool:
-    """The updates of the step were applied, and what is published is what was published before."""
+    """The updates of the step were applied, and the published weights are those published before."""
     return _learned(seen.now) and bool(seen.before) and seen.before[-1].weights == seen.now.weights
 
 
-def _learned(step: StepFacts) -> bool:
+def _learned(step: StepStats) -> bool:
     return step.num_updates > 0 and step.num_signal > 0
 
 

@@ -10,7 +10,7 @@ from deepscaler.config.models import AlarmSection
 from deepscaler.observability import alarm_conditions as when
 from deepscaler.observability.alarm_conditions import KL_ZERO_UPDATES, Seen
 from deepscaler.observability.draws import DrawMemory
-from deepscaler.observability.step_facts import StepFacts
+from deepscaler.observability.step_stats import StepStats
 
 # Nats per token between trainer and sampler: the lowest limit that is ever learned, and the highest.
 MISMATCH_LIMITS = {"float32": (1e-4, 0.01), "bfloat16": (0.01, 0.03)}
@@ -55,22 +55,22 @@ class Alarms:
         self._limits = MISMATCH_LIMITS[dtype]
         self._kl_estimator = kl_estimator
         self._held: dict[str, int] = {}
-        self._before: list[StepFacts] = []
+        self._before: list[StepStats] = []
         self._first_mismatches: list[float] = []
         self.draws = DrawMemory()
 
-    def observe(self, facts: StepFacts) -> list[Alarm]:
+    def observe(self, stats: StepStats) -> list[Alarm]:
         """Alarms that fire at this step."""
-        seen = Seen(self._window, facts, tuple(self._before), self.mismatch_limit, self._kl_estimator)
+        seen = Seen(self._window, stats, tuple(self._before), self.mismatch_limit, self._kl_estimator)
         fired = []
         for rule in RULES:
             count = self._held.get(rule.name, 0) + 1 if rule.holds(seen) else 0
             self._held[rule.name] = count
             if count == rule.after(self._window):
                 fired.append(Alarm(rule.name, rule.fatal, rule.reason.format(s=seen), rule.remedy))
-        self._before = [*self._before, facts][-max(3 * self._window, KL_ZERO_UPDATES) :]
-        if facts.mismatch_mean is not None and len(self._first_mismatches) < MISMATCH_LEARNED_FROM:
-            self._first_mismatches.append(facts.mismatch_mean)
+        self._before = [*self._before, stats][-max(3 * self._window, KL_ZERO_UPDATES) :]
+        if stats.mismatch_mean is not None and len(self._first_mismatches) < MISMATCH_LEARNED_FROM:
+            self._first_mismatches.append(stats.mismatch_mean)
         return fired
 
     @property
@@ -84,15 +84,15 @@ class Alarms:
     def state_dict(self) -> dict[str, Any]:
         return {
             "held": self._held,
-            "steps": [asdict(facts) for facts in self._before],
+            "steps": [asdict(stats) for stats in self._before],
             "first_mismatches": self._first_mismatches,
             "draws": self.draws.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What a checkpoint of an earlier version lacks is learned anew."""
+        """State that a checkpoint of an earlier version lacks is learned again."""
         self._held = dict(state["held"])
-        self._before = [StepFacts(**facts) for facts in state.get("steps", [])]
+        self._before = [StepStats(**stats) for stats in state.get("steps", [])]
         self._first_mismatches = list(state.get("first_mismatches", []))
         self.draws.load_state_dict(state.get("draws", {}))
 

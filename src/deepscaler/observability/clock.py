@@ -22,6 +22,10 @@ class StepClock:
         finally:
             self._phases[name] = self._phases.get(name, 0.0) + time.perf_counter() - start
 
+    def seconds(self, name: str) -> float:
+        """Of one phase so far; 0 for one that was not entered."""
+        return self._phases.get(name, 0.0)
+
     def metrics(self) -> dict[str, float]:
         """`<phase>_s` for every phase, and `step_s` since construction."""
         seconds = {f"{name}_s": value for name, value in self._phases.items()}

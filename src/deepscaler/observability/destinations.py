@@ -1,4 +1,4 @@
-"""What a path that a user names stands for: a file to replace, or a device, FIFO or socket to write into.
+"""Kind of destination that a path names: a file to replace, or a device, FIFO or socket to write into.
 
 Renaming over the name would put a file in the place of a link or, as root, of a device.
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 from deepscaler.types import Rollout, ScoredGroup
 
-PREFIX_TOKENS = 32  # what is compared: far enough to differ, short enough that an update leaves some alike
+PREFIX_TOKENS = 32  # compared: far enough to differ, short enough that an update leaves some alike
 MAX_PROBLEMS = 256  # remembered: the first ones met, whatever the size of the data
 MAX_SAMPLES = 16  # of each
 

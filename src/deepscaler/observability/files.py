@@ -97,7 +97,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[None]:
-    """A directory to work in. Where the block raises and nothing stands in it, what was made of its path goes again."""
+    """A directory to work in; removed, with the parents made for it, where the block raises and it is empty."""
     made = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:

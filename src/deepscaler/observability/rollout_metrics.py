@@ -31,7 +31,7 @@ class RolloutStats:
     outcome_frac: Mapping[Outcome, float]
 
     def metrics(self) -> dict[str, float]:
-        """What metrics.jsonl says of them; what is None is left out."""
+        """Their entries in metrics.jsonl; those that are None are left out."""
         written = [f.name for f in fields(self) if f.name not in ("outcome_frac", "num_graded", "num_correct")]
         values = {name: getattr(self, name) for name in written}
         values |= {f"outcome_{outcome.value}_frac": share for outcome, share in self.outcome_frac.items()}

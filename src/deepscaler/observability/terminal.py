@@ -61,7 +61,7 @@ def console(**settings: Any) -> Any:
 
 
 class _Shown:
-    """A text stream that shows what is written to it, and is otherwise the stream it stands for."""
+    """A text stream that makes what is written to it harmless, and otherwise is the wrapped stream."""
 
     def __init__(self, raw: TextIO, *, colours: bool = False) -> None:
         self.raw, self._colours = raw, colours

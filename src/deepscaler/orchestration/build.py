@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from deepscaler.cluster.embedded import open_model
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.local import PolicyFiles
 from deepscaler.cluster.registry import CLUSTERS
 from deepscaler.config import Recipe, recipe_hash
-from deepscaler.config.evaluation import EngineSection
+from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
 from deepscaler.evaluation.sources import EngineSource
+from deepscaler.model_directory import open_model
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
@@ -33,11 +32,9 @@ from deepscaler.orchestration.resume import Origin, check_directory, find_start
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts
-from deepscaler.orchestration.validation import Evaluator, evaluation_recipe, write_held_out
-from deepscaler.positions import model_context
+from deepscaler.orchestration.validation import Evaluator, write_held_out
 from deepscaler.protocols import Cluster
 from deepscaler.rewards.scoring import items_of
-from deepscaler.training.model import resolve_model
 from deepscaler.types import IntArray, RunError
 
 
@@ -71,7 +68,7 @@ def open_run(
         CLUSTERS[recipe.cluster.kind](recipe, read.policy) as cluster,
     ):
         weights = cluster.learner.publish()
-        inputs = inputs_of(weights.digest("float32"), files.directory, files.tokenizer, read.policy.stop_ids)
+        inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
         start = find_start(recipe, inputs, read.prompts.stream, path, origin)
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
@@ -111,22 +108,21 @@ def open_run(
 def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
     """Read problems, tokenizer and model files. Raises ValueError for everything that can be wrong with them."""
     training = load_training_data(recipe)
-    directory = resolve_model(model_path, recipe.model.revision)
-    files = open_model(directory, EngineSection(dtype=recipe.model.dtype))
+    files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
     prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
-    policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.config, prompts))
+    policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.context, prompts))
     encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
     decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
     return Inputs(training, prompts, encode, decode, policy)
 
 
-def _longest_sequence(recipe: Recipe, config: Any, prompts: Prompts) -> int:
+def _longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
     """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
     lengths = longest_sequences(recipe, prompts)
-    if excess := too_long(lengths, model_context(config)):
+    if excess := too_long(lengths, context):
         raise ValueError("\n".join(excess))
     return max(one.total for one in lengths)
 
@@ -138,7 +134,7 @@ def _evaluator(
     training, files = read.training, read.policy.files
     if not training.validation.sets:
         return None
-    asked = evaluation_recipe(recipe, tuple(training.validation.sets))
+    asked = evaluation_recipe(recipe, tuple(training.validation.sets), inside_training=True)
     path = directory.path / "evaluations"
     write_held_out(path, training.validation, training.left_out, len(training.problems))
     return Evaluator(
@@ -146,7 +142,7 @@ def _evaluator(
         datasets=training.validation,
         source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=read.decode),
         grader=cluster.grader,
-        engine=ENGINES[recipe.rollout.engine].facts(files),
+        engine=ENGINES[recipe.rollout.engine].fingerprint(files),
         template=files.template,
         directory=path,
         progress=progress,

@@ -9,17 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.cluster.embedded import (
-    ModelFiles,
-    check_context,
-    device_facts,
-    files_sha256,
-    open_model,
-)
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.config import Recipe
-from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSection, SuiteSection, settings_of
+from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.models import GraderSection
+from deepscaler.config.setting import values_shaping
 from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
@@ -27,7 +21,9 @@ from deepscaler.evaluation.finish import finish, finish_partial
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
-from deepscaler.evaluation.store import SampleStore, settings_hash
+from deepscaler.evaluation.store import SampleStore
+from deepscaler.json_text import canonical_digest
+from deepscaler.model_directory import ModelDirectory, device_metadata, open_model
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory
@@ -42,8 +38,15 @@ Settings = dict[str, Any]
 
 
 def grader_settings(section: GraderSection) -> Settings:
-    """What shapes a verdict."""
-    return {"version": REWARDS[section.profile].version, **section.model_dump(mode="json", exclude={"workers"})}
+    """What shapes a verdict: the grader's version and those of its settings that do."""
+    return {"version": REWARDS[section.profile].version, **values_shaping(section, "verdict")}
+
+
+def recorded_grader(settings: Mapping[str, Any], workers: int) -> GraderSection:
+    """The grader of an evaluation's settings: what shaped its verdicts, with this many processes."""
+    recorded = settings.get("grader", {})
+    kept = {name: recorded[name] for name in values_shaping(GraderSection(), "verdict") if name in recorded}
+    return GraderSection(**kept, workers=workers)
 
 
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:
@@ -96,13 +99,18 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     is not installed.
     """
     engine = ENGINES[job.recipe.engine.kind]
-    files = open_model(model, job.recipe.engine)
-    settings = job.settings(
-        {"sha256": files_sha256(files.directory)},
-        engine.facts(files),
-        asdict(files.template),
-    )
-    return _evaluate(job, settings, {"name": str(model)}, lambda: _engine_source(files, job))
+    files = open_model(model, job.recipe.engine.dtype)
+    settings = job.settings({"sha256": files.sha256()}, engine.fingerprint(files), asdict(files.template))
+    prefilled = files.template.thinking_prefilled
+    with make_grader(job.recipe.grader) as grader:
+        return run_job(
+            job,
+            settings,
+            lambda: _engine_source(files, job),
+            grader,
+            model={"name": str(model)},
+            thinking_prefilled=prefilled,
+        )
 
 
 def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
@@ -118,7 +126,8 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
         {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
         {"sha256": None, "thinking_prefilled": False},  # the server applies its own
     )
-    return _evaluate(job, settings, {}, lambda: _server_source(client, job))
+    with make_grader(job.recipe.grader) as grader:
+        return run_job(job, settings, lambda: _server_source(client, job), grader, model={}, thinking_prefilled=False)
 
 
 def evaluate_directory(
@@ -126,36 +135,16 @@ def evaluate_directory(
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
     datasets = held_out_sets(recipe, limit=limit)
-    asked = held_out_recipe(recipe, tuple(datasets.sets), limit)
+    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit)
     progress.message(announced(datasets, asked))
     return evaluate_model(model_path, Job(asked, datasets, out, progress))
 
 
-def held_out_recipe(recipe: Recipe, names: tuple[str, ...], limit: int | None) -> EvalRecipe:
-    """A training recipe's [evaluation] as the recipe of an evaluation of these sets."""
-    section = recipe.evaluation
-    shared = ("num_samples", "temperature", "top_p", "top_k", "max_completion_tokens")
-    return EvalRecipe(
-        name=recipe.name,
-        seed=recipe.seed,
-        suite=SuiteSection(benchmarks=names, limit=limit, instruction=recipe.data.instruction),
-        sampling=SamplingSection(
-            **section.model_dump(include=set(shared)),
-            stop_token_ids=recipe.rollout.stop_token_ids,
-            stop=recipe.rollout.stop,
-        ),
-        engine=EngineSection(
-            dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
-        ),
-        grader=recipe.grader,
-    )
-
-
 @contextmanager
-def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
+def _engine_source(files: ModelDirectory, job: Job) -> Iterator[Source]:
     instruction = job.recipe.suite.instruction
     prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
-    check_context(files, list(prompts.values()), job.params)
+    files.check_context(list(prompts.values()), job.params.max_completion_tokens)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
     open_engine = ENGINES[job.recipe.engine.kind].open
     with open_engine(files, job.recipe.engine, capacity=capacity, params=job.params) as (sampler, decode):
@@ -167,20 +156,12 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
     from deepscaler.engines.openai.probe import check_server, probe_sampling
     from deepscaler.evaluation.server_source import ServerSource
 
-    facts = check_server(client)
+    metadata = check_server(client)
     first = next(iter(job.plan.problems.values()))
     found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
     for text in found:
         job.progress.warning(text)
-    yield ServerSource(client, job.recipe.suite.instruction, found, facts)
-
-
-def _evaluate(
-    job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
-) -> Results:
-    """`run_job` with a grader of its own."""
-    with make_grader(job.recipe.grader) as grader:
-        return run_job(job, settings, open_source, grader, model=model)
+    yield ServerSource(client, job.recipe.suite.instruction, found, metadata)
 
 
 def run_job(
@@ -190,26 +171,27 @@ def run_job(
     grader: Grader,
     *,
     model: Mapping[str, Any],
-    facts: Mapping[str, Any] | None = None,
+    thinking_prefilled: bool,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Generate what is missing, grade, write the files. What is interrupted leaves results.partial.json.
+    """Generate what is missing, grade, write the files. An interrupted evaluation leaves results.partial.json.
 
-    model: what the model is called, beside what the settings know of it. facts: further entries of results.json.
+    model: the model's name, beside its digest in the settings. thinking_prefilled: whether the prompt opens `<think>`.
+    metadata: further entries of results.json.
     """
     started, plan = time.time(), job.plan
     with _new_store(job.out, settings) as store:
         before = len(store)
         _say_what_is_there(job, store)
         content: dict[str, Any] = {
-            **(facts or {}),
+            **(metadata or {}),
             "settings": {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}},
-            "settings_sha256": settings_hash(settings),
+            "settings_sha256": canonical_digest(settings),
             "warnings": list(job.datasets.warnings),
         }
 
         def session(source: Source | None) -> None:
-            prefilled = settings["template"]["thinking_prefilled"]
-            run_session(plan, source, grader, store, thinking_prefilled=prefilled, show=job.progress.session)
+            run_session(plan, source, grader, store, thinking_prefilled=thinking_prefilled, show=job.progress.session)
 
         try:
             if before == plan.num_completions:  # nothing to generate: no weights to load, no server to ask
@@ -218,7 +200,7 @@ def run_job(
                 with open_source() as source:
                     session(source)
                     content["warnings"] += source.warnings()
-                    content["server"] = source.facts
+                    content["server"] = source.metadata
         except (KeyboardInterrupt, RunError):
             if len(store):
                 path = finish_partial(store, plan, content)
@@ -226,7 +208,7 @@ def run_job(
                     f"{len(store)} of {counted(plan.num_completions, 'sample')} are kept; Pass@1 so far: {path}"
                 )
             raise
-        content["run"] = _run_facts(started, before, job)
+        content["run"] = _run_metadata(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
         results = finish(store, plan, content)
     job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
@@ -256,7 +238,7 @@ def _say_what_is_there(job: Job, store: SampleStore) -> None:
         job.progress.message(f"{len(store)} of {counted(job.plan.num_completions, 'sample')} are there already")
 
 
-def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:
+def _run_metadata(started: float, before: int, job: Job) -> dict[str, Any]:
     """Of the process that finished the evaluation; `resumed_samples` were made by earlier ones."""
     return {
         "started": started,
@@ -264,7 +246,7 @@ def _run_facts(started: float, before: int, job: Job) -> dict[str, Any]:
         "resumed_samples": before,
         "new_samples": job.plan.num_completions - before,
         "concurrency": job.recipe.client.concurrency,
-        "hardware": {**hardware(), **device_facts()},
+        "hardware": {**hardware(), **device_metadata()},
         "versions": package_versions(),
         "git_commit": git_commit(),
     }

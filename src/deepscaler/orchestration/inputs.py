@@ -1,19 +1,17 @@
-"""What a run is made from besides its recipe, as digests: a run that goes on must have the same."""
+"""Digests of a run's inputs besides its recipe; a run that goes on must have the same inputs."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from deepscaler.data.templates import template_hash
-from deepscaler.json_text import parse_json
+from deepscaler.json_text import canonical_digest, parse_json
 from deepscaler.observability.run_directory import read_json
 
-# What saving a model writes anew and no computation reads.
+# Fields that saving a model changes and no computation reads.
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _WORDS = {
     "weights": "the base model's weights",
@@ -26,7 +24,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """SHA-256 (hex) of each, and the stop ids themselves. Where the files lie is no part of it."""
+    """SHA-256 (hex) of each input, and the stop ids themselves. Paths are not part of it."""
 
     weights: str
     config: str
@@ -59,19 +57,14 @@ def in_words(names: list[str]) -> str:
 
 def _config_digest(directory: Path) -> str:
     config = read_json(directory / "config.json") or {}
-    return _sha256({key: value for key, value in config.items() if key not in _VOLATILE})
+    return canonical_digest({key: value for key, value in config.items() if key not in _VOLATILE}, default=str)
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    """Of everything that encodes and decodes; padding and truncation are set by each call."""
+    """SHA-256 (hex) of everything that encodes and decodes; padding and truncation are set by each call."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return _sha256([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
+        return canonical_digest([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map], default=str)
     rules = parse_json(backend.to_str())
     kept = {key: value for key, value in rules.items() if key not in ("version", "padding", "truncation")}
-    return _sha256([kept, tokenizer.special_tokens_map])
-
-
-def _sha256(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return canonical_digest([kept, tokenizer.special_tokens_map], default=str)

@@ -46,8 +46,7 @@ def too_long(lengths: Sequence[Length], context: int) -> list[str]:
     """What exceeds the context, in words with the way out; empty when everything fits."""
     return [
         f"{one.where}: the longest prompt has {counted(one.prompt, 'token')}, with {one.key} = {one.budget} that is "
-        f"{one.total}, "
-        f"and the model's context is {context}; {_way_out(one, context)}"
+        f"{one.total}, and the model's context is {context}; {_way_out(one, context)}"
         for one in lengths
         if one.total > context
     ]

@@ -7,12 +7,12 @@ import sys
 import textwrap
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from deepscaler.config.models import StageSection
 from deepscaler.evaluation.session import State
 from deepscaler.observability.counts import counted
+from deepscaler.observability.rollout_metrics import RolloutStats
 from deepscaler.observability.terminal import control, shown
 from deepscaler.types import Rollout
 
@@ -36,11 +36,6 @@ def speed(tokens_per_s: float) -> str:
         return f"{tokens_per_s:.0f} tok/s"
     thousands = tokens_per_s / 1000
     return f"{thousands:.{0 if thousands >= 99.95 else 1}f}k tok/s"
-
-
-def _reward(metrics: Mapping[str, Any]) -> str:
-    """Absent where no grading reached a verdict."""
-    return f"{metrics['reward_mean']:.3f}" if "reward_mean" in metrics else "-"
 
 
 class Progress:
@@ -71,7 +66,7 @@ class Progress:
         self.message(f"warning: {text}")
 
     def update(self, text: str, *, force: bool = False) -> None:
-        """The current state; written only so often, so that logs stay readable."""
+        """The current state; written at intervals, so that logs stay readable."""
         if not force and not self.due():
             return
         self._last_write = time.monotonic()
@@ -90,14 +85,16 @@ class Progress:
         if not self._step_times:
             self._step_times.append(time.monotonic())
 
-    def end_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def end_step(self, step: int, stats: RolloutStats, sample_s: float) -> None:
+        """sample_s: seconds that the step spent sampling."""
         self._step_times.append(time.monotonic())
         seconds_per_step = (self._step_times[-1] - self._step_times[0]) / (len(self._step_times) - 1)
         left = (self._num_steps - step) * seconds_per_step
-        rate = metrics["num_sampled_tokens"] / max(metrics.get("sample_s", 0.0), 1e-9)
+        rate = stats.num_sampled_tokens / max(sample_s, 1e-9)
+        reward = "-" if stats.reward_mean is None else f"{stats.reward_mean:.3f}"  # None: no grading reached a verdict
         self.update(
-            f"{self._stage} step {step}/{self._num_steps}  reward {_reward(metrics)}"
-            f"  length {metrics['length_mean']:.0f}  cut {metrics['truncated_frac']:3.0%}"
+            f"{self._stage} step {step}/{self._num_steps}  reward {reward}"
+            f"  length {stats.length_mean:.0f}  cut {stats.truncated_frac:3.0%}"
             f"  {speed(rate)}  left {duration(left)}",
             force=step == self._num_steps,
         )
@@ -111,7 +108,7 @@ class Progress:
             )
 
     def session(self, state: State) -> None:
-        """Where an evaluation with a store stands: samples, rate, tokens, score so far, time left.
+        """State of an evaluation with a store: samples, rate, tokens, score so far, time left.
 
         The first to finish are short, and short ones are right more often: a count says so better than a share. Pass@1
         and its interval come when every problem has an answer.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.config import Recipe, changed_keys, recipe_hash
-from deepscaler.config.resume import changed_rounding, value_of
+from deepscaler.config import Recipe, changed_settings, recipe_hash
+from deepscaler.config.resume import changed_rounding
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
@@ -74,8 +74,7 @@ def check_directory(recipe: Recipe, path: Path) -> None:
     if not steps and (trained := _steps_trained(path)):
         raise ValueError(
             f"{path} holds {counted(trained, 'step')} of training but no checkpoint in {path / 'checkpoints'}, so it "
-            "cannot go "
-            "on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
+            "cannot go on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
         )
 
 
@@ -148,7 +147,7 @@ def find_start(recipe: Recipe, inputs: Inputs, stream: ProblemStream, path: Path
 
 
 def restore(run: Run, found: Checkpoint) -> None:
-    """Go on with a run in its own directory, after `check_continues`; says what is no longer as it was."""
+    """Go on with a run in its own directory, after `check_continues`; reports what changed."""
     run.load(found.path, found.state)
     _say_rounding(run, read_json(found.path / RECIPE_FILE) or {}, found.state["num_processes"])
     damaged = [*found.passed_over, *run.directory.check_records(found.path)]
@@ -221,18 +220,17 @@ def _continue_stream(run: Run, state: dict[str, Any]) -> None:
     try:
         run.stream.check_problems(state)
     except ValueError:
-        run.progress.message("note: other training problems than in that run, so their order begins anew")
+        run.progress.message("note: other training problems than in that run, so their order starts again")
         run.stream.begin_stage(stage, reshuffle=True)
         return
     run.stream.continue_from(state, stage)
 
 
 def _refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
-    now = recipe.model_dump(mode="json")
-    changed = changed_keys(stored, now)
+    changed = changed_settings(stored, recipe.model_dump(mode="json"))
     if not changed:
         return
-    shown = ", ".join(f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in changed[:SHOWN_KEYS])
+    shown = ", ".join(f"{one.key} ({one.before} -> {one.after})" for one in changed[:SHOWN_KEYS])
     more = f" and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
     raise ValueError(
         f"{path} was started with other settings: {shown}{more}. Give it the settings it was started with, or "
@@ -248,9 +246,8 @@ def _ways(path: Path) -> str:
 
 
 def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> None:
-    now = run.recipe.model_dump(mode="json")
-    keys = [key for key in changed_rounding(stored, now) if key != "training.processes"]
-    changes = [f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in keys]
+    changed = changed_rounding(stored, run.recipe.model_dump(mode="json"))
+    changes = [f"{one.key} ({one.before} -> {one.after})" for one in changed if one.key != "training.processes"]
     if num_processes != run.cluster.num_processes:
         changes.append(f"processes ({num_processes} -> {run.cluster.num_processes}; training.processes)")
     if changes:

@@ -17,7 +17,7 @@ from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.observability.step_facts import StepFacts, step_facts
+from deepscaler.observability.step_stats import StepStats, step_stats
 from deepscaler.orchestration.experience import Collected, Experience, Step
 from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
@@ -135,7 +135,7 @@ class Run:
         mini_batches: what the update got. weights: what was published after it.
         """
         stage, stats = self.curriculum.stage, rollout_stats(collected.sampled)
-        facts = step_facts(
+        figures = step_stats(
             stage=stage.name,
             stats=stats,
             sampled=collected.sampled,
@@ -151,7 +151,7 @@ class Run:
             "stage": stage.name,
             "max_completion_tokens": stage.max_completion_tokens,
             **stats.metrics(),
-            "correct_by_chance_frac": facts.chance_correct / facts.num_completions,
+            "correct_by_chance_frac": figures.chance_correct / figures.num_completions,
             **update.metrics,
             **clock.metrics(),
             "num_refills": collected.num_refills,
@@ -161,13 +161,13 @@ class Run:
             self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, stage.name, collected.sampled, self.decode_prompt)
         self.directory.log_step(self.step, metrics)
-        self.progress.end_step(self.step, metrics)
-        self._raise_alarms(facts)
+        self.progress.end_step(self.step, stats, clock.seconds("sample"))
+        self._raise_alarms(figures)
         return self.curriculum.observe(_observation(self.step, stats))
 
-    def _raise_alarms(self, facts: StepFacts) -> None:
+    def _raise_alarms(self, figures: StepStats) -> None:
         """All of them are written before a fatal one stops the run."""
-        alarms = self.alarms.observe(facts)
+        alarms = self.alarms.observe(figures)
         for alarm in alarms:
             self.directory.log_event(self.step, "alarm", f"{alarm.name}: {alarm.reason}", {})
             self.progress.message(f"ALARM {alarm.name}: {alarm.reason}. {alarm.remedy}")

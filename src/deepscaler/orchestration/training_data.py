@@ -35,7 +35,7 @@ class TrainingData:
 
 
 def load_training_data(recipe: Recipe) -> TrainingData:
-    """Raises ValueError when a problem stands in two sources, or a held-out set is nowhere disjoint from training."""
+    """Raises ValueError when a problem is in two sources, or a held-out set is nowhere disjoint from training."""
     data = recipe.data
     if data.source == "synthetic":
         problems, validation = training_problems(recipe), validation_sets(recipe)
@@ -114,16 +114,14 @@ def validation_notes(training: TrainingData) -> Iterator[str]:
         count = sum(len(sets[name]) for name in tests)
         yield (
             f"evaluations inside training use {counted(count, 'problem')} of {', '.join(tests)}, which are test "
-            "problems: no "
-            "checkpoint is chosen by them, and whoever chooses one by them has no test score left for it"
+            "problems: no checkpoint is chosen by them, and whoever chooses one by them has no test score left for it"
         )
     if training.left_out:
         some = ", ".join(one.problem_id for one in training.left_out[:3])
         more = ", …" if len(training.left_out) > 3 else ""
         yield (
-            f"{counted(len(training.left_out), 'problem')} of the evaluation sets, not asked as the training data "
-            "hold the same "
-            f"({some}{more}); evaluations/held_out.json lists them"
+            f"{counted(len(training.left_out), 'problem')} of the evaluation sets, not asked as the training data hold "
+            f"the same ({some}{more}); evaluations/held_out.json lists them"
         )
     for text in training.validation.warnings:
         yield f"note: {text}"

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.config import Recipe
-from deepscaler.config.evaluation import EvalRecipe, SamplingSection, SuiteSection
+from deepscaler.config.evaluation import EvalRecipe
 from deepscaler.data.benchmark_specs import BENCHMARKS
-from deepscaler.data.templates import TemplateFacts
+from deepscaler.data.templates import TemplateFingerprint
 from deepscaler.evaluation.completions import Source
 from deepscaler.evaluation.datasets import Datasets
 from deepscaler.evaluation.finish import write_json
 from deepscaler.evaluation.held_out import LeftOut
 from deepscaler.evaluation.results import find_changed_samples
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_results
-from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE, differing
+from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE
+from deepscaler.json_text import differences
 from deepscaler.observability.problem_texts import PROBLEMS_FILE
 from deepscaler.observability.run_directory import read_json
 from deepscaler.orchestration.evaluate import Job, run_job
@@ -33,7 +33,7 @@ HELD_OUT_FILE = "held_out.json"
 class Evaluator:
     """Everything an evaluation inside training needs but the weights, which `source` samples with.
 
-    engine: what of it shapes a completion. directory: RUN/evaluations; an evaluation goes to step-NNNNNN in it.
+    engine: its fingerprint. directory: RUN/evaluations; an evaluation goes to step-NNNNNN in it.
     """
 
     recipe: EvalRecipe
@@ -41,7 +41,7 @@ class Evaluator:
     source: Source
     grader: Grader
     engine: Mapping[str, Any]
-    template: TemplateFacts
+    template: TemplateFingerprint
     directory: Path
     progress: Progress
 
@@ -63,7 +63,8 @@ class Evaluator:
                 lambda: nullcontext(self.source),
                 self.grader,
                 model={"name": f"{self.recipe.name}, step {step}"},
-                facts={
+                thinking_prefilled=self.template.thinking_prefilled,
+                metadata={
                     "inside_training": {"step": step, "stage": stage, "test_sets": tests, "chooses_checkpoint": False}
                 },
             )
@@ -81,9 +82,9 @@ class Evaluator:
     def _move_aside_what_differs(self, path: Path, settings: Mapping[str, Any]) -> None:
         """A step done again may have other weights, in the last bits, or other settings that may change on resume."""
         stored = read_json(path / SETTINGS_FILE)
-        changes = differing(stored.get("settings", {}), settings) if stored is not None else []
+        changes = differences(stored.get("settings", {}), settings) if stored is not None else []
         if changes:
-            self._move_aside(path, f"was made with other settings ({changes[0]})")
+            self._move_aside(path, f"was made with other settings ({changes[0].words()})")
 
     def _move_aside_what_is_damaged(self, path: Path) -> None:
         """A finished evaluation whose samples are no longer those that its results were computed from."""
@@ -101,22 +102,6 @@ class Evaluator:
 def test_sets(datasets: Datasets) -> list[str]:
     """Those of the sets that hold test problems."""
     return [name for name in datasets.sets if name in BENCHMARKS]
-
-
-def evaluation_recipe(recipe: Recipe, names: tuple[str, ...]) -> EvalRecipe:
-    """A training recipe's [evaluation] as the recipe of its evaluations inside training."""
-    section = recipe.evaluation
-    shared = section.model_dump(include={"temperature", "top_p", "top_k", "max_completion_tokens"})
-    stops = recipe.rollout.model_dump(include={"stop_token_ids", "stop"})
-    return EvalRecipe(
-        name=recipe.name,
-        seed=recipe.seed,
-        suite=SuiteSection(
-            benchmarks=names, limit=section.during_training_problems, instruction=recipe.data.instruction
-        ),
-        sampling=SamplingSection(num_samples=section.during_training_samples, **shared, **stops),
-        grader=recipe.grader,
-    )
 
 
 def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftOut], num_training: int) -> None:

@@ -13,12 +13,12 @@ def notes_on_base(results: Mapping[str, Any]) -> list[str]:
     records = results["benchmarks"].values()
     total = sum(r["num_completions"] for r in records)
     right = sum(r["outcomes"]["correct"] for r in records)
-    cut = sum(r["truncated_frac"] * r["num_completions"] for r in records) / total
+    truncated = sum(r["truncated_frac"] * r["num_completions"] for r in records) / total
     unanswered = sum(r["no_answer_frac"] * r["num_completions"] for r in records) / total
-    said = [f"base model: {right:,} of {total:,} right, {cut:.0%} truncated, {unanswered:.0%} without an answer"]
+    said = [f"base model: {right:,} of {total:,} right, {truncated:.0%} truncated, {unanswered:.0%} without an answer"]
     if right >= FEW_RIGHT * total:
         return said
-    if cut > 0.5:
+    if truncated > 0.5:
         said.append(
             "most completions reach the budget: raise stages.0.max_completion_tokens and "
             "evaluation.max_completion_tokens, or see whether the model stops at all (its eos token, the chat template)"
@@ -28,7 +28,7 @@ def notes_on_base(results: Mapping[str, Any]) -> list[str]:
             "most completions end without \\boxed{}: check the chat template and data.instruction, or start from a "
             "model that follows instructions"
         )
-    if cut <= 0.5 and unanswered <= 0.5:
+    if truncated <= 0.5 and unanswered <= 0.5:
         said.append(
             "answers come and are wrong: check a few references with `deepscaler grade --explain`, begin with easier "
             "problems (stages.0.max_difficulty), or take a stronger base"

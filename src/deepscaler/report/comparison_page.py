@@ -18,7 +18,7 @@ from deepscaler.report.style import render_page, write_page
 from deepscaler.report.wording import is_number
 
 MAX_LISTED = 400  # changed problems in the table of each benchmark
-MAX_SHOWN = 60  # problems whose completions stand on the page: those that changed most, as many of every benchmark
+MAX_SHOWN = 60  # problems whose completions are on the page: those that changed most, as many of every benchmark
 SAMPLES_SHOWN = 3  # completions per problem and side
 MAX_CHARACTERS = 3000  # of each completion, head and end
 MAX_QUESTION = 1500  # characters of a problem's text

@@ -14,7 +14,7 @@ ROW_HEIGHT = 34.0
 NARROW_ROW_HEIGHT = 46.0
 AXIS_HEIGHT = 44.0
 WIDE = (900.0, 150.0, 190.0)  # width, space for names on the left, for figures on the right
-NARROW = (340.0, 4.0, 4.0)  # names and figures stand above the lines
+NARROW = (340.0, 4.0, 4.0)  # names and figures are above the lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deepscaler.report import facts, wording
+from deepscaler.report import summary, wording
 from deepscaler.report.chart import Chart, draw, plot_scales
 from deepscaler.report.palette import NUM_RUN_COLOURS
 from deepscaler.report.panels import OUTCOMES, all_panels
@@ -55,13 +55,13 @@ def _section(run: RunRecord, validation: Mapping[str, Any] | None) -> dict[str, 
     """Everything the template says about one run."""
     return {
         "run": run,
-        "facts": facts.run_facts(run),
-        "tiles": facts.key_figures(run),
+        "metadata": summary.run_metadata(run),
+        "tiles": summary.key_figures(run),
         "results": results_of(run, validation),
-        "alarms": facts.alarms_of(run),
-        "events": facts.events_of(run),
-        "stages": facts.stage_table(run),
-        "phases": facts.time_table(run),
+        "alarms": summary.alarms_of(run),
+        "events": summary.events_of(run),
+        "stages": summary.stage_table(run),
+        "phases": summary.time_table(run),
         "recipe": json.dumps(run.recipe, indent=2, ensure_ascii=False),
     }
 

@@ -162,7 +162,7 @@ def length_chart(runs: Sequence[RunRecord]) -> Chart:
 
 def truncated_chart(runs: Sequence[RunRecord]) -> Chart:
     build = _Builder(runs)
-    hint = "Completions cut at the budget. Falls, then rises again when the policy needs more room."
+    hint = "Completions truncated at the budget. Falls, then rises again when the policy needs more room."
     series = build.lines(("truncated", "truncated", "truncated_frac"))
     return build.chart("truncated", "Truncated share", "", hint, series, percent=True)
 

@@ -29,7 +29,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class RolloutSample:
-    """`groups` as the page's script reads them; `num_all` completions stand in the files they come from."""
+    """`groups` as the page's script reads them; `num_all` completions are in the files they come from."""
 
     groups: list[dict[str, Any]]
     steps: list[int]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 def nice_step(span: float, count: int) -> float:
-    """The 1, 2, 2.5 or 5 times a power of ten that cuts `span` into at most `count` parts. span > 0."""
+    """The 1, 2, 2.5 or 5 times a power of ten that divides `span` into at most `count` parts. span > 0."""
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))

@@ -24,7 +24,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def percent(value: object, *, sign: bool = False) -> str:
-    """0.4312 -> `43.1`; the unit stands in the heading."""
+    """0.4312 -> `43.1`; the unit is in the heading."""
     if not is_number(value):
         return MISSING
     number = 100 * float(value)

@@ -8,21 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
-from deepscaler.data.stopping import all_stop_ids
-from deepscaler.engines.sizing import DTYPES, cache_bytes, max_sequences, pick_device, pick_dtype
+from deepscaler.engines.sizing import cache_bytes
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.model_directory import open_model
 from deepscaler.observability.counts import counted
-from deepscaler.positions import model_context
 from deepscaler.serve.admission import LOOPBACK, check_key
 from deepscaler.serve.app import Service, make_app
 from deepscaler.serve.connections import BoundedProtocol
 from deepscaler.serve.engine_thread import EngineThread
 from deepscaler.serve.prompts import Encoder
-from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids
 
 SPARE_CONNECTIONS = 256  # for those that ask for a place in the queue, and for health checks
 
@@ -67,21 +64,18 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     token = read_token(options)
     if "" in options.stop:
         raise ValueError("--stop: an empty text would end every completion before it begins; leave it out")
-    device = pick_device()
-    dtype = DTYPES[pick_dtype(options.dtype, device)]
-    tokenizer = load_tokenizer(model_dir)
-    directory = resolve_model(model_dir)
-    own = model_context(read_config(directory))
-    if options.context > own:
+    files = open_model(model_dir, options.dtype)
+    if options.context > files.context:
         raise ValueError(
-            f"--context {options.context} is above the model's context of {counted(own, 'token')}; lower it"
+            f"--context {options.context} is above the model's context of {counted(files.context, 'token')}; lower it"
         )
-    capacity = options.context or own
-    model: Any = load_model(directory, dtype=dtype, device=device, tokenizer=tokenizer, longest=capacity)
-    slots = max_sequences(model.config, dtype, device, capacity=capacity, most=options.max_active)
-    stop_ids = all_stop_ids(stop_token_ids(model, tokenizer), tokenizer, options.stop_token_ids)
+    capacity = options.context or files.context
+    model = files.load(capacity)
+    slots = files.slots(capacity=capacity, most=options.max_active)
+    stop_ids = files.stop_ids(options.stop_token_ids)
+    tokenizer = files.tokenizer
     engine = EngineThread(
-        TorchEngine(model, stop_ids=stop_ids, max_active=slots, max_cache_bytes=cache_bytes(device, 1)),
+        TorchEngine(model, stop_ids=stop_ids, max_active=slots, max_cache_bytes=cache_bytes(files.device, 1)),
         decode=lambda ids, skip: tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
         stop_ids=stop_ids,
         capacity=capacity,

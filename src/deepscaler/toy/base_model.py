@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.models import SftSection
 from deepscaler.config.schema import RecipeError
+from deepscaler.config.setting import values_shaping
 from deepscaler.data.identity import problem_id
 from deepscaler.data.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
+from deepscaler.json_text import canonical_digest
 from deepscaler.observability.run_directory import read_json
 from deepscaler.orchestration.progress import Progress, duration, speed
 from deepscaler.randomness import generator
@@ -53,21 +53,20 @@ def ensure_base(recipe: Recipe, progress: Progress, out: Path | None = None) -> 
         _train_base(recipe, recipe.sft, directory, progress)
     record = read_json(directory / RECORD_FILE) or {}
     if "seconds" not in record:
-        raise ValueError(f"{directory / RECORD_FILE} is damaged: no field seconds; remove {directory} to make it anew")
+        raise ValueError(f"{directory / RECORD_FILE} is damaged: no field seconds; remove {directory} to make it again")
     made = "made earlier" if reused else "made"
     progress.message(f"base model {directory} ({made} in {record['seconds']:.0f} s)")
     return directory, record, reused
 
 
 def base_directory(recipe: Recipe, section: SftSection) -> Path:
-    """Where the recipe's base model is kept: named by the hash of everything that shapes it."""
-    data = recipe.data.model_dump(mode="json", include={"instruction", "min_operations", "max_operations"})
-    held_out = recipe.evaluation.model_dump(
-        mode="json", include={"num_problems", "set_operations", "during_training_problems"}
-    )
-    sft = section.model_dump(mode="json", exclude={"output"})
-    identity = json.dumps([recipe.seed, sft, data, held_out], sort_keys=True)
-    return Path(section.output) / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    """Where the recipe's base model is kept: named by the digest of every setting that shapes it.
+
+    The digest is that of an array with spaces after commas and colons, from the first version on, so that bases made
+    earlier are found.
+    """
+    shaping = values_shaping(recipe, "base")
+    return Path(section.output) / canonical_digest(list(shaping.values()), separators=(", ", ": "))[:12]
 
 
 def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: Progress) -> None:

@@ -4,7 +4,7 @@
     37a+25:7+5=12,3+2+1=6=62;           the same step spelled out digit by digit, which is learned reliably
     b*7=34;Wait 62b*7=34;               a step written again; `Wait`, fillers and restarts repeat the state
 
-A step follows the state it starts from, which is the result of the step before it or stands in front of it.
+A step follows the state it starts from, which is the result of the step before it or precedes it.
 """
 
 from __future__ import annotations

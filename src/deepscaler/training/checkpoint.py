@@ -5,7 +5,6 @@ manifest.json lists size and SHA-256 of every file, and the SHA-256 of that list
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deepscaler.json_text import canonical_digest
 from deepscaler.observability.files import fingerprint, storage_fault
 from deepscaler.observability.files import fsync as _fsync
 from deepscaler.observability.run_directory import read_json
@@ -148,7 +148,11 @@ def find_damage(path: Path) -> str | None:
     if "format" not in manifest and isinstance(manifest.get(STATE_FILE), dict):
         return "written by an earlier version, whose checkpoints this one does not continue; finish it with that one"
     files = manifest.get("files")
-    if not isinstance(files, dict) or manifest.get("sha256") != _digest(files) or manifest.get("format") != FORMAT:
+    if (
+        not isinstance(files, dict)
+        or manifest.get("sha256") != canonical_digest(files)
+        or manifest.get("format") != FORMAT
+    ):
         return f"{MANIFEST_FILE} is incomplete or was edited"
     if state is None or STATE_FILE not in files:
         return f"{STATE_FILE} is missing"
@@ -189,12 +193,8 @@ def _remove(path: Path) -> None:
 def _write_manifest(directory: Path) -> None:
     found = sorted(p for p in directory.rglob("*") if p.is_file())
     files = {str(p.relative_to(directory)): _describe(p) for p in found}
-    manifest = {"format": FORMAT, "files": files, "sha256": _digest(files)}
+    manifest = {"format": FORMAT, "files": files, "sha256": canonical_digest(files)}
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-def _digest(files: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _describe(path: Path) -> dict[str, Any]:

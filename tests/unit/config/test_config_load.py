@@ -11,7 +11,7 @@ import pytest
 from deepscaler.config import schema
 from deepscaler.config.load import RecipeError, load_recipe, resolve
 from deepscaler.config.models import Recipe
-from deepscaler.config.resume import changed_keys, recipe_hash
+from deepscaler.config.resume import changed_settings, recipe_hash
 
 SMALL = """
 name = "small"
@@ -297,30 +297,33 @@ def test_every_setting_that_is_not_free_moves_the_hash(small: Path) -> None:
         assert recipe_hash(load_recipe(small, [override])) != base, override
 
 
-def test_changed_keys_are_the_ones_that_may_not_change(small: Path) -> None:
+def test_changed_settings_are_the_ones_that_may_not_change(small: Path) -> None:
     def dump(*overrides: str) -> dict:
         return load_recipe(small, overrides).model_dump(mode="json")
 
-    assert changed_keys(dump(), dump("num_steps=5", "checkpoint.keep=9", "evaluation.every_steps=2")) == []
-    assert changed_keys(dump(), dump("seed=3", "stages.1.max_completion_tokens=65")) == [
+    def keys_changed(old: dict, new: dict) -> list[str]:
+        return [changed.key for changed in changed_settings(old, new)]
+
+    assert keys_changed(dump(), dump("num_steps=5", "checkpoint.keep=9", "evaluation.every_steps=2")) == []
+    assert keys_changed(dump(), dump("seed=3", "stages.1.max_completion_tokens=65")) == [
         "seed",
         "stages.1.max_completion_tokens",
     ]
     without = dump()
     without["sft"] = None
-    assert "sft.steps" in changed_keys(dump(), without)
-    assert changed_keys(dump(), dump("preset=justrl")) == [
+    assert "sft.steps" in keys_changed(dump(), without)
+    assert keys_changed(dump(), dump("preset=justrl")) == [
         "algorithm.clip_high",
         "algorithm.entropy_coefficient",
         "algorithm.kl.coefficient",
     ]
 
 
-def test_hash_and_changed_keys_agree(small: Path) -> None:
+def test_hash_and_changed_settings_agree(small: Path) -> None:
     old = load_recipe(small)
     for override in ("grader.wall_s=2.0", "training.processes=1", "description=x", "num_steps=4"):
         new = load_recipe(small, [override])
-        same = not changed_keys(old.model_dump(mode="json"), new.model_dump(mode="json"))
+        same = not changed_settings(old.model_dump(mode="json"), new.model_dump(mode="json"))
         assert same == (recipe_hash(old) == recipe_hash(new)), override
 
 

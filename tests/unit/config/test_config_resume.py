@@ -1,4 +1,4 @@
-"""What may change when a run goes on: one list, on the page as in the code."""
+"""Settings that may change when a run goes on: the page lists what the declarations of the settings say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deepscaler.config import Recipe, changed_keys, load_recipe, recipe_hash
-from deepscaler.config.resume import BY_CONTENT, FREE, ROUNDING, changed_rounding, may_change
-from deepscaler.config.schema import all_keys
+from deepscaler.config import changed_settings, load_recipe, recipe_hash
+from deepscaler.config.resume import changed_rounding, may_change, resume_rule
+from deepscaler.config.schema import all_settings
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "recipes" / "quickstart.toml"
@@ -30,15 +30,20 @@ def page_lists() -> list[list[str]]:
     return [re.findall(r"`([a-z0-9_.*]+)`", re.sub(r"\([^)]*\)", "", part)) for part in listed]
 
 
-def test_the_page_lists_exactly_what_the_code_lets_change() -> None:
-    assert [sorted(keys) for keys in page_lists()] == [sorted(FREE), sorted(ROUNDING), sorted(BY_CONTENT)]
+def settings_below(key: str) -> list[str]:
+    """The setting of that name, or every setting of the section of that name."""
+    return [name for name, _ in all_settings() if name == key or name.startswith(key + ".")]
 
 
-def test_every_listed_key_is_a_setting() -> None:
-    known = set(all_keys(Recipe))
-    sections = {key.rpartition(".")[0] for key in known}
-    for key in (*FREE, *ROUNDING, *BY_CONTENT):
-        assert key.replace(".*", "") in known | sections, key
+def test_the_page_lists_exactly_what_the_declarations_let_change() -> None:
+    page = [{name: settings_below(name.replace(".*", "")) for name in names} for names in page_lists()]
+    for listed in page:
+        for name, settings in listed.items():
+            assert settings, f"docs/recipes.md lists {name}, which is no setting"
+    said = [sorted(key for settings in listed.values() for key in settings) for listed in page]
+    keys = sorted(key for key, _ in all_settings())
+    declared = [[k for k in keys if resume_rule(k) == rule] for rule in ("nothing", "rounding", "content")]
+    assert said == declared
 
 
 def dumped(*overrides: str) -> dict:
@@ -56,8 +61,8 @@ def dumped(*overrides: str) -> dict:
     ],
 )
 def test_what_changes_rounding_only_may_change_with_a_note(override: str) -> None:
-    assert changed_keys(dumped(), dumped(override)) == []
-    assert changed_rounding(dumped(), dumped(override)) == [override.partition("=")[0]]
+    assert changed_settings(dumped(), dumped(override)) == []
+    assert [one.key for one in changed_rounding(dumped(), dumped(override))] == [override.partition("=")[0]]
     assert recipe_hash(load_recipe(SHIPPED, [override])) == recipe_hash(load_recipe(SHIPPED))
 
 
@@ -67,12 +72,20 @@ def test_what_changes_rounding_only_may_change_with_a_note(override: str) -> Non
 )
 def test_what_changes_a_step_is_named(override: str) -> None:
     key = override.partition("=")[0]
-    assert changed_keys(dumped(), dumped(override)) == [key]
+    assert [one.key for one in changed_settings(dumped(), dumped(override))] == [key]
     assert changed_rounding(dumped(), dumped(override)) == []
     assert recipe_hash(load_recipe(SHIPPED, [override])) != recipe_hash(load_recipe(SHIPPED))
 
 
-def test_a_key_stands_for_what_is_below_it_and_a_star_for_a_number() -> None:
+def test_a_setting_added_later_counts_as_absent_at_its_default_only() -> None:
+    before = dumped()
+    del before["rollout"]["engine"], before["cluster"]
+    assert changed_settings(before, dumped()) == changed_rounding(before, dumped()) == []
+    assert [one.key for one in changed_settings(before, dumped("rollout.engine=vllm"))] == ["rollout.engine"]
+    assert recipe_hash(load_recipe(SHIPPED, ["rollout.engine=vllm"])) != recipe_hash(load_recipe(SHIPPED))
+
+
+def test_numbers_of_entries_do_not_matter_and_unknown_keys_may_not_change() -> None:
     assert may_change("checkpoint.keep") and may_change("data.sources.3.path") and may_change("alarms.window")
     for key in ("checkpoints", "nam", "data.sources.3.weight", "data.sources.x.path", "grader.cpu_s", "sft.steps"):
         assert not may_change(key), key

@@ -104,7 +104,7 @@ def test_a_budget_that_cuts_too_much_is_refused() -> None:
     section = CurriculumSection(kind="measured", refuse_above_truncation=0.6)
     (first, change), *_ = run(lambda step: (0.8, 0.1), 30, section)
     assert first == section.window
-    assert "refused to shorten: 80.0% of completions are cut at the budget of 8,192" in change.reason
+    assert "refused to shorten: 80.0% of completions are truncated at the budget of 8,192" in change.reason
 
 
 @pytest.mark.parametrize("cut", [3, 30, 460, 640])

@@ -125,6 +125,6 @@ def test_without_a_network_one_message_names_the_other_way(tmp_path: Path, monke
     with pytest.raises(DataError) as caught:
         load_suite(SuiteSection(), None)
     message = str(caught.value)
-    assert "dataset HuggingFaceH4/aime_2024 could not be had from the hub (no connection to" in message
+    assert "dataset HuggingFaceH4/aime_2024 could not be downloaded from the hub (no connection to" in message
     assert "--benchmarks DIR" in message and "aime24.json" in message and "hf download" in message
     assert "\n" not in message and time.monotonic() - start < 5

@@ -189,14 +189,16 @@ def test_without_a_network_the_message_says_which_file_to_put_where(name: str) -
     with pytest.raises(DataError) as caught:
         locate(name)
     message = str(caught.value)
-    assert "could not be had from the hub" in message
+    assert "could not be downloaded from the hub" in message
     assert f"hf download {name} --repo-type dataset --revision {known.revision} --local-dir DIR" in message
     assert known.files[0] in message
 
 
 @pytest.mark.usefixtures("offline")
 def test_another_dataset_without_a_network_is_refused_at_once() -> None:
-    with pytest.raises(DataError, match=r"someone/numbers could not be had from the hub \(no connection to http"):
+    with pytest.raises(
+        DataError, match=r"someone/numbers could not be downloaded from the hub \(no connection to http"
+    ):
         locate("someone/numbers@0123abc")
 
 

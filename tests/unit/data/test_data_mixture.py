@@ -264,5 +264,5 @@ def test_a_mixture_is_read_source_by_source_and_refuses_a_problem_in_two(tmp_pat
     ]
     loaded, source_of = load_mixture(sources[:2])
     assert ([p.prompt for p in loaded], source_of) == (["a?", "b?", "c?"], [0, 0, 1])
-    with pytest.raises(ValueError, match=r"2\.json: problem .* \('b\?'\) stands in .*0\.json as well"):
+    with pytest.raises(ValueError, match=r"2\.json: problem .* \('b\?'\) is in .*0\.json as well"):
         load_mixture(sources)

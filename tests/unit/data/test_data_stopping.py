@@ -8,12 +8,11 @@ import pytest
 from transformers import AddedToken
 
 from deepscaler.config import load_recipe
-from deepscaler.config.evaluation import EvalRecipe, load_evaluation, settings_of
+from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, load_evaluation, settings_of
 from deepscaler.config.schema import RecipeError
 from deepscaler.data.stopping import all_stop_ids, turn_end_ids
 from deepscaler.data.templates import decoder
-from deepscaler.orchestration.evaluate import held_out_recipe, sampling_params
-from deepscaler.orchestration.validation import evaluation_recipe
+from deepscaler.orchestration.evaluate import sampling_params
 from deepscaler.toy.tokenizer import build_tokenizer
 from tiny_run import write_recipe
 
@@ -73,7 +72,8 @@ def test_the_settings_reach_every_sampling_of_a_recipe(tmp_path):
     path = write_recipe(tmp_path, processes=1)
     stops = ['rollout.stop=["\\n\\nQ:"]', "rollout.stop_token_ids=[7, 9]"]
     recipe = load_recipe(path, stops)
-    for asked in (evaluation_recipe(recipe, ("a",)), held_out_recipe(recipe, ("a",), None)):
+    for inside in (True, False):
+        asked = evaluation_recipe(recipe, ("a",), inside_training=inside)
         params = sampling_params(asked)
         assert params.stop == ("\n\nQ:",) and params.stop_token_ids == (7, 9)
         assert settings_of(asked)["stop"] == ["\n\nQ:"]

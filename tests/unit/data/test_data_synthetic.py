@@ -112,7 +112,7 @@ def test_the_quickstart_never_trains_on_a_held_out_problem(seed: int) -> None:
 
 def test_a_planted_overlap_is_found() -> None:
     problems = generate_problems(20, [3], 1)
-    with pytest.raises(ValueError, match="stands in training and in held-out collection 1, set x"):
+    with pytest.raises(ValueError, match="is in training and in held-out collection 1, set x"):
         assert_disjoint(problems, {"x": [problems[7]]})
     with pytest.raises(ValueError, match="held-out collection 2"):
         assert_disjoint(problems[:3], {"x": [problems[7]]}, {"y": [problems[7]]})

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from deepscaler.data import templates
-from deepscaler.data.templates import encode_problems, render_prompt, render_text, template_facts, template_hash
+from deepscaler.data.templates import encode_problems, render_prompt, render_text, template_fingerprint, template_hash
 from deepscaler.types import Problem
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -83,7 +83,7 @@ def test_r1_distill_has_one_bos_its_own_and_ends_inside_the_thoughts() -> None:
 @pytest.mark.parametrize(("prefill", "prefilled"), [("'<think>\\n'", True), ("'<think>'", True), ("''", False)])
 def test_the_prefilled_thought_is_seen(prefill: str, prefilled: bool) -> None:
     assert render_prompt(r1(prefill), "x")[1] == prefilled
-    assert template_facts(r1(prefill)).thinking_prefilled == prefilled
+    assert template_fingerprint(r1(prefill)).thinking_prefilled == prefilled
 
 
 def test_a_closed_empty_thought_is_not_an_open_one() -> None:
@@ -124,9 +124,9 @@ def test_the_hash_is_that_of_the_template_in_use() -> None:
 
 def test_a_template_that_depends_on_the_day_is_recorded_as_such() -> None:
     made = r1()
-    assert not template_facts(made).depends_on_date
+    assert not template_fingerprint(made).depends_on_date
     made.chat_template = "{{ strftime_now('%d %b %Y') }}" + made.chat_template
-    assert template_facts(made).depends_on_date
+    assert template_fingerprint(made).depends_on_date
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_conditions_counts_shares_and_warnings_are_in_every_form(
     for text in (" ".join(screen.split()), files[1].read_text(), page.read_text()):
         assert "temperature 0.6, top-p 0.95, up to 32,768 tokens" in text and "temperature 1, top-p" in text
         assert "4 of 30" in text and "4 of 675" in text
-        assert "25.0% of the completions were cut at the budget and count as wrong" in text
+        assert "25.0% of the completions were truncated at the budget and count as wrong" in text
         assert "art of the benchmark" in text and "0.0*" in text
     assert max(len(line.rstrip()) for line in screen.splitlines()) <= 80
     assert "A, measured here" in page.read_text() and "Limits of this comparison" in page.read_text()
@@ -56,7 +56,7 @@ def test_conditions_counts_shares_and_warnings_are_in_every_form(
     print_results(read_results(two[0]))
     said = " ".join(capsys.readouterr().out.split())
     assert "PART of the benchmark: aime24 4 of 30, math500 4 of 500" in said
-    assert said.count("were cut at the budget") == 1
+    assert said.count("were truncated at the budget") == 1
 
 
 def test_the_two_sides_can_be_named(two: tuple[Path, Path], tmp_path: Path) -> None:

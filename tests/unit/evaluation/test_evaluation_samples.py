@@ -97,5 +97,5 @@ def test_an_unfinished_or_damaged_result_is_refused(tmp_path: Path) -> None:
         read_results(tmp_path)
     for damaged in ("{", "[]", '{"benchmarks": 3}'):
         (tmp_path / "results.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"results\.json: .* writes it anew"):
+        with pytest.raises(ValueError, match=r"results\.json: .* writes it again"):
             read_results(tmp_path)

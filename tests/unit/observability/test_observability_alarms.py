@@ -12,10 +12,10 @@ import pytest
 
 from deepscaler.config.models import AlarmSection
 from deepscaler.observability.alarms import MISMATCH_LIMITS, RULES, Alarms
-from deepscaler.observability.step_facts import StepFacts
+from deepscaler.observability.step_stats import StepStats
 
 WINDOW = 10
-HEALTHY = StepFacts(
+HEALTHY = StepStats(
     stage="one",
     reward_mean=0.4,
     truncated_frac=0.1,
@@ -48,7 +48,7 @@ Fault = dict[str, Any]
 NOTHING: Fault = {}
 
 
-def steps_of(*faults: Fault, start: int = 1) -> list[StepFacts]:
+def steps_of(*faults: Fault, start: int = 1) -> list[StepStats]:
     """One step per fault; problems and weights change from step to step unless the fault says otherwise."""
     return [
         replace(HEALTHY, **{"problems": f"p{step}", "weights": f"w{step}", **fault})
@@ -58,7 +58,7 @@ def steps_of(*faults: Fault, start: int = 1) -> list[StepFacts]:
 
 def fired(*faults: Fault, dtype: str = "float32", kl: str = "k3") -> list[tuple[int, str]]:
     alarms = Alarms(AlarmSection(window=WINDOW), dtype=dtype, kl_estimator=kl)
-    return [(step, a.name) for step, facts in enumerate(steps_of(*faults), start=1) for a in alarms.observe(facts)]
+    return [(step, a.name) for step, stats in enumerate(steps_of(*faults), start=1) for a in alarms.observe(stats)]
 
 
 SKIPPED: Fault = {"num_updates": 0, "skipped_updates": 1, "grad_norm": None}
@@ -252,8 +252,8 @@ RESUMED: list[Callable[[int], Fault]] = [
 def test_restored_alarms_go_on_as_if_never_stopped(fault: Callable[[int], Fault], stopped: int) -> None:
     steps = steps_of(*[fault(s) for s in range(35)])
 
-    def watch(alarms: Alarms, part: list[StepFacts]) -> list[tuple[str, str]]:
-        return [(facts.problems, a.name) for facts in part for a in alarms.observe(facts)]
+    def watch(alarms: Alarms, part: list[StepStats]) -> list[tuple[str, str]]:
+        return [(stats.problems, a.name) for stats in part for a in alarms.observe(stats)]
 
     whole, first, second = (Alarms(AlarmSection(window=WINDOW)) for _ in range(3))
     expected = watch(whole, steps)
@@ -266,14 +266,14 @@ def test_restored_alarms_go_on_as_if_never_stopped(fault: Callable[[int], Fault]
 def test_state_of_an_earlier_version_is_taken_as_far_as_it_goes() -> None:
     alarms = Alarms(AlarmSection(window=WINDOW))
     alarms.load_state_dict({"held": {"truncation": 9}, "history": []})
-    (facts,) = steps_of({"truncated_frac": 0.95})
-    assert [a.name for a in alarms.observe(facts)] == ["truncation"]
+    (stats,) = steps_of({"truncated_frac": 0.95})
+    assert [a.name for a in alarms.observe(stats)] == ["truncation"]
 
 
 def test_alarms_say_what_to_do_with_their_figures() -> None:
     for name, fault, _ in (*IN_A_ROW, *OVER_STEPS):
         alarms = Alarms(AlarmSection(window=WINDOW))
-        raised = [a for facts in steps_of(*[fault] * 12) for a in alarms.observe(facts) if a.name == name]
+        raised = [a for stats in steps_of(*[fault] * 12) for a in alarms.observe(stats) if a.name == name]
         assert raised and len(raised[0].reason) > 30 and len(raised[0].remedy) > 15
         assert "{" not in raised[0].reason + raised[0].remedy.replace("\\boxed{}", "")
     (zero,) = Alarms(AlarmSection(window=1)).observe(steps_of({"reward_mean": 0.0, "num_signal": 0})[0])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +16,19 @@ from hypothesis import strategies as st
 from deepscaler.config.models import StageSection
 from deepscaler.evaluation.tables import Sheet, print_sheets
 from deepscaler.observability import terminal
+from deepscaler.observability.rollout_metrics import rollout_stats
 from deepscaler.orchestration.progress import Progress
+from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
 # Colours, clearing, moving, a title, the clipboard, a link; a bell, going back, deleting; C1, direction, separators.
 HOSTILE = (
     "\x1b[31mred\x1b[2J\x1b[5A\x1b]0;title\x07\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil\x1b\\"
     "\x00\x08\x0b\x0c\x0e\x7f\x9b31m\x85\u200f\u202eevil\u2066\u2028\ud83d\rover"
 )
+
+IDS = np.zeros(3, np.int32)
+ROLLOUT = Rollout("p", 0, IDS, IDS, np.zeros(3, np.float32), FinishReason.STOP, 0)
+SCORED = ScoredGroup(Group(Problem("p", "p", ("1",)), (ROLLOUT,)), ("",), (Verdict(Outcome.CORRECT, 1.0),))
 
 
 def obeys(text: str) -> set[str]:
@@ -79,7 +86,7 @@ def test_progress_is_one_line_of_what_it_is_told() -> None:
         progress = Progress(stream, terminal=on_terminal)
         progress.message(f"server says {HOSTILE}")
         progress.start_step(1, 2, StageSection(name=f"a\nb{HOSTILE}", max_completion_tokens=8, steps=1))
-        progress.end_step(1, {"num_sampled_tokens": 1, "reward_mean": 0.5, "length_mean": 3.0, "truncated_frac": 0.0})
+        progress.end_step(1, rollout_stats([SCORED]), 0.0)
         progress.update(HOSTILE, force=True)
         written = stream.getvalue().replace("\r\x1b[2K", "")
         assert not obeys(written) and "server says \\x1b[31mred" in written

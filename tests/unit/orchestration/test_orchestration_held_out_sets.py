@@ -11,10 +11,11 @@ import pytest
 
 from deepscaler.cli.eval_commands import EvalArguments, evaluate
 from deepscaler.config import Recipe, load_recipe
+from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.config.models import GraderSection
 from deepscaler.config.schema import RecipeError
 from deepscaler.evaluation.datasets import announced
-from deepscaler.orchestration.evaluate import grader_settings, held_out_recipe
+from deepscaler.orchestration.evaluate import grader_settings
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards import math_reward, string_match
@@ -48,7 +49,7 @@ def test_a_recipe_with_data_of_its_own_is_evaluated_on_its_own_sets(tmp_path: Pa
     assert whole.identity["aime24"]["file_sha256"]
     some = held_out_sets(recipe, limit=4)
     assert some.sets["aime24"] == whole.sets["aime24"][:4]
-    asked = held_out_recipe(recipe, tuple(some.sets), 4)
+    asked = evaluation_recipe(recipe, tuple(some.sets), limit=4)
     assert asked.suite.benchmarks == ("aime24", "checked") and asked.sampling.num_samples == 2
     said = announced(some, asked)
     assert said.startswith("evaluating aime24 (4 problems), checked (4 problems) (--limit): 2 samples each")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -13,27 +14,26 @@ from deepscaler.config.models import StageSection
 from deepscaler.evaluation.completions import Key
 from deepscaler.evaluation.estimators import estimate
 from deepscaler.evaluation.session import State, Tally
+from deepscaler.observability.rollout_metrics import rollout_stats
 from deepscaler.orchestration.progress import LONG_STEP_S, Progress, duration
 from deepscaler.orchestration.stop import StopRequest
-from deepscaler.types import FinishReason, Outcome, Rollout, Verdict
+from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
 STAGE = StageSection(name="24k", max_completion_tokens=24576)
-METRICS = {
-    "num_sampled_tokens": 9_999_999.0,
-    "sample_s": 100.0,
-    "reward_mean": 0.123,
-    "length_mean": 12345.0,
-    "truncated_frac": 1.0,
-}
 IDS = np.zeros(3, np.int32)
 ROLLOUT = Rollout("p", 0, IDS, IDS, np.zeros(3, np.float32), FinishReason.STOP, 0)
+GROUP = ScoredGroup(Group(Problem("p", "p", ("1",)), (ROLLOUT,)), ("",), (Verdict(Outcome.CORRECT, 1.0),))
+STATS = replace(
+    rollout_stats([GROUP]), num_sampled_tokens=9_999_999, reward_mean=0.123, length_mean=12345.0, truncated_frac=1.0
+)
+SAMPLE_S = 100.0
 
 
 def test_a_step_shows_stage_step_reward_length_cut_speed_and_time_left() -> None:
     out = StringIO()
     progress = Progress(out, terminal=False)
     progress.start_step(1750, 1750, STAGE)
-    progress.end_step(1750, METRICS)
+    progress.end_step(1750, STATS, SAMPLE_S)
     (line,) = out.getvalue().splitlines()
     for part in ("24k", "step 1750/1750", "reward 0.123", "length 12345", "cut 100%", "100k tok/s", "left 0 s"):
         assert part in line
@@ -45,7 +45,7 @@ def test_without_a_terminal_lines_are_plain_and_few() -> None:
     progress = Progress(out, terminal=False)
     for step in range(1, 200):
         progress.start_step(step, 1000, STAGE)
-        progress.end_step(step, METRICS)
+        progress.end_step(step, STATS, SAMPLE_S)
     assert len(out.getvalue().splitlines()) <= 2
     assert "\x1b" not in out.getvalue() and "\r" not in out.getvalue()
 
@@ -104,7 +104,7 @@ def test_time_left_counts_steps_only_not_what_ran_before_the_first(monkeypatch: 
     for step in range(1, 31):
         progress.start_step(step, 60, STAGE)
         now += 10.0 if step <= 5 else 2.0  # the first steps are long ones
-        progress.end_step(step, METRICS)
+        progress.end_step(step, STATS, SAMPLE_S)
     last = out.getvalue().splitlines()[-1]
     assert "step 30/60" in last or "step 29/60" in last or "step 28/60" in last
     seconds = duration(2.0 * (60 - int(last.split("/")[0].split()[-1])))

@@ -14,7 +14,7 @@ from deepscaler.config.models import AlarmSection, AlgorithmSection
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.draws import MAX_PROBLEMS, DrawMemory, Repeats
 from deepscaler.observability.rollout_metrics import rollout_stats
-from deepscaler.observability.step_facts import StepFacts, correct_advantage, correct_by_chance, step_facts
+from deepscaler.observability.step_stats import StepStats, correct_advantage, correct_by_chance, step_stats
 from deepscaler.types import (
     FinishReason,
     Group,
@@ -48,10 +48,10 @@ def scored(name: str, references: Sequence[str], row: Row, *, first: int = 0, id
     return ScoredGroup(Group(Problem(name, "?", tuple(references)), rollouts), ("",) * len(row), verdicts)
 
 
-def facts_of(groups: list[ScoredGroup], *, step: int = 1) -> StepFacts:
+def stats_of(groups: list[ScoredGroup], *, step: int = 1) -> StepStats:
     """As the loop makes them, of a step with one update."""
     batches = make_samples(groups, AlgorithmSection(), max_completion_tokens=100, num_updates=1)
-    return step_facts(
+    return step_stats(
         stage="s",
         stats=rollout_stats(groups),
         sampled=groups,
@@ -83,8 +83,8 @@ def asked(rng: np.random.Generator, step: int, skill: float, *, shifted: bool) -
 
 def fired(rng: np.random.Generator, skill: float, *, shifted: bool) -> set[str]:
     alarms = Alarms(AlarmSection(window=10))
-    steps = [facts_of(asked(rng, step, skill, shifted=shifted), step=step) for step in range(1, 26)]
-    return {a.name for facts in steps for a in alarms.observe(facts)}
+    steps = [stats_of(asked(rng, step, skill, shifted=shifted), step=step) for step in range(1, 26)]
+    return {a.name for stats in steps for a in alarms.observe(stats)}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -121,7 +121,7 @@ def test_the_sign_of_the_advantage_is_that_of_the_verdict() -> None:
     lead = correct_advantage([mixed, easy], samples)
     assert lead == pytest.approx(2**0.5, rel=1e-5)
     assert correct_advantage([easy], samples[3:]) is None
-    assert facts_of([mixed, easy]).num_signal == 2
+    assert stats_of([mixed, easy]).num_signal == 2
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_verdicts_that_are_none_raise_their_alarm_above_a_share(
     def names(count: int) -> set[str]:
         alarms = Alarms(AlarmSection(window=10))
         row = [(outcome, None)] * count + [graded(i % 2, 1) for i in range(100 - count)]
-        steps = [facts_of([scored(f"{step}", ["1"], row)], step=step) for step in range(1, 21)]
-        return {a.name for facts in steps for a in alarms.observe(facts)}
+        steps = [stats_of([scored(f"{step}", ["1"], row)], step=step) for step in range(1, 21)]
+        return {a.name for stats in steps for a in alarms.observe(stats)}
 
     assert names(harmless) == set()
     assert names(too_many) == alarm

@@ -1,4 +1,4 @@
-"""What the report says in words and tables: the run's facts, its stages and their changes, alarms, time."""
+"""What the report says in words and tables: metadata of the run, its stages and their changes, alarms, time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class StageFacts:
+class StageRow:
     """A row of the stage table; figures are texts, `start → end` of the stage."""
 
     name: str
@@ -51,10 +51,10 @@ class Event:
     figures: list[tuple[str, str]]
 
 
-def run_facts(run: RunRecord) -> list[tuple[str, str]]:
+def run_metadata(run: RunRecord) -> list[tuple[str, str]]:
     """(what, text) for the head of the report; unknown ones are left out."""
     info, hardware = run.info, table(run.info.get("hardware"))
-    facts = [
+    metadata = [
         ("Seed", run.recipe.get("seed")),
         ("Preset", run.recipe.get("preset")),
         ("Steps", _steps_text(run)),
@@ -66,7 +66,7 @@ def run_facts(run: RunRecord) -> list[tuple[str, str]]:
         ("Commit", _commit(info.get("git_commit"))),
         ("Versions", _versions(info)),
     ]
-    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+    return [(name, str(value)) for name, value in metadata if value not in (None, "")]
 
 
 def _steps_text(run: RunRecord) -> str:
@@ -105,19 +105,19 @@ def _versions(info: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in pairs if version)
 
 
-def stage_table(run: RunRecord) -> list[StageFacts]:
+def stage_table(run: RunRecord) -> list[StageRow]:
     evaluations = {row["step"]: row for row in run.evaluations}
-    return [_stage_facts(stage, evaluations) for stage in stage_spans(run)]
+    return [_stage_row(stage, evaluations) for stage in stage_spans(run)]
 
 
-def _stage_facts(stage: StageSpan, evaluations: Mapping[int, Row]) -> StageFacts:
+def _stage_row(stage: StageSpan, evaluations: Mapping[int, Row]) -> StageRow:
     edge = min(EDGE_STEPS, max(1, len(stage.rows) // 2))
     first, last = stage.rows[:edge], stage.rows[-edge:]
 
     def change(metric: str, text: Any) -> str:
         return f"{text(stage.mean_of(metric, first))} → {text(stage.mean_of(metric, last))}"
 
-    return StageFacts(
+    return StageRow(
         name=stage.name,
         budget=number(stage.budget),
         steps=f"{stage.first:,}–{stage.last:,}",

@@ -1,4 +1,4 @@
-"""What the alarms see of one step: typed values, each a number, a word or None, so that they are JSON as well."""
+"""The figures of one step that the alarms see: each a number, a word or None, so that they are JSON as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepscaler.types import Outcome, ScoredGroup, TrainSample, UpdateStats, Wei
 
 
 @dataclass(frozen=True, slots=True)
-class StepFacts:
+class StepStats:
     """None: there is no such figure, as the step trained on nothing or has no KL term.
 
     num_asked: completions the grader was asked about. num_rewarded: those with a reward above 0. chance_correct: how
@@ -54,7 +54,7 @@ class StepFacts:
     weights: str
 
 
-def step_facts(
+def step_stats(
     *,
     stage: str,
     stats: RolloutStats,
@@ -66,14 +66,14 @@ def step_facts(
     num_prompts: int,
     num_problems: int,
     weights: WeightsInfo,
-) -> StepFacts:
+) -> StepStats:
     """samples: one for each completion of `trained`, in its order. num_prompts: of a step before refills.
 
     num_problems: those the stage draws from.
     """
     outcomes = Counter(v.outcome for g in sampled for v in g.verdicts)
     names = [g.group.problem.id for g in sampled[:num_prompts]]
-    return StepFacts(
+    return StepStats(
         stage=stage,
         reward_mean=stats.reward_mean,
         truncated_frac=stats.truncated_frac,
