@@ -10,8 +10,9 @@ import pytest
 
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison
+from deepscaler.evaluation.markdown import markdown
 from deepscaler.evaluation.samples import read_results
-from deepscaler.evaluation.tables import markdown, print_comparison, print_results, print_summary, summary_rows
+from deepscaler.evaluation.tables import print_comparison, print_results, print_summary, summary_rows
 from made_comparison import write_evaluation_of
 from made_samples import row
 
