@@ -19,14 +19,16 @@ from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import storage_fault
 from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.orchestration.directory_check import check_directory
 from deepscaler.orchestration.embedded import stopping_facts
 from deepscaler.orchestration.engines import torch_facts
 from deepscaler.orchestration.evaluate import sampling_params
 from deepscaler.orchestration.inputs import inputs_of
 from deepscaler.orchestration.lengths import longest_sequences, too_long
 from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.origin import Origin
 from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.resume import Origin, check_continues, check_directory, check_fits, restore, start_from
+from deepscaler.orchestration.resume import check_continues, check_fits, restore, start_from
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.team import make_team

@@ -16,7 +16,7 @@ from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
-from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_facts import StepFacts, step_facts
 from deepscaler.orchestration.collect import Collected
 from deepscaler.orchestration.inputs import Inputs
@@ -27,7 +27,6 @@ from deepscaler.protocols import Fleet, Grader, Learner
 from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
 from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
 
-RECIPE_FILE = "recipe.json"
 BASE_MODEL_FILE = "base_model.json"
 
 
