@@ -54,6 +54,9 @@ def restore(run: Run, found: Checkpoint) -> None:
     for text in damaged:
         run.progress.message(f"warning: damaged since it was written: {text}")
     remarks = f"; damaged: {', '.join(damaged)}" if damaged else ""
+    if change := _grader_change(run, found.state):
+        run.progress.message(f"note: {change}")
+        remarks += f"; {change}"
     run.directory.log_event(run.step, "resume", f"continued after step {run.step}{remarks}", {})
     run.progress.message(f"continuing after step {run.step} from {found.path}")
 
@@ -97,6 +100,8 @@ def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
     weights = run.fleet.publish_weights(run.learner)
     optimizer = "its optimizer kept" if origin.keep_optimizer else "a new optimizer"
     text = f"went on from step {run.step} of {origin.run} (weights {weights.digest[:12]}), {optimizer}"
+    if change := _grader_change(run, state):
+        text += f"; {change}"
     run.directory.log_event(run.step, "resume", text, {})
     run.progress.message(text)
 
@@ -124,6 +129,17 @@ def _continue_stream(run: Run, state: dict[str, Any]) -> None:
         run.stream.begin_stage(stage, reshuffle=True)
         return
     run.stream.continue_from(state, stage)
+
+
+def _grader_change(run: Run, state: Mapping[str, Any]) -> str | None:
+    """In words; None when the checkpoint's verdicts were given by the same version, or do not say by which."""
+    before, now = state.get("grader_version"), run.grader_version
+    if before in (None, now):
+        return None
+    return (
+        f"the grader was version {before} and is version {now} now, so the same answer may earn another reward from "
+        "here on, and evaluations inside training before and after are not of one grader"
+    )
 
 
 def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> None:

@@ -19,6 +19,7 @@ from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
 from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_facts import StepFacts, step_facts
 from deepscaler.orchestration.collect import Collected
+from deepscaler.orchestration.evaluate import grader_settings
 from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.stop import StopRequest
@@ -70,6 +71,10 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.directory.path / "checkpoints"
+
+    @property
+    def grader_version(self) -> str:
+        return grader_settings(self.recipe.grader)["version"]
 
     def start_step(self, step: int, stage: StageSection) -> StepClock:
         self.progress.start_step(step, self.recipe.num_steps, stage)
@@ -213,6 +218,7 @@ class Run:
             "stream": self.stream.state_dict(),
             "alarms": self.alarms.state_dict(),
             "inputs": self.inputs.as_json(),
+            "grader_version": self.grader_version,
             "recipe_digest": self.recipe_digest,
             "num_processes": self.num_processes,
             "num_updates": self.learner.num_updates,
