@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from deepscaler.compiled import passes
+from deepscaler.config import memory
 from deepscaler.head import leave_out, wide_logits
 from deepscaler.training.products import product, weight_gradient
 
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
 # a GPU's memory; many enough rows that the weight is read seldom.
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+CHUNK_BYTES = {"cpu": memory.CHUNK_BYTES, "cuda": 512 * 2**20}
 FEWEST_ROWS = 64
-KEPT_BYTES = 128 * 2**20
+KEPT_BYTES = memory.KEPT_BYTES
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
