@@ -4,7 +4,7 @@
     python benchmarks/digests.py --checkout . --json new.json --against old.json
 
 Through the command line only, so that both checkouts may be built differently inside: a supervised base, runs of 6
-steps with one and with two processes (weights, metrics, rollouts and samples of their evaluations), greedy and drawn
+steps with one and with two processes (weights, metrics, rollouts and samples of their evaluations), drawn
 samples of `eval`, verdicts of the labelled grading sets where ../shared is there, and the golden tests. Compare on one
 machine: the last bits depend on the processor. Ends with status 1 where a digest differs. About four minutes.
 """
@@ -83,7 +83,7 @@ def training(checkout: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 def sampling(checkout: Path, folder: Path) -> Iterator[tuple[str, str]]:
     recipe, model = checkout / "recipes" / "quickstart.toml", folder / "base-1"
-    for temperature in (0.0, 0.7):
+    for temperature in (0.3, 1.0):
         out = folder / f"eval-{temperature}"
         chosen = ("--set", "evaluation.num_samples=2", "--set", f"evaluation.temperature={temperature}")
         command(checkout, "eval", model, "--recipe", recipe, "--out", out, *chosen)
@@ -94,7 +94,7 @@ def verdicts(checkout: Path, folder: Path) -> Iterator[tuple[str, str]]:
     for file in sorted((checkout.resolve().parent / "shared" / "grading").glob("*.jsonl")):
         out = folder / f"{file.stem}-verdicts.jsonl"
         command(checkout, "grade", file, "--response-column", "response", "--reference-column", "gold", "--out", out)
-        found = [json.loads(line)["outcome"] for line in out.read_text().splitlines()]
+        found = [json.loads(line)["verdict"] for line in out.read_text().splitlines()]
         yield f"verdicts on {file.name}", digest(json.dumps(found).encode())
 
 
