@@ -26,10 +26,11 @@ from gpu_device import (
     seconds,
     workload,
 )
+from policy_learner import make_learner
 from records import middle
 
 from deepscaler.config.models import Recipe
-from deepscaler.training.learner import LocalLearner
+from deepscaler.training.replica import policy_computer
 from deepscaler.types import TrainSample
 
 ROUNDS = 2
@@ -60,11 +61,11 @@ def flop(model: Any, lengths: list[int]) -> float:
 
 
 def accumulate(model: Any, lengths: list[int], settings: Recipe, prompt: int, rate: float) -> dict[str, Any]:
-    learner, device = LocalLearner(model, settings), next(model.parameters()).device
+    computer, device = policy_computer(model, settings), next(model.parameters()).device
     samples, record = make_samples(lengths, prompt), {}
 
     def once() -> None:
-        learner.computer.accumulate(samples, None, None)
+        computer.accumulate(samples, None, None)
 
     try:
         once()
@@ -81,10 +82,11 @@ def accumulate(model: Any, lengths: list[int], settings: Recipe, prompt: int, ra
 
 def update(model: Any, lengths: list[int], settings: Recipe, prompt: int) -> dict[str, float]:
     """A whole update, and what clipping and AdamW take of it."""
-    learner, device = LocalLearner(model, settings), next(model.parameters()).device
+    computer, device = policy_computer(model, settings), next(model.parameters()).device
+    learner = make_learner(model, settings, computer)
     samples = make_samples(lengths, prompt)
     whole = seconds(lambda: learner.update([samples]), device)
-    gradients = seconds(lambda: learner.computer.accumulate(samples, None, None), device, warm_up=False)
+    gradients = seconds(lambda: computer.accumulate(samples, None, None), device, warm_up=False)
     return {"update_s": whole, "clip_and_adamw_s": whole - gradients}
 
 

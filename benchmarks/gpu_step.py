@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_step.py [--size 1.5b] [--device cuda] [--json FILE]
 
-The program's own learner, engine and fleet, in bfloat16 with a KL reference and checkpointing, as the recipe has them:
+The program's own learner and engine, in bfloat16 with a KL reference and checkpointing, as the recipe has them:
 sample, make samples, update, publish with both digests. No completion stops by itself, all reach the budget; rewards
 are random. The cache gives its memory to the learner and takes it again, as in training. A part of gpu.py.
 """
@@ -10,31 +10,29 @@ are random. The cache gives its memory to the learner and takes it again, as in 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from gpu_device import Report, built, clock, main, peak_gib, recipe, requests, workload
+from policy_learner import make_learner
 
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.orchestration.local import LocalFleet
-from deepscaler.orchestration.parallel import EngineSettings
-from deepscaler.orchestration.team import start_team
-from deepscaler.training.learner import LocalLearner
-from deepscaler.types import Group, IntArray, Outcome, Problem, SamplingParams, ScoredGroup, Verdict
+from deepscaler.orchestration.publishing import load_checked
+from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.types import Group, Outcome, Problem, Rollout, SamplingParams, ScoredGroup, Verdict
 
 KL = 0.001
 T = TypeVar("T")
 
 
-class GivenPrompts(LocalFleet):
-    """A fleet without tokenizer: a problem's text is the number of its prompt."""
-
-    prompts: Sequence[IntArray] = ()
-
-    def prompt_ids(self, problem: Problem) -> IntArray:
-        return self.prompts[int(problem.prompt)]
+def grouped(rollouts: Iterable[Rollout], group: int) -> list[Group]:
+    by_problem: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        by_problem.setdefault(rollout.problem_id, []).append(rollout)
+    assert all(len(members) == group for members in by_problem.values())
+    return [Group(Problem(name, name, ("",)), tuple(members)) for name, members in by_problem.items()]
 
 
 def scored(groups: Sequence[Group]) -> list[ScoredGroup]:
@@ -68,23 +66,22 @@ def step(size: str, device: torch.device, report: Report) -> None:
     num_prompts, group, length = work.step
     model = built(size, device, torch.float32)
     half = copy.deepcopy(model).to(torch.bfloat16)
-    learner, count = LocalLearner(model, settings), num_prompts * group
+    learner, count = make_learner(model, settings), num_prompts * group
     params = SamplingParams(max_completion_tokens=length)
-    problems = [Problem(str(i), str(i), ("",)) for i in range(num_prompts)]
+    wanted = requests(num_prompts, work.prompt, group=group)
     record: dict[str, Any] = {"prompts": num_prompts, "group": group, "tokens_each": length}
     phases = Phases(device, report, record)
-    with start_team(learner.computer, half, EngineSettings(frozenset(), count), count=1) as team:
-        learner.team, fleet = team, GivenPrompts(team, None, "")
-        fleet.prompts = [r.prompt_ids for r in requests(num_prompts, work.prompt, group=1)]
-        phases.run("first publish", lambda: fleet.publish_weights(learner))
-        groups = phases.run("sample", lambda: fleet.sample(problems, group, params))
-        record["sampled_tokens_per_s"] = count * length / phases.taken["sample"]
-        batches = make_samples(scored(groups), settings.algorithm, max_completion_tokens=length, num_updates=1)
-        stats = phases.run("update", lambda: learner.update(batches))
-        record["trained_tokens_per_s"] = count * (work.prompt + length) / phases.taken["update"]
-        record["metrics"] = stats.metrics
-        record["step_s"] = phases.taken["sample"] + phases.taken["update"]
-        phases.run("publish", lambda: fleet.publish_weights(learner))
+    engine = TorchEngine(half, stop_ids=frozenset(), max_active=count)
+    phases.run("first publish", lambda: load_checked(engine, learner.publish()))
+    groups = phases.run("sample", lambda: grouped(engine.generate(wanted, params), group))
+    record["sampled_tokens_per_s"] = count * length / phases.taken["sample"]
+    batches = make_samples(scored(groups), settings.algorithm, max_completion_tokens=length, num_updates=1)
+    engine.release_memory()
+    stats = phases.run("update", lambda: learner.update(batches))
+    record["trained_tokens_per_s"] = count * (work.prompt + length) / phases.taken["update"]
+    record["metrics"] = stats.metrics
+    record["step_s"] = phases.taken["sample"] + phases.taken["update"]
+    phases.run("publish", lambda: load_checked(engine, learner.publish()))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from learning import recipe
 from model_sizes import SIZES, build
+from policy_learner import make_learner
 from records import machine, middle, with_range, write_table
 from sampling import EndsAt, LengthsGiven, skewed
 from transformers import LogitsProcessorList
@@ -35,8 +36,7 @@ from transformers import LogitsProcessorList
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.attention import NAME
-from deepscaler.orchestration.local import LocalFleet
-from deepscaler.training.learner import LocalLearner
+from deepscaler.orchestration.publishing import load_checked
 from deepscaler.types import (
     FinishReason,
     Group,
@@ -100,7 +100,7 @@ def measure_ours(case: Case) -> Measurement:
     model = build(case.size, NAME)
     engine = LengthsGiven(model, stop_ids=frozenset(), max_active=512)
     engine.lengths = case.lengths
-    learner, fleet = LocalLearner(model, recipe()), LocalFleet(engine, None, "")
+    learner = make_learner(model, recipe())
     requests = [Request(str(i), prompt, case.group) for i, prompt in enumerate(prompts(case))]
     step_s, sample_s = [], []
     for step in range(case.warm_up + case.steps):
@@ -115,7 +115,7 @@ def measure_ours(case: Case) -> Measurement:
             num_updates=1,
         )
         stats = learner.update(samples)
-        fleet.publish_weights(learner)
+        load_checked(engine, learner.publish())
         step_s.append(time.process_time() - start)
     expected = int(case.lengths.sum()) + PROMPT_TOKENS * len(case.lengths)
     assert stats.metrics["num_trained_tokens"] == expected, "every token of every completion is trained on, none twice"

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from model_sizes import SIZES, build
+from policy_learner import make_learner
 from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
 from deepscaler.config.models import DataSection, ModelSection, Recipe, RolloutSection, StageSection
 from deepscaler.training import gradients, logprobs
-from deepscaler.training.learner import LocalLearner
+from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.products import product
 from deepscaler.types import TrainSample
 
@@ -110,7 +111,7 @@ def timed(owner: Any, name: str, phase: str, seconds: dict[str, float]) -> Itera
         setattr(owner, name, staticmethod(inner) if static else inner)
 
 
-def breakdown(learner: LocalLearner, samples: list[TrainSample]) -> dict[str, float]:
+def breakdown(learner: PolicyLearner, samples: list[TrainSample]) -> dict[str, float]:
     """CPU seconds of one update by phase; `rest` is what no phase accounts for."""
     seconds: dict[str, float] = {name: 0.0 for name in (*PHASES, "backward")}  # noqa: C420  (the type of its keys)
     with (
@@ -120,18 +121,18 @@ def breakdown(learner: LocalLearner, samples: list[TrainSample]) -> dict[str, fl
         timed(logprobs._TokenLogprobs, "backward", "head backward", seconds),
         timed(torch.Tensor, "backward", "backward", seconds),
         timed(torch.nn.utils, "clip_grad_norm_", "clip", seconds),
-        timed(learner.optimizer, "step", "AdamW", seconds),
+        timed(torch.optim.AdamW, "step", "AdamW", seconds),
     ):
         total = cpu_seconds(lambda: learner.update([samples]))
     seconds["layers backward"] = seconds.pop("backward") - seconds["head backward"]
     seconds["rest"] = total - sum(seconds.values())
-    seconds["digest"] = cpu_seconds(learner.weights_info)
+    seconds["digest"] = cpu_seconds(lambda: learner.publish().digest("float32"))
     return seconds
 
 
 def measure(size: str, tokens: int, rounds: int) -> dict[str, Any]:
     model = build(size, NAME)
-    learner = LocalLearner(model, recipe())
+    learner = make_learner(model, recipe())
     samples, half = make_samples(size, tokens), make_samples(size, tokens, silent_frac=0.5)
     flops = work(model, samples)
     learner.update([samples[:8]])

@@ -39,9 +39,9 @@ def sampling(processes: int, size: str, num_prompts: int, length: int) -> float:
     from model_sizes import build
 
     from deepscaler.attention import NAME
-    from deepscaler.orchestration.parallel import EngineSettings
-    from deepscaler.orchestration.team import start_team
-    from deepscaler.training.learner import LocalLearner
+    from deepscaler.cluster.helper import EngineSettings
+    from deepscaler.cluster.processes import open_sharded_engine
+    from deepscaler.training.replica import policy_computer
     from deepscaler.types import Request, SamplingParams
 
     model = build(size, NAME)
@@ -49,25 +49,25 @@ def sampling(processes: int, size: str, num_prompts: int, length: int) -> float:
     prompts = [rng.integers(2, 1000, 32).astype(np.int32) for _ in range(num_prompts)]
     requests = [Request(str(i), prompt, 8) for i, prompt in enumerate(prompts)]
     params = SamplingParams(max_completion_tokens=length)
-    computer = LocalLearner(model, recipe()).computer
-    with start_team(computer, model, EngineSettings(frozenset(), 512), count=processes) as team:
-        return rate(lambda: sum(len(r.completion_ids) for r in team.generate(requests, params)), 2)
+    computer = policy_computer(model, recipe())
+    with open_sharded_engine(computer, EngineSettings(frozenset(), 512), count=processes) as sampler:
+        return rate(lambda: sum(len(r.completion_ids) for r in sampler.generate(requests, params)), 2)
 
 
 def update(processes: int, size: str, tokens: int) -> float:
     """Forward, backward, clipping and AdamW."""
     from learning import make_samples, recipe
     from model_sizes import build
+    from policy_learner import make_learner
 
     from deepscaler.attention import NAME
-    from deepscaler.orchestration.parallel import EngineSettings
-    from deepscaler.orchestration.team import start_team
-    from deepscaler.training.learner import LocalLearner
+    from deepscaler.cluster.processes import start_helpers
+    from deepscaler.training.replica import policy_computer
 
-    model = build(size, NAME)
-    learner, samples = LocalLearner(model, recipe()), make_samples(size, tokens)
-    with start_team(learner.computer, model, EngineSettings(frozenset(), 8), count=processes) as team:
-        learner.team = team
+    model, samples = build(size, NAME), make_samples(size, tokens)
+    computer = policy_computer(model, recipe())
+    with start_helpers(computer, None, processes - 1) as helpers:
+        learner = make_learner(model, recipe(), computer, helpers)
 
         def run() -> int:
             learner.update([samples])
@@ -77,13 +77,14 @@ def update(processes: int, size: str, tokens: int) -> float:
 
 
 def supervised(processes: int) -> float:
+    from deepscaler.cluster.processes import start_helpers
+    from deepscaler.cluster.replica import SharedReplica
     from deepscaler.config import load_recipe
-    from deepscaler.data.traces import WORDS
-    from deepscaler.orchestration.base_model import supervised_samples
-    from deepscaler.orchestration.team import make_team
-    from deepscaler.training.model import stop_token_ids
-    from deepscaler.training.sft import new_model, sft_computer, train
-    from deepscaler.training.tokenizer import build_tokenizer
+    from deepscaler.toy.base_model import supervised_samples
+    from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
+    from deepscaler.toy.supervised import new_model, optimizers, sft_computer, train
+    from deepscaler.toy.tokenizer import build_tokenizer
+    from deepscaler.toy.traces import WORDS
 
     recipe = load_recipe(
         "recipes/quickstart.toml", [f"training.processes={processes}", f"sft.steps={SUPERVISED_STEPS}"]
@@ -92,9 +93,11 @@ def supervised(processes: int) -> float:
     tokenizer = build_tokenizer(WORDS)
     model = new_model(recipe.sft, tokenizer, seed=1)
     samples = supervised_samples(recipe, recipe.sft, tokenizer)
-    with make_team(recipe, sft_computer(model, recipe.training), model, stop_token_ids(model, tokenizer)) as team:
-        train(model, team, samples, recipe.sft.model_copy(update={"steps": 5}))
-        return train(model, team, samples, recipe.sft)["tokens_per_s"]
+    computer = sft_computer(model, recipe.training)
+    with start_helpers(computer, None, processes - 1, build=MuonHelper) as helpers:
+        replica = SharedReplica(computer, optimizers(recipe.sft, shared_orthogonalise(helpers)), helpers)
+        train(model, replica, samples, recipe.sft.model_copy(update={"steps": 5}))
+        return train(model, replica, samples, recipe.sft)["tokens_per_s"]
 
 
 WORK: dict[str, Callable[[int], float]] = {

@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 from model_sizes import SIZES, build
+from policy_learner import make_learner
 from records import machine, write_table
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
+from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.processes import divided, sharded_sampler, start_helpers
 from deepscaler.config.memory import ModelShape, cpu_peak
 from deepscaler.config.models import (
     DataSection,
@@ -36,9 +39,7 @@ from deepscaler.config.models import (
     StageSection,
     TrainingSection,
 )
-from deepscaler.orchestration.parallel import EngineSettings
-from deepscaler.orchestration.team import start_team
-from deepscaler.training.learner import LocalLearner
+from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, SamplingParams, TrainSample
 
 PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 8, 8, 32, 192
@@ -92,14 +93,15 @@ def measure(size: str, processes: int) -> dict[str, Any]:
     cpu.prepare(threads=1)
     watch, settings = PeakOfAll(), recipe(processes)
     model, rng = build(size, NAME), np.random.default_rng(0)
-    learner = LocalLearner(model, settings)
+    computer, engine = policy_computer(model, settings), divided(EngineSettings(frozenset(), 256), processes)
     shape = ModelShape.of_config(model.config.to_dict())
     wanted = [Request(str(i), rng.integers(2, 1000, PROMPT_TOKENS).astype(np.int32), GROUP) for i in range(PROMPTS)]
     start = time.monotonic()
-    with start_team(learner.computer, model, EngineSettings(frozenset(), 256), count=processes) as team:
-        learner.team = team
+    with start_helpers(computer, engine, processes - 1) as helpers:
+        sampler = sharded_sampler(computer, engine, helpers)
+        learner = make_learner(model, settings, computer, helpers)
         for step in range(2):
-            rollouts = list(team.generate(wanted, SamplingParams(COMPLETION_TOKENS, step=step)))
+            rollouts = list(sampler.generate(wanted, SamplingParams(COMPLETION_TOKENS, step=step)))
             total = sum(r.num_tokens for r in rollouts)
             samples = [
                 TrainSample(

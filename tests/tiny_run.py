@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from deepscaler.config.models import SftSection
-from deepscaler.data.traces import WORDS
-from deepscaler.training.sft import new_model
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.supervised import new_model
+from deepscaler.toy.tokenizer import build_tokenizer
+from deepscaler.toy.traces import WORDS
 
 # The soft penalty rewards by length, so that a model that answers nothing right still has something to learn.
 RECIPE = """

@@ -1,62 +1,73 @@
-"""What the loop needs from its workers. Local, pipelined and distributed runs are different objects behind these."""
+"""The interfaces between the loop and its workers. A laptop, torchrun and Ray construct different objects behind them.
+
+The controller runs the loop. Weights and gradients never pass through it: the learner publishes a handle, and samplers
+read the weights where they need them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from deepscaler.types import (
+    FloatArray,
     Group,
-    Problem,
     Request,
     Rollout,
     SamplingParams,
     ScoredGroup,
+    TokenSums,
     TrainSample,
     UpdateStats,
     Verdict,
     WeightsInfo,
 )
 
+PolicyOrReference = Literal["policy", "reference"]
+T_co = TypeVar("T_co", covariant=True)
+
+
+class PublishedWeights(Protocol):
+    """A handle on one version of the learner's weights; the tensors are read where they are needed.
+
+    dtype: as PyTorch names it, `float32` or `bfloat16`.
+    """
+
+    version: int
+
+    def digest(self, dtype: str) -> str:
+        """SHA-256 (hex) that the weights have when they are cast to `dtype` (weights.weights_digest)."""
+        ...
+
+    def tensors(self, dtype: str) -> Iterator[tuple[str, Any]]:
+        """Name, as in transformers, and torch tensor of every weight, tied ones once."""
+        ...
+
 
 class Sampler(Protocol):
-    """An engine: token ids in, token ids out. Every engine passes tests/unit/rollout/test_rollout_engine.py."""
+    """Token ids in, token ids out: one engine, or many behind one door.
+
+    Training, evaluation and serving use nothing else. Every engine passes tests/unit/rollout/test_rollout_engine.py.
+    """
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
-        """Yield every rollout as it finishes, in any order. Closing the iterator cancels what is left."""
+        """Yield every rollout as it finishes, in any order. Closing the iterator cancels the rest."""
         ...
 
-    def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
-        """Take over the named weights (torch tensors), cast to the engine's dtype."""
-        ...
+    def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
+        """Take over these weights; returns what sampling uses from now on, read back from the engine itself.
 
-    def weights_info(self) -> WeightsInfo:
-        """Version and digest of the weights that sampling uses right now, read back from the engine itself."""
-        ...
-
-
-class Fleet(Protocol):
-    """One or many samplers behind one door. Knows the tokenizer, so it takes problems."""
-
-    def sample(
-        self,
-        problems: Sequence[Problem],
-        num_samples: int,
-        params: SamplingParams,
-        *,
-        next_index: MutableMapping[str, int] | None = None,
-    ) -> list[Group]:
-        """Groups in the order of `problems`, their rollouts in the order of the sample index.
-
-        next_index: problem id -> its first free sample index in this step, moved on by this call. Whoever samples
-        twice in a step passes the same one, since equal indices draw equal completions; absent: a step of its own.
+        Raises RuntimeError when parts of the engine hold different weights.
         """
         ...
 
-    def publish_weights(self, learner: Learner) -> WeightsInfo:
-        """Take over the learner's weights; raises RuntimeError when the engine's digest differs afterwards."""
+    def release_memory(self) -> None:
+        """Give memory that only sampling needs to the learner on the same device; ends an unfinished generation."""
         ...
+
+    def close(self) -> None: ...
 
 
 class Grader(Protocol):
@@ -77,7 +88,7 @@ class Grader(Protocol):
 
 
 class Learner(Protocol):
-    """Owns the trainable weights and the optimizer.
+    """Updates the policy.
 
     version: steps updated. num_updates: updates applied since the optimizer was new.
     """
@@ -92,20 +103,100 @@ class Learner(Protocol):
         """One step's optimizer updates, one per mini-batch, in order."""
         ...
 
+    def publish(self) -> PublishedWeights:
+        """The weights as they are now; the handle is valid until the next update."""
+        ...
+
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None: ...
 
-    def weights_info(self, dtype: Any = None) -> WeightsInfo:
-        """Version and digest; with `dtype` (torch's) the digest that weights cast to it would have."""
-        ...
-
-    def named_weights(self) -> Iterator[tuple[str, Any]]:
-        """Every trainable weight (a torch tensor) under its transformers name, tied ones once."""
-        ...
-
     def save(self, directory: Path) -> None:
-        """Write weights and optimizer into an existing empty directory."""
+        """Write weights, optimizer and counters into an existing empty directory."""
         ...
 
     def load(self, directory: Path, *, optimizer: bool = True) -> None:
         """Restore what `save` wrote; without the optimizer's state where the caller wants it new."""
         ...
+
+
+class AppliedUpdate(NamedTuple):
+    """grad_norm: of the whole gradient before clipping. learning_rate: what the optimizer holds, its largest."""
+
+    grad_norm: float
+    learning_rate: float
+
+
+class Replica(Protocol):
+    """The model with its optimizer: in one process, or in all ranks acting as one."""
+
+    def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> list[FloatArray]:
+        """Log-probability of every completion token, float32 [num_tokens] per sample (nats)."""
+        ...
+
+    def accumulate(
+        self, samples: Sequence[TrainSample], old: list[FloatArray] | None, ref: list[FloatArray] | None
+    ) -> TokenSums:
+        """Add the samples' gradient. old: log-probabilities at the start of the step, None while on-policy."""
+        ...
+
+    def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
+        """Clip by the global norm and update. A norm that is not finite: nothing is applied anywhere."""
+        ...
+
+    def publish(self, version: int) -> PublishedWeights: ...
+
+    def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None: ...
+
+    def save(self, directory: Path) -> None: ...
+
+    def load(self, directory: Path, *, num_updates: int | None) -> None:
+        """num_updates: that the optimizer to be loaded has the moments of; None leaves the optimizer new."""
+        ...
+
+
+class Future(Protocol[T_co]):
+    """The answer to one call of a remote object."""
+
+    def result(self) -> T_co:
+        """Wait for it. Raises RunError when the other side failed, died, or is silent past a time limit."""
+        ...
+
+
+class Stream(Protocol[T_co]):
+    """The values that one call of a remote object yields."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __next__(self) -> T_co: ...
+
+    def ready(self) -> bool:
+        """Whether the next value, or the end, is there without waiting."""
+        ...
+
+    def close(self) -> None:
+        """Cancel the rest."""
+        ...
+
+
+class Remote(Protocol):
+    """An object in another process: the only thing in which a pipe, a torchrun rank and a Ray actor differ."""
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]: ...
+
+    def stream(self, method: str, *arguments: Any) -> Stream[Any]: ...
+
+    def close(self) -> None:
+        """End the process, at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The workers of a run.
+
+    num_processes: that add up gradients; sums are rounded in another order where there are more or fewer.
+    """
+
+    learner: Learner
+    sampler: Sampler
+    grader: Grader
+    num_processes: int = 1

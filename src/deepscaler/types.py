@@ -208,6 +208,39 @@ class TrainSample:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Sums over the trained tokens of a micro-batch; those of several add up to those of the update (nats).
+
+    num_packed_tokens: prompts included. mismatch: |trainer's minus engine's log-probability| at the start of the step.
+    """
+
+    num_tokens: int = 0
+    num_packed_tokens: int = 0
+    loss: float = 0.0
+    entropy: float = 0.0
+    clipped: float = 0.0
+    kl: float | None = None
+    mismatch: float = 0.0
+    mismatch_max: float = 0.0
+
+    def __add__(self, other: TokenSums) -> TokenSums:
+        return TokenSums(
+            num_tokens=self.num_tokens + other.num_tokens,
+            num_packed_tokens=self.num_packed_tokens + other.num_packed_tokens,
+            loss=self.loss + other.loss,
+            entropy=self.entropy + other.entropy,
+            clipped=self.clipped + other.clipped,
+            kl=self.kl if other.kl is None else (self.kl or 0.0) + other.kl,
+            mismatch=self.mismatch + other.mismatch,
+            mismatch_max=max(self.mismatch_max, other.mismatch_max),
+        )
+
+    @property
+    def mismatch_mean(self) -> float:
+        return self.mismatch / self.num_tokens if self.num_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateStats:
     """What the learner reports of one step. None: nothing was trained on, so there is no such figure.
 
@@ -236,10 +269,14 @@ class UpdateStats:
 
 @dataclass(frozen=True, slots=True)
 class WeightsInfo:
-    """A published set of weights: its version and the SHA-256 over names, shapes, dtypes and bytes."""
+    """The weights that an engine samples from, as read back from it.
+
+    digest: SHA-256 over names, shapes, dtypes and bytes. dtype: of the engine's weights, as PyTorch names it.
+    """
 
     version: int
     digest: str
+    dtype: str = "float32"
 
 
 Metrics = dict[str, Any]

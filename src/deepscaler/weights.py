@@ -1,10 +1,10 @@
-"""The identity of a set of weights, by which publishing is checked."""
+"""Published weights and their digest, by which publishing is checked."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -37,3 +37,44 @@ def _digest(item: tuple[str, Tensor], dtype: torch.dtype | None) -> bytes:
     digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+class LiveWeights:
+    """Weights of a model in this process, read where they lie, until its next update.
+
+    A digest is computed when it is first asked for, once per dtype.
+    """
+
+    def __init__(self, version: int, named: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
+        """named: every trainable weight under its transformers name, tied ones once."""
+        self.version = version
+        self._named = named
+        self._digests: dict[str, str] = {}
+        self._expired = False
+
+    def expire(self) -> None:
+        """The weights change now; digests that were computed before stay known."""
+        self._expired = True
+
+    def digest(self, dtype: str) -> str:
+        """SHA-256 (hex) that the weights have when they are cast to this dtype."""
+        if dtype not in self._digests:
+            self._digests[dtype] = weights_digest(self._current(), getattr(torch, dtype))
+        return self._digests[dtype]
+
+    def tensors(self, dtype: str) -> Iterator[tuple[str, Tensor]]:
+        """Name and weight; a weight that has this dtype is the parameter itself."""
+        wanted = getattr(torch, dtype)
+        for name, weight in self._current():
+            floating = weight.is_floating_point() and weight.dtype != wanted
+            yield name, weight.detach().to(wanted) if floating else weight
+
+    def _current(self) -> Iterable[tuple[str, Tensor]]:
+        if self._expired:
+            raise RuntimeError(f"weights of version {self.version} were updated after they were published")
+        return self._named()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")

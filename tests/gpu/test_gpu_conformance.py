@@ -21,13 +21,12 @@ from torch.nn.attention import varlen
 from bare_recipe import bare_recipe
 from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
 from deepscaler.head import wide_logits
-from deepscaler.orchestration.local import LocalFleet
-from deepscaler.orchestration.parallel import EngineSettings
-from deepscaler.orchestration.team import start_team
+from deepscaler.orchestration.publishing import load_checked
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.learner import LocalLearner
+from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
+from policy_learners import policy_learner
 
 DEVICE = torch.device("cuda")
 pytestmark = [
@@ -90,8 +89,8 @@ def test_in_bfloat16_engine_and_learner_differ_by_rounding(
     half = copy.deepcopy(model).to(torch.bfloat16)
     engine = TorchEngine(half, stop_ids=STOP, max_cache_bytes=2**24, float32_head=float32_head)
     rollouts = list(engine.generate(requests(), PARAMS))
-    learner = LocalLearner(model, recipe(dtype="bfloat16", float32_head=float32_head))
-    values = learner.computer.logprobs(as_samples(rollouts))
+    computer = policy_computer(model, recipe(dtype="bfloat16", float32_head=float32_head))
+    values = computer.logprobs(as_samples(rollouts))
     found = np.abs(np.concatenate([v - r.rollout_logprobs for v, r in zip(values, rollouts, strict=True)]))
     assert found.mean() < 0.02 and np.quantile(found, 0.99) < 0.1
 
@@ -140,22 +139,21 @@ def test_a_whole_step_updates_publishes_and_resumes(
     settings = recipe(dtype="bfloat16", activation_checkpointing=checkpointing)
     model = tiny_model().to(DEVICE)
     half = copy.deepcopy(model).to(torch.bfloat16)
-    learner = LocalLearner(model, settings)
-    with start_team(learner.computer, half, EngineSettings(STOP, 16), count=1) as team:
-        learner.team, fleet = team, LocalFleet(team, None, "")
-        fleet.publish_weights(learner)
-        team._engine._max_cache_bytes = 2**24
-        for step in range(2):
-            samples = as_samples(list(team.generate(requests(), PARAMS)))
-            stats = learner.update([samples])
-            assert stats.num_updates == 1 and stats.metrics["mismatch_mean"] < 0.02, step
-            assert team._engine._cache.allocated_bytes == 0
-            assert fleet.publish_weights(learner).version == step + 1
-        learner.save(tmp_path)
-        other = LocalLearner(tiny_model(seed=3).to(DEVICE), settings)
-        other.load(tmp_path)
-        for each in (learner, other):
-            each.update([samples])
+    learner = policy_learner(model, settings)
+    engine = TorchEngine(half, stop_ids=STOP, max_active=16, max_cache_bytes=2**24)
+    load_checked(engine, learner.learner.publish())
+    for step in range(2):
+        samples = as_samples(list(engine.generate(requests(), PARAMS)))
+        engine.release_memory()
+        assert engine._cache.allocated_bytes == 0
+        stats = learner.update(samples)
+        assert stats.num_updates == 1 and stats.metrics["mismatch_mean"] < 0.02, step
+        assert load_checked(engine, learner.learner.publish()).version == step + 1
+    learner.learner.save(tmp_path)
+    other = policy_learner(tiny_model(seed=3).to(DEVICE), settings)
+    other.learner.load(tmp_path)
+    for each in (learner, other):
+        each.update(samples)
     for a, b in zip(learner.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 

@@ -17,6 +17,7 @@ from deepscaler.rollout.pool import PoolStep
 from deepscaler.rollout.pool_cache import FlashCache, PoolCache
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Request, Rollout, SamplingParams
+from deepscaler.weights import LiveWeights
 
 DEVICE = torch.device("cuda")
 pytestmark = [
@@ -69,7 +70,7 @@ def test_graphs_are_kept_over_generations_and_see_new_weights(tiny_model: Callab
     run(engine, 3)
     graphs = dict(engine._step._graphs._graphs)
     assert graphs
-    engine.load_weights(other.named_parameters(), version=1)
+    engine.load_weights(LiveWeights(1, other.named_parameters))
     # What earlier generations freed is overwritten, so that a graph that still reads it shows.
     rubbish = [torch.full((n,), float("nan"), device=DEVICE) for n in (1, 8, 32, 128) for _ in range(50)]
     after = run(engine, 3)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from deepscaler.orchestration.parallel import Team
 
 from deepscaler.cli.main import main
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.observability import run_directory
-from deepscaler.orchestration.parallel import Team
 from deepscaler.orchestration.progress import Progress
 from deepscaler.training import checkpoint
 

@@ -16,7 +16,7 @@ import torch
 
 from deepscaler.cli.main import main
 from deepscaler.training.checkpoint import find_damage, newest_checkpoint
-from deepscaler.training.learner import LocalLearner
+from deepscaler.training.learner import PolicyLearner
 from tiny_run import write_model, write_recipe
 
 Cli = Callable[..., tuple[int, str]]
@@ -185,16 +185,16 @@ def test_a_damaged_model_directory(cli: Cli, recipe: Path, model: Path, tmp_path
 
 def test_a_full_disk_while_saving(cli: Cli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = tmp_path / "run"
-    save, saved = LocalLearner.save, []
+    save, saved = PolicyLearner.save, []
 
-    def full(self: LocalLearner, directory: Path) -> None:
+    def full(self: PolicyLearner, directory: Path) -> None:
         save(self, directory)
         saved.append(directory)
         if len(saved) == 1:  # the base model, step 0, is not saved again
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalLearner, "save", full)
+        patch.setattr(PolicyLearner, "save", full)
         code, message = cli("train", recipe, "--run-dir", run_dir)
     assert code == 1
     assert "checkpoint of step 1 was not written" in message and "the disk is full" in message

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepscaler.cli.main import main
-from deepscaler.orchestration.quickstart import stage_summaries
+from deepscaler.toy.quickstart import stage_summaries
 
 TINY = (
     "sft.hidden_size=32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -15,12 +16,13 @@ import torch
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.local import LocalFleet
+from deepscaler.orchestration.experience import OnPolicy
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import AlarmError, Run
+from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.learner import TrainingDivergedError
-from deepscaler.types import SamplingParams, WeightsInfo
+from deepscaler.types import Rollout, SamplingParams
 from tiny_run import write_model, write_recipe
 
 Load = Callable[..., Recipe]
@@ -76,7 +78,7 @@ def test_two_runs_of_one_recipe_are_bit_identical_and_another_seed_is_not(load: 
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         with opened(load(f"seed={seed}"), tmp_path / name) as run:
             train(run)
-            digests.append(run.learner.weights_info().digest)
+            digests.append(run.weights.digest("float32"))
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -99,11 +101,10 @@ def test_weights_that_never_reach_the_sampler_stop_the_run(
     """The classic silent failure: publishing that does nothing. Here the engine keeps a copy of its own."""
     recipe = load("model.dtype=float32")
     with opened(recipe, tmp_path / "run") as run:
-        assert isinstance(run.fleet, LocalFleet)
-        stale = run.fleet._engine.weights_info()
-        monkeypatch.setattr(
-            type(run.fleet._engine), "weights_info", lambda self: WeightsInfo(stale.version, stale.digest)
-        )
+        sampler: Any = run.cluster.sampler
+        engine = TorchEngine(copy.deepcopy(sampler._own._model), stop_ids=frozenset({1}))
+        monkeypatch.setattr(engine, "load_weights", lambda weights: engine.weights_info())
+        monkeypatch.setattr(sampler, "_own", engine)
         with pytest.raises(RuntimeError, match=r"sampling would go on with stale weights"):
             train(run)
     assert rows(tmp_path / "run", "step") == []
@@ -127,11 +128,11 @@ def test_non_finite_gradients_are_skipped_and_then_stop_the_run(
         return torch.tensor(float("nan"))
 
     with opened(load(num_steps=8), tmp_path / "run") as run:
-        before = run.learner.weights_info().digest
+        before = run.weights.digest("float32")
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
         with pytest.raises(TrainingDivergedError, match="5 updates in a row"):
             train(run)
-        assert run.learner.weights_info().digest == before
+        assert run.weights.digest("float32") == before
     assert rows(tmp_path / "run", "step")[-1]["skipped_updates"] > 0
 
 
@@ -163,7 +164,9 @@ def test_the_measured_controller_moves_on_inside_a_run(load: Load, tmp_path: Pat
 def test_one_problem_twice_in_a_step_gets_different_draws(load: Load, tmp_path: Path) -> None:
     with opened(load(), tmp_path / "run") as run:
         (problem,) = run.stream.take(1)
-        first, second = run.fleet.sample([problem, problem], 4, SamplingParams(max_completion_tokens=16, seed=1))
+        assert isinstance(run.experience, OnPolicy)
+        params = SamplingParams(max_completion_tokens=16, seed=1)
+        first, second = run.experience.sample([problem, problem], 4, params, {})
     texts = [tuple(r.completion_ids.tolist()) for g in (first, second) for r in g.rollouts]
     assert len(set(texts)) == 8
 
@@ -189,25 +192,26 @@ def test_refills_that_meet_a_problem_again_draw_new_completions(load: Load, tmp_
 def test_the_engine_of_lower_precision_is_checked_against_cast_weights(load: Load, tmp_path: Path) -> None:
     with opened(load("model.dtype=bfloat16"), tmp_path / "run") as run:
         train(run)
-        assert isinstance(run.fleet, LocalFleet)
-        assert run.fleet._engine.dtype == torch.bfloat16
+        assert run.cluster.sampler.load_weights(run.weights).dtype == "bfloat16"
     assert 0 < rows(tmp_path / "run", "step")[0]["mismatch_mean"] < 0.1
 
 
-def test_the_ids_trained_on_are_the_ids_sampled(load: Load, tmp_path: Path) -> None:
+def test_the_ids_trained_on_are_the_ids_sampled(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token ids end to end: decoding and encoding again need not give the same ids, so nothing may rely on it."""
     sampled, trained = [], []
+
+    def note(self: Progress, rollout: Rollout) -> None:
+        sampled.append(rollout.completion_ids.tolist())
+
+    monkeypatch.setattr(Progress, "on_rollout", note)
     with opened(load(num_steps=1), tmp_path / "run") as run:
-        assert isinstance(run.fleet, LocalFleet)
-        run.fleet.on_rollout = lambda rollout: sampled.append(rollout.completion_ids.tolist())
-        update = run.learner.update
+        update = run.cluster.learner.update
 
         def recording(mini_batches: Any) -> Any:
             trained.extend(s.completion_ids.tolist() for batch in mini_batches for s in batch)
             return update(mini_batches)
 
-        run.learner.update = recording  # type: ignore[method-assign]
-        run.validation = None
+        monkeypatch.setattr(run.cluster.learner, "update", recording)
         train(run)
     assert len(trained) == 16
     assert sorted(trained) == sorted(sampled)

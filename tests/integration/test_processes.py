@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,24 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.process import ProcessRemote
+from deepscaler.cluster.processes import sharded_sampler, start_helpers
+from deepscaler.cluster.replica import GradientHelper, SharedReplica
+from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.cluster.sharding import split_evenly, split_requests
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
-from deepscaler.orchestration.parallel import EngineSettings, Team, Worker
-from deepscaler.orchestration.shares import split_evenly, split_requests
 from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.toy.muon import orthogonalise_all
+from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
+from deepscaler.toy.supervised import as_sample, optimizers, train
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.muon import orthogonalise_all
-from deepscaler.training.sft import as_sample, train
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample
-from deepscaler.weights import weights_digest
+from deepscaler.weights import LiveWeights, weights_digest
 from tiny_run import write_recipe
 
 STOP = frozenset({1})
+SECTION = SftSection(steps=3, tokens_per_step=60, warmup_steps=1)
 PARAMS = SamplingParams(max_completion_tokens=20, seed=5, step=2)
 
 
@@ -36,17 +44,28 @@ def make_computer(model: Any, reference: Any = None) -> GradientComputer:
     return GradientComputer(model, reference, algorithm, TrainingSection(tokens_per_micro_batch=64), temperature=1.0)
 
 
-def make_team(model: Any, num_workers: int, reference: Any = None) -> Team:
-    computer = make_computer(model, reference)
-    workers = [Worker(computer, EngineSettings(STOP, 8)) for _ in range(num_workers)]
-    return Team(computer, TorchEngine(model, stop_ids=STOP, max_active=8), workers)
+@dataclass(frozen=True)
+class Processes:
+    """This process and its helpers, which have the same model."""
+
+    model: Any
+    helpers: list[GradientHelper]
+    sampler: ShardedSampler
+    replica: SharedReplica
+
+
+@contextmanager
+def processes(model: Any, num_helpers: int, reference: Any = None) -> Iterator[Processes]:
+    computer, settings = make_computer(model, reference), EngineSettings(STOP, 8)
+    with start_helpers(computer, settings, num_helpers, build=MuonHelper) as helpers:
+        replica = SharedReplica(computer, optimizers(SECTION, shared_orthogonalise(helpers)), helpers)
+        yield Processes(model, helpers, sharded_sampler(computer, settings, helpers), replica)
 
 
 @pytest.fixture
-def team(tiny_model: Callable[..., Any]) -> Iterator[Team]:
-    made = make_team(tiny_model(), 2, reference=tiny_model(seed=1))
-    yield made
-    made.close()
+def three(tiny_model: Callable[..., Any]) -> Iterator[Processes]:
+    with processes(tiny_model(), 2, reference=tiny_model(seed=1)) as made:
+        yield made
 
 
 def requests() -> list[Request]:
@@ -58,9 +77,9 @@ def by_key(rollouts: Iterator[Rollout]) -> dict[tuple[str, int], Rollout]:
     return {(r.problem_id, r.sample_index): r for r in rollouts}
 
 
-def test_sampling_does_not_depend_on_the_number_of_processes(team: Team, tiny_model: Callable[..., Any]) -> None:
+def test_sampling_does_not_depend_on_the_number_of_processes(three: Processes, tiny_model: Callable[..., Any]) -> None:
     alone = by_key(TorchEngine(tiny_model(), stop_ids=STOP, max_active=8).generate(requests(), PARAMS))
-    shared = by_key(team.generate(requests(), PARAMS))
+    shared = by_key(three.sampler.generate(requests(), PARAMS))
     assert shared.keys() == alone.keys()
     for key, rollout in shared.items():
         np.testing.assert_array_equal(rollout.completion_ids, alone[key].completion_ids)
@@ -68,42 +87,46 @@ def test_sampling_does_not_depend_on_the_number_of_processes(team: Team, tiny_mo
 
 
 def test_gradients_and_logprobs_add_up_to_those_of_one_process(
-    team: Team, tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
+    three: Processes, tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
 ) -> None:
     samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
     alone = make_computer(tiny_model(), tiny_model(seed=1))
-    old, ref = alone.logprobs(samples), alone.logprobs(samples, reference=True)
-    for mine, theirs in ((team.logprobs(samples), old), (team.logprobs(samples, reference=True), ref)):
+    old, ref = alone.logprobs(samples), alone.logprobs(samples, of="reference")
+    for mine, theirs in (
+        (three.replica.logprobs(samples), old),
+        (three.replica.logprobs(samples, of="reference"), ref),
+    ):
         for a, b in zip(mine, theirs, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
     expected = alone.accumulate(samples, old, ref)
-    got = team.accumulate(samples, old, ref)
+    got = three.replica.accumulate(samples, old, ref)
     assert got.loss == pytest.approx(expected.loss, rel=1e-4, abs=1e-6)
-    assert got.stats().metrics["num_trained_tokens"] == expected.stats().metrics["num_trained_tokens"]
-    for a, b in zip(team._computer.model.parameters(), alone.model.parameters(), strict=True):
+    assert (got.num_tokens, got.num_packed_tokens) == (expected.num_tokens, expected.num_packed_tokens)
+    for a, b in zip(three.model.parameters(), alone.model.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_a_team_orthogonalises_to_the_bits_of_one_process(team: Team) -> None:
+def test_processes_orthogonalise_to_the_bits_of_one(three: Processes) -> None:
     torch.manual_seed(0)
-    parameters = [p for p in team._computer.model.parameters() if p.dim() == 2]
+    parameters = [p for p in three.model.parameters() if p.dim() == 2]
     matrices = [torch.randn(p.shape) for p in parameters] + [torch.randn(3, 7)]
-    for mine, alone in zip(team.orthogonalise(matrices), orthogonalise_all(matrices), strict=True):
+    orthogonalise = shared_orthogonalise(three.helpers)
+    for mine, alone in zip(orthogonalise(matrices), orthogonalise_all(matrices), strict=True):
         assert torch.equal(mine, alone)
-    assert [m.shape for m in team.orthogonalise(matrices[:1])] == [matrices[0].shape]
-    assert list(team.orthogonalise([])) == []
+    assert [m.shape for m in orthogonalise(matrices[:1])] == [matrices[0].shape]
+    assert list(orthogonalise([])) == []
 
 
 def test_work_beside_the_gradients_changes_shares_but_not_sums(
-    team: Team, make_samples_of: Callable[..., list[TrainSample]]
+    three: Processes, make_samples_of: Callable[..., list[TrainSample]]
 ) -> None:
     samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
-    model = team._computer.model
-    expected = team.accumulate(samples, None, None)
+    model = three.model
+    expected = three.replica.accumulate(samples, None, None)
     alone = [p.grad for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     for tokens in (0, 10, 1000):
-        got, made = team.accumulate_while(samples, lambda: "made", tokens)
+        got, made = three.replica.accumulate_while(samples, None, None, lambda: "made", tokens)
         assert made == "made"
         assert got.num_packed_tokens == expected.num_packed_tokens
         assert got.loss == pytest.approx(expected.loss, rel=1e-4, abs=1e-6)
@@ -113,56 +136,68 @@ def test_work_beside_the_gradients_changes_shares_but_not_sums(
 
 
 def test_supervised_training_by_processes_ends_where_one_process_does(tiny_model: Callable[..., Any]) -> None:
-    section = SftSection(steps=3, tokens_per_step=60, warmup_steps=1)
     trained, records = [], []
-    for num_workers in (0, 1):
+    for num_helpers in (0, 1):
         model, rng = tiny_model(), np.random.default_rng(1)
         samples = (as_sample(*rng.integers(2, 40, (2, 6)).astype(np.int32)) for _ in itertools.count())
-        team = make_team(model, num_workers)
-        try:
-            records.append(train(model, team, samples, section))
-        finally:
-            team.close()
+        with processes(model, num_helpers) as made:
+            records.append(train(model, made.replica, samples, SECTION))
         trained.append(model)
     assert records[0]["tokens"] == records[1]["tokens"]
     for a, b in zip(*(m.parameters() for m in trained), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
-def test_workers_see_an_update_at_once_and_confirm_it(team: Team) -> None:
-    model = team._computer.model
-    before = by_key(team.generate(requests(), PARAMS))
+def test_workers_see_an_update_at_once_and_confirm_it(three: Processes) -> None:
+    model = three.model
+    before = by_key(three.sampler.generate(requests(), PARAMS))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)
-    team.load_weights(model.named_parameters(), version=7)
-    assert team.weights_info().digest == weights_digest(model.named_parameters())
-    after = by_key(team.generate(requests(), PARAMS))
+    held = three.sampler.load_weights(LiveWeights(7, model.named_parameters))
+    assert (held.version, held.digest) == (7, weights_digest(model.named_parameters()))
+    after = by_key(three.sampler.generate(requests(), PARAMS))
     assert {r.policy_version for r in after.values()} == {7}
     changed = [k for k in after if not np.array_equal(after[k].completion_ids, before[k].completion_ids)]
     assert len(changed) > len(after) // 2
 
 
-def test_an_abandoned_generation_does_not_disturb_the_next(team: Team) -> None:
-    expected = by_key(team.generate(requests(), PARAMS))
-    started = team.generate(requests(), PARAMS)
+def test_an_abandoned_generation_does_not_disturb_the_next(three: Processes) -> None:
+    expected = by_key(three.sampler.generate(requests(), PARAMS))
+    started = three.sampler.generate(requests(), PARAMS)
     next(started)
     started.close()
-    assert by_key(team.generate(requests(), PARAMS)).keys() == expected.keys()
+    assert by_key(three.sampler.generate(requests(), PARAMS)).keys() == expected.keys()
 
 
-def test_a_dead_worker_is_an_error_with_a_remedy(team: Team) -> None:
-    process = team._workers[0]._process
-    process.kill()
-    process.join(10)
+def test_a_helper_that_sees_other_weights_stops_the_run(
+    three: Processes, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = LiveWeights(7, tiny_model(seed=3).named_parameters)
+    monkeypatch.setattr(three.sampler, "_own", TorchEngine(tiny_model(), stop_ids=STOP))
+    with pytest.raises(RunError, match="does not see the weights of version 7"):
+        three.sampler.load_weights(other)
+
+
+def test_a_dead_worker_is_an_error_with_a_remedy(three: Processes) -> None:
+    remote = three.helpers[0].remote
+    assert isinstance(remote, ProcessRemote)
+    os.kill(remote.pid, signal.SIGKILL)
     with pytest.raises(RunError, match=r"a worker process died \(exit code -9\).*continue"):
-        list(team.generate(requests(), PARAMS))
+        list(three.sampler.generate(requests(), PARAMS))
 
 
-def test_an_exception_in_a_worker_reaches_the_user(team: Team) -> None:
-    team._workers[1].send("nonsense")
-    with pytest.raises(RunError, match="a worker process failed: ValueError: unknown request 'nonsense'"):
-        team._workers[1].receive()
+def test_an_exception_in_a_worker_reaches_the_user(three: Processes) -> None:
+    reply = three.helpers[1].remote.call("nonsense")
+    with pytest.raises(RunError, match=r"a worker process failed: AttributeError: .* has no attribute 'nonsense'"):
+        reply.result()
+    assert len(list(three.sampler.generate(requests(), PARAMS))) == 20, "and the process answers on"
+
+
+def test_answers_may_be_taken_in_any_order(three: Processes, make_samples_of: Callable[..., list[TrainSample]]) -> None:
+    remote, samples = three.helpers[0].remote, make_samples_of([4, 6])
+    first, second = (remote.call("logprobs", [sample], "policy") for sample in samples)
+    assert [len(second.result()[0]), len(first.result()[0])] == [6, 4]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -41,7 +41,7 @@ def go(recipe: Recipe, path: Path, origin: Origin | None = None) -> tuple[str, s
     out = StringIO()
     with open_run(recipe, Path(recipe.model.path or ""), path, Progress(out, terminal=False), origin) as run:
         train(run)
-        return run.learner.weights_info().digest, out.getvalue()
+        return run.weights.digest("float32"), out.getvalue()
 
 
 def sampled(path: Path, step: int) -> list[str]:

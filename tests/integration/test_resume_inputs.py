@@ -36,7 +36,7 @@ def go(recipe: Recipe, path: Path) -> tuple[str, str]:
     out = StringIO()
     with open_run(recipe, Path(recipe.model.path or ""), path, Progress(out, terminal=False)) as run:
         train(run)
-        return run.learner.weights_info().digest, out.getvalue()
+        return run.weights.digest("float32"), out.getvalue()
 
 
 @pytest.fixture(scope="module")

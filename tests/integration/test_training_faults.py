@@ -17,14 +17,26 @@ from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import AlarmError, Run
+from deepscaler.protocols import PublishedWeights
 from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.checkpoint import CheckpointError
-from deepscaler.training.learner import LocalLearner
-from deepscaler.types import Group, Outcome, RunError, ScoredGroup, Verdict
+from deepscaler.training.learner import PolicyLearner
+from deepscaler.training.replica import ModelReplica
+from deepscaler.types import (
+    Group,
+    Outcome,
+    Request,
+    Rollout,
+    RunError,
+    SamplingParams,
+    ScoredGroup,
+    Verdict,
+    WeightsInfo,
+)
+from deepscaler.weights import LiveWeights
 from tiny_run import write_model, write_recipe
 
 STEPS = 5
@@ -73,7 +85,7 @@ def opened(path: Path, model: Path, *settings: str, num_steps: int = STEPS) -> I
         write_recipe(path, num_steps=num_steps, every_steps=2, processes=1, model=model), [*SETTINGS, *settings]
     )
     with open_run(recipe, model, path / "run", Progress(StringIO(), terminal=False)) as run:
-        run.grader.score = MadeGrader(half_right).score  # type: ignore[method-assign]
+        run.cluster.grader.score = MadeGrader(half_right).score  # type: ignore[method-assign]
         run.validation = None
         yield run
 
@@ -89,78 +101,84 @@ def alarms(path: Path) -> list[str]:
 
 def own_engine(run: Run) -> Any:
     """An engine with a copy of the weights, as one in another process or of another precision has."""
-    assert isinstance(run.learner, LocalLearner) and isinstance(run.fleet, LocalFleet)
-    shared: Any = run.fleet._engine
-    engine = TorchEngine(
-        copy.deepcopy(run.learner.model), stop_ids=frozenset(shared._engine._stops.ids.tolist()), max_active=16
-    )
-    run.fleet._engine = engine
-    return engine
+    sampler: Any = run.cluster.sampler
+    model, stop_ids = copy.deepcopy(sampler._own._model), frozenset(sampler._own._stops.ids.tolist())
+    sampler._own = TorchEngine(model, stop_ids=stop_ids, max_active=16)
+    return sampler._own
+
+
+def replica_of(run: Run) -> ModelReplica:
+    assert isinstance(run.cluster.learner, PolicyLearner)
+    replica = run.cluster.learner._replica
+    assert isinstance(replica, ModelReplica)
+    return replica
+
+
+def optimizer_of(run: Run) -> torch.optim.Optimizer:
+    ((optimizer, _),) = replica_of(run)._optimizers
+    return optimizer
 
 
 def stale(run: Run, patch: pytest.MonkeyPatch) -> None:
-    """Weights never arrive, and the check of the publish sees nothing."""
+    """Weights never arrive, and what the engine reports of itself is what was published."""
     engine = own_engine(run)
 
-    def publish(learner: Any) -> Any:
-        engine.version = learner.version
-        return learner.weights_info()
+    def load(weights: PublishedWeights) -> WeightsInfo:
+        engine.version = weights.version
+        return WeightsInfo(weights.version, weights.digest("float32"))
 
-    patch.setattr(run.fleet, "publish_weights", publish)
+    patch.setattr(run.cluster.sampler, "load_weights", load)
 
 
 def late(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Weights arrive two steps late, under the newest version number."""
     engine, queue = own_engine(run), []
 
-    def publish(learner: Any) -> Any:
-        queue.append([(name, weight.detach().clone()) for name, weight in learner.named_weights()])
-        engine.load_weights(iter(queue[max(0, len(queue) - 3)]), learner.version)
-        return learner.weights_info()
+    def load(weights: PublishedWeights) -> WeightsInfo:
+        queue.append([(name, weight.detach().clone()) for name, weight in weights.tensors("float32")])
+        old = queue[max(0, len(queue) - 3)]
+        engine.load_weights(LiveWeights(weights.version, lambda: old))
+        return WeightsInfo(weights.version, weights.digest("float32"))
 
-    patch.setattr(run.fleet, "publish_weights", publish)
+    patch.setattr(run.cluster.sampler, "load_weights", load)
 
 
 def old_version(run: Run, patch: pytest.MonkeyPatch) -> None:
     """The engine goes on with version 0, and says so in its rollouts."""
-    sample = run.fleet.sample
+    generate = run.cluster.sampler.generate
 
-    def sampled(*arguments: Any, **options: Any) -> list[Group]:
-        groups = sample(*arguments, **options)
-        return [replace(g, rollouts=tuple(replace(r, policy_version=0) for r in g.rollouts)) for g in groups]
+    def generated(requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
+        for rollout in generate(requests, params):
+            yield replace(rollout, policy_version=0)
 
-    patch.setattr(run.fleet, "sample", sampled)
+    patch.setattr(run.cluster.sampler, "generate", generated)
 
 
 def loss_temperature(run: Run, patch: pytest.MonkeyPatch) -> None:
-    assert isinstance(run.learner, LocalLearner)
-    patch.setattr(run.learner.computer, "_temperature", 0.7)
+    patch.setattr(replica_of(run)._computer, "_temperature", 0.7)
 
 
 def detached(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Gradients are computed and lost."""
-    assert isinstance(run.learner, LocalLearner)
-    learner = run.learner
-    accumulate = learner.team.accumulate
+    replica = replica_of(run)
+    accumulate = replica.accumulate
 
     def lost(*arguments: Any) -> Any:
-        metrics = accumulate(*arguments)
-        for parameter in learner.model.parameters():
+        sums = accumulate(*arguments)
+        for parameter in replica._computer.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        return metrics
+        return sums
 
-    patch.setattr(learner.team, "accumulate", lost)
+    patch.setattr(replica, "accumulate", lost)
 
 
 def no_learning_rate(run: Run, patch: pytest.MonkeyPatch) -> None:
-    assert isinstance(run.learner, LocalLearner)
-    optimizer = run.learner.optimizer
-    patch.setattr(run.learner, "_set_learning_rate", lambda: [g.update(lr=0.0) for g in optimizer.param_groups])
+    groups = optimizer_of(run).param_groups
+    patch.setattr(replica_of(run), "_set_learning_rate", lambda rate: [group.update(lr=0.0) for group in groups])
 
 
 def no_step(run: Run, patch: pytest.MonkeyPatch) -> None:
-    assert isinstance(run.learner, LocalLearner)
-    patch.setattr(run.learner.optimizer, "step", lambda: None)
+    patch.setattr(optimizer_of(run), "step", lambda: None)
 
 
 def every_other_skipped(run: Run, patch: pytest.MonkeyPatch) -> None:
@@ -179,8 +197,8 @@ def kl_of_the_wrong_sign(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def reference_follows(run: Run, patch: pytest.MonkeyPatch) -> None:
-    assert isinstance(run.learner, LocalLearner)
-    patch.setattr(run.learner.computer, "reference", run.learner.model)
+    computer = replica_of(run)._computer
+    patch.setattr(computer, "reference", computer.model)
 
 
 def same_problems(run: Run, patch: pytest.MonkeyPatch) -> None:
@@ -190,19 +208,19 @@ def same_problems(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 def same_draws(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Random numbers that do not depend on the step."""
-    sample = run.fleet.sample
-    patch.setattr(run.fleet, "sample", lambda p, n, params, **o: sample(p, n, replace(params, step=1), **o))
+    generate = run.cluster.sampler.generate
+    patch.setattr(run.cluster.sampler, "generate", lambda requests, params: generate(requests, replace(params, step=1)))
 
 
 def flipped_reward(run: Run, patch: pytest.MonkeyPatch) -> None:
     def flipped(number: int) -> Verdict:
         return replace(half_right(number), reward=1.0 - half_right(number).reward)
 
-    patch.setattr(run.grader, "score", MadeGrader(flipped).score)
+    patch.setattr(run.cluster.grader, "score", MadeGrader(flipped).score)
 
 
 def crashing_grader(run: Run, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(run.grader, "score", MadeGrader(lambda n: Verdict(Outcome.GRADER_FAILED, 0.0)).score)
+    patch.setattr(run.cluster.grader, "score", MadeGrader(lambda n: Verdict(Outcome.GRADER_FAILED, 0.0)).score)
 
 
 def no_difference(run: Run, patch: pytest.MonkeyPatch) -> None:
@@ -213,7 +231,7 @@ def no_difference(run: Run, patch: pytest.MonkeyPatch) -> None:
             made = super().score(groups)
             return [replace(g, verdicts=(half_right(i),) * len(g.verdicts)) for i, g in enumerate(made)]
 
-    patch.setattr(run.grader, "score", ByGroup(half_right).score)
+    patch.setattr(run.cluster.grader, "score", ByGroup(half_right).score)
 
 
 # Steps of 1e-5, so that a visit's draws can be recognised at the next one: the policy is nearly the same.
@@ -289,12 +307,12 @@ def test_a_resume_with_its_counters_at_zero_is_refused(
     """A new optimizer and counters that agree with it: only the run itself knows better."""
     with opened(tmp_path, model, num_steps=2) as run:
         train(run)
-    load = LocalLearner.load
+    load = PolicyLearner.load
 
-    def forgetful(self: LocalLearner, directory: Path) -> None:
+    def forgetful(self: PolicyLearner, directory: Path) -> None:
         load(self, directory)
         self.begin_stage(reset_optimizer=True, reset_reference=False)
 
-    monkeypatch.setattr(LocalLearner, "load", forgetful)
+    monkeypatch.setattr(PolicyLearner, "load", forgetful)
     with pytest.raises(CheckpointError, match="num_updates = 0, the run was saved with 2"), opened(tmp_path, model):
         pass

@@ -37,7 +37,7 @@ from deepscaler.rollout.openai_http import EndpointError
 from deepscaler.rollout.vllm_engine import VllmEngine, vllm_version
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams, TrainSample
-from deepscaler.weights import weights_digest
+from deepscaler.weights import LiveWeights, weights_digest
 from shared_data import shared
 from tiny_run import deepscaler, write_model
 
@@ -112,7 +112,7 @@ def test_after_loading_weights_the_samples_are_theirs(
     engine = start(model, tmp_path)
     assert engine.weights_info().digest == weights_digest(model.named_parameters())
     assert worst_error(list(engine.generate(requests(), PARAMS)), model, 0.9) < 5e-5
-    engine.load_weights(other.named_parameters(), 7)
+    engine.load_weights(LiveWeights(7, other.named_parameters))
     rollouts = list(engine.generate(requests(), PARAMS))
     assert worst_error(rollouts, other, 0.9) < 5e-5 and {r.policy_version for r in rollouts} == {7}
     assert engine.weights_info().digest == weights_digest(other.named_parameters())
@@ -126,11 +126,10 @@ def test_a_stale_packed_output_layer_is_found(
     other = tiny_model(seed=9, head_dim=32)
     with monkeypatch.context() as unrepaired:
         unrepaired.setattr(vllm_engine, "repack_tied_head", lambda model: None)
-        engine.load_weights(other.named_parameters(), 1)
-    with pytest.raises(RunError, match="a stale packed copy"):
-        engine.weights_info()
+        with pytest.raises(RunError, match="a stale packed copy"):
+            engine.load_weights(LiveWeights(1, other.named_parameters))
     assert worst_error(list(engine.generate(requests(), PARAMS)), other, 0.9) > 0.1
-    engine.load_weights(other.named_parameters(), 2)
+    engine.load_weights(LiveWeights(2, other.named_parameters))
     assert engine.weights_info().digest == weights_digest(other.named_parameters())
 
 
@@ -144,14 +143,14 @@ def test_weights_that_are_not_the_whole_model_are_refused_and_change_nothing(
     with pytest.raises(
         ValueError, match=r"weights are missing, 1 in all, the first of them model\.layers\.0\.self_attn\.k_proj"
     ):
-        engine.load_weights([pair for pair in given.items() if pair[0] != name], 1)
+        engine.load_weights(LiveWeights(1, lambda: [pair for pair in given.items() if pair[0] != name]))
     with pytest.raises(ValueError, match=r"has shape \(64, 64\), vLLM's model has \(64, 128\)"):
-        engine.load_weights({**given, name: torch.zeros(64, 64)}.items(), 1)
+        engine.load_weights(LiveWeights(1, {**given, name: torch.zeros(64, 64)}.items))
     with pytest.raises(KeyError, match="unheard_of"):
-        engine.load_weights({**given, "unheard_of": torch.zeros(1)}.items(), 1)
+        engine.load_weights(LiveWeights(1, {**given, "unheard_of": torch.zeros(1)}.items))
     assert engine.weights_info().digest == weights_digest(model.named_parameters())
     with pytest.raises(NotImplementedError):  # fails half-way: there is nothing to copy
-        engine.load_weights({**given, name: torch.empty(64, 128, device="meta")}.items(), 1)
+        engine.load_weights(LiveWeights(1, {**given, name: torch.empty(64, 128, device="meta")}.items))
     for use in (engine.weights_info, lambda: next(engine.generate(requests(), PARAMS))):
         with pytest.raises(RunError, match="loading weights into it failed; start a new one"):
             use()
@@ -162,14 +161,14 @@ def test_negative_zeros_do_not_change_the_digest(tiny_model: Callable[..., Any],
     engine = start(model, tmp_path)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0].fill_(-0.0)
-    engine.load_weights(model.named_parameters(), 1)
+    engine.load_weights(LiveWeights(1, model.named_parameters))
     assert engine.weights_info().digest == weights_digest(model.named_parameters())
 
 
 def test_bfloat16_weights_are_those_of_the_learner_cast(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
     model, other = (tiny_model(seed=seed, head_dim=32) for seed in (0, 9))
     engine = start(model, tmp_path, dtype=torch.bfloat16)
-    engine.load_weights(other.named_parameters(), 1)
+    engine.load_weights(LiveWeights(1, other.named_parameters))
     assert engine.weights_info().digest == weights_digest(other.named_parameters(), torch.bfloat16)
     rollouts = list(engine.generate(requests(), PARAMS))
     assert worst_error(rollouts, other.to(torch.bfloat16).float(), 0.9) < 0.5
@@ -220,7 +219,7 @@ def test_one_generation_at_a_time_and_none_after_the_end(tiny_model: Callable[..
     with pytest.raises(RunError, match="is still open"):
         next(engine.generate(requests(), PARAMS))
     with pytest.raises(RunError, match="is still open"):
-        engine.load_weights(model.named_parameters(), 1)
+        engine.load_weights(LiveWeights(1, model.named_parameters))
     cancelled.append(True)
     assert len(list(going)) < 11
     cancelled.clear()

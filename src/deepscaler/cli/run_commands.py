@@ -21,7 +21,7 @@ from deepscaler.orchestration.progress import Progress
 def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list[str]) -> int:
     chosen = load_recipe(recipe, overrides if seed is None else [*overrides, f"seed={seed}"])
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
-        from deepscaler.orchestration.quickstart import quickstart as run_quickstart
+        from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.report import write_report
 
     progress = prepare_for_training()
@@ -41,7 +41,7 @@ def sft(recipe: Path, *, out: Path | None, overrides: list[str]) -> int:
     if out is not None and out.exists():
         raise ValueError(f"{out} exists; give a directory that does not, or remove it")
     with loading(f"loading PyTorch to make the base model of {recipe}"):
-        from deepscaler.orchestration.base_model import ensure_base
+        from deepscaler.toy.base_model import ensure_base
 
     print(ensure_base(chosen, prepare_for_training(), out)[0])
     return 0
@@ -59,9 +59,9 @@ def train(
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
-        from deepscaler.orchestration.base_model import ensure_base
         from deepscaler.orchestration.build import open_run
         from deepscaler.orchestration.loop import train as run_loop
+        from deepscaler.toy.base_model import ensure_base
 
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)

@@ -97,6 +97,9 @@ class DataSection(Section):
 
 
 class RolloutSection(Section):
+    engine: Literal["torch", "vllm"] = setting(
+        "torch", doc="torch = this program's own; vllm, where it is installed, has a copy of the weights"
+    )
     prompts_per_step: int = setting(unit="prompts", doc="groups per step", gt=0)
     group_size: int = setting(unit="completions", doc="completions per prompt; a stage may override it", gt=1)
     temperature: float = setting(1.0, doc="sampling temperature; the loss divides logits by the same", gt=0)
@@ -109,6 +112,12 @@ class RolloutSection(Section):
     stop: tuple[StopString, ...] = setting(
         (), doc="texts that end a completion and are cut from what is graded; in evaluations as well"
     )
+
+
+class ClusterSection(Section):
+    """Where a run's workers are."""
+
+    kind: Literal["local"] = setting("local", doc="local = this machine")
 
 
 class StageSection(Section):
@@ -299,6 +308,7 @@ class Recipe(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
+    cluster: ClusterSection = ClusterSection()
     grader: GraderSection = GraderSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()

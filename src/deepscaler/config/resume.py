@@ -41,6 +41,7 @@ FREE = (
 # They change the order in which sums are rounded and nothing else: what runs out of memory or gets other cores may
 # go on with other values, and says that it is no longer equal bit by bit.
 ROUNDING = (
+    "cluster",
     "training.processes",
     "training.tokens_per_micro_batch",
     "training.logprob_chunk_tokens",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.evaluation.completions import Completion, Key, Plan
 from deepscaler.protocols import Sampler
-from deepscaler.types import IntArray, Problem, Request, Rollout, SamplingParams
+from deepscaler.types import Rollout, SamplingParams
 
 
 class EngineSource:
@@ -19,7 +19,7 @@ class EngineSource:
         sampler: Sampler,
         params: SamplingParams,
         *,
-        encode: Callable[[Problem], IntArray],
+        encode: Encode,
         decode: Callable[[Any], str],
     ) -> None:
         self._sampler, self._params = sampler, params
@@ -34,12 +34,9 @@ class EngineSource:
         indices: dict[tuple[str, str], list[int]] = {}
         for key in wanted:
             indices.setdefault((key.benchmark, key.problem_id), []).append(key.sample_index)
-        requests = [
-            Request(ids[place], self._encode(plan.problems[place]), count, first)
-            for place in sorted(indices, key=lambda place: -(plan.problems[place].difficulty or 0.0))
-            for first, count in _runs(indices[place])
-        ]
-        for rollout in self._sampler.generate(requests, self._params):
+        hardest_first = sorted(indices, key=lambda place: -(plan.problems[place].difficulty or 0.0))
+        queries = [SampleQuery(ids[place], plan.problems[place], indices[place]) for place in hardest_first]
+        for rollout in self._sampler.generate(make_requests(queries, self._encode), self._params):
             yield self._completion(Key(*names[rollout.problem_id], rollout.sample_index), rollout)
 
     def _completion(self, key: Key, rollout: Rollout) -> Completion:
@@ -60,10 +57,3 @@ class EngineSource:
     @property
     def facts(self) -> dict[str, Any]:
         return {}
-
-
-def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) of each run of consecutive indices."""
-    for _, group in groupby(enumerate(sorted(indices)), key=lambda pair: pair[1] - pair[0]):
-        members = [index for _, index in group]
-        yield members[0], len(members)

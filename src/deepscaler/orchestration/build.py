@@ -1,61 +1,54 @@
-"""From a recipe and a run directory to a `Run` whose workers stand ready: the local construction."""
+"""From a recipe and a run directory to a `Run` whose workers are ready."""
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from deepscaler.cluster.embedded import open_model
+from deepscaler.cluster.engines import ENGINES
+from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.registry import CLUSTERS
 from deepscaler.config import Recipe, recipe_hash
+from deepscaler.config.evaluation import EngineSection
 from deepscaler.curriculum.controller import Curriculum
-from deepscaler.data.stopping import all_stop_ids
-from deepscaler.data.templates import TemplateFacts, decoder, render_prompt, template_facts
+from deepscaler.data.requests import PromptEncoder
+from deepscaler.data.templates import decoder
+from deepscaler.evaluation.sources import EngineSource
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
-from deepscaler.observability.files import storage_fault
+from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.orchestration.directory_check import check_directory
-from deepscaler.orchestration.embedded import stopping_facts
-from deepscaler.orchestration.engines import torch_facts
 from deepscaler.orchestration.evaluate import sampling_params
+from deepscaler.orchestration.experience import OnPolicy
 from deepscaler.orchestration.inputs import inputs_of
 from deepscaler.orchestration.lengths import longest_sequences, too_long
-from deepscaler.orchestration.local import LocalFleet
 from deepscaler.orchestration.origin import Origin
 from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.resume import check_continues, check_fits, restore, start_from
+from deepscaler.orchestration.resume import find_start
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
-from deepscaler.orchestration.team import make_team
 from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts
-from deepscaler.orchestration.validation import Validation, evaluation_recipe, write_held_out
+from deepscaler.orchestration.validation import Evaluator, evaluation_recipe, write_held_out
 from deepscaler.positions import model_context
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
-from deepscaler.rollout.sizing import pick_device
-from deepscaler.rollout.stops import plain_decode
-from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, steps_in
-from deepscaler.training.learner import LocalLearner
-from deepscaler.training.model import load_model, load_tokenizer, read_config, resolve_model, stop_token_ids
+from deepscaler.protocols import Cluster
+from deepscaler.training.model import resolve_model
 from deepscaler.types import RunError
 
 
-def make_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
-    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
-    _, prefilled = render_prompt(tokenizer, "x")
-    section = recipe.grader
-    return GraderPool(
-        num_workers=section.workers,
-        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
-        profile=section.profile,
-        decode=decoder(tokenizer, stop_ids, recipe.rollout.stop),
-        thinking_prefilled=prefilled,
-    )
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run is made from, read and checked; the weights are not loaded yet."""
+
+    training: TrainingData
+    prompts: Prompts
+    encode: PromptEncoder
+    policy: PolicyFiles
 
 
 @contextmanager
@@ -65,92 +58,97 @@ def open_run(
     """A run ready for the loop, new or continued from the newest checkpoint; closes its workers at the end.
 
     origin: what a new directory begins with instead of the base model. Raises ValueError for bad input, for a
-    directory that belongs to another recipe, and when another process works in it.
+    directory that belongs to another recipe, and when another process works in it; the directory is untouched then.
     """
-    # Everything that can be wrong with the input is found before the run directory is touched.
     check_directory(recipe, path)
-    device = pick_device()
-    training = load_training_data(recipe)
-    tokenizer = load_tokenizer(model_path, recipe.model.revision)
-    prompts = make_prompts(recipe, tokenizer, training, progress.message)
-    longest = _longest_sequence(recipe, model_path, prompts)
-
-    def load(dtype: torch.dtype) -> Any:
-        revision = recipe.model.revision
-        return load_model(
-            model_path, dtype=dtype, device=device, revision=revision, tokenizer=tokenizer, longest=longest
-        )
-
-    model = load(torch.float32)
-    template = template_facts(tokenizer)
-    if template.depends_on_date:
-        progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
-    configured = stop_token_ids(model, tokenizer)
-    stop_ids = all_stop_ids(configured, tokenizer, recipe.rollout.stop_token_ids)
-    inputs = inputs_of(model, resolve_model(model_path, recipe.model.revision), tokenizer, stop_ids)
-    other = origin.read() if origin is not None and not steps_in(path / "checkpoints") else None
-    if other is not None:
-        check_fits(recipe, inputs, other)
-    with _lock(path), _storage_faults_named(path), StopRequest() as stop:
-        newest = newest_checkpoint(path / "checkpoints")
-        if newest is not None:
-            check_continues(recipe, inputs, prompts.stream, newest, origin, path)
-        remove_leftovers(path / "checkpoints")
+    read = read_inputs(recipe, model_path, progress)
+    files = read.policy.files
+    with (
+        _lock(path),
+        _storage_faults_named(path),
+        StopRequest() as stop,
+        CLUSTERS[recipe.cluster.kind](recipe, read.policy) as cluster,
+    ):
+        weights = cluster.learner.publish()
+        inputs = inputs_of(weights.digest("float32"), files.directory, files.tokenizer, read.policy.stop_ids)
+        start = find_start(recipe, inputs, read.prompts.stream, path, origin)
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
-        # The learner keeps float32 master weights; an engine in bfloat16 has a copy of its own.
-        engine_model = model if recipe.model.dtype == "float32" else load(torch.bfloat16)
-        learner = LocalLearner(model, recipe)
-        with (
-            make_team(recipe, learner.computer, engine_model, stop_ids, plain_decode(tokenizer)) as team,
-            make_grader(recipe, tokenizer, stop_ids) as grader,
-        ):
-            learner.team = team
-            fleet = LocalFleet(team, tokenizer, recipe.data.instruction, prompts.ids)
-            fleet.on_rollout = progress.on_rollout
-            run = Run(
-                recipe=recipe,
-                recipe_digest=recipe_hash(recipe),
-                learner=learner,
-                fleet=fleet,
-                grader=grader,
-                stream=prompts.stream,
-                curriculum=Curriculum(recipe.stages, recipe.curriculum),
-                alarms=Alarms(recipe.alarms, dtype=recipe.model.dtype, kl_estimator=recipe.algorithm.kl.estimator),
-                directory=directory,
-                progress=progress,
-                stop=stop,
-                validation=None,
-                num_processes=team.num_processes,
-                save_tokenizer=tokenizer.save_pretrained,
-                decode_prompt=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
-                inputs=inputs,
-                base_model=model_path,
-            )
-            if training.validation.sets:
-                decode = decoder(tokenizer, stop_ids, recipe.rollout.stop)
-                facts = stopping_facts(tokenizer, configured, model.config.vocab_size)
-                run.validation = _validation(run, training, fleet, grader, template, decode, facts)
-            if newest is not None:
-                restore(run, newest)
-            else:
-                _begin(run, origin, other)
-                info = {**run_info(run.recipe_digest, str(model_path)), "template": asdict(template)}
-                directory.write_run_info({**info, "origin": run.origin})
-            yield run
+        run = Run(
+            recipe=recipe,
+            recipe_digest=recipe_hash(recipe),
+            cluster=cluster,
+            experience=OnPolicy(
+                recipe, read.prompts.stream, cluster.sampler, cluster.grader, read.encode, progress.on_rollout
+            ),
+            weights=weights,
+            stream=read.prompts.stream,
+            curriculum=Curriculum(recipe.stages, recipe.curriculum),
+            alarms=Alarms(recipe.alarms, dtype=recipe.model.dtype, kl_estimator=recipe.algorithm.kl.estimator),
+            directory=directory,
+            progress=progress,
+            stop=stop,
+            validation=_evaluator(recipe, read, cluster, directory, progress),
+            save_tokenizer=files.tokenizer.save_pretrained,
+            decode_prompt=lambda ids: files.tokenizer.decode(ids, skip_special_tokens=False),
+            inputs=inputs,
+            base_model=model_path,
+        )
+        start.begin(run)
+        if start.is_new:
+            info = {**run_info(run.recipe_digest, str(model_path)), "template": asdict(files.template)}
+            directory.write_run_info({**info, "origin": run.origin})
+        yield run
 
 
-def _begin(run: Run, origin: Origin | None, found: Checkpoint | None) -> None:
-    """Let a new run begin with the base model, or with the checkpoint of another run."""
-    if origin is None or found is None:
-        run.fleet.publish_weights(run.learner)
-    else:
-        start_from(run, origin, found)
+def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
+    """Read problems, tokenizer and model files. Raises ValueError for everything that can be wrong with them."""
+    training = load_training_data(recipe)
+    directory = resolve_model(model_path, recipe.model.revision)
+    files = open_model(directory, EngineSection(dtype=recipe.model.dtype))
+    if files.template.depends_on_date:
+        progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
+    prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
+    stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
+    policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.config, prompts))
+    encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
+    return Inputs(training, prompts, encode, policy)
+
+
+def _longest_sequence(recipe: Recipe, config: Any, prompts: Prompts) -> int:
+    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
+    lengths = longest_sequences(recipe, prompts)
+    if excess := too_long(lengths, model_context(config)):
+        raise ValueError("\n".join(excess))
+    return max(one.total for one in lengths)
+
+
+def _evaluator(
+    recipe: Recipe, read: Inputs, cluster: Cluster, directory: RunDirectory, progress: Progress
+) -> Evaluator | None:
+    """Evaluations inside training with the run's own sampler and grader, on problems that training does not hold."""
+    training, files = read.training, read.policy.files
+    if not training.validation.sets:
+        return None
+    asked = evaluation_recipe(recipe, tuple(training.validation.sets))
+    path = directory.path / "evaluations"
+    write_held_out(path, training.validation, training.left_out, len(training.problems))
+    decode = decoder(files.tokenizer, read.policy.stop_ids, recipe.rollout.stop)
+    return Evaluator(
+        recipe=asked,
+        datasets=training.validation,
+        source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=decode),
+        grader=cluster.grader,
+        engine=ENGINES[recipe.rollout.engine].facts(files),
+        template=files.template,
+        directory=path,
+        progress=progress,
+    )
 
 
 @contextmanager
 def _storage_faults_named(path: Path) -> Iterator[None]:
-    """A full disk and its like end a run with one message, wherever they are met."""
+    """A full disk and its like end a run with one message, wherever they occur."""
     try:
         yield
     except OSError as error:
@@ -163,49 +161,21 @@ def _storage_faults_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _validation(
-    run: Run,
-    training: TrainingData,
-    fleet: LocalFleet,
-    grader: GraderPool,
-    template: TemplateFacts,
-    decode: Callable[[Any], str],
-    facts: Mapping[str, Any],
-) -> Validation:
-    """What evaluates inside the run: its engine, its grader, the problems that training leaves alone."""
-    asked = evaluation_recipe(run.recipe, tuple(training.validation.sets))
-    directory = run.directory.path / "evaluations"
-    write_held_out(directory, training.validation, training.left_out, len(training.problems))
-    return Validation(
-        recipe=asked,
-        datasets=training.validation,
-        source=fleet.source(sampling_params(asked), decode),
-        grader=grader,
-        engine={**torch_facts(run.recipe.model.dtype, pick_device().type), **facts},
-        template=template,
-        directory=directory,
-        progress=run.progress,
-    )
-
-
-def _longest_sequence(recipe: Recipe, model_path: Path, prompts: Prompts) -> int:
-    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
-    context = model_context(read_config(resolve_model(model_path, recipe.model.revision)))
-    lengths = longest_sequences(recipe, prompts)
-    if excess := too_long(lengths, context):
-        raise ValueError("\n".join(excess))
-    return max(one.total for one in lengths)
-
-
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One process per run directory; the lock dies with the process."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is training in {path}; wait for it, or give another --run-dir"
-            ) from error
-        yield
+    """One process per run directory; the lock dies with the process. A directory where nothing came of it goes."""
+    with new_directory(path):
+        lock = path / ".lock"
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another process is training in {path}; wait for it, or give another --run-dir"
+                ) from error
+            try:
+                yield
+            except BaseException:
+                if [*path.iterdir()] == [lock]:
+                    lock.unlink()
+                raise

@@ -9,6 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.cluster.embedded import (
+    ModelFiles,
+    check_context,
+    device_facts,
+    files_sha256,
+    open_model,
+)
+from deepscaler.cluster.engines import ENGINES
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection, EvalRecipe, SamplingSection, SuiteSection, settings_of
 from deepscaler.config.models import GraderSection
@@ -24,14 +32,6 @@ from deepscaler.evaluation.store import SampleStore, settings_hash
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory
-from deepscaler.orchestration.embedded import (
-    ModelFiles,
-    check_context,
-    device_facts,
-    files_sha256,
-    open_model,
-)
-from deepscaler.orchestration.engines import ENGINES
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards import math_reward, string_match

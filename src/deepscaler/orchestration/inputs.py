@@ -12,7 +12,6 @@ from typing import Any
 from deepscaler.data.templates import template_hash
 from deepscaler.json_text import parse_json
 from deepscaler.observability.run_directory import read_json
-from deepscaler.weights import weights_digest
 
 # What saving a model writes anew and no computation reads.
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -43,10 +42,10 @@ class Inputs:
         return [name for name, value in self.as_json().items() if stored.get(name) != value]
 
 
-def inputs_of(model: Any, directory: Path, tokenizer: Any, stop_ids: frozenset[int]) -> Inputs:
-    """directory: the model's own, whatever it is called."""
+def inputs_of(weights: str, directory: Path, tokenizer: Any, stop_ids: frozenset[int]) -> Inputs:
+    """weights: digest of the base model's. directory: its own, whatever it is called."""
     return Inputs(
-        weights=weights_digest(model.named_parameters()),
+        weights=weights,
         config=_config_digest(directory),
         tokenizer=_tokenizer_digest(tokenizer),
         template=template_hash(tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from deepscaler.orchestration.directory_check import refuse_other_settings, ways
 from deepscaler.orchestration.inputs import Inputs, in_words
 from deepscaler.orchestration.origin import Origin
 from deepscaler.orchestration.run import Run
-from deepscaler.training.checkpoint import Checkpoint
+from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers
 
 
 def check_continues(
@@ -44,6 +45,46 @@ def check_continues(
             f"{path} has steps of its own already, begun {at}; leave out --from to go on with them, or give another "
             "--run-dir"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run begins with: its own newest checkpoint, another run's, or neither, which is the base model."""
+
+    own: Checkpoint | None = None
+    other: Checkpoint | None = None
+    origin: Origin | None = None
+
+    @property
+    def is_new(self) -> bool:
+        return self.own is None
+
+    def begin(self, run: Run) -> None:
+        """Bring the run there; its sampler has the weights afterwards."""
+        if self.own is not None:
+            restore(run, self.own)
+        elif self.other is not None and self.origin is not None:
+            start_from(run, self.origin, self.other)
+        else:
+            run.publish()
+
+
+def find_start(recipe: Recipe, inputs: Inputs, stream: ProblemStream, path: Path, origin: Origin | None) -> Start:
+    """Raises ValueError when the checkpoint to begin with is not one of this recipe and these inputs.
+
+    The caller holds the directory's lock.
+    """
+    checkpoints = path / "checkpoints"
+    newest = newest_checkpoint(checkpoints)
+    if newest is None:
+        other = origin.read() if origin is not None else None
+        if other is not None:
+            check_fits(recipe, inputs, other)
+        remove_leftovers(checkpoints)
+        return Start(other=other, origin=origin)
+    check_continues(recipe, inputs, stream, newest, origin, path)
+    remove_leftovers(checkpoints)
+    return Start(own=newest)
 
 
 def restore(run: Run, found: Checkpoint) -> None:
@@ -94,10 +135,10 @@ def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
     run.curriculum.load_state_dict({**state["curriculum"], "stage_index": stage})
     _continue_stream(run, state["stream"])
     if state["step"]:
-        run.learner.load(found.path, optimizer=origin.keep_optimizer)
+        run.cluster.learner.load(found.path, optimizer=origin.keep_optimizer)
     run.step = run.first_step = state["step"]
     run.origin = {"run": str(origin.run), "step": state["step"], "keep_optimizer": origin.keep_optimizer}
-    weights = run.fleet.publish_weights(run.learner)
+    weights = run.publish()
     optimizer = "its optimizer kept" if origin.keep_optimizer else "a new optimizer"
     text = f"went on from step {run.step} of {origin.run} (weights {weights.digest[:12]}), {optimizer}"
     if change := _grader_change(run, state):
@@ -146,8 +187,8 @@ def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> No
     now = run.recipe.model_dump(mode="json")
     keys = [key for key in changed_rounding(stored, now) if key != "training.processes"]
     changes = [f"{key} ({value_of(stored, key)} -> {value_of(now, key)})" for key in keys]
-    if num_processes != run.num_processes:
-        changes.append(f"processes ({num_processes} -> {run.num_processes}; training.processes)")
+    if num_processes != run.cluster.num_processes:
+        changes.append(f"processes ({num_processes} -> {run.cluster.num_processes}; training.processes)")
     if changes:
         run.progress.message(
             f"note: {', '.join(changes)}: sums are rounded in another order, so the run goes on equal within rounding, "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deepscaler.config.models import Recipe, StageSection
 from deepscaler.curriculum.controller import Curriculum, StageChange, StepObservation
@@ -18,17 +18,28 @@ from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
 from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_facts import StepFacts, step_facts
-from deepscaler.orchestration.collect import Collected
 from deepscaler.orchestration.evaluate import grader_settings
+from deepscaler.orchestration.experience import Collected, Experience, Step
 from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
+from deepscaler.orchestration.publishing import load_checked
 from deepscaler.orchestration.stop import StopRequest
-from deepscaler.orchestration.validation import Validation, evaluation_line, notes_on_base
-from deepscaler.protocols import Fleet, Grader, Learner
+from deepscaler.orchestration.validation_notes import evaluation_line, notes_on_base
+from deepscaler.protocols import Cluster, Learner, PublishedWeights
 from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
 from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
 
 BASE_MODEL_FILE = "base_model.json"
+
+
+class Validation(Protocol):
+    """Evaluations inside training."""
+
+    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
+        """What results.json holds after this step, made by the sampler's weights, which have this digest."""
+        ...
+
+    def files_of(self, step: int) -> list[Path]: ...
 
 
 class AlarmError(RunError):
@@ -41,9 +52,9 @@ class Run:
 
     recipe: Recipe
     recipe_digest: str
-    learner: Learner
-    fleet: Fleet
-    grader: Grader
+    cluster: Cluster
+    experience: Experience
+    weights: PublishedWeights  # the newest
     stream: ProblemStream
     curriculum: Curriculum
     alarms: Alarms
@@ -51,7 +62,6 @@ class Run:
     progress: Progress
     stop: StopRequest
     validation: Validation | None
-    num_processes: int
     save_tokenizer: Callable[[Path], object]
     decode_prompt: Callable[[IntArray], str]  # with special tokens
     inputs: Inputs
@@ -76,11 +86,47 @@ class Run:
     def grader_version(self) -> str:
         return grader_settings(self.recipe.grader)["version"]
 
-    def start_step(self, step: int, stage: StageSection) -> StepClock:
-        self.progress.start_step(step, self.recipe.num_steps, stage)
-        return StepClock()
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or someone asked to stop."""
+        return self.step >= self.recipe.num_steps or self.stop.requested
 
-    def record(
+    def begin(self) -> None:
+        """A new run's first evaluation and checkpoint."""
+        if self.step == self.first_step:
+            self.evaluate(self.curriculum.stage)
+            self.save()
+
+    def begin_step(self) -> Step:
+        step = Step(self.step + 1, self.curriculum.stage, StepClock())
+        self.progress.start_step(step.number, self.recipe.num_steps, step.stage)
+        return step
+
+    def publish(self) -> WeightsInfo:
+        """Hand the learner's weights to the sampler. Raises RunError when it then samples from others."""
+        self.weights = self.cluster.learner.publish()
+        return load_checked(self.cluster.sampler, self.weights)
+
+    def end_step(
+        self,
+        step: Step,
+        collected: Collected,
+        mini_batches: Sequence[Sequence[TrainSample]],
+        update: UpdateStats,
+        weights: WeightsInfo,
+    ) -> None:
+        """Write the step's files, then evaluate, change the stage and save where it is time. Raises AlarmError."""
+        self.step = step.number
+        change = self._record(collected, mini_batches, update, weights, step.clock)
+        last = step.number == self.recipe.num_steps
+        if last or change is not None or self._evaluation_due():
+            self.evaluate(step.stage)
+        if change is not None:
+            self._begin_stage(change)
+        if last or change is not None or self._checkpoint_due():
+            self.save()
+
+    def _record(
         self,
         collected: Collected,
         mini_batches: Sequence[Sequence[TrainSample]],
@@ -152,11 +198,11 @@ class Run:
         else:
             self.directory.log_event(self.step, "stop", "stopped on request, after the step and its checkpoint", {})
 
-    def begin_stage(self, change: StageChange) -> None:
+    def _begin_stage(self, change: StageChange) -> None:
         """Restart for the new stage what its section says restarts cold."""
         stage = self.curriculum.stage
         self.stage_ends.append(self.step)
-        self.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
+        self.cluster.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
         start = self.stream.begin_stage(self.curriculum.stage_index, reshuffle=stage.reshuffle)
         figures = {**change.figures, "num_problems": start.num_problems, "num_dropped_solved": start.num_dropped}
         self.directory.log_event(self.step, "stage_change", change.reason, figures)
@@ -170,18 +216,18 @@ class Run:
                 f"note: solved problems of {source or self.recipe.data.source} stay in: without them too few are left"
             )
 
-    def evaluation_due(self) -> bool:
+    def _evaluation_due(self) -> bool:
         every = self.recipe.evaluation.every_steps
         return bool(every) and self.step % every == 0
 
-    def checkpoint_due(self) -> bool:
+    def _checkpoint_due(self) -> bool:
         return self.stop.requested or self.step % self.recipe.checkpoint.every_steps == 0
 
     def evaluate(self, stage: StageSection) -> None:
         """Pass@1 on the validation sets, none of whose problems is trained on."""
         if self.validation is None:
             return
-        results = self.validation.evaluate(self.step, stage.name, self.learner.weights_info().digest)
+        results = self.validation.evaluate(self.step, stage.name, self.weights.digest("float32"))
         for file in self.validation.files_of(self.step):
             self.directory.remember(file)
         self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
@@ -196,7 +242,7 @@ class Run:
 
         def write(directory: Path) -> None:
             if self.step:
-                self.learner.save(directory)
+                self.cluster.learner.save(directory)
                 self.save_tokenizer(directory)
             else:  # the base model, unchanged: its digest is in the state, its files need no copy
                 _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
@@ -220,22 +266,22 @@ class Run:
             "inputs": self.inputs.as_json(),
             "grader_version": self.grader_version,
             "recipe_digest": self.recipe_digest,
-            "num_processes": self.num_processes,
-            "num_updates": self.learner.num_updates,
+            "num_processes": self.cluster.num_processes,
+            "num_updates": self.cluster.learner.num_updates,
         }
 
     def load(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of this run; the engine gets the weights by the ordinary, checked publish."""
         if state["step"]:
-            self.learner.load(checkpoint)
+            self.cluster.learner.load(checkpoint)
         self.step, self.first_step = state["step"], state["first_step"]
-        _check_counters(checkpoint, self.learner, state)
+        _check_counters(checkpoint, self.cluster.learner, state)
         self.origin = state["origin"]
         self.stage_ends, self.results = list(state["stage_ends"]), list(state["results"])
         self.curriculum.load_state_dict(state["curriculum"])
         self.stream.load_state_dict(state["stream"])
         self.alarms.load_state_dict(state["alarms"])
-        self.fleet.publish_weights(self.learner)
+        self.publish()
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

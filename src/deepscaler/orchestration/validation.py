@@ -30,7 +30,7 @@ HELD_OUT_FILE = "held_out.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class Evaluator:
     """Everything an evaluation inside training needs but the weights, which `source` samples with.
 
     engine: what of it shapes a completion. directory: RUN/evaluations; an evaluation goes to step-NNNNNN in it.
@@ -129,53 +129,3 @@ def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftO
         "left_out": [asdict(one) for one in left_out],
     }
     write_json(directory / HELD_OUT_FILE, document)
-
-
-FEW_RIGHT = 0.01  # below this share hardly a group has a right answer, and nothing is learned from the others
-
-
-def notes_on_base(results: Mapping[str, Any]) -> list[str]:
-    """What the evaluation before the first step shows of the base, with causes where next to nothing is right."""
-    records = results["benchmarks"].values()
-    total = sum(r["num_completions"] for r in records)
-    right = sum(r["outcomes"]["correct"] for r in records)
-    cut = sum(r["truncated_frac"] * r["num_completions"] for r in records) / total
-    unanswered = sum(r["no_answer_frac"] * r["num_completions"] for r in records) / total
-    said = [f"base model: {right:,} of {total:,} right, {cut:.0%} truncated, {unanswered:.0%} without an answer"]
-    if right >= FEW_RIGHT * total:
-        return said
-    if cut > 0.5:
-        said.append(
-            "most completions reach the budget: raise stages.0.max_completion_tokens and "
-            "evaluation.max_completion_tokens, or see whether the model stops at all (its eos token, the chat template)"
-        )
-    if unanswered > 0.5:
-        said.append(
-            "most completions end without \\boxed{}: check the chat template and data.instruction, or start from a "
-            "model that follows instructions"
-        )
-    if cut <= 0.5 and unanswered <= 0.5:
-        said.append(
-            "answers come and are wrong: check a few references with `deepscaler grade --explain`, begin with easier "
-            "problems (stages.0.max_difficulty), or take a stronger base"
-        )
-    return [*said, "where no completion of a group is right, training learns nothing from it"]
-
-
-def evaluation_line(results: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What metrics.jsonl says of an evaluation (docs/run-directory.md)."""
-    benchmarks, average = results["benchmarks"], results["average"]
-    counts = [b["num_completions"] for b in benchmarks.values()]
-    lengths = [b["length_mean"] * count for b, count in zip(benchmarks.values(), counts, strict=True)]
-    return {
-        "stage": stage,
-        "pass@1": average["pass@1"],
-        "low": average["low"],
-        "high": average["high"],
-        "num_problems": sum(b["num_problems"] for b in benchmarks.values()),
-        "num_samples": max(b["num_samples"] for b in benchmarks.values()),
-        "sets": {name: {key: b[key] for key in ("pass@1", "low", "high")} for name, b in benchmarks.items()},
-        "truncated_frac": sum(b["truncated_frac"] for b in benchmarks.values()) / len(benchmarks),
-        "length_mean": sum(lengths) / sum(counts),
-        "test_sets": results["inside_training"]["test_sets"],
-    }

@@ -7,15 +7,16 @@ bits, and a uniform number that falls into such a gap (about one draw in 10^5 in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepscaler.cpu import available_cores
 from deepscaler.observability.counts import counted
 from deepscaler.positions import fitted_context
+from deepscaler.protocols import PublishedWeights
 from deepscaler.rollout import batch
 from deepscaler.rollout.block_attention import BlockStep
 from deepscaler.rollout.cache import BlockCache
@@ -27,7 +28,7 @@ from deepscaler.rollout.scoring import TokenScores, score_tokens
 from deepscaler.rollout.sizing import cache_bytes
 from deepscaler.rollout.stops import Decode, Stops
 from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
-from deepscaler.weights import weights_digest
+from deepscaler.weights import dtype_name, weights_digest
 
 
 class TorchEngine:
@@ -73,18 +74,26 @@ class TorchEngine:
         self.version = 0
 
     def weights_info(self) -> WeightsInfo:
-        return WeightsInfo(self.version, weights_digest(self._model.named_parameters()))
+        """Version and digest of the weights that sampling uses right now, read from the engine's memory."""
+        digest = weights_digest(self._model.named_parameters())
+        return WeightsInfo(self.version, digest, dtype_name(self.dtype))
 
     @torch.no_grad()
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copy the given weights in place, casting to the engine's dtype. Raises KeyError for an unknown name."""
-        own = dict(self._model.named_parameters())
-        for name, weight in weights:
+    def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
+        """Copy the given weights in place, cast to the engine's dtype. Raises KeyError for an unknown name.
+
+        Weights that are this model's own are neither copied nor hashed a second time: there is no other memory.
+        """
+        own, dtype = dict(self._model.named_parameters()), dtype_name(self.dtype)
+        shared = True
+        for name, weight in weights.tensors(dtype):
             if weight is not own[name]:
                 own[name].copy_(weight)
+                shared = False
         if self._batch is not None:
             self._decoder.refresh(self._capacity)  # it goes on with the new ones
-        self.version = version
+        self.version = weights.version
+        return WeightsInfo(self.version, weights.digest(dtype), dtype) if shared else self.weights_info()
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Yield rollouts as they finish.
@@ -133,11 +142,15 @@ class TorchEngine:
             self._cache.release()
             self._step.forget()
 
-    def reset(self) -> None:
-        """After a fault: end the open batch, and give the cache's memory back with whatever it may hold."""
+    def close(self) -> None:
+        """End an unfinished generation, and give the cache's memory back on a GPU."""
         if self._batch is not None:
             self._batch.close()
         self.release_memory()
+
+    def reset(self) -> None:
+        """After a fault: end the open batch, and give the cache's memory back with whatever it may hold."""
+        self.close()
         if not isinstance(self._cache, PoolCache):
             self._cache.reform(self._cache.block_tokens)
 

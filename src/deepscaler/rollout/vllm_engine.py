@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -25,13 +25,14 @@ from deepscaler.head import leave_out
 from deepscaler.model_files import file_shapes
 from deepscaler.observability.counts import counted
 from deepscaler.positions import model_context
+from deepscaler.protocols import PublishedWeights
 from deepscaler.randomness import key_of
 from deepscaler.rollout.cache import bytes_per_token
 from deepscaler.rollout.sampling import check_finite
 from deepscaler.rollout.sizing import CACHE_SHARE, cache_bytes, pick_device
 from deepscaler.rollout.vllm_weights import held_weights, model_files_only, repack_tied_head, slots
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
-from deepscaler.weights import weights_digest
+from deepscaler.weights import dtype_name, weights_digest
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -143,14 +144,15 @@ class VllmEngine:
             if waiting and self._intact:
                 self._engine.abort_request(list(waiting))
 
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take over all weights, cast to the engine's dtype.
+    def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
+        """Take over all weights, cast to the engine's dtype, and read back what sampling uses.
 
         Raises KeyError for an unknown name, ValueError for weights that are missing or of another shape, RunError while
         a generation is open. What was computed with the old ones is forgotten.
         """
         self._check_usable()
-        given = dict(weights)
+        dtype = dtype_name(self.dtype)
+        given = dict(weights.tensors(dtype))
         self._check_given(given)
         self._intact = False  # a failure half-way leaves a mixture
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
@@ -160,16 +162,20 @@ class VllmEngine:
                 "vLLM did not drop its cache of prompts computed with the old weights; start the engine anew"
             )
         # Reading back by multiplication loses the sign of zeros.
-        unsigned = weights_digest((name, _unsigned_zeros(weight.to(self.dtype))) for name, weight in given.items())
-        self._as_given = {unsigned: weights_digest(given.items(), self.dtype)}
-        self._intact, self.version = True, version
+        unsigned = weights_digest((name, _unsigned_zeros(weight)) for name, weight in given.items())
+        self._as_given = {unsigned: weights.digest(dtype)}
+        self._intact, self.version = True, weights.version
+        return self.weights_info()
 
     def weights_info(self) -> WeightsInfo:
         """Raises RunError when the engine does not sample from one set of weights."""
         self._check_usable()
         held = {name: _unsigned_zeros(weight) for name, weight in held_weights(self._model)}
         digest = weights_digest(held.items())
-        return WeightsInfo(self.version, self._as_given.get(digest, digest))
+        return WeightsInfo(self.version, self._as_given.get(digest, digest), dtype_name(self.dtype))
+
+    def release_memory(self) -> None:
+        """Nothing: vLLM keeps its cache for as long as it lives."""
 
     def close(self) -> None:
         """Give the memory back; the engine cannot be used afterwards."""

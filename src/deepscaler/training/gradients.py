@@ -7,7 +7,7 @@ several processes, simply add up: splitting and order change the result by round
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,30 +20,18 @@ from deepscaler.attention import forward_hidden
 from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.head import forbidden_ids
+from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.cpu_layers import use_compiled_passes
 from deepscaler.training.logprobs import token_logprobs
-from deepscaler.training.metrics import UpdateMetrics
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
 from deepscaler.training.products import use_fast_products
-from deepscaler.types import FloatArray, TrainSample
+from deepscaler.types import FloatArray, TokenSums, TrainSample
 
 Logprobs = list[FloatArray]
 
 
-class GradientTeam(Protocol):
-    """One process or several that compute gradients of the same weights."""
-
-    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
-        """Add the samples' share of the loss gradient to the model's `.grad`; returns sums for the metrics."""
-        ...
-
-    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
-        """Log-probability of every completion token under the policy or the reference, float32 per sample."""
-        ...
-
-
 class GradientComputer:
-    """The team of one. `old` absent means on-policy: the current policy is the policy at the start of the step."""
+    """One process. `old` absent means on-policy: the current policy is the policy at the start of the step."""
 
     def __init__(
         self,
@@ -68,27 +56,26 @@ class GradientComputer:
         config: Any = model.config
         self._activation_bytes = ModelShape.of_config(config.to_dict()).activation_bytes_per_token
 
-    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> UpdateMetrics:
-        metrics = UpdateMetrics()
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
+        """Add the samples' part of the loss gradient to the model's `.grad`; returns sums for the metrics."""
+        sums = TokenSums()
         for members in self._plan(samples):
-            loss = self._loss(
+            loss, of_batch = self._loss(
                 [samples[i] for i in members],
                 None if old is None else [old[i] for i in members],
                 None if ref is None else [ref[i] for i in members],
-                metrics,
             )
-            metrics.loss += float(loss.detach())
+            sums += of_batch
             loss.backward()
-        return metrics
+        return sums
 
     def _loss(
         self,
         samples: Sequence[TrainSample],
         old: Logprobs | None,
         ref: Logprobs | None,
-        metrics: UpdateMetrics,
-    ) -> Tensor:
-        """The micro-batch's share of the step's loss: a plain sum over its tokens."""
+    ) -> tuple[Tensor, TokenSums]:
+        """The micro-batch's part of the step's loss, a plain sum over its tokens, and its sums for the metrics."""
         device, algorithm = self._device, self._algorithm
         batch = pack(samples, device)
         logprobs_C, entropy_C = self._forward(self.model, batch)
@@ -118,13 +105,23 @@ class GradientComputer:
             entropy_T=entropy_C,
             entropy_coefficient=algorithm.entropy_coefficient,
         )
-        num_tokens = sum(s.num_tokens for s in samples)
-        metrics.add_tokens(num_tokens, entropy_C, policy.clipped_T, kl_C, old_C - rollout_C)
-        return (weights_C * loss_C).sum()
+        loss = (weights_C * loss_C).sum()
+        mismatch_C = (old_C - rollout_C).detach().abs()
+        return loss, TokenSums(
+            num_tokens=len(entropy_C),
+            num_packed_tokens=sum(s.num_tokens for s in samples),
+            loss=float(loss.detach()),
+            entropy=float(entropy_C.detach().sum()),
+            clipped=float(policy.clipped_T.sum()),
+            kl=None if kl_C is None else float(kl_C.detach().sum()),
+            mismatch=float(mismatch_C.sum()),
+            mismatch_max=float(mismatch_C.max()),
+        )
 
     @torch.no_grad()
-    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> Logprobs:
-        model = self.reference if reference else self.model
+    def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
+        """Log-probability of every completion token, float32 [num_tokens] per sample."""
+        model = self.reference if of == "reference" else self.model
         assert model is not None
         result: Logprobs = [np.empty(0, np.float32)] * len(samples)
         for members in self._plan(samples):

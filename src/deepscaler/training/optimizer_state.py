@@ -1,8 +1,7 @@
-"""Optimizer, reference weights and counters to and from a checkpoint directory, as safetensors and JSON."""
+"""Optimizer and reference weights to and from a checkpoint directory, as safetensors."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from deepscaler.types import RunError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 REFERENCE_FILE = "reference.safetensors"
-COUNTERS_FILE = "learner.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -25,7 +23,6 @@ def save_optimizer(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     reference: nn.Module | None,
-    counters: dict[str, int],
 ) -> None:
     """AdamW's state by parameter name, so that loading does not depend on the order of parameters."""
     tensors: dict[str, Tensor] = {}
@@ -36,7 +33,6 @@ def save_optimizer(
     if reference is not None:
         weights = {name: p.detach().contiguous() for name, p in reference.named_parameters()}
         save_file(weights, directory / REFERENCE_FILE)
-    (directory / COUNTERS_FILE).write_text(json.dumps(counters) + "\n")
 
 
 def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None) -> None:
@@ -57,22 +53,14 @@ def weights_files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(set(index["weight_map"].values()))]
 
 
-def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, int]:
-    """Restore in place what `save_optimizer` wrote of the optimizer; returns the counters."""
+def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Restore in place what `save_optimizer` wrote of the optimizer."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in load_file(directory / OPTIMIZER_FILE).items():
         field, name = key.split(":", 1)
         parameter = parameters[name]
         optimizer.state[parameter][field] = value.to(parameter.device)
-    return read_counters(directory)
-
-
-def read_counters(directory: Path) -> dict[str, int]:
-    counters = read_json(directory / COUNTERS_FILE)
-    if counters is None:
-        raise ValueError(f"{directory} holds no {COUNTERS_FILE}, so it is no checkpoint of a training run")
-    return counters
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, directory: Path) -> None:

@@ -16,7 +16,7 @@ from deepscaler.data.benchmarks import BENCHMARKS
 from deepscaler.data.sources import load_problems
 from deepscaler.evaluation.breakdown import read_contamination
 from deepscaler.evaluation.held_out import same_answer
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.tokenizer import build_tokenizer
 from shared_data import shared
 
 ROWS = [

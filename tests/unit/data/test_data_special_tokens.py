@@ -16,7 +16,7 @@ from deepscaler.data.templates import (
     render_prompt,
     render_text,
 )
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.types import Message, Problem
 
 CHATML = (

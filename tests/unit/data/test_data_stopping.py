@@ -14,7 +14,7 @@ from deepscaler.data.stopping import all_stop_ids, turn_end_ids
 from deepscaler.data.templates import decoder
 from deepscaler.orchestration.evaluate import held_out_recipe, sampling_params
 from deepscaler.orchestration.validation import evaluation_recipe
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.tokenizer import build_tokenizer
 from tiny_run import write_recipe
 
 CHATML = (

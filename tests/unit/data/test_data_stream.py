@@ -10,8 +10,8 @@ import pytest
 from deepscaler.data.stream import ProblemStream
 from deepscaler.data.synthetic import generate_problems
 from deepscaler.data.templates import encode_problems, format_question, render_prompt
-from deepscaler.data.traces import WORDS
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.tokenizer import build_tokenizer
+from deepscaler.toy.traces import WORDS
 from deepscaler.types import Problem
 
 PROBLEMS = generate_problems(10, [3], 1)

@@ -20,8 +20,8 @@ from deepscaler.data.synthetic import (
     training_problems,
     validation_sets,
 )
-from deepscaler.data.traces import spelled, worked_solution
 from deepscaler.rewards.math_reward import grade
+from deepscaler.toy.traces import spelled, worked_solution
 from deepscaler.types import Outcome
 
 QUICKSTART = "recipes/quickstart.toml"

@@ -14,11 +14,11 @@ from deepscaler.config import Recipe, load_recipe
 from deepscaler.config.models import GraderSection
 from deepscaler.config.schema import RecipeError
 from deepscaler.evaluation.datasets import announced
-from deepscaler.orchestration.base_model import ensure_base
 from deepscaler.orchestration.evaluate import grader_settings, held_out_recipe
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards import math_reward, string_match
+from deepscaler.toy.base_model import ensure_base
 from shared_data import shared
 from tiny_run import RECIPE
 

@@ -9,9 +9,10 @@ import pytest
 
 from deepscaler.config import load_recipe
 from deepscaler.data import templates
-from deepscaler.orchestration import local
 from deepscaler.orchestration.build import open_run
+from deepscaler.orchestration.experience import OnPolicy
 from deepscaler.orchestration.progress import Progress
+from deepscaler.orchestration.validation import Evaluator
 from tiny_run import deepscaler, write_recipe
 
 
@@ -58,11 +59,11 @@ def test_prompts_of_training_are_rendered_once(tmp_path, monkeypatch):
     recipe = load_recipe(path)
     with open_run(recipe, tmp_path / "model", tmp_path / "run", Progress()) as run:
         problems = run.stream.take(recipe.data.num_problems)
-        assert isinstance(run.fleet, local.LocalFleet)
+        assert isinstance(run.experience, OnPolicy)
         before = len(rendered)
-        assert run.validation is not None
+        assert isinstance(run.validation, Evaluator)
         asked = [p for problems in run.validation.datasets.sets.values() for p in problems]
-        assert all(len(run.fleet.prompt_ids(p)) for p in (*problems, *asked))
+        assert all(len(run.experience._encode(p)) for p in (*problems, *asked))
         assert len(rendered) == before and {p.prompt for p in problems} <= set(rendered)
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from deepscaler.cluster.embedded import open_model, open_torch_engine
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.head import forbidden_ids
 from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.embedded import embedded_team, open_model
+from deepscaler.orchestration.experience import OnPolicy
 from deepscaler.orchestration.progress import Progress
+from deepscaler.orchestration.validation import Evaluator
 from deepscaler.serve.server import ServeOptions, open_service
 from deepscaler.training.model import load_model, load_tokenizer
 from deepscaler.types import Request, SamplingParams
@@ -37,15 +39,16 @@ def test_training_samples_tokens_only(padded, tmp_path, dtype):
     count = len(load_tokenizer(padded))
     settings = [f'model.dtype="{dtype}"', 'rollout.stop=["1"]', "rollout.stop_token_ids=[10]"]
     with open_run(load_recipe(path, settings), padded, tmp_path / "run", Progress()) as run:
-        learner: Any = run.learner
-        assert learner._reference is not None
-        for model in (learner.model, learner._reference):
+        assert isinstance(run.experience, OnPolicy)
+        computer: Any = run.cluster.learner._replica._computer
+        assert computer.reference is not None
+        for model in (computer.model, computer.reference):
             ids = forbidden_ids(model)
             assert ids is not None and ids.tolist() == list(range(count, count + PADDING))
         params = SamplingParams(40, seed=1, stop=run.recipe.rollout.stop)
-        groups = run.fleet.sample(run.stream.take(4), 8, params)
-        scored = run.grader.score(groups)
-        assert run.validation is not None and run.validation.engine["num_forbidden_ids"] == PADDING
+        groups = run.experience.sample(run.stream.take(4), 8, params, {})
+        scored = run.cluster.grader.score(groups)
+        assert isinstance(run.validation, Evaluator) and run.validation.engine["num_forbidden_ids"] == PADDING
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     assert max(int(r.completion_ids.max()) for r in rollouts) < count
     assert not any(10 in r.completion_ids[:-1] for r in rollouts) and any(r.completion_ids[-1] == 10 for r in rollouts)
@@ -57,8 +60,8 @@ def test_evaluation_and_serving_do_as_well(padded):
     files, params = open_model(padded, EngineSection(processes=1)), SamplingParams(40, seed=1, stop=("1",))
     assert files.facts() == {"num_forbidden_ids": PADDING}
     prompt = files.tokenizer("12", return_tensors="np").input_ids[0].astype("int32")
-    with embedded_team(files, EngineSection(processes=1), capacity=80, params=params) as (team, decode):
-        rollouts = list(team.generate([Request("a", prompt, 32)], params))
+    with open_torch_engine(files, EngineSection(processes=1), capacity=80, params=params) as (sampler, decode):
+        rollouts = list(sampler.generate([Request("a", prompt, 32)], params))
     assert max(int(r.completion_ids.max()) for r in rollouts) < count
     assert not any("1" in decode(r.completion_ids) for r in rollouts)
     with open_service(padded, ServeOptions(context=100)) as service:

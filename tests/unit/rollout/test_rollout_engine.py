@@ -13,7 +13,7 @@ import torch
 
 from deepscaler.protocols import Sampler
 from deepscaler.types import FinishReason, Request, Rollout, SamplingParams
-from deepscaler.weights import weights_digest
+from deepscaler.weights import LiveWeights, weights_digest
 from engines_under_test import ENGINES, EngineUnderTest
 
 STOP = frozenset({1})
@@ -126,10 +126,10 @@ def test_loaded_weights_are_the_ones_sampled_from(kind):
     engine = kind.start(kind.model(seed=0), stop_ids=STOP)
     other = kind.model(seed=9)
     before = run(engine, requests(4))
-    engine.load_weights(other.named_parameters(), version=7)
+    held = engine.load_weights(LiveWeights(7, other.named_parameters))
     after = run(engine, requests(4))
     expected = run(kind.start(other, stop_ids=STOP), requests(4))
-    assert engine.weights_info().digest == weights_digest(other.named_parameters())
+    assert (held.version, held.digest) == (7, weights_digest(other.named_parameters()))
     assert {r.policy_version for r in after.values()} == {7}
     assert any(not np.array_equal(before[k].completion_ids, after[k].completion_ids) for k in before)
     for key in after:

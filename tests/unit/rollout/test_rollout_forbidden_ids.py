@@ -12,10 +12,10 @@ from torch import nn
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.head import forbid_ids
 from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.model import unknown_ids
-from deepscaler.training.tokenizer import build_tokenizer
 from deepscaler.types import SamplingParams, TrainSample
 from rollout_runs import PARAMS, requests, run
 

@@ -15,7 +15,7 @@ from deepscaler.attention import PackedAttention
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.cpu_attention import CompiledAttention, CpuPackedAttention, SegmentKeys
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.learner import enable_checkpointing
+from deepscaler.training.replica import enable_checkpointing
 
 pytestmark = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not there or does not know this numpy")
 

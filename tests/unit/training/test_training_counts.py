@@ -14,19 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bare_recipe import bare_recipe
+from deepscaler import weights as weights_module
 from deepscaler.attention import NAME, PackedAttention, forward_hidden
 from deepscaler.compiled import has_numba
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.orchestration import local
+from deepscaler.orchestration.publishing import load_checked
 from deepscaler.rollout import torch_engine
-from deepscaler.training import learner as learner_module
 from deepscaler.training import logprobs
 from deepscaler.training.cpu_attention import CompiledAttention, SegmentKeys
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
 from deepscaler.training.packing import micro_batch_budget, pack, plan_samples
 from deepscaler.types import TrainSample
+from policy_learners import policy_learner
 
 CPU = torch.device("cpu")
 RECIPE = bare_recipe()
@@ -206,16 +207,19 @@ def test_sharing_a_prompt_changes_neither_values_nor_gradients(tiny_model, make_
         torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
 
-def test_publishing_reads_the_weights_twice(tiny_model, monkeypatch):
-    model, reads = tiny_model(), []
+def test_publishing_reads_each_copy_of_the_weights_once(tiny_model, monkeypatch):
+    reads = []
 
     def counting(weights: Any, dtype: Any = None) -> str:
         reads.append(1)
         return original(weights, dtype)
 
-    original = learner_module.weights_digest
-    for module in (learner_module, torch_engine):
+    original = weights_module.weights_digest
+    for module in (weights_module, torch_engine):
         monkeypatch.setattr(module, "weights_digest", counting)
-    engine = torch_engine.TorchEngine(model, stop_ids=frozenset({1}))
-    local.LocalFleet(engine, None, "").publish_weights(learner_module.LocalLearner(model, RECIPE))
-    assert len(reads) == 2
+    learner = policy_learner(tiny_model(), RECIPE)
+    for model, expected in ((learner.model, 1), (tiny_model(seed=1), 2)):  # the engine's
+        reads.clear()
+        engine = torch_engine.TorchEngine(model, stop_ids=frozenset({1}))
+        load_checked(engine, learner.learner.publish())
+        assert len(reads) == expected

@@ -13,7 +13,7 @@ from torch import Tensor
 from deepscaler import compiled
 from deepscaler.attention import PackedAttention, forward_hidden
 from deepscaler.training.cpu_layers import CompiledLayer, CompiledNorm, use_compiled_passes
-from deepscaler.training.learner import enable_checkpointing
+from deepscaler.training.replica import enable_checkpointing
 
 needs_numba = pytest.mark.skipif(not compiled.has_numba(), reason="numba is not installed")
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ from deepscaler import attention
 from deepscaler.attention import PackedAttention, forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.learner import LocalLearner
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.types import TrainSample
+from policy_learners import policy_learner
 
 CPU = torch.device("cpu")
 
@@ -125,7 +125,7 @@ def test_the_learner_uses_the_head_its_recipe_asks_for(
     samples = make_samples_of([9, 6])
 
     def logprobs(**model: Any) -> np.ndarray:
-        return np.concatenate(LocalLearner(tiny_model(), bare_recipe(**model)).computer.logprobs(samples))
+        return np.concatenate(policy_learner(tiny_model(), bare_recipe(**model)).computer.logprobs(samples))
 
     narrow, wide = logprobs(dtype="bfloat16"), logprobs(dtype="bfloat16", float32_head=True)
     full = logprobs(dtype="float32")
@@ -137,9 +137,9 @@ def test_the_learner_uses_the_head_its_recipe_asks_for(
 def test_gradients_take_no_memory_after_an_update(
     tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
 ) -> None:
-    learner = LocalLearner(tiny_model(), bare_recipe())
+    learner = policy_learner(tiny_model(), bare_recipe())
     before = [p.detach().clone() for p in learner.model.parameters()]
-    learner.update([make_samples_of([5, 8])])
+    learner.update(make_samples_of([5, 8]))
     assert all(p.grad is None for p in learner.model.parameters())
     assert any((a != b).any() for a, b in zip(before, learner.model.parameters(), strict=True))
 
@@ -150,7 +150,7 @@ def test_checkpointing_in_mixed_precision_changes_no_gradient(
     samples, gradients = make_samples_of([9, 4]), []
     for checkpointing in (False, True):
         model = tiny_model()
-        learner = LocalLearner(model, bare_recipe(dtype="bfloat16", activation_checkpointing=checkpointing))
+        learner = policy_learner(model, bare_recipe(dtype="bfloat16", activation_checkpointing=checkpointing))
         learner.computer.accumulate(samples, None, None)
         gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
     torch.testing.assert_close(*gradients, atol=0, rtol=0)

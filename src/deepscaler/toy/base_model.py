@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from deepscaler.cluster.local import num_processes, start_helpers
+from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.models import SftSection
 from deepscaler.config.schema import RecipeError
 from deepscaler.data.identity import problem_id
 from deepscaler.data.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
-from deepscaler.data.traces import WORDS, worked_solution
 from deepscaler.observability.run_directory import read_json
 from deepscaler.orchestration.progress import Progress, duration, speed
-from deepscaler.orchestration.team import make_team
 from deepscaler.randomness import generator
-from deepscaler.training.model import stop_token_ids
-from deepscaler.training.sft import RECORD_FILE, as_sample, new_model, save_base, sft_computer
-from deepscaler.training.sft import train as train_supervised
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
+from deepscaler.toy.supervised import RECORD_FILE, as_sample, new_model, optimizers, save_base, sft_computer
+from deepscaler.toy.supervised import train as train_supervised
+from deepscaler.toy.tokenizer import build_tokenizer
+from deepscaler.toy.traces import WORDS, worked_solution
 from deepscaler.types import TrainSample
 
 GROW_UNTIL = 0.5  # share of the token budget over which the chains grow to full length
@@ -79,9 +81,11 @@ def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: 
             f"  {speed(state['tokens_per_s'])}  left {duration(state['seconds_left'])}"
         )
 
-    with make_team(recipe, computer, model, stop_token_ids(model, tokenizer)) as team:
+    count = num_processes(recipe.training.processes, torch.device("cpu"))
+    with start_helpers(computer, None, count - 1, build=MuonHelper) as helpers:
+        replica = SharedReplica(computer, optimizers(section, shared_orthogonalise(helpers)), helpers)
         samples = supervised_samples(recipe, section, tokenizer)
-        record = train_supervised(model, team, samples, section, report)
+        record = train_supervised(model, replica, samples, section, report)
     settings = {"seed": recipe.seed, "sft": section.model_dump(mode="json")}
     save_base(model, tokenizer, directory, {**record, **settings})
 

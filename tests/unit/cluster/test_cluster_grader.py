@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from deepscaler.cluster.local import open_grader
 from deepscaler.config import load_recipe
-from deepscaler.data.traces import WORDS
-from deepscaler.orchestration.build import make_grader
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.tokenizer import build_tokenizer
+from deepscaler.toy.traces import WORDS
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "quickstart.toml"
 
 
 def test_a_recipe_chooses_profile_and_limits() -> None:
     recipe = load_recipe(RECIPE, ["grader.profile=string", "grader.cpu_s=2.5", "grader.workers=3"])
-    with make_grader(recipe, build_tokenizer(WORDS), frozenset()) as pool:
+    with open_grader(recipe, build_tokenizer(WORDS), frozenset()) as pool:
         process = pool._new_process()
         assert process._command[-3:] == [str(recipe.grader.memory_mib), "2.5", "deepscaler.rewards.string_match:grade"]
     with pytest.raises(ValueError, match=r"grader\.profile"):

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from deepscaler import cpu
+from deepscaler.cluster.embedded import ModelFiles, open_torch_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder
 from deepscaler.observability.environment import package_versions
-from deepscaler.orchestration.embedded import ModelFiles, embedded_team
 from deepscaler.protocols import Sampler
 from deepscaler.rollout.sizing import DTYPES
 from deepscaler.training.model import unknown_ids
@@ -52,14 +52,14 @@ def vllm_facts(files: ModelFiles) -> dict[str, Any]:
 
 
 @contextmanager
-def vllm_sampler(
+def open_vllm_engine(
     files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
     from deepscaler.rollout.vllm_engine import VllmEngine, refuse_stop_strings
 
     refuse_stop_strings(params)
-    stop_ids = files.stop_ids(params)
+    stop_ids = files.stop_ids(params.stop_token_ids)
     threads = torch.get_num_threads()
     torch.set_num_threads(engine.processes or cpu.available_cores())
     sampler = VllmEngine(
@@ -78,6 +78,6 @@ def vllm_sampler(
 
 
 ENGINES = {
-    "torch": Engine(lambda files: {**torch_facts(files.dtype, files.device.type), **files.facts()}, embedded_team),
-    "vllm": Engine(vllm_facts, vllm_sampler),
+    "torch": Engine(lambda files: {**torch_facts(files.dtype, files.device.type), **files.facts()}, open_torch_engine),
+    "vllm": Engine(vllm_facts, open_vllm_engine),
 }

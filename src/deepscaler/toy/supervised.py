@@ -6,24 +6,25 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler.attention import NAME
+from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
 from deepscaler.observability.destinations import directory_destination
 from deepscaler.observability.files import fsync, storage_fault
 from deepscaler.randomness import key_of
-from deepscaler.training.gradients import GradientComputer, GradientTeam
-from deepscaler.training.metrics import UpdateMetrics
-from deepscaler.training.muon import Muon
+from deepscaler.toy.muon import Muon, Orthogonalise
+from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.replica import Optimizers
 from deepscaler.types import RunError, TrainSample
 
 RECORD_FILE = "sft.json"
@@ -36,23 +37,7 @@ MAKING_US, FIXED_US, US_PER_PARAMETER = 2.5, 20.0, 4e-5
 # Cross-entropy is REINFORCE with advantage 1 on the given completions.
 CROSS_ENTROPY = AlgorithmSection(loss="reinforce")
 Report = Callable[[dict[str, Any]], None]
-Optimizers = list[tuple[torch.optim.Optimizer, float]]
 Batch = list[TrainSample]
-Made = TypeVar("Made")
-
-
-class SupervisedTeam(GradientTeam, Protocol):
-    """Processes that share the rest of a supervised step, too."""
-
-    def accumulate_while(
-        self, samples: Sequence[TrainSample], work: Callable[[], Made], work_tokens: int
-    ) -> tuple[UpdateMetrics, Made]:
-        """Gradients as `accumulate`, and what `work` returns, which costs about as much as so many tokens."""
-        ...
-
-    def orthogonalise(self, matrices: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Muon's updates."""
-        ...
 
 
 def new_model(section: SftSection, tokenizer: Any, seed: int) -> Any:
@@ -86,20 +71,19 @@ def sft_computer(model: Any, training: TrainingSection) -> GradientComputer:
 
 def train(
     model: Any,
-    team: SupervisedTeam,
+    replica: SharedReplica,
     samples: Iterator[TrainSample],
     section: SftSection,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """`section.steps` updates on the model's weights in place; returns the record of the run."""
+    """`section.steps` updates of the replica, which has this model; returns the record of the run."""
     start = time.monotonic()
-    optimizers = _optimizers(model, team, section)
     loss, num_tokens = float("nan"), 0
     batches = (_next_batch(samples, section.tokens_per_step) for _ in range(section.steps))
     following, making_tokens = next(batches), round(_making_cost(model) * section.tokens_per_step)
     for step in range(section.steps):
         batch = following
-        loss, following = _update(model, team, optimizers, batch, batches, making_tokens, _rate(step, section))
+        loss, following = _update(replica, batch, batches, making_tokens, _rate(step, section))
         num_tokens += sum(s.num_tokens for s in batch)
         seconds = time.monotonic() - start
         if report is not None and (step or section.steps == 1):  # the first waits for processes to start
@@ -110,14 +94,18 @@ def train(
     return {"seconds": seconds, "loss": loss, "tokens": num_tokens, "tokens_per_s": num_tokens / seconds}
 
 
-def _optimizers(model: Any, team: SupervisedTeam, section: SftSection) -> Optimizers:
+def optimizers(section: SftSection, orthogonalise: Orthogonalise) -> Callable[[nn.Module], Optimizers]:
     """Muon for the layers' matrices, AdamW for everything else, each with its peak learning rate."""
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    muon = Muon(matrices, lr=section.muon_learning_rate, orthogonalise=team.orthogonalise)
-    adamw = torch.optim.AdamW(rest, lr=section.adamw_learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return [(muon, section.muon_learning_rate), (adamw, section.adamw_learning_rate)]
+
+    def make(model: nn.Module) -> Optimizers:
+        matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in chosen]
+        muon = Muon(matrices, lr=section.muon_learning_rate, orthogonalise=orthogonalise)
+        adamw = torch.optim.AdamW(rest, lr=section.adamw_learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        return [(muon, section.muon_learning_rate), (adamw, section.adamw_learning_rate)]
+
+    return make
 
 
 def _next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
@@ -147,23 +135,12 @@ def _rate(step: int, section: SftSection) -> float:
 
 
 def _update(
-    model: Any,
-    team: SupervisedTeam,
-    optimizers: Optimizers,
-    batch: Batch,
-    batches: Iterator[Batch],
-    making_tokens: int,
-    rate: float,
+    replica: SharedReplica, batch: Batch, batches: Iterator[Batch], making_tokens: int, rate: float
 ) -> tuple[float, Batch]:
     """One optimizer update; returns the mean cross-entropy (nats per token) and the next batch, made meanwhile."""
-    model.zero_grad(set_to_none=True)
-    metrics, following = team.accumulate_while(batch, lambda: next(batches, []), making_tokens)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-    for optimizer, peak in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = peak * rate
-        optimizer.step()
-    return metrics.loss, following
+    sums, following = replica.accumulate_while(batch, None, None, lambda: next(batches, []), making_tokens)
+    replica.apply(rate, MAX_GRAD_NORM)
+    return sums.loss, following
 
 
 def _making_cost(model: Any) -> float:

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from deepscaler import cpu
+from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.processes import num_processes, open_sharded_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
 from deepscaler.observability.counts import counted
-from deepscaler.orchestration.parallel import EngineSettings, Team
-from deepscaler.orchestration.team import start_team
 from deepscaler.positions import model_context
+from deepscaler.protocols import Sampler
 from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
 from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.gradients import GradientComputer
@@ -60,10 +60,10 @@ class ModelFiles:
     def prompt_ids(self, problem: Problem, instruction: str) -> IntArray:
         return encode_problem(self.tokenizer, problem, instruction)
 
-    def stop_ids(self, params: SamplingParams) -> frozenset[int]:
-        """Every token that ends a completion."""
+    def stop_ids(self, chosen: Sequence[int]) -> frozenset[int]:
+        """Every token that ends a completion. chosen: by the settings, beside those of the model's files."""
         configured = stop_token_ids_of(self.directory, self.tokenizer)
-        return all_stop_ids(configured, self.tokenizer, params.stop_token_ids)
+        return all_stop_ids(configured, self.tokenizer, chosen)
 
     def facts(self) -> dict[str, Any]:
         """What shapes a completion and is in no file: only where there is any."""
@@ -113,23 +113,23 @@ def check_context(files: ModelFiles, prompts: Sequence[IntArray], params: Sampli
 
 
 @contextmanager
-def embedded_team(
+def open_torch_engine(
     files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
-) -> Iterator[tuple[Team, Callable[[Any], str]]]:
-    """The engine with its workers, and what turns its ids into text.
+) -> Iterator[tuple[Sampler, Callable[[Any], str]]]:
+    """The engine in this process and its helpers, and what turns its ids into text.
 
     capacity: tokens of prompt and completion. params: what ends a completion.
     """
     device = files.device
     dtype = DTYPES[files.dtype]
     model = load_model(files.directory, dtype=dtype, device=device, tokenizer=files.tokenizer, longest=capacity)
-    count = 1 if device.type != "cpu" else engine.processes or cpu.available_cores()
+    count = num_processes(engine.processes, device)
     slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=engine.max_active)
     computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
-    stop_ids = files.stop_ids(params)
+    stop_ids = files.stop_ids(params.stop_token_ids)
     settings = EngineSettings(stop_ids, slots, plain_decode(files.tokenizer))
-    with start_team(computer, model, settings, count=count, trains=False) as team:
-        yield team, decoder(files.tokenizer, stop_ids, params.stop)
+    with open_sharded_engine(computer, settings, count=count) as sampler:
+        yield sampler, decoder(files.tokenizer, stop_ids, params.stop)
 
 
 def device_facts() -> dict[str, str]:

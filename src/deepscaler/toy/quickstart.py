@@ -15,11 +15,11 @@ from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.results import Results
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.base_model import ensure_base
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.evaluate import evaluate_directory
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
+from deepscaler.toy.base_model import ensure_base
 from deepscaler.training.checkpoint import newest_checkpoint
 
 SUMMARY_FIELDS = (

@@ -13,15 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config.models import SftSection, TrainingSection
 from deepscaler.data.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
-from deepscaler.data.traces import WORDS, worked_solution
-from deepscaler.orchestration.parallel import EngineSettings
-from deepscaler.orchestration.team import start_team
-from deepscaler.training.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise
-from deepscaler.training.sft import _next_batch, as_sample, new_model, save_base, sft_computer, train
-from deepscaler.training.tokenizer import build_tokenizer
+from deepscaler.toy.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise, orthogonalise_all
+from deepscaler.toy.supervised import _next_batch, as_sample, new_model, optimizers, save_base, sft_computer, train
+from deepscaler.toy.tokenizer import build_tokenizer
+from deepscaler.toy.traces import WORDS, worked_solution
 from deepscaler.types import RunError, TrainSample
 
 SECTION = SftSection(
@@ -42,8 +41,8 @@ def samples() -> Iterator[TrainSample]:
 def trained(section: SftSection = SECTION) -> tuple[Any, dict[str, Any]]:
     model = new_model(section, TOKENIZER, seed=1)
     computer = sft_computer(model, TrainingSection(tokens_per_micro_batch=1024))
-    with start_team(computer, model, EngineSettings(frozenset(), 1), count=1) as team:
-        return model, train(model, team, samples(), section)
+    replica = SharedReplica(computer, optimizers(section, orthogonalise_all))
+    return model, train(model, replica, samples(), section)
 
 
 def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:

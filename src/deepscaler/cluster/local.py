@@ -1,0 +1,100 @@
+"""The local construction: learner, sampler and grader on one machine, no cluster software."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepscaler.cluster.embedded import ModelFiles
+from deepscaler.cluster.engines import ENGINES
+from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
+from deepscaler.cluster.replica import SharedReplica
+from deepscaler.config import Recipe
+from deepscaler.config.evaluation import EngineSection
+from deepscaler.data.templates import decoder, render_prompt
+from deepscaler.protocols import Cluster, Sampler
+from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.process import Limits
+from deepscaler.rollout.stops import plain_decode
+from deepscaler.training.learner import PolicyLearner
+from deepscaler.training.model import load_model
+from deepscaler.training.replica import adamw, policy_computer
+from deepscaler.types import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFiles:
+    """The model that a run begins with, before its weights are loaded.
+
+    stop_ids: every token that ends a completion. longest: tokens of the run's longest sequence, prompt included.
+    """
+
+    files: ModelFiles
+    stop_ids: frozenset[int]
+    longest: int
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        files = self.files
+        return load_model(
+            files.directory, dtype=dtype, device=files.device, tokenizer=files.tokenizer, longest=self.longest
+        )
+
+
+@contextmanager
+def open_local(recipe: Recipe, policy: PolicyFiles) -> Iterator[Cluster]:
+    """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own."""
+    computer = policy_computer(policy.load(torch.float32), recipe)
+    samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
+    count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
+    settings = divided(_engine_settings(recipe, policy), count)
+    with ExitStack() as stack:
+        helpers = stack.enter_context(start_helpers(computer, settings if samples_from_them else None, count - 1))
+        if samples_from_them:
+            sampler: Sampler = sharded_sampler(computer, settings, helpers)
+        elif recipe.rollout.engine == "torch":
+            sampler = settings.start(policy.load(torch.bfloat16))
+        else:
+            sampler = stack.enter_context(_open_engine(recipe, policy))
+        grader = stack.enter_context(open_grader(recipe, policy.files.tokenizer, policy.stop_ids))
+        replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
+        yield Cluster(PolicyLearner(replica, recipe), sampler, grader, count)
+
+
+def _engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+    decode = plain_decode(policy.files.tokenizer)
+    return EngineSettings(policy.stop_ids, recipe.rollout.max_active, decode, recipe.model.float32_head)
+
+
+@contextmanager
+def _open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
+    """An engine that loads the model's files itself."""
+    rollout = recipe.rollout
+    section = EngineSection(
+        kind=rollout.engine,
+        dtype=recipe.model.dtype,
+        max_active=rollout.max_active,
+        processes=recipe.training.processes,
+    )
+    params = SamplingParams(policy.longest, stop_token_ids=rollout.stop_token_ids, stop=rollout.stop)
+    opened = ENGINES[rollout.engine].open(policy.files, section, capacity=policy.longest, params=params)
+    with opened as (sampler, _):
+        yield sampler
+
+
+def open_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
+    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
+    section = recipe.grader
+    _, prefilled = render_prompt(tokenizer, "x")
+    return GraderPool(
+        num_workers=section.workers,
+        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
+        profile=section.profile,
+        decode=decoder(tokenizer, stop_ids, recipe.rollout.stop),
+        thinking_prefilled=prefilled,
+    )

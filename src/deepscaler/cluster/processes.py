@@ -1,0 +1,75 @@
+"""The workers of a run on one machine: this process and helper processes that share one set of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from deepscaler import cpu
+from deepscaler.cluster.helper import EngineSettings, Helper
+from deepscaler.cluster.process import ProcessRemote
+from deepscaler.cluster.replica import GradientHelper
+from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.training.gradients import GradientComputer
+
+
+def num_processes(configured: int | None, device: torch.device) -> int:
+    """Processes that share the work: one per core on CPU unless the recipe says otherwise, one on a GPU."""
+    if device.type != "cpu":
+        return 1
+    return configured or cpu.available_cores()
+
+
+@contextmanager
+def start_helpers(
+    computer: GradientComputer,
+    engine: EngineSettings | None,
+    count: int,
+    *,
+    trains: bool = True,
+    build: Callable[..., object] = Helper,
+) -> Iterator[list[GradientHelper]]:
+    """`count` processes with the computer's weights in shared memory; they end with the context.
+
+    trains: whether they will be asked for gradients. build: what each holds, a `Helper` or a subclass.
+    """
+    num_weights = sum(p.numel() for p in computer.model.parameters()) if trains else 0
+    if count:
+        for model in (computer.model, computer.reference):
+            if model is not None:
+                model.share_memory()
+    helpers: list[GradientHelper] = []
+    try:
+        for _ in range(count):
+            lent = torch.zeros(num_weights).share_memory_()
+            helpers.append(GradientHelper(ProcessRemote(partial(build, computer, engine, lent)), lent))
+        yield helpers
+    finally:
+        for helper in helpers:
+            helper.remote.close()
+
+
+def divided(settings: EngineSettings, count: int) -> EngineSettings:
+    """For each of `count` engines that together decode `settings.max_active` sequences at once."""
+    return replace(settings, max_active=-(-settings.max_active // count))
+
+
+def sharded_sampler(
+    computer: GradientComputer, settings: EngineSettings, helpers: Sequence[GradientHelper]
+) -> ShardedSampler:
+    """An engine in this process beside those of the helpers, over the same weights."""
+    return ShardedSampler(settings.start(computer.model), [helper.remote for helper in helpers])
+
+
+@contextmanager
+def open_sharded_engine(
+    computer: GradientComputer, settings: EngineSettings, *, count: int
+) -> Iterator[ShardedSampler]:
+    """Engines in `count` processes, this one among them, that sample only. settings: of all of them together."""
+    settings = divided(settings, count)
+    with start_helpers(computer, settings, count - 1, trains=False) as helpers:
+        yield sharded_sampler(computer, settings, helpers)

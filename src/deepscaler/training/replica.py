@@ -1,0 +1,144 @@
+"""A model replica: weights, reference weights and optimizer, and what is computed with them.
+
+The policy learner (training.learner) decides what to update with; a replica computes it. `ModelReplica` is the replica
+of one process; `cluster.local.SharedReplica` adds processes of the same machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepscaler.config.models import OptimizerSection, Recipe
+from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.training.gradients import GradientComputer, Logprobs
+from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights, save_optimizer
+from deepscaler.types import TokenSums, TrainSample
+from deepscaler.weights import LiveWeights
+
+# Each optimizer with the factor of the learning rate that it gets: 1.0 for a policy's AdamW.
+Optimizers = Sequence[tuple[torch.optim.Optimizer, float]]
+
+
+class ModelReplica:
+    """One process, one device. Parameters stay float32; bfloat16 compute goes through autocast.
+
+    make_optimizers: new optimizers for the model, at the start and wherever a stage resets them.
+    """
+
+    def __init__(self, computer: GradientComputer, make_optimizers: Callable[[nn.Module], Optimizers]) -> None:
+        self._computer = computer
+        self._make_optimizers = make_optimizers
+        self._optimizers = make_optimizers(computer.model)
+        self._published: LiveWeights | None = None
+
+    def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
+        return self._computer.logprobs(samples, of=of)
+
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
+        return self._computer.accumulate(samples, old, ref)
+
+    def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
+        """Clip the accumulated gradient, let the optimizers step, drop the gradient.
+
+        A gradient that is not finite is dropped and changes nothing.
+        """
+        model = self._computer.model
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+        self._set_learning_rate(learning_rate)
+        held = max(float(group["lr"]) for optimizer, _ in self._optimizers for group in optimizer.param_groups)
+        if math.isfinite(grad_norm):
+            self._expire()
+            for optimizer, _ in self._optimizers:
+                optimizer.step()
+        model.zero_grad(set_to_none=True)  # during sampling its memory belongs to the key-value cache
+        return AppliedUpdate(grad_norm, held)
+
+    def _set_learning_rate(self, learning_rate: float) -> None:
+        for optimizer, factor in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * learning_rate
+
+    def publish(self, version: int) -> LiveWeights:
+        """The weights where they lie; valid until the next update."""
+        self._expire()
+        self._published = LiveWeights(version, self._computer.model.named_parameters)
+        return self._published
+
+    def _expire(self) -> None:
+        if self._published is not None:
+            self._published.expire()
+
+    def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
+        if reset_optimizer:
+            self._optimizers = self._make_optimizers(self._computer.model)
+        if reset_reference and self._computer.reference is not None:
+            self._computer.reference.load_state_dict(self._computer.model.state_dict())
+
+    def save(self, directory: Path) -> None:
+        """Weights as a Hugging Face model, optimizer and reference as safetensors."""
+        model: Any = self._computer.model
+        model.save_pretrained(directory)
+        save_optimizer(directory, self._only_optimizer, model, self._computer.reference)
+
+    def load(self, directory: Path, *, num_updates: int | None) -> None:
+        """Restore what `save` wrote.
+
+        num_updates: what the loaded optimizer must have the moments of; None leaves the optimizer new.
+        """
+        self._expire()
+        load_weights(directory, self._computer.model, self._computer.reference)
+        if num_updates is not None:
+            load_optimizer(directory, self._only_optimizer, self._computer.model)
+            check_optimizer(self._only_optimizer, num_updates, directory)
+
+    @property
+    def _only_optimizer(self) -> torch.optim.Optimizer:
+        ((optimizer, _),) = self._optimizers
+        return optimizer
+
+
+def policy_computer(model: nn.Module, recipe: Recipe) -> GradientComputer:
+    """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term."""
+    if recipe.model.activation_checkpointing:
+        enable_checkpointing(model)
+    reference = None
+    if recipe.algorithm.kl.coefficient > 0:
+        reference = copy.deepcopy(model).eval().requires_grad_(False)
+    return GradientComputer(
+        model,
+        reference,
+        recipe.algorithm,
+        recipe.training,
+        temperature=recipe.rollout.temperature,
+        autocast=recipe.model.dtype == "bfloat16",
+        float32_head=recipe.model.float32_head,
+    )
+
+
+def adamw(section: OptimizerSection) -> Callable[[nn.Module], Optimizers]:
+    def make(model: nn.Module) -> Optimizers:
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=section.learning_rate,
+            betas=(section.beta1, section.beta2),
+            eps=section.eps,
+            weight_decay=section.weight_decay,
+            fused=True,
+        )
+        return [(optimizer, 1.0)]
+
+    return make
+
+
+def enable_checkpointing(model: Any) -> None:
+    """transformers renames the switch in v5 and will drop the old name in v6."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+    model.train()  # it is active in training mode only; these models have no dropout

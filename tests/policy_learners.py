@@ -1,0 +1,53 @@
+"""A policy learner over a replica in this process, with its parts at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepscaler.config import Recipe
+from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.learner import PolicyLearner
+from deepscaler.training.replica import ModelReplica, adamw, policy_computer
+from deepscaler.weights import weights_digest
+
+
+@dataclass(frozen=True)
+class Parts:
+    learner: PolicyLearner
+    replica: ModelReplica
+    computer: GradientComputer
+    model: Any
+
+    def update(self, *mini_batches: Any) -> Any:
+        return self.learner.update(list(mini_batches))
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        ((optimizer, _),) = self.replica._optimizers
+        return optimizer
+
+    def weights(self) -> torch.Tensor:
+        return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()]).clone()
+
+    def digest(self) -> str:
+        return weights_digest(self.model.named_parameters())
+
+
+def policy_learner(model: Any, recipe: Recipe, *, sgd: float | None = None) -> Parts:
+    """sgd: its learning rate goes to plain SGD instead of AdamW, so that an update is the gradient."""
+    computer = policy_computer(model, recipe)
+    make = adamw(recipe.optimizer)
+    if sgd is not None:
+        factor = sgd / recipe.optimizer.learning_rate
+        make = lambda model: [(torch.optim.SGD(model.parameters(), lr=1.0), factor)]  # noqa: E731
+    replica = ModelReplica(computer, make)
+    return Parts(PolicyLearner(replica, recipe), replica, computer, model)
+
+
+def loaded(parts: Parts, directory: Path) -> Parts:
+    parts.learner.load(directory)
+    return parts
