@@ -67,7 +67,7 @@ VLLM_VERSION := 0.32.0
 
 # The engine conformance suite on vLLM, and an evaluation through it and through its server.
 test-vllm: .venv-vllm
-	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/rollout/test_rollout_engine.py tests/integration/test_vllm.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/engines/conformance/test_engine_conformance.py tests/integration/test_vllm.py $(ARGS)
 
 # Sampling beside vLLM's CPU build, each in its own environment, in turn; the table goes to docs/benchmarks.md.
 bench-vllm: setup .venv-vllm

@@ -27,8 +27,8 @@ from deepscaler.attention import NAME, forward_hidden
 from deepscaler.config import memory
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.gradients import GradientComputer
-from deepscaler.training.learner import enable_checkpointing
 from deepscaler.training.packing import pack
+from deepscaler.training.replica import enable_checkpointing
 from deepscaler.types import TrainSample
 
 LOSS_TOKENS = (2048, 8192, 24576)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from deepscaler import compiled
 
-SOURCES = ("compiled/pass_kernels.py", "rollout/kernels.py", "training/attention_kernels.py")
+SOURCES = ("compiled/pass_kernels.py", "engines/torch/kernels.py", "training/attention_kernels.py")
 
 
 def compile_once(say: Callable[[str], None]) -> None:
