@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from deepscaler.config import Recipe, load_recipe
 from deepscaler.data.synthetic import generate_problems
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.evaluate import GRADER_VERSIONS
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.origin import Origin
 from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import steps_in
 from deepscaler.types import RunError
 from tiny_run import write_model, write_recipe
@@ -183,7 +184,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_another_version_of_the_grader_is_said_and_recorded(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(GRADER_VERSIONS, "deepscaler", "next")
+    monkeypatch.setitem(REWARDS, "deepscaler", replace(REWARDS["deepscaler"], version="next"))
     _, said = resumed(stopped)
     change = f"the grader was version {GRADER_VERSION} and is version next now"
     assert f"note: {change}" in said

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from deepscaler.data.benchmarks import LoadedBenchmark
 from deepscaler.data.contamination import Finding
 from deepscaler.data.prepare import Preparation
-from deepscaler.data.resemblance import Match
+from deepscaler.data.similarity import Match
 
 MAX_PAIRS = 500  # of a section; the rest is counted, and stands in dropped.parquet
 _MAX_SHOWN = 4000  # characters of a problem
