@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepscaler.evaluation.intervals import freedom_of_variance, score_interval, t_interval, t_quantile
-from deepscaler.evaluation.tables import markdown
+from deepscaler.evaluation.markdown import markdown
 from deepscaler.observability.files import write_atomically
 
 ROOT = Path(__file__).parents[1]

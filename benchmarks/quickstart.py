@@ -14,7 +14,8 @@ from typing import Any
 
 from markers import replace_between_markers
 
-from deepscaler.evaluation.tables import SUMMARY_COLUMNS, markdown, percent, summary_rows, with_interval
+from deepscaler.evaluation.markdown import markdown
+from deepscaler.evaluation.tables import SUMMARY_COLUMNS, percent, summary_rows, with_interval
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.report.figure import write_figure
 

@@ -137,7 +137,7 @@ def main() -> None:
     result = {}
     for size in arguments.sizes:
         command = [sys.executable, __file__, "--measure", size, "--processes", str(arguments.processes)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
         result[size] = json.loads(done.stdout.splitlines()[-1])
     info = machine()
     print(json.dumps({"machine": info, "processes": arguments.processes, **result}, indent=1))

@@ -15,8 +15,8 @@ from deepscaler.config import Recipe, load_recipe
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
+from deepscaler.orchestration.origin import Origin, parse_origin
 from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.resume import Origin, parse_origin
 from deepscaler.training.checkpoint import steps_in
 from tiny_run import deepscaler, write_model, write_recipe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from deepscaler.data.synthetic import generate_problems
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
+from deepscaler.orchestration.origin import Origin
 from deepscaler.orchestration.progress import Progress
+from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import steps_in
 from deepscaler.types import RunError
 from tiny_run import write_model, write_recipe
@@ -177,6 +181,20 @@ def test_what_changes_rounding_only_goes_on_with_a_note(stopped: Path) -> None:
 def events(directory: Path) -> list[dict[str, Any]]:
     rows = read_metrics(directory / "run" / "metrics.jsonl")
     return [row for row in rows if row["kind"] == "event" and row["event"] == "resume"]
+
+
+def test_another_version_of_the_grader_is_said_and_recorded(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REWARDS, "deepscaler", replace(REWARDS["deepscaler"], version="next"))
+    _, said = resumed(stopped)
+    change = f"the grader was version {GRADER_VERSION} and is version next now"
+    assert f"note: {change}" in said
+    assert change in events(stopped)[-1]["reason"]
+    other = load(stopped, *overrides_of(stopped), "num_steps=4")
+    out = StringIO()
+    origin = Origin(stopped / "run", 2)
+    with open_run(other, stopped / "model", stopped / "new", Progress(out, terminal=False), origin):
+        pass
+    assert change in out.getvalue()
 
 
 def test_passing_over_a_damaged_checkpoint_is_said_and_recorded(made: Path, stopped: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _SIGNS_ALONE = re.compile(
     r"|\\[^a-zA-Z]|[^0-9A-Za-z\\])*$"
 )
 _DROPPED_GROUP = re.compile(rf"\\(?:{'|'.join(sorted(DROPPED))})(?![a-zA-Z])")
+_ARROWS = dict.fromkeys(["implies", "Rightarrow", "Longrightarrow", "rightarrow", "longrightarrow"], "to")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -155,7 +156,7 @@ def _opaque(tokens: Sequence[Token]) -> list[str]:
 
     Not around several letters: `\sqrt ab` is the root of a alone.
     """
-    values = [t.value.casefold() if t.kind == "prose" else t.value for t in tokens]
+    values = [t.value.casefold() if t.kind == "prose" else _ARROWS.get(t.value, t.value) for t in tokens]
     if "{" not in values:
         return values
     runs = {

@@ -13,6 +13,8 @@ from typing import Any
 
 from deepscaler import cpu
 from deepscaler.config import load_recipe
+from deepscaler.orchestration.directory_check import check_directory
+from deepscaler.orchestration.origin import parse_origin
 from deepscaler.orchestration.progress import Progress
 
 
@@ -54,14 +56,13 @@ def train(
     keep_optimizer: bool = False,
 ) -> int:
     chosen = load_recipe(recipe, overrides)
+    check_directory(chosen, run_dir)
+    begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
         from deepscaler.orchestration.build import open_run
         from deepscaler.orchestration.loop import train as run_loop
-        from deepscaler.orchestration.resume import check_directory, parse_origin
         from deepscaler.toy.base_model import ensure_base
 
-    check_directory(chosen, run_dir)
-    begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
     with open_run(chosen, base, run_dir, progress, begin) as run:

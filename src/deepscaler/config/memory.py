@@ -2,13 +2,13 @@
 
 Weights, gradients and optimizer are counted exactly. Activations are what the layers keep for the backward pass:
 per token and layer 4 widths (two norms and their inputs), the rotated query, key and value, the attention's output,
-and 3 widths of the MLP. docs/recipes.md compares the sum with measurements.
+and 3 widths of the MLP. docs/benchmarks.md compares the sum with measurements (benchmarks/step_memory.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ FLOAT32 = 4
 MICRO_BATCH_BYTES = 512 * 2**20
 MICRO_BATCH_TOKENS = 4096
 PROCESS_BYTES = 400 * 2**20  # Python, torch and transformers, measured; shared libraries once for every process
+KEPT_BYTES = 128 * 2**20  # probabilities that the head keeps for its backward pass; above, it makes them again
+CHUNK_BYTES = 32 * 2**20  # logits of one chunk on CPU
+# Of the memory of an update: what allocations of other sizes leave unused between them, since freed memory is kept
+# (cpu.keep_freed_memory). Measured: of five steps the second reached this, and the others added 3%.
+FRAGMENTATION = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,12 @@ class ModelShape:
         layer = 4 * self.hidden_size + heads * self.head_dim + 3 * self.intermediate_size
         return FLOAT32 * self.num_hidden_layers * layer
 
+    def head_bytes(self, tokens: int) -> int:
+        """Of the backward pass over so many tokens: their probabilities, and two gradients of the head's weight."""
+        probabilities = FLOAT32 * tokens * self.vocab_size
+        kept = probabilities if probabilities <= KEPT_BYTES else 2 * CHUNK_BYTES
+        return kept + 2 * FLOAT32 * self.vocab_size * self.hidden_size
+
     @property
     def cache_bytes_per_token(self) -> int:
         return FLOAT32 * 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
@@ -96,13 +107,15 @@ class CpuPeak:
     gradients: int  # one for each process
     optimizer: int  # two moments
     activations: int  # of one micro-batch for each process
+    head: int  # of the same
+    fragmentation: int
     cache: int  # keys and values of the sequences decoded at once
     programs: int
 
     @property
     def total(self) -> int:
         """Sampling and updates take turns, but freed memory stays with the processes."""
-        return sum((self.weights, self.gradients, self.optimizer, self.activations, self.cache, self.programs))
+        return sum(asdict(self).values())
 
 
 def cpu_peak(recipe: Recipe, shape: ModelShape, processes: int) -> CpuPeak:
@@ -116,11 +129,14 @@ def cpu_peak(recipe: Recipe, shape: ModelShape, processes: int) -> CpuPeak:
     longest = max(prompt + completion for _, prompt, completion in stages)
     limit = min(recipe.training.tokens_per_micro_batch, cpu_micro_batch_tokens(shape.activation_bytes_per_token))
     tokens = min(max(limit, longest), -(-sequences * longest // processes))
+    activations, head = tokens * shape.activation_bytes_per_token, shape.head_bytes(tokens)
     return CpuPeak(
         weights=weights * (2 if recipe.algorithm.kl.coefficient > 0 else 1),
         gradients=weights * processes,
         optimizer=2 * weights,
-        activations=processes * tokens * shape.activation_bytes_per_token,
+        activations=processes * activations,
+        head=processes * head,
+        fragmentation=round(FRAGMENTATION * processes * (activations + head)),
         cache=min(sequences, recipe.rollout.max_active) * longest * shape.cache_bytes_per_token,
         programs=processes * PROCESS_BYTES,
     )

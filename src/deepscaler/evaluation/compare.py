@@ -16,7 +16,8 @@ from deepscaler.evaluation.breakdown import UNKNOWN_RESAMPLING, source_labels
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, source_clusters
 from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
-from deepscaler.evaluation.samples import model_name, read_results, read_samples, setting
+from deepscaler.evaluation.results import read_consistent_results
+from deepscaler.evaluation.samples import model_name, read_samples, setting
 from deepscaler.json_text import differences
 from deepscaler.observability.counts import counted
 
@@ -130,8 +131,8 @@ class Comparison:
 
 
 def read_side(directory: Path, name: str = "") -> Side:
-    """Raises ValueError when the directory holds no finished evaluation."""
-    results = read_results(directory)
+    """Raises ValueError when the directory holds no finished evaluation, or one whose samples are other ones."""
+    results = read_consistent_results(directory)
     samples = split_benchmarks(read_samples(directory, texts=False))
     benchmarks = {s.name: s for s in samples}
     return Side(directory, results.get("settings", {}), benchmarks, results.get("row_hashes", {}), results, name)

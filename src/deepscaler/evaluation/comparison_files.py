@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
+from deepscaler.evaluation.markdown import comparison_markdown
 from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.published import Published, published
 from deepscaler.evaluation.results import estimate_json, finite
-from deepscaler.evaluation.tables import comparison_markdown, worded_conditions
+from deepscaler.evaluation.tables import worded_conditions
 from deepscaler.observability.files import write_atomically
 
 JSON_FILE = "comparison.json"

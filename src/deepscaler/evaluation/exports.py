@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from deepscaler.data.benchmarks import BENCHMARKS
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
-from deepscaler.evaluation.samples import SCHEMA, model_name, open_samples, read_results, samples_file, setting
+from deepscaler.evaluation.results import read_consistent_results
+from deepscaler.evaluation.samples import SCHEMA, model_name, open_samples, samples_file, setting
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.problem_texts import read_problem_texts
@@ -62,7 +63,7 @@ def export(kind: str, directory: Path, out: Path, *, prompts: Prompts | None = N
     """
     if kind not in KINDS:
         raise ValueError(f"unknown export {kind!r}; known are {', '.join(KINDS)}")
-    results = read_results(directory)
+    results = read_consistent_results(directory)
     if not prompts:
         prompts = {identity: question.prompt for (_, identity), question in read_problem_texts(directory).items()}
     return KINDS[kind](Evaluated(directory, results, prompts, date), out)

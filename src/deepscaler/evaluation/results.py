@@ -128,6 +128,22 @@ def find_changed_samples(directory: Path) -> str | None:
     return None if fingerprint(file).sha256 == recorded else f"{SAMPLES_FILE} differs from its checksum"
 
 
+def read_consistent_results(directory: Path) -> dict[str, Any]:
+    """results.json of an evaluation whose samples.parquet is the one it was computed from.
+
+    One without a checksum, written before there were any, passes. Raises ValueError.
+    """
+    results = read_results(directory)
+    recorded, file = results.get("samples_sha256"), directory / SAMPLES_FILE
+    if recorded is not None and file.is_file() and fingerprint(file).sha256 != recorded:
+        raise ValueError(
+            f"{file} is not the file that {RESULTS_FILE} beside it was computed from: its SHA-256 is another one. Put "
+            f"the original back, or run `deepscaler regrade {directory}`, which grades the completions that are there "
+            f"and computes {RESULTS_FILE} from them"
+        )
+    return results
+
+
 def _write(content: Mapping[str, Any], directory: Path) -> None:
     file = directory / SAMPLES_FILE
     samples = {"samples_sha256": fingerprint(file).sha256} if file.is_file() else {}
@@ -141,7 +157,7 @@ def add_clean_subset(directory: Path, contamination: Path) -> dict[str, Any]:
     Every benchmark that the record names gets `clean`. Raises ValueError when it names none of them.
     """
     record = breakdown.read_contamination(contamination)
-    content = read_results(directory)
+    content = read_consistent_results(directory)
     found = [s for s in split_benchmarks(read_samples(directory, texts=False)) if s.name in record]
     if not found:
         raise ValueError(

@@ -1,9 +1,8 @@
-"""Results as tables of at most 80 columns, and the same tables as Markdown."""
+"""Results as tables of at most 80 columns."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -30,12 +29,16 @@ SUMMARY_COLUMNS = ("set", "base", "trained", "difference", "p")
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A titled table with notes below. sections: groups of rows, set apart by a line; the first column names a row."""
+    """A titled table with notes below. sections: groups of rows, set apart by a line; the first column names a row.
+
+    links: URLs in the notes that may be links in Markdown; every other URL stays text.
+    """
 
     title: str
     columns: Row
     sections: tuple[tuple[Row, ...], ...]
     notes: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 def percent(value: float | None) -> str:
@@ -242,7 +245,7 @@ def _published_sheet(comparison: Comparison) -> Sheet:
     if parts:
         asked = ", ".join(f"{name} {count}" for name, count in parts.items())
         notes = (f"* Part of the benchmark ({asked}): not to be compared with scores of the whole.", *notes)
-    return Sheet("Beside published scores: Pass@1 in percent", columns, (here, others), notes)
+    return Sheet("Beside published scores: Pass@1 in percent", columns, (here, others), notes, (table.url,))
 
 
 def print_results(results: Mapping[str, Any], shown: Collection[str] = ()) -> None:
@@ -274,29 +277,3 @@ def print_sheets(sheets: Sequence[Sheet]) -> None:
         for note in sheet.notes:
             console.print(terminal.shown(note), markup=False, highlight=False)
         console.print()
-
-
-def comparison_markdown(comparison: Comparison, *, with_published: bool = False) -> str:
-    sheets = comparison_sheets(comparison, with_published=with_published)
-    return "# Comparison\n\n" + "\n".join(sheet_markdown(sheet) for sheet in sheets)
-
-
-def sheet_markdown(sheet: Sheet) -> str:
-    rows = [row for section in sheet.sections for row in section]
-    notes = "".join(f"- {_markdown_text(note)}\n" for note in sheet.notes)
-    return f"## {sheet.title}\n\n{markdown(sheet.columns, rows)}\n\n{notes}"
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_markdown_text(cell) for cell in line) + " |" for line in lines)
-
-
-def _markdown_text(text: str) -> str:
-    """One line that is text in every renderer: no cell ends early, no tag, link or image begins.
-
-    A bracket stays as it is where it opens an interval: `[34.0, 52.2]`, with nothing behind that makes it a link.
-    """
-    line = " ".join(text.split()).replace("\\", "\\\\").replace("|", r"\|")
-    line = re.sub(r"\[(?![-+–\d., ]*\](?![(\[:]))", r"\\[", line)
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)

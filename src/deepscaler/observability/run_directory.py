@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 METRICS_FILE = "metrics.jsonl"
+RECIPE_FILE = "recipe.json"
 RECORDS_FILE = "records.json"
 MAX_STEP = 2**53  # beyond it, floats skip numbers
 
@@ -40,7 +41,7 @@ class RunDirectory:
         _end_torn_line(self._metrics)
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
-        self._write_json("recipe.json", recipe)
+        self._write_json(RECIPE_FILE, recipe)
 
     def write_run_info(self, info: Mapping[str, Any]) -> None:
         self._write_json("run.json", info)

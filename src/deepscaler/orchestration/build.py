@@ -23,12 +23,14 @@ from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.orchestration.directory_check import check_directory
 from deepscaler.orchestration.evaluate import sampling_params
 from deepscaler.orchestration.experience import OnPolicy
 from deepscaler.orchestration.inputs import inputs_of
 from deepscaler.orchestration.lengths import longest_sequences, too_long
+from deepscaler.orchestration.origin import Origin
 from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.resume import Origin, check_directory, find_start
+from deepscaler.orchestration.resume import find_start
 from deepscaler.orchestration.run import Run
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.training_data import Prompts, TrainingData, load_training_data, make_prompts

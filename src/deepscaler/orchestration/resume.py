@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.config import Recipe, changed_settings, recipe_hash
+from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.resume import changed_rounding
 from deepscaler.data.stream import ProblemStream
-from deepscaler.observability.counts import counted
-from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
+from deepscaler.observability.run_directory import RECIPE_FILE, read_json
+from deepscaler.orchestration.directory_check import refuse_other_settings, ways_on
 from deepscaler.orchestration.inputs import Inputs, in_words
-from deepscaler.orchestration.run import RECIPE_FILE, Run
-from deepscaler.training.checkpoint import (
-    Checkpoint,
-    checkpoint_path,
-    newest_checkpoint,
-    read_checkpoint,
-    read_listed,
-    remove_leftovers,
-    steps_in,
-)
-
-SHOWN_KEYS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The checkpoint of another run to go on from: of `step`, or the newest that is whole."""
-
-    run: Path
-    step: int | None = None
-    keep_optimizer: bool = False
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.run / "checkpoints"
-
-    def read(self) -> Checkpoint:
-        """Raises ValueError when there is none."""
-        if self.step is not None:
-            return read_checkpoint(self.checkpoints, self.step)
-        found = newest_checkpoint(self.checkpoints)
-        if found is None:
-            raise ValueError(f"--from {self.run}: {self.checkpoints} holds no checkpoint; give the directory of a run")
-        return found
-
-
-def parse_origin(text: str, *, keep_optimizer: bool) -> Origin:
-    """`RUN` or `RUN@STEP`; a directory whose own name ends like a step is taken as a whole."""
-    name, at, step = text.rpartition("@")
-    if not at or Path(text).is_dir():
-        return Origin(Path(text), None, keep_optimizer)
-    if not re.fullmatch(r"[0-9]{1,9}", step):
-        raise ValueError(f"--from {text}: expected RUN or RUN@STEP, for example runs/mine@300")
-    return Origin(Path(name), int(step), keep_optimizer)
-
-
-def check_directory(recipe: Recipe, path: Path) -> None:
-    """Whether a run of this recipe may work in the directory, as far as a look at its files tells.
-
-    Raises ValueError for one that was started with other settings, or that lost its checkpoints.
-    """
-    steps = steps_in(path / "checkpoints")
-    checkpoints = [checkpoint_path(path / "checkpoints", step) for step in reversed(steps)]
-    readable = (read_listed(checkpoint, RECIPE_FILE) for checkpoint in checkpoints)
-    stored = next((recipe for recipe in readable if recipe), None) or read_json(path / RECIPE_FILE)
-    if stored is not None:
-        _refuse_other_settings(stored, recipe, path)
-    if not steps and (trained := _steps_trained(path)):
-        raise ValueError(
-            f"{path} holds {counted(trained, 'step')} of training but no checkpoint in {path / 'checkpoints'}, so it "
-            "cannot go on, and starting over would mix two runs. Put the checkpoints back, or give another --run-dir"
-        )
+from deepscaler.orchestration.origin import Origin
+from deepscaler.orchestration.run import Run
+from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers
 
 
 def check_continues(
@@ -86,15 +26,16 @@ def check_continues(
     origin: of the command; a directory that has steps takes only the one it began with. Raises ValueError.
     """
     state = found.state
-    _refuse_other_settings(read_json(found.path / RECIPE_FILE) or {}, recipe, path)
+    refuse_other_settings(read_json(found.path / RECIPE_FILE) or {}, recipe, path)
     if state["recipe_digest"] != recipe_hash(recipe):
         raise ValueError(
-            f"{found.path} was made with other settings, which its {RECIPE_FILE} does not name; {_ways(path)}"
+            f"{found.path} was made with other settings, which its {RECIPE_FILE} does not name; {ways_on(path)}"
         )
     differing = inputs.differing(state["inputs"])
     if differing:
         raise ValueError(
-            f"since {found.path} was written, {in_words(differing)} changed; put back what was there, or {_ways(path)}"
+            f"since {found.path} was written, {in_words(differing)} changed; put back what was there, or "
+            f"{ways_on(path)}"
         )
     stream.check_same(state["stream"])
     began = state["origin"]
@@ -154,6 +95,9 @@ def restore(run: Run, found: Checkpoint) -> None:
     for text in damaged:
         run.progress.message(f"warning: damaged since it was written: {text}")
     remarks = f"; damaged: {', '.join(damaged)}" if damaged else ""
+    if change := _grader_change(run, found.state):
+        run.progress.message(f"note: {change}")
+        remarks += f"; {change}"
     run.directory.log_event(run.step, "resume", f"continued after step {run.step}{remarks}", {})
     run.progress.message(f"continuing after step {run.step} from {found.path}")
 
@@ -197,6 +141,8 @@ def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
     weights = run.publish()
     optimizer = "its optimizer kept" if origin.keep_optimizer else "a new optimizer"
     text = f"went on from step {run.step} of {origin.run} (weights {weights.digest[:12]}), {optimizer}"
+    if change := _grader_change(run, state):
+        text += f"; {change}"
     run.directory.log_event(run.step, "resume", text, {})
     run.progress.message(text)
 
@@ -226,22 +172,14 @@ def _continue_stream(run: Run, state: dict[str, Any]) -> None:
     run.stream.continue_from(state, stage)
 
 
-def _refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
-    changed = changed_settings(stored, recipe.model_dump(mode="json"))
-    if not changed:
-        return
-    shown = ", ".join(f"{one.key} ({one.before} -> {one.after})" for one in changed[:SHOWN_KEYS])
-    more = f" and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
-    raise ValueError(
-        f"{path} was started with other settings: {shown}{more}. Give it the settings it was started with, or "
-        f"{_ways(path)}"
-    )
-
-
-def _ways(path: Path) -> str:
+def _grader_change(run: Run, state: Mapping[str, Any]) -> str | None:
+    """In words; None when the checkpoint's verdicts were given by the same version, or do not say by which."""
+    before, now = state.get("grader_version"), run.grader_version
+    if before in (None, now):
+        return None
     return (
-        f"go on from its newest checkpoint in a new directory: give the same command another --run-dir and "
-        f"--from {path} (--keep-optimizer keeps the optimizer's state)"
+        f"the grader was version {before} and is version {now} now, so the same answer may earn another reward from "
+        "here on, and evaluations inside training before and after are not of one grader"
     )
 
 
@@ -255,10 +193,3 @@ def _say_rounding(run: Run, stored: Mapping[str, Any], num_processes: int) -> No
             f"note: {', '.join(changes)}: sums are rounded in another order, so the run goes on equal within rounding, "
             "not bit by bit"
         )
-
-
-def _steps_trained(path: Path) -> int:
-    """Steps that left metrics or rollouts."""
-    file = path / METRICS_FILE
-    logged = sum(row["kind"] == "step" for row in read_metrics(file)) if file.is_file() else 0
-    return max(logged, sum(1 for _ in (path / "rollouts").glob("step-*.parquet")))

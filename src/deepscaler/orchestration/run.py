@@ -16,7 +16,7 @@ from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
-from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_stats import StepStats, step_stats
 from deepscaler.orchestration.experience import Collected, Experience, Step
 from deepscaler.orchestration.inputs import Inputs
@@ -25,10 +25,10 @@ from deepscaler.orchestration.publishing import load_checked
 from deepscaler.orchestration.stop import StopRequest
 from deepscaler.orchestration.validation_notes import evaluation_line, notes_on_base
 from deepscaler.protocols import Cluster, Learner, PublishedWeights
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
 from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
 
-RECIPE_FILE = "recipe.json"
 BASE_MODEL_FILE = "base_model.json"
 
 
@@ -81,6 +81,10 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.directory.path / "checkpoints"
+
+    @property
+    def grader_version(self) -> str:
+        return REWARDS[self.recipe.grader.profile].version
 
     @property
     def finished(self) -> bool:
@@ -260,6 +264,7 @@ class Run:
             "stream": self.stream.state_dict(),
             "alarms": self.alarms.state_dict(),
             "inputs": self.inputs.as_json(),
+            "grader_version": self.grader_version,
             "recipe_digest": self.recipe_digest,
             "num_processes": self.cluster.num_processes,
             "num_updates": self.cluster.learner.num_updates,

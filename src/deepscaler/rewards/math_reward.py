@@ -10,7 +10,7 @@ from deepscaler.answers.equivalence import equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
 from deepscaler.types import GradeItem, Outcome, Verdict
 
-GRADER_VERSION = "5"  # goes up whenever a verdict may change
+GRADER_VERSION = "6"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
 _EMPTY = " \t\r\n$.,{}~"  # a reference of these alone says nothing
 

@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepscaler.config import memory
 from deepscaler.cpu import fused_ops
 from deepscaler.cpu.matmul import matmul, weight_gradient
 from deepscaler.head import float32_logits, leave_out
 
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
 # a GPU's memory; many enough rows that the weight is read seldom.
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+CHUNK_BYTES = {"cpu": memory.CHUNK_BYTES, "cuda": 512 * 2**20}
 FEWEST_ROWS = 64
-KEPT_BYTES = 128 * 2**20
+KEPT_BYTES = memory.KEPT_BYTES
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:

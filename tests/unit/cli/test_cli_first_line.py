@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from deepscaler.config import load_recipe
 from shared_data import shared
 
 # The command up to its first heavy import, which is named and ends it. Finders are asked at each import.
@@ -67,3 +69,17 @@ def test_a_mistake_in_a_recipe_is_told_before_anything_heavy_is_imported() -> No
     assert said.returncode == 2
     assert said.stdout == ""
     assert "seed" in said.stderr
+
+
+def test_a_directory_of_another_recipe_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / RECIPE, ["optimizer.learning_rate=0.5"]).model_dump(mode="json")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    said = start("train", RECIPE, "--run-dir", str(tmp_path))
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "was started with other settings" in said.stderr and "optimizer.learning_rate (0.5 ->" in said.stderr
+
+
+def test_an_origin_that_cannot_be_read_is_refused_before_anything_heavy_is_imported() -> None:
+    said = start("train", RECIPE, "--run-dir", "no-run", "--from", "run@last")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "expected RUN or RUN@STEP" in said.stderr

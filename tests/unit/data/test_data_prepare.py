@@ -252,6 +252,24 @@ def test_problems_are_only_text_in_the_page(tmp_path: Path) -> None:
     assert "<script" not in page
 
 
+def test_the_page_shows_one_text_once_and_answers_as_they_are_written(tmp_path: Path) -> None:
+    """Pairs whose texts differ, which somebody has to read, come before exact copies."""
+    text = "How many of the 12 boxes hold more than 3 of the 40 balls?"
+    twice = [{"problem": text, "answer": [r"\frac{7}{2}", "3.5"]} for _ in range(2)]
+    first, second = (
+        "What is the area of a square with a side of 17 cm?",
+        "What is the area of a square with side of 17 cm?",
+    )
+    reworded = [{"problem": other, "answer": "289"} for other in (first, second)]
+    done = run(tmp_path, [*twice, *reworded, *GOOD])
+    write_preparation(done, (), Settings(Columns()), tmp_path / "out")
+    page = (tmp_path / "out" / "contamination.html").read_text()
+    assert page.count(text) == 1
+    assert r"\frac{7}{2} or 3.5</span>" in page
+    assert page.index("<mark>") < page.index(text)
+    assert '<a href="#s3">Duplicates among the training rows: 2</a>' in page
+
+
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row of .*rows\.json is left to train on \(lint: \{'empty_answer': 1\}\)"):
         run(tmp_path, [{"problem": "x", "answer": ""}])

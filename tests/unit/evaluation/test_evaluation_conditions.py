@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from deepscaler.cli.main import app
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison_files
+from deepscaler.evaluation.markdown import comparison_markdown, sheet_markdown
+from deepscaler.evaluation.published import published
 from deepscaler.evaluation.samples import read_results
-from deepscaler.evaluation.tables import Sheet, print_comparison, print_results, sheet_markdown
+from deepscaler.evaluation.tables import Sheet, print_comparison, print_results
 from deepscaler.report import write_comparison_page
 from made_comparison import NAMES, write_evaluation_of
 from made_samples import row
@@ -95,5 +97,21 @@ def test_no_cell_is_a_formula(tmp_path: Path, unseen: str) -> None:
 def test_links_and_images_in_names_stay_text() -> None:
     evil = "![x](http://evil) [y](http://evil) [z]: http://evil \\[w](u)"
     text = sheet_markdown(Sheet("t", ("a",), (((evil,), ("43.1 [34.0, 52.2]",)),), (evil,)))
-    assert r"!\[x](http" in text and r"\[y](" in text and r"\[z]:" in text and r"\\\[w](u)" in text
+    assert r"!\[x](http\://" in text and r"\[y](" in text and r"\[z]:" in text and r"\\\[w](u)" in text
     assert "43.1 [34.0, 52.2]" in text
+
+
+@pytest.mark.parametrize(
+    "bare", ["https://evil.com/a", "HTTP://evil", "www.evil.com", "a@evil.com", "mailto:a@evil.com"]
+)
+def test_a_bare_address_in_a_name_becomes_no_link(bare: str) -> None:
+    text = sheet_markdown(Sheet("t", ("a",), (((bare,),),), (bare,)))
+    assert bare not in text
+    assert text.replace("\\", "").count(bare) == 2, "it reads as before"
+
+
+def test_the_source_of_published_scores_is_a_link(tmp_path: Path) -> None:
+    rows = [row(problem, sample) for problem in range(2) for sample in range(2)]
+    directory = write_evaluation_of(tmp_path / "a", rows)
+    text = comparison_markdown(compare_directories(directory, directory), with_published=True)
+    assert f"<{published().url}>" in text

@@ -10,8 +10,11 @@ import pytest
 
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison
-from deepscaler.evaluation.samples import read_results
-from deepscaler.evaluation.tables import markdown, print_comparison, print_results, print_summary, summary_rows
+from deepscaler.evaluation.exports import export
+from deepscaler.evaluation.markdown import markdown
+from deepscaler.evaluation.results import add_clean_subset, compute_results, write_results
+from deepscaler.evaluation.samples import read_results, read_samples
+from deepscaler.evaluation.tables import print_comparison, print_results, print_summary, summary_rows
 from made_comparison import write_evaluation_of
 from made_samples import row
 
@@ -99,3 +102,22 @@ def test_the_markdown_table_has_a_row_per_set() -> None:
     text = markdown(("set", "base", "trained", "difference", "p"), rows).splitlines()
     assert len(text) == 2 + 6
     assert text[-1] == "| average | 28.8 [20.1, 100.0] | 28.8 [20.1, 100.0] | +14.3 [-10.0, 25.0] | <.001 |"
+
+
+def test_samples_that_results_were_not_computed_from_are_refused(tmp_path: Path) -> None:
+    """Swapped, edited or half-way through a regrade: the two files would contradict each other."""
+    first, second = write(tmp_path / "a", 0), write(tmp_path / "b", 2)
+    compare_directories(first, second)
+    (second / "samples.parquet").write_bytes((first / "samples.parquet").read_bytes())
+    contamination = tmp_path / "contamination.json"
+    contamination.write_text('{"matches": {"easy": []}}')
+    uses = (
+        lambda: compare_directories(first, second),
+        lambda: export("lm-eval", second, tmp_path / "out", date="2026-01-01"),
+        lambda: add_clean_subset(second, contamination),
+    )
+    for use in uses:
+        with pytest.raises(ValueError, match=r"samples.parquet is not the file that results.json .* regrade"):
+            use()
+    write_results(compute_results(read_samples(second), {}), second)
+    compare_directories(first, second)

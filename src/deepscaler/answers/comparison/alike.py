@@ -70,8 +70,10 @@ def same_ratio(a: Items, b: Items) -> bool:
 
 
 def same_letter(a: Tree, b: Tree) -> bool:
-    """`b` for the choice `B`."""
-    return a[0] == b[0] == "sym" and a[1].upper() == b[1].upper() and a[1].upper() in "ABCDE"
+    """`b` for the choice `B`, `c_1` for the constant `C_1`."""
+    if not a[0] == b[0] == "sym" or a[1].upper() != b[1].upper():
+        return False
+    return a[1].upper() in "ABCDE" or (a[1][:2].upper() == "C_" and a[1][2:].isdecimal())
 
 
 def same_relation(a: Relation, b: Relation) -> bool:

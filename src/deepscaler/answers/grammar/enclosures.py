@@ -9,7 +9,7 @@ from deepscaler.answers.grammar.matrices import MAX_CELLS
 from deepscaler.answers.grammar.scalars import trimmed
 from deepscaler.answers.grammar.sets import EMPTY
 from deepscaler.answers.kinds import Answer, Conditioned, Items, Matrix, Named, Reals, Span
-from deepscaler.answers.tokens.brackets import Tokens, closing, is_sign, split
+from deepscaler.answers.tokens.brackets import Tokens, closing, is_sign, split, top_level
 from deepscaler.answers.tokens.lexer import Token, UnreadableError
 
 Read = Callable[[Tokens], Answer]
@@ -89,6 +89,8 @@ def _rows_in_brackets(inner: Tokens) -> Matrix | None:
 
 def _set(inner: Tokens, read: Read) -> Answer:
     condition = split(inner, lambda t: is_sign(t, "|", ":"))
+    if len(condition) > 2:
+        condition = _absolute(inner, len(condition[0]))
     if len(condition) == 2:
         answer = _with_condition(condition[0], condition[1], read)
         if answer is not None:
@@ -97,6 +99,15 @@ def _set(inner: Tokens, read: Read) -> Answer:
         return EMPTY
     answer = read(inner)
     return Items("set", answer.items if isinstance(answer, Items) and answer.kind == "list" else (answer,))
+
+
+def _absolute(inner: Tokens, place: int) -> list[Tokens]:
+    r"""The variable and the condition of `z : |z|=1`, split at the first separator; empty for anything else."""
+    value, condition = inner[:place], inner[place + 1 :]
+    bars = sum(is_sign(t, "|") for t in condition)
+    variable = place == 1 and value[0].kind == "letters" and any(t.value == value[0].value for t in condition)
+    compared = any(is_sign(t, "=", "<", ">", "le", "ge") for _, t in top_level(condition))
+    return [value, condition] if variable and compared and bars % 2 == 0 else []
 
 
 def _with_condition(value: Tokens, condition: Tokens, read: Read) -> Answer | None:

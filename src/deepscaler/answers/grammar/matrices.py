@@ -66,8 +66,14 @@ def _transposed(tokens: Tokens) -> Tokens | None:
 
 
 def read_determinant(tokens: Tokens) -> Tree | None:
-    """The value of a `vmatrix`; None for anything else."""
-    if len(tokens) < 9 or not is_sign(tokens[0], "begin") or tokens[2].value != "vmatrix":
+    r"""The value of a `vmatrix`, or of `\det` of another matrix; None for anything else."""
+    called = len(tokens) > 9 and tokens[0].value == "det"
+    tokens = tokens[1:] if called else tokens
+    if called and is_sign(tokens[0], "(", "[", "|") and closing(tokens, 0) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    if len(tokens) < 9 or not is_sign(tokens[0], "begin") or not tokens[2].value.rstrip("*").endswith("matrix"):
+        return None
+    if (tokens[2].value == "vmatrix") == called or tokens[2].value == "Vmatrix":
         return None
     if _environment(tokens, 0) != len(tokens):
         return None

@@ -90,6 +90,8 @@ def _closed(tokens: Tokens, read: Read) -> Answer | None:
     words = [t.value.lower() for t in tokens[start:]]
     if 0 < start < len(tokens) and (" ".join(words) in CLOSING_WORDS or words[-1] == "only"):
         return read(tokens[: len(tokens) - (1 if words[-1] == "only" else len(words))])
+    if start > 1 and is_sign(tokens[start - 1], "%") and words == ["increase"]:
+        return read(tokens[:start])
     place = next((i for i, t in top_level(tokens) if i and t.value.lower() in LINKING and is_word(t)), 0)
     value, rest = tokens[:place], tokens[place + 1 :]
     if not place or not rest or any(map(is_word, value)) or rest[0].value.lower() not in _POINTING:

@@ -12,11 +12,13 @@ from deepscaler.answers.grammar.choices import joins, read_choice
 from deepscaler.answers.grammar.clocks import read_clock
 from deepscaler.answers.grammar.enclosures import MAX_ITEMS, read_enclosed
 from deepscaler.answers.grammar.matrices import read_determinant, read_matrix
+from deepscaler.answers.grammar.ordinals import read_ordinal
 from deepscaler.answers.grammar.phrases import read_phrase
 from deepscaler.answers.grammar.prose import read_prose
 from deepscaler.answers.grammar.relations import read_relation
 from deepscaler.answers.grammar.scalars import number_condition, number_in_words, qualification, scalar, trimmed
 from deepscaler.answers.grammar.sets import read_set
+from deepscaler.answers.grammar.symbols import read_chain_of_names, read_named_sets
 from deepscaler.answers.grammar.systems import read_system
 from deepscaler.answers.kinds import Answer, Conditioned, Items, Residue, Scalar
 from deepscaler.answers.tokens.brackets import Tokens, is_sign, split, top_level
@@ -106,6 +108,14 @@ def _prose(tokens: Tokens, read: Read) -> Answer | None:
     return read_prose(tokens)
 
 
+def _ordinal(tokens: Tokens, read: Read) -> Answer | None:
+    return read_ordinal(tokens)
+
+
+def _symbols(tokens: Tokens, read: Read) -> Answer | None:
+    return read_named_sets(tokens) or read_chain_of_names(tokens)
+
+
 def _based(tokens: Tokens, read: Read) -> Answer | None:
     return read_based(tokens)
 
@@ -113,6 +123,7 @@ def _based(tokens: Tokens, read: Read) -> Answer | None:
 # From the outermost structure to the innermost.
 _RULES: tuple[Callable[[Tokens, Read], Answer | None], ...]
 _RULES = (
-    *(read_choice, _quantity, read_aside, read_phrase, _listed, read_system, _prose, _based, read_enclosed, read_set),
+    *(_ordinal, read_choice, _quantity, read_aside, read_phrase, _listed, read_system, _prose, _based, read_enclosed),
+    *(_symbols, read_set),
     *(read_relation, _residue, _clock, _ratio),
 )
