@@ -33,8 +33,8 @@ test: setup
 
 # Training and sampling as plain torch computes them, without what speeds them up on CPU.
 test-plain-torch: setup
-	DEEPSCALER_CPU_ACCELERATION=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit/training tests/unit/rollout \
-	  --ignore-glob='*openai*' --ignore-glob='*lost_requests*' --ignore-glob='*checkpoint*' --ignore-glob='*weight_check*'
+	DEEPSCALER_CPU_ACCELERATION=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit/training tests/unit/engines/torch \
+	  --ignore-glob='*checkpoint*' --ignore-glob='*weight_check*'
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -72,7 +72,7 @@ VLLM_VERSION := 0.32.0
 
 # The engine conformance suite on vLLM, and an evaluation through it and through its server.
 test-vllm: .venv-vllm
-	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/rollout/test_rollout_engine.py tests/integration/test_vllm.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/engines/conformance/test_engine_conformance.py tests/integration/test_vllm.py $(ARGS)
 
 # Sampling beside vLLM's CPU build, each in its own environment, in turn; the table goes to docs/benchmarks.md.
 bench-vllm: setup .venv-vllm

@@ -32,14 +32,14 @@ from gpu_device import (
 from peers import continuous_batching_config
 from transformers import GenerationConfig
 
-from deepscaler.rollout.decoder import Decoder
-from deepscaler.rollout.flash_attention import flash_works
-from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import FlashCache, PoolCache
-from deepscaler.rollout.rows import Rows, Sequence
-from deepscaler.rollout.sizing import cache_bytes
-from deepscaler.rollout.stops import Stops
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.sizing import cache_bytes
+from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
+from deepscaler.engines.torch.decode_state import DecodeState, Sequence
+from deepscaler.engines.torch.decoder import Decoder
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.flash_attention import flash_works
+from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
+from deepscaler.engines.torch.stops import StopConditions
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
 
@@ -47,7 +47,7 @@ FOREVER = SamplingParams(max_completion_tokens=2**30)
 BLOCK = 256
 
 
-def decode(model: Any, kind: type[PoolCache], batch: int, context: int, steps: int) -> dict[str, Any]:
+def decode(model: Any, kind: type[PagedCache], batch: int, context: int, steps: int) -> dict[str, Any]:
     """Steps of `batch` rows at `context` tokens; says so where their cache does not fit."""
     device = next(model.parameters()).device
     cache = kind(model.config, model.dtype, device, cache_bytes(device, 1) * 21 // 20, BLOCK)
@@ -56,16 +56,16 @@ def decode(model: Any, kind: type[PoolCache], batch: int, context: int, steps: i
         return {"batch": batch, "context": context, "fits": False}
     decoder = Decoder(model)
     decoder.refresh(context + steps + 2)
-    rows, prompt = Rows(batch, Stops(())), np.full(context, 5, np.int32)
+    state, prompt = DecodeState(batch, StopConditions(())), np.full(context, 5, np.int32)
     for index in range(batch):
-        rows.add(Sequence(Request(str(index), prompt, 1), 0, FOREVER), cache.take(per_row))
-    rows.append(np.full(batch, 7), np.zeros(batch, np.float32))
+        state.add(Sequence(Request(str(index), prompt, 1), 0, FOREVER), cache.allocate(per_row))
+    state.append(np.full(batch, 7), np.zeros(batch, np.float32))
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
-    step, changed = PoolStep(decoder, cache), [True]
+    step, changed = CudaGraphStep(decoder, cache), [True]
 
     def run() -> None:
-        rows.append(*step.run(rows, changed[0]))
+        state.append(*step.run(state, changed[0]))
         changed[0] = False
 
     taken = seconds(run, device, steps)
@@ -89,7 +89,7 @@ def decoding(size: str, device: torch.device, report: Report) -> None:
     flash = flash_works(device, model.dtype, decoder.heads, decoder.kv_heads, decoder.head_dim)
     report("flash_works", flash)
     cases = [(context, batch) for context in work.contexts for batch in work.batches]
-    for kind in (FlashCache, PoolCache) if flash else (PoolCache,):
+    for kind in (FlashCache, PagedCache) if flash else (PagedCache,):
         results = []
         # The one that is not used is there for the choice: one batch of each context says enough.
         for context, batch in cases if kind is FlashCache or not flash else cases[:: len(work.batches)]:
@@ -153,7 +153,7 @@ def ours(model: Any, wanted: list[Request], params: SamplingParams) -> dict[str,
     engine = TorchEngine(model, stop_ids=frozenset(), max_active=count)
     taken = seconds(lambda: list(engine.generate(wanted, params)), device)
     engine.release_memory()
-    return {"tokens_per_s": count * params.max_completion_tokens / taken, "cache": type(engine._cache).__name__}
+    return {"tokens_per_s": count * params.max_completion_tokens / taken, "cache": type(engine.cache).__name__}
 
 
 def generation(size: str, device: torch.device, report: Report) -> None:

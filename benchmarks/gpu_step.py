@@ -19,8 +19,8 @@ from gpu_device import Report, built, clock, main, peak_gib, recipe, requests, w
 from policy_learner import make_learner
 
 from deepscaler.algorithms.batch import make_samples
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.orchestration.publishing import load_checked
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.types import Group, Outcome, Problem, Rollout, SamplingParams, ScoredGroup, Verdict
 
 KL = 0.001

@@ -21,8 +21,9 @@ Judge = Callable[[str, list[str]], bool]  # response, alternatives -> correct
 
 def ours() -> Judge:
     from deepscaler.rewards.math_reward import grade
+    from deepscaler.types import GradeItem
 
-    return lambda response, golds: grade(response, golds, thinking_prefilled=False).reward == 1.0
+    return lambda response, golds: grade(GradeItem(response, golds, thinking_prefilled=False)).reward == 1.0
 
 
 def math_verify() -> Judge:

@@ -3,8 +3,9 @@
     python benchmarks/grading_isolation.py [--cases ../shared/grading/dev.jsonl] [--rounds 5]
 
 The batch is the ordinary labelled cases, graded TIMES over by a new pool each time, so that no cache helps. In turn 1%
-of it is replaced by bombs of a kind. Cost is processor seconds of this process, the foreman and all grading processes,
-so a busy machine hardly changes it; kinds alternate in every round and the loss is of the medians. Prints JSON.
+of it is replaced by bombs of a kind. Cost is processor seconds of this process, the supervisor and all grading
+processes, so a busy machine hardly changes it; kinds alternate in every round and the loss is of the medians. Prints
+JSON.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from graders import golds_of
 from grading import HOSTILE
 from markers import replace_between_markers
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
-from deepscaler.types import Verdict
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
+from deepscaler.types import GradeItem, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(wall_s=10.0, cpu_s=1.0, memory_mib=1024)
@@ -43,39 +44,39 @@ ANSWERS: tuple[Callable[[int], str], ...] = (
 COMMANDS = ("die", "segfault", "hoard", "raise", "spin", "hang")
 
 
-def ordinary_items(cases: Path) -> list[Item]:
+def ordinary_items(cases: Path) -> list[GradeItem]:
     rows = [json.loads(line) for line in cases.read_text().splitlines()]
-    return [Item(row["response"], golds_of(row), False) for row in rows if row["source"] != HOSTILE]
+    return [GradeItem(row["response"], golds_of(row), False) for row in rows if row["source"] != HOSTILE]
 
 
-def planted(items: list[Item], kind: str, places: list[int], seed: int) -> list[Item]:
+def planted(items: list[GradeItem], kind: str, places: list[int], seed: int) -> list[GradeItem]:
     mixed = list(items)
     for n, place in enumerate(places):
         bomb = f"\\boxed{{{ANSWERS[n % len(ANSWERS)](100 * seed + n)}}}" if kind == "answers" else f"{kind}:{n}"
-        mixed[place] = Item(bomb, ["7"] if kind != "answers" or n % 2 else ["x^2+\\pi"], False)
+        mixed[place] = GradeItem(bomb, ["7"] if kind != "answers" or n % 2 else ["x^2+\\pi"], False)
     return mixed
 
 
-def measure(items: list[Item], times: int = TIMES) -> tuple[list[Verdict], float, float]:
+def measure(items: list[GradeItem], times: int = TIMES) -> tuple[list[Verdict], float, float]:
     """(verdicts, processor seconds, wall seconds) of a batch, the mean of `times` pools that stood ready."""
     verdicts: list[Verdict] = []
     cpu_s = wall_s = 0.0
     for _ in range(times):
         with GraderPool(num_workers=1, limits=LIMITS, grader="faulty_graders:grade_or_misbehave") as pool:
-            pool.grade("\\boxed{\\sin 1}", ["\\cos 2"], thinking_prefilled=False)
+            pool.grade([GradeItem("\\boxed{\\sin 1}", ["\\cos 2"], thinking_prefilled=False)])
             before, start = _cpu_s(pool), time.perf_counter()
-            verdicts = pool.grade_many(items)
+            verdicts = pool.grade(items)
             cpu_s += (_cpu_s(pool) - before) / times
             wall_s += (time.perf_counter() - start) / times
     return verdicts, cpu_s, wall_s
 
 
 def _cpu_s(pool: GraderPool) -> float:
-    """Of this process, the foreman, the grading processes that ended and the one at work."""
-    foreman = pool._processes[0]._foreman
-    assert foreman is not None
-    path = Path(f"/proc/{foreman.pid}/task/{foreman.pid}/children")
-    ticks = sum(_ticks(foreman.pid, 4)) + sum(sum(_ticks(int(child), 2)) for child in path.read_text().split())
+    """Of this process, the supervisor, the grading processes that ended and the one at work."""
+    supervisor = pool._processes[0]._supervisor
+    assert supervisor is not None
+    path = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
+    ticks = sum(_ticks(supervisor.pid, 4)) + sum(sum(_ticks(int(child), 2)) for child in path.read_text().split())
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -126,7 +127,7 @@ def main() -> None:
     ]
     note = (
         f"{len(items):,} gradings a batch, {len(items) / clean:,.0f} a processor second without bombs, everything "
-        f"included (this process, pipes, foreman); medians of {arguments.rounds} rounds. `spin` and `hang` with "
+        f"included (this process, pipes, supervisor); medians of {arguments.rounds} rounds. `spin` and `hang` with "
         f"{facts['spin']['bombs']} bombs, since each costs its limit."
     )
     replace_between_markers(ROOT / "docs" / "grading.md", "grading_isolation.py", "\n".join([*head, *rows, "", note]))

@@ -21,6 +21,7 @@ from markers import replace_between_markers
 
 from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
 from deepscaler.rewards.math_reward import GRADER_VERSION, grade
+from deepscaler.types import GradeItem
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300
@@ -50,7 +51,7 @@ def measure(shared: Path) -> dict[str, float]:
     for kind, items in cases(shared).items():
         start = time.process_time()
         for completion, references in items:
-            grade(completion, references, thinking_prefilled=False)
+            grade(GradeItem(completion, references, thinking_prefilled=False))
         rates[kind] = len(items) / (time.process_time() - start)
     return rates
 

@@ -24,8 +24,8 @@ from records import machine, middle, with_range, write_table
 from deepscaler import cpu
 from deepscaler.attention import NAME
 from deepscaler.cpu.decode_attention import DecodeAttention, FusedDecodeAttention
-from deepscaler.rollout.cache import BlockCache
-from deepscaler.rollout.decoder import Decoder
+from deepscaler.engines.torch.decoder import Decoder
+from deepscaler.engines.torch.kv_cache import KVCache
 
 CONTEXT = 8192
 SEQUENCES = 16
@@ -41,12 +41,12 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 def decoding_step(size: str, kind: type[DecodeAttention] = FusedDecodeAttention) -> tuple[Callable[[], object], int]:
     """A step of 16 sequences, by the attention kernel or by its torch reference, and the bytes of cache it reads."""
     model = build(size, NAME)
-    size_of_block = BlockCache.suitable_block_tokens(2 * CONTEXT)
-    cache = BlockCache(model.config, torch.float32, torch.device("cpu"), 2**33, size_of_block)
+    size_of_block = KVCache.choose_block_tokens(2 * CONTEXT)
+    cache = KVCache(model.config, torch.float32, torch.device("cpu"), 2**33, size_of_block)
     decoder = Decoder(model)
     decoder.refresh(CONTEXT + 1)
     counts = np.full(SEQUENCES, CONTEXT // cache.block_tokens)
-    table = np.array([cache.take(n) for n in counts])
+    table = np.array([cache.allocate(n) for n in counts])
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
     lengths = np.full(SEQUENCES, CONTEXT - 1)

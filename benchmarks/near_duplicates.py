@@ -18,25 +18,25 @@ from typing import Any
 
 from data_prepare import noisy_rows, peak_mib
 
+from deepscaler.data.normalize import NormalizedTexts, Vocabulary
 from deepscaler.data.shingles import BANDS, ROWS, candidate_pairs, overlap, signatures, word_shingles
-from deepscaler.data.wording import Vocabulary, Wordings
 
 LIMIT_S = 1800
 CLOSE = 0.5  # Jaccard similarity from which a pair should be found
 
 
-def ours(wordings: Wordings) -> set[tuple[int, int]]:
+def ours(normalized: NormalizedTexts) -> set[tuple[int, int]]:
     import numpy as np
 
-    shingles = word_shingles(wordings)
+    shingles = word_shingles(normalized)
     signature = signatures(shingles, BANDS * ROWS, seed=1)
     return set(map(tuple, candidate_pairs(signature, np.zeros(len(shingles), np.uint64), floor=0.0).tolist()))
 
 
-def datasketch_pairs(wordings: Wordings) -> set[tuple[int, int]]:
+def datasketch_pairs(normalized: NormalizedTexts) -> set[tuple[int, int]]:
     from datasketch import MinHash, MinHashLSH  # pyright: ignore[reportMissingImports]
 
-    shingles = word_shingles(wordings)
+    shingles = word_shingles(normalized)
     index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
     pairs = set()
     for row in range(len(shingles)):
@@ -52,11 +52,11 @@ WAYS = {"numpy": ours, "datasketch": datasketch_pairs}
 
 def measure(way: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """CPU seconds from tokens to pairs, peak resident MiB, pairs, and pairs of similarity CLOSE or more."""
-    wordings = Wordings([row["problem"] for row in rows], Vocabulary())
-    shingles = word_shingles(wordings)
+    normalized = NormalizedTexts([row["problem"] for row in rows], Vocabulary())
+    shingles = word_shingles(normalized)
     before = peak_mib()
     started = time.process_time()
-    pairs = WAYS[way](wordings)
+    pairs = WAYS[way](normalized)
     cpu_s = time.process_time() - started
     peak = peak_mib()
     close = sum(overlap(shingles.of(i), shingles.of(j))[0] >= CLOSE for i, j in pairs)

@@ -25,7 +25,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
 from deepscaler.evaluation.samples import read_samples, samples_table, write_samples
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Problem
+from deepscaler.types import GradeItem, Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 READING = (LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False), ExprExtractionConfig())
@@ -65,7 +65,7 @@ def stored(directory: Path, limit: int | None, out: Path) -> list[dict[str, Any]
 
 
 def row(benchmark: str, problem: Problem, number: int, text: str) -> dict[str, Any]:
-    verdict = grade(text, problem.references, thinking_prefilled=False, tolerance=problem.tolerance)
+    verdict = grade(GradeItem(text, problem.references, thinking_prefilled=False, tolerance=problem.tolerance))
     return {
         "benchmark": benchmark,
         "problem_id": problem.id,
@@ -104,7 +104,9 @@ def main() -> None:
         rows = stored(options.benchmarks, options.limit, Path(directory) / "samples.parquet")
     cases, apart = 0, []
     for one in rows:
-        again = grade(one["completion"], one["references"], thinking_prefilled=False, tolerance=one["tolerance"])
+        again = grade(
+            GradeItem(one["completion"], one["references"], thinking_prefilled=False, tolerance=one["tolerance"])
+        )
         theirs = one_mind(one["completion"], one["references"])
         if theirs is None:
             continue

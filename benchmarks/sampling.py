@@ -29,7 +29,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from deepscaler import cpu
 from deepscaler.attention import NAME
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.types import Request, SamplingParams
 
 GROUP = 8

@@ -47,7 +47,7 @@ FIRST_TOKEN = """
 import os, sys, time
 from deepscaler.cli import main, run_commands
 def prepare(inner=run_commands.prepare):
-    from deepscaler.rollout.torch_engine import TorchEngine
+    from deepscaler.engines.torch.engine import TorchEngine
     def first(self, requests, params, generate=TorchEngine.generate):
         next(iter(generate(self, requests, params)))
         print("first token", time.process_time(), flush=True)

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import pytest
 
 from conftest import make_model
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
 from deepscaler.protocols import Sampler
-from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.rollout.vllm_engine import VllmEngine, vllm_version
 
 
 class EngineUnderTest(Protocol):

@@ -13,11 +13,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from deepscaler.types import (
     FloatArray,
-    Group,
+    GradeItem,
     Request,
     Rollout,
     SamplingParams,
-    ScoredGroup,
     TokenSums,
     TrainSample,
     UpdateStats,
@@ -49,7 +48,7 @@ class PublishedWeights(Protocol):
 class Sampler(Protocol):
     """Token ids in, token ids out: one engine, or many behind one door.
 
-    Training, evaluation and serving use nothing else. Every engine passes tests/unit/rollout/test_rollout_engine.py.
+    Training, evaluation and serving use nothing else. Every engine passes test_engine_conformance.py.
     """
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
@@ -71,20 +70,11 @@ class Sampler(Protocol):
 
 
 class Grader(Protocol):
-    """Verifies completions. `score` never raises for what a completion holds."""
+    """Verifies completions: the same for training, evaluation, saved completions and regrading."""
 
-    def grade(
-        self,
-        completion: str,
-        references: Sequence[str],
-        *,
-        thinking_prefilled: bool,
-        tolerance: float | None = None,
-    ) -> Verdict: ...
-
-    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]: ...
-
-    def close(self) -> None: ...
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """One verdict per item, in order. Never raises for what an item holds."""
+        ...
 
 
 class Learner(Protocol):

@@ -8,6 +8,7 @@ Holding a value proves that the stage before it has run: no field waits as None 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -72,6 +73,28 @@ class Problem:
     solution: str | None = None
     tolerance: float | None = None
     earlier: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GradeItem:
+    r"""One completion to grade against alternative references, any of which suffices.
+
+        GradeItem("so x = 2/4 </think> \\boxed{\\frac{2}{4}}", ("0.5",), thinking_prefilled=True)
+
+    thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
+    tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
+        then earns nothing, whatever its text holds.
+    """
+
+    completion: str
+    references: Sequence[str]
+    thinking_prefilled: bool
+    tolerance: float | None = None
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.references, str):
+            raise TypeError("references is a sequence of strings, not one string")
 
 
 @dataclass(frozen=True, slots=True)

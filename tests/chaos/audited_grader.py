@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from deepscaler.rewards import math_reward
-from deepscaler.rewards.worker import refuse
-from deepscaler.types import Verdict
+from deepscaler.rewards.isolation.worker import refuse
+from deepscaler.types import GradeItem, Verdict
 
 _NOTED = ("exec", "compile", "import", "marshal.", "pickle.", "code.", "builtins.", "sys._getframe", "mmap.")
 noted: list[str] = []
@@ -28,26 +27,23 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         noted.append(str(error))
 
 
-def grade(
-    completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None = None
-) -> Verdict:
+def grade(item: GradeItem) -> Verdict:
     """As the real one; the detail holds what the audit noted meanwhile."""
     if not _listening:
         _listening.append(True)
-        math_reward.grade(r"\boxed{\sin 1}", ["\\cos 2"], thinking_prefilled=False)  # what loads lazily loads now
+        # What loads lazily loads now.
+        math_reward.grade(GradeItem(r"\boxed{\sin 1}", ["\\cos 2"], thinking_prefilled=False))
         sys.addaudithook(_note)
     noted.clear()
-    verdict = math_reward.grade(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
+    verdict = math_reward.grade(item)
     return replace(verdict, detail=json.dumps(noted))
 
 
-def evaluate(
-    completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None = None
-) -> Verdict:
+def evaluate(item: GradeItem) -> Verdict:
     """The fault that the audit is for: Python's own evaluation of what stands in the box."""
-    verdict = grade(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
+    verdict = grade(item)
     noted.clear()
-    box = re.search(r"\\boxed\{(.*)\}", completion, re.DOTALL)
+    box = re.search(r"\\boxed\{(.*)\}", item.completion, re.DOTALL)
     try:
         eval(box.group(1) if box else "")
     except Exception as error:

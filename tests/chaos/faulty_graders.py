@@ -14,17 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 CORRECT = Verdict(Outcome.CORRECT, 1.0, "7", "fine")
 hoard: list[np.ndarray] = []
 
 
-def misbehave(
-    completion: str, references: list[str], *, thinking_prefilled: bool, tolerance: float | None = None
-) -> Verdict:
+def misbehave(item: GradeItem) -> Verdict:
     """Do what the completion says, `command:argument`; grade everything else as correct."""
-    command, _, argument = completion.partition(":")
+    command, _, argument = item.completion.partition(":")
     act = _ACTS.get(command)
     if act is None:
         return CORRECT
@@ -32,12 +30,10 @@ def misbehave(
     return CORRECT if told is None else Verdict(Outcome.CORRECT, 1.0, str(told))
 
 
-def grade_or_misbehave(
-    completion: str, references: list[str], *, thinking_prefilled: bool, tolerance: float | None = None
-) -> Verdict:
+def grade_or_misbehave(item: GradeItem) -> Verdict:
     """The real grader, except where the completion is a command; for benchmarks/grading_isolation.py."""
-    chosen = misbehave if completion.partition(":")[0] in _ACTS else grade
-    return chosen(completion, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
+    chosen = misbehave if item.completion.partition(":")[0] in _ACTS else grade
+    return chosen(item)
 
 
 def _spin(_: str) -> None:
@@ -83,7 +79,7 @@ _ACTS: dict[str, Callable[[str], object]] = {
     "fork": lambda _: os.fork(),
     "environment": lambda _: ",".join(sorted(os.environ)),
     "pid": lambda _: os.getpid(),
-    "foreman": lambda _: os.getppid(),
+    "supervisor": lambda _: os.getppid(),
     "length": lambda argument: len(argument),
     "recurse": _recurse,
     "sleep": lambda seconds: time.sleep(float(seconds)),

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
-from deepscaler.types import Outcome
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
+from deepscaler.types import GradeItem, Outcome
 
 LIMITS = Limits(wall_s=60.0, cpu_s=2.0, memory_mib=1024)
 PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -34,7 +34,7 @@ def pool() -> Iterator[GraderPool]:
 
 
 def verdicts(pool: GraderPool, answers: list[str]) -> list[str]:
-    return [v.outcome.value for v in pool.grade_many([Item(box(a), ["7"], True) for a in answers])]
+    return [v.outcome.value for v in pool.grade([GradeItem(box(a), ["7"], True) for a in answers])]
 
 
 async def grade_concurrently(pool: GraderPool) -> list[list[str]]:
@@ -93,7 +93,7 @@ def test_limits_hold_for_a_caller_that_blocks_signals(monkeypatch: pytest.Monkey
     try:
         limits = Limits(wall_s=60, cpu_s=0.2, memory_mib=1024)
         with GraderPool(num_workers=1, limits=limits, grader="faulty_graders:misbehave") as pool:
-            verdict = pool.grade("spin", ["7"], thinking_prefilled=True)
+            verdict = pool.grade([GradeItem("spin", ["7"], thinking_prefilled=True)])[0]
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     assert "of processor time" in verdict.detail
@@ -107,7 +107,7 @@ def test_a_pool_that_came_along_in_a_fork_is_refused_and_the_parents_goes_on(poo
         child = os.fork()
     if child == 0:
         try:
-            pool.grade(box("7"), ["7"], thinking_prefilled=True)
+            pool.grade([GradeItem(box("7"), ["7"], thinking_prefilled=True)])
         except ValueError as error:
             os.write(write, str(error).encode())
         pool.close()
@@ -133,24 +133,27 @@ def test_a_pool_that_came_along_in_a_fork_is_refused_and_the_parents_goes_on(poo
     ],
 )
 def test_any_text_can_be_graded(pool: GraderPool, text: str) -> None:
-    one, other = pool.grade_many([Item(box(text), [text, "7"], True), Item(box("7"), ["7"], True)])
+    one, other = pool.grade([GradeItem(box(text), [text, "7"], True), GradeItem(box("7"), ["7"], True)])
     assert one.outcome in (Outcome.CORRECT, Outcome.WRONG), one
     assert other.outcome is Outcome.CORRECT
-    assert pool.grade(text, [text], thinking_prefilled=False).outcome in (Outcome.NO_ANSWER, Outcome.BAD_REFERENCE)
+    assert pool.grade([GradeItem(text, [text], thinking_prefilled=False)])[0].outcome in (
+        Outcome.NO_ANSWER,
+        Outcome.BAD_REFERENCE,
+    )
 
 
 def test_ten_megabytes_of_answer_thoughts_or_reference_hurt_nobody(pool: GraderPool) -> None:
     large = "7" * 10_000_000
     items = [
-        Item(box("7"), ["7"], True),
-        Item(box(large), ["7"], True),
-        Item(large + "</think>\\boxed{7}", ["7"], True),
-        Item(large, ["7"], True),
-        Item(box("\U0001f600" * 2_500_000), ["7"], True),
-        Item(box("7"), [large], True),
-        Item(box("8"), ["7"], True),
+        GradeItem(box("7"), ["7"], True),
+        GradeItem(box(large), ["7"], True),
+        GradeItem(large + "</think>\\boxed{7}", ["7"], True),
+        GradeItem(large, ["7"], True),
+        GradeItem(box("\U0001f600" * 2_500_000), ["7"], True),
+        GradeItem(box("7"), [large], True),
+        GradeItem(box("8"), ["7"], True),
     ]
-    assert [v.outcome.value for v in pool.grade_many(items)] == [
+    assert [v.outcome.value for v in pool.grade(items)] == [
         "correct",
         "wrong",
         "correct",
@@ -164,12 +167,12 @@ def test_ten_megabytes_of_answer_thoughts_or_reference_hurt_nobody(pool: GraderP
 def test_closing_ends_a_grading_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", PLACES)
     pool = GraderPool(num_workers=1, limits=LIMITS, grader="faulty_graders:misbehave")
-    pool.grade("warm", ["7"], thinking_prefilled=True)
+    pool.grade([GradeItem("warm", ["7"], thinking_prefilled=True)])
     raised: list[Exception] = []
 
     def wait_for_ever() -> None:
         try:
-            pool.grade("hang", ["7"], thinking_prefilled=True)
+            pool.grade([GradeItem("hang", ["7"], thinking_prefilled=True)])
         except Exception as error:
             raised.append(error)
 
@@ -189,7 +192,7 @@ def test_memory_stays_flat_over_a_hundred_thousand_verdicts() -> None:
 
         def grade(start: int, count: int) -> None:
             answers = [f"{n}" if n % 20 else f"\\frac{{{n}}}{{7}}" for n in range(start, start + count)]
-            assert len(pool.grade_many([Item(box(a), ["7"], True) for a in answers])) == count
+            assert len(pool.grade([GradeItem(box(a), ["7"], True) for a in answers])) == count
 
         grade(0, 120_000)  # the caches of 8,192 verdicts and 4,096 readings fill first
         before = _resident_mib(pool)
@@ -199,8 +202,8 @@ def test_memory_stays_flat_over_a_hundred_thousand_verdicts() -> None:
 
 
 def _resident_mib(pool: GraderPool) -> float:
-    foreman = pool._processes[0]._foreman
-    assert foreman is not None
-    children = Path(f"/proc/{foreman.pid}/task/{foreman.pid}/children").read_text().split()
+    supervisor = pool._processes[0]._supervisor
+    assert supervisor is not None
+    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
     pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in ["self", *children]]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20

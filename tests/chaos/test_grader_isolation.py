@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
-from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, RunError, ScoredGroup
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
+from deepscaler.rewards.scoring import items_of, scored
+from deepscaler.types import FinishReason, GradeItem, Group, Outcome, Problem, Rollout, RunError, ScoredGroup
 
 HERE = Path(__file__).parent
 PLACES = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -34,12 +35,12 @@ def make_pool(grader: str = "faulty_graders:misbehave", num_workers: int = 1, li
 
 @pytest.fixture(scope="module")
 def shared_pool() -> Iterator[GraderPool]:
-    """One foreman for the whole file: it survives everything that the grading processes do."""
+    """One supervisor for the whole file: it survives everything that the grading processes do."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("PYTHONPATH", PLACES)
         monkeypatch.setenv("SECRET_TOKEN", "hunter2")
         with make_pool() as made:
-            made.grade("start it now", ["7"], thinking_prefilled=True)
+            made.grade([GradeItem("start it now", ["7"], thinking_prefilled=True)])
             yield made
 
 
@@ -63,7 +64,7 @@ def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderPool]:
 
 
 def outcomes(pool: GraderPool, completions: list[str]) -> list[Outcome]:
-    return [v.outcome for v in pool.grade_many([Item(c, ["7"], True) for c in completions])]
+    return [v.outcome for v in pool.grade([GradeItem(c, ["7"], True) for c in completions])]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_bomb_costs_its_own_verdict_only(pool: GraderPool, bomb: str, outcome:
 
 def test_a_grader_that_sleeps_is_ended_by_the_wall_clock(impatient_pool: GraderPool) -> None:
     assert outcomes(impatient_pool, ["a", "hang", "b"]) == [Outcome.CORRECT, Outcome.TIMEOUT, Outcome.CORRECT]
-    verdict = impatient_pool.grade("hang", ["7"], thinking_prefilled=True)
+    verdict = impatient_pool.grade([GradeItem("hang", ["7"], True)])[0]
     assert "within 4 s" in verdict.detail and verdict.seconds >= 4
 
 
@@ -102,19 +103,19 @@ def test_a_grader_that_sleeps_is_ended_by_the_wall_clock(impatient_pool: GraderP
     ],
 )
 def test_the_verdict_says_what_happened_and_the_process_is_replaced(pool: GraderPool, bomb: str, words: str) -> None:
-    before = pool.grade("pid", ["7"], thinking_prefilled=True).answer
-    assert pool.grade("pid", ["7"], thinking_prefilled=True).answer == before
-    assert re.search(words, pool.grade(bomb, ["7"], thinking_prefilled=True).detail)
-    assert pool.grade("pid", ["7"], thinking_prefilled=True).answer != before
+    before = pool.grade([GradeItem("pid", ["7"], thinking_prefilled=True)])[0].answer
+    assert pool.grade([GradeItem("pid", ["7"], thinking_prefilled=True)])[0].answer == before
+    assert re.search(words, pool.grade([GradeItem(bomb, ["7"], thinking_prefilled=True)])[0].detail)
+    assert pool.grade([GradeItem("pid", ["7"], thinking_prefilled=True)])[0].answer != before
 
 
-@pytest.mark.parametrize("who", ["pid", "foreman"])
+@pytest.mark.parametrize("who", ["pid", "supervisor"])
 def test_what_is_killed_from_outside_while_idle_costs_no_verdict(pool: GraderPool, who: str) -> None:
-    pid = int(pool.grade(who, ["7"], thinking_prefilled=True).answer or 0)
+    pid = int(pool.grade([GradeItem(who, ["7"], thinking_prefilled=True)])[0].answer or 0)
     os.kill(pid, signal.SIGKILL)
     assert _gone(pid)
     assert outcomes(pool, ["a", "b"]) == [Outcome.CORRECT] * 2
-    assert int(pool.grade(who, ["7"], thinking_prefilled=True).answer or 0) != pid
+    assert int(pool.grade([GradeItem(who, ["7"], thinking_prefilled=True)])[0].answer or 0) != pid
 
 
 def test_a_thousand_replaced_processes_leave_nothing_behind(pool: GraderPool) -> None:
@@ -122,25 +123,25 @@ def test_a_thousand_replaced_processes_leave_nothing_behind(pool: GraderPool) ->
     descriptors = _descriptors("self")
     threads, processes = threading.active_count(), _children(os.getpid())
     assert outcomes(pool, ["die", "a"] * 1000) == [Outcome.GRADER_FAILED, Outcome.CORRECT] * 1000
-    foreman = int(pool.grade("foreman", ["7"], thinking_prefilled=True).answer or 0)
+    supervisor = int(pool.grade([GradeItem("supervisor", ["7"], thinking_prefilled=True)])[0].answer or 0)
     assert _descriptors("self") == descriptors
-    assert _descriptors(foreman) < 10
+    assert _descriptors(supervisor) < 10
     assert threading.active_count() == threads
-    assert _children(foreman) == 1  # the one at work: no zombie, no orphan
+    assert _children(supervisor) == 1  # the one at work: no zombie, no orphan
     assert _children(os.getpid()) == processes
 
 
 def test_no_secret_reaches_the_worker_and_it_writes_no_file(pool: GraderPool, tmp_path: Path) -> None:
-    names = pool.grade("environment", ["7"], thinking_prefilled=True).answer
+    names = pool.grade([GradeItem("environment", ["7"], thinking_prefilled=True)])[0].answer
     assert names is not None and "SECRET_TOKEN" not in names and "HOME" not in names.split(",")
-    verdict = pool.grade(f"write:{tmp_path}/out", ["7"], thinking_prefilled=True)
+    verdict = pool.grade([GradeItem(f"write:{tmp_path}/out", ["7"], thinking_prefilled=True)])[0]
     assert verdict.outcome is Outcome.GRADER_FAILED and "opens no file for writing" in verdict.detail
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("act", ["run", "dial", "fork"])
 def test_the_worker_starts_no_process_and_opens_no_connection(pool: GraderPool, act: str) -> None:
-    verdict = pool.grade(act, ["7"], thinking_prefilled=True)
+    verdict = pool.grade([GradeItem(act, ["7"], thinking_prefilled=True)])[0]
     assert verdict.outcome is Outcome.GRADER_FAILED and "PermissionError" in verdict.detail
 
 
@@ -166,26 +167,26 @@ def test_many_threads_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_that_cannot_start_is_an_error_with_a_remedy() -> None:
     with make_pool("no_such_module:grade") as pool, pytest.raises(RunError, match=r"did not start: .*no_such_module"):
-        pool.grade("a", ["7"], thinking_prefilled=True)
+        pool.grade([GradeItem("a", ["7"], thinking_prefilled=True)])
 
 
 def test_closing_ends_the_process_and_refuses_work(own_pool: GraderPool) -> None:
     pool = own_pool
-    pid = int(pool.grade("pid", ["7"], thinking_prefilled=True).answer or 0)
+    pid = int(pool.grade([GradeItem("pid", ["7"], thinking_prefilled=True)])[0].answer or 0)
     pool.close()
     assert _gone(pid)
     with pytest.raises(ValueError, match="closed"):
-        pool.grade("a", ["7"], thinking_prefilled=True)
+        pool.grade([GradeItem("a", ["7"], thinking_prefilled=True)])
 
 
 def test_the_worker_dies_with_a_killed_parent() -> None:
     program = f"""
 import sys, threading, time
 sys.path.insert(0, {str(HERE)!r})
-from test_grader_isolation import make_pool
+from test_grader_isolation import GradeItem, make_pool
 pool = make_pool()
-print(pool.grade("pid", ["7"], thinking_prefilled=True).answer, flush=True)
-threading.Thread(target=lambda: pool.grade("hang", ["7"], thinking_prefilled=True), daemon=True).start()
+print(pool.grade([GradeItem("pid", ["7"], True)])[0].answer, flush=True)
+threading.Thread(target=lambda: pool.grade([GradeItem("hang", ["7"], True)]), daemon=True).start()
 time.sleep(0.3)
 __import__("os").kill(__import__("os").getpid(), 9)
 """
@@ -230,27 +231,27 @@ def scored_groups(profile: str, text: str, *problems: Problem) -> list[ScoredGro
     reasons = (FinishReason.LENGTH, FinishReason.STOP)
     rollouts = tuple(Rollout("p", i, ids, ids, np.zeros(1, np.float32), reason, 0) for i, reason in enumerate(reasons))
     limits = Limits(wall_s=60, cpu_s=1, memory_mib=1024)
-    with GraderPool(
-        num_workers=1, limits=limits, profile=profile, decode=lambda ids: text, thinking_prefilled=True
-    ) as pool:
-        return pool.score([Group(problem, rollouts) for problem in problems])
+    groups = [Group(problem, rollouts) for problem in problems]
+    items = items_of(groups, lambda ids: text, thinking_prefilled=True)
+    with GraderPool(num_workers=1, limits=limits, profile=profile) as pool:
+        return scored(groups, items, pool.grade(items))
 
 
 def test_a_truncated_rollout_earns_nothing_and_is_not_graded() -> None:
-    (scored,) = scored_groups("deepscaler", "</think>\\boxed{7}", Problem("p", "?", ("7",)))
-    assert [v.outcome for v in scored.verdicts] == [Outcome.TRUNCATED, Outcome.CORRECT]
-    assert scored.rewards.tolist() == [0.0, 1.0]
-    assert scored.texts == ("</think>\\boxed{7}",) * 2
+    (group,) = scored_groups("deepscaler", "</think>\\boxed{7}", Problem("p", "?", ("7",)))
+    assert [v.outcome for v in group.verdicts] == [Outcome.TRUNCATED, Outcome.CORRECT]
+    assert group.rewards.tolist() == [0.0, 1.0]
+    assert group.texts == ("</think>\\boxed{7}",) * 2
 
 
 def test_a_problem_brings_its_tolerance_and_no_other_has_one() -> None:
     exact, near = Problem("a", "?", ("0.5",)), Problem("b", "?", ("0.5",), tolerance=0.1)
-    scored = scored_groups("deepscaler", "</think>\\boxed{0.51}", exact, near, exact)
-    assert [s.verdicts[1].outcome for s in scored] == [Outcome.WRONG, Outcome.CORRECT, Outcome.WRONG]
+    groups = scored_groups("deepscaler", "</think>\\boxed{0.51}", exact, near, exact)
+    assert [g.verdicts[1].outcome for g in groups] == [Outcome.WRONG, Outcome.CORRECT, Outcome.WRONG]
 
 
 def test_the_profile_decides_what_equal_means() -> None:
     problem = Problem("p", "?", ("0.5",))
     for profile, outcome in (("deepscaler", Outcome.CORRECT), ("string", Outcome.WRONG)):
-        (scored,) = scored_groups(profile, "</think>\\boxed{1/2}", problem)
-        assert scored.verdicts[1].outcome is outcome
+        (group,) = scored_groups(profile, "</think>\\boxed{1/2}", problem)
+        assert group.verdicts[1].outcome is outcome

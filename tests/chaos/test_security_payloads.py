@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Item, Limits
-from deepscaler.types import Outcome, Verdict
+from deepscaler.rewards.isolation.pool import GraderPool
+from deepscaler.rewards.isolation.process import Limits
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 MARK = "pwned"
@@ -78,19 +78,19 @@ AROUND = (
 )
 
 
-def _cases() -> list[Item]:
+def _cases() -> list[GradeItem]:
     inside = [f"</think>\\boxed{{{a.format(p, p)}}}" for a in ANSWERS for p in PAYLOADS]
     around = [a.format(p) for a in AROUND for p in PAYLOADS]
-    graded = [Item(c, ["7", "\\frac{1}{2}", "x+1"], False) for c in (*inside, *around)]
-    as_reference = [Item("\\boxed{7}", [a.format(p, p)], False) for a in ANSWERS for p in PAYLOADS]
-    as_both = [Item(f"\\boxed{{{p} + 1}}", [f"1 + {p}"], False) for p in PAYLOADS]
+    graded = [GradeItem(c, ["7", "\\frac{1}{2}", "x+1"], False) for c in (*inside, *around)]
+    as_reference = [GradeItem("\\boxed{7}", [a.format(p, p)], False) for a in ANSWERS for p in PAYLOADS]
+    as_both = [GradeItem(f"\\boxed{{{p} + 1}}", [f"1 + {p}"], False) for p in PAYLOADS]
     return [*graded, *as_reference, *as_both]
 
 
-def _grade(function: str, items: list[Item]) -> list[Verdict]:
+def _grade(function: str, items: list[GradeItem]) -> list[Verdict]:
     limits = Limits(wall_s=60, cpu_s=2, memory_mib=1024)
     with GraderPool(num_workers=1, limits=limits, grader=f"audited_grader:{function}") as pool:
-        return pool.grade_many(items)
+        return pool.grade(items)
 
 
 @pytest.fixture
@@ -112,14 +112,14 @@ def test_no_payload_writes_runs_loads_or_dials_from_any_position(watched: Path) 
 
 def test_the_grader_is_the_same_after_the_payloads(watched: Path) -> None:
     """No answer may change how later ones are graded."""
-    right, wrong = Item("\\boxed{\\frac{2}{4}}", ["0.5"], False), Item("\\boxed{0.51}", ["0.5"], False)
-    verdicts = _grade("grade", [right, wrong, *_cases(), Item("\\boxed{0.500}", ["\\frac12"], False), wrong])
+    right, wrong = GradeItem("\\boxed{\\frac{2}{4}}", ["0.5"], False), GradeItem("\\boxed{0.51}", ["0.5"], False)
+    verdicts = _grade("grade", [right, wrong, *_cases(), GradeItem("\\boxed{0.500}", ["\\frac12"], False), wrong])
     assert [v.outcome.value for v in (*verdicts[:2], *verdicts[-2:])] == ["correct", "wrong"] * 2
 
 
 def test_the_audit_notices_a_grader_that_evaluates(watched: Path) -> None:
     """The test above can fail: Python's evaluation of the same payloads is noticed, and still writes nothing."""
-    verdicts = _grade("evaluate", [Item(f"\\boxed{{{payload}}}", ["7"], False) for payload in PAYLOADS[:14]])
+    verdicts = _grade("evaluate", [GradeItem(f"\\boxed{{{payload}}}", ["7"], False) for payload in PAYLOADS[:14]])
     assert all(v.detail != "[]" or v.outcome is Outcome.GRADER_FAILED for v in verdicts)
     assert sum("compile" in v.detail for v in verdicts) >= 10
     assert list(watched.iterdir()) == []  # what the worker refuses by itself

@@ -19,7 +19,7 @@ MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "cod
 MODULES |= {"latex2sympy2", "latex2sympy2_extended", "math_verify"}
 SWITCHES = {"shell": True, "allow_pickle": True, "trust_remote_code": True, "weights_only": False}
 # The one import by name: of the grader, named by this package's own table, before any text is read.
-ALLOWED = {("rewards/worker.py", "import_module")}
+ALLOWED = {("rewards/isolation/worker.py", "import_module")}
 
 
 def findings(source: str, name: str = "x.py") -> list[str]:

@@ -20,9 +20,9 @@ from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
 from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.head import float32_logits
 from deepscaler.orchestration.publishing import load_checked
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
@@ -145,7 +145,7 @@ def test_a_whole_step_updates_publishes_and_resumes(
     for step in range(2):
         samples = as_samples(list(engine.generate(requests(), PARAMS)))
         engine.release_memory()
-        assert engine._cache.allocated_bytes == 0
+        assert engine.cache.allocated_bytes == 0
         stats = learner.update(samples)
         assert stats.num_updates == 1 and stats.metrics["mismatch_mean"] < 0.02, step
         assert load_checked(engine, learner.learner.publish()).version == step + 1

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.rollout.flash_attention import flash_works
-from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import FlashCache, PoolCache
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.flash_attention import flash_works
 from deepscaler.types import Request, Rollout, SamplingParams
 from deepscaler.weights import LiveWeights
 
@@ -37,13 +35,24 @@ def run(engine: TorchEngine, count: int) -> dict[tuple[str, int], Rollout]:
     return {(r.problem_id, r.sample_index): r for r in engine.generate(requests(count), PARAMS)}
 
 
-def engine_of(model: Any, *, max_active: int = 64, kind: type[PoolCache] | None = None) -> TorchEngine:
-    """kind: another cache than the one that the engine chooses."""
-    engine = TorchEngine(model, stop_ids=frozenset({1}), max_active=max_active, max_cache_bytes=LIMIT)
-    if kind is not None:
-        engine._cache = kind(model.config, engine.dtype, DEVICE, LIMIT)
-        engine._step = PoolStep(engine._decoder, engine._cache)
-    return engine
+def engine_of(model: Any, *, max_active: int = 64, backend: str | None = None) -> TorchEngine:
+    return TorchEngine(
+        model, stop_ids=frozenset({1}), max_active=max_active, max_cache_bytes=LIMIT, attention_backend=backend
+    )
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Gets an entry for every CUDA graph that is captured."""
+    captured: list[Any] = []
+    graph = torch.cuda.graph
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        captured.append(arguments[0])
+        return graph(*arguments, **named)
+
+    monkeypatch.setattr(torch.cuda, "graph", counting)
+    return captured
 
 
 def assert_equal(found: dict[Any, Rollout], expected: dict[Any, Rollout], atol: float = 1e-5) -> None:
@@ -55,38 +64,42 @@ def assert_equal(found: dict[Any, Rollout], expected: dict[Any, Rollout], atol: 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("max_active", [3, 64])
-def test_graphs_give_the_same_completions(tiny_model: Callable[..., Any], max_active: int, dtype: torch.dtype) -> None:
+def test_graphs_give_the_same_completions(
+    tiny_model: Callable[..., Any], captures: list[Any], max_active: int, dtype: torch.dtype
+) -> None:
     model = tiny_model().to(DEVICE, dtype)
     plain, captured = (engine_of(model, max_active=max_active) for _ in range(2))
     plain._step._graphs = None
     for count in (4, 2, 5):
         assert_equal(run(captured, count), run(plain, count))
-    assert len(captured._step._graphs) > 0
+    assert captures
 
 
-def test_graphs_are_kept_over_generations_and_see_new_weights(tiny_model: Callable[..., Any]) -> None:
+def test_graphs_are_kept_over_generations_and_see_new_weights(
+    tiny_model: Callable[..., Any], captures: list[Any]
+) -> None:
     model, other = tiny_model().to(DEVICE), tiny_model(seed=9).to(DEVICE)
     engine = engine_of(model)
     run(engine, 3)
-    graphs = dict(engine._step._graphs._graphs)
-    assert graphs
+    before = len(captures)
+    assert before
     engine.load_weights(LiveWeights(1, other.named_parameters))
     # What earlier generations freed is overwritten, so that a graph that still reads it shows.
     rubbish = [torch.full((n,), float("nan"), device=DEVICE) for n in (1, 8, 32, 128) for _ in range(50)]
     after = run(engine, 3)
-    assert rubbish and all(engine._step._graphs._graphs[key] is graph for key, graph in graphs.items())
+    assert rubbish and len(captures) == before
     assert_equal(after, run(engine_of(other), 3))
 
 
-def test_graphs_of_all_sizes_share_their_memory(tiny_model: Callable[..., Any]) -> None:
+def test_graphs_of_all_sizes_share_their_memory(tiny_model: Callable[..., Any], captures: list[Any]) -> None:
     engine = engine_of(tiny_model().to(DEVICE))
     run(engine, 1)
     torch.cuda.empty_cache()
-    before, graphs = torch.cuda.memory_reserved(), len(engine._step._graphs)
+    before, graphs = torch.cuda.memory_reserved(), len(captures)
     for count in range(2, 9):
         run(engine, count)
     torch.cuda.empty_cache()
-    assert len(engine._step._graphs) >= graphs + 4
+    assert len(captures) >= graphs + 4
     assert torch.cuda.memory_reserved() - before < 100 * 2**20
 
 
@@ -96,7 +109,7 @@ def test_the_cache_keeps_to_its_limit_and_gives_its_memory_back(tiny_model: Call
     before = torch.cuda.memory_allocated()
     engine = engine_of(model)
     first = run(engine, 4)
-    assert LIMIT // 2 < engine._cache.allocated_bytes <= LIMIT
+    assert LIMIT // 2 < engine.cache.allocated_bytes <= LIMIT
     assert torch.cuda.memory_allocated() - before < 2 * LIMIT
     engine.release_memory()
     assert torch.cuda.memory_allocated() - before < LIMIT // 4
@@ -107,7 +120,7 @@ def test_without_a_limit_the_cache_takes_a_share_of_what_is_free(tiny_model: Cal
     engine = TorchEngine(tiny_model().to(DEVICE), stop_ids=frozenset())
     run(engine, 1)
     free = torch.cuda.mem_get_info()[0]
-    assert free > 0.1 * (free + engine._cache.allocated_bytes)
+    assert free > 0.1 * (free + engine.cache.allocated_bytes)
     engine.release_memory()
 
 
@@ -123,7 +136,7 @@ def test_both_kinds_of_attention_agree(tiny_model: Callable[..., Any], family: s
     shape = (model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim)
     if not flash_works(DEVICE, torch.bfloat16, *shape):
         pytest.skip("no flash attention here for these shapes")
-    flash, pool = (run(engine_of(model, kind=kind), 4) for kind in (FlashCache, PoolCache))
+    flash, pool = (run(engine_of(model, backend=name), 4) for name in ("flash", "paged"))
     agreeing = []
     for key, rollout in flash.items():  # roundings differ, so a draw may; logprobs agree up to there
         other = pool[key]

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from deepscaler.orchestration.parallel import Team
 
 from deepscaler.cli.main import main
+from deepscaler.cluster.replica import SharedReplica
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.observability import run_directory
 from deepscaler.orchestration.progress import Progress
@@ -39,7 +39,7 @@ def die_after(owner: Any, name: str, count: int) -> None:
 
 POINTS: dict[str, tuple[Any, str]] = {
     "rollout": (Progress, "on_rollout"),  # some completions of a step are there, others not
-    "gradient": (Team, "accumulate"),  # between the backward pass and the optimizer's step
+    "gradient": (SharedReplica, "accumulate"),  # between the backward pass and the optimizer's step
     "optimizer": (torch.optim.AdamW, "step"),  # between the two updates of one step
     "evaluation": (SampleStore, "add"),  # some samples of an evaluation are stored
     "record": (run_directory.RunDirectory, "write_rollouts"),  # updated, but its metrics are not written

@@ -103,7 +103,7 @@ def test_quickstart_again_keeps_the_earlier_run_and_reuses_the_base(
 
 
 def test_an_interrupted_quickstart_goes_on(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deepscaler.orchestration import quickstart
+    from deepscaler.toy import quickstart
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

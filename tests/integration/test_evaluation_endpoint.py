@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.samples import read_results
 from deepscaler.observability.counts import counted
 from deepscaler.orchestration.evaluate import (
     evaluate_endpoint,
 )
-from deepscaler.rollout.openai_http import EndpointError
 from deepscaler.types import RunError
 from evaluation_jobs import RATES, REPLY, figures, job, table
 from scripted_server import Faults, Script, ScriptedServer

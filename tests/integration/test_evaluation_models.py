@@ -11,12 +11,12 @@ import pytest
 
 from deepscaler.config.evaluation import EvalRecipe
 from deepscaler.data.benchmarks import BENCHMARKS
+from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.datasets import describe, load_suite
 from deepscaler.orchestration.evaluate import (
     evaluate_endpoint,
     evaluate_model,
 )
-from deepscaler.rollout.openai_http import EndpointError
 from deepscaler.types import Problem
 from evaluation_jobs import job, table
 from scripted_server import Script, ScriptedServer

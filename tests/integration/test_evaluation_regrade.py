@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deepscaler.config.evaluation import EvalRecipe
 from deepscaler.evaluation.regrade import regrade
 from deepscaler.evaluation.samples import read_results
-from deepscaler.orchestration.evaluate import (
-    evaluate_endpoint,
-    grader_settings,
-    text_grader,
-)
-from deepscaler.types import Outcome
+from deepscaler.orchestration.evaluate import evaluate_endpoint, grader_settings
+from deepscaler.rewards.isolation.pool import TRUNCATED, make_grader
+from deepscaler.types import GradeItem, Outcome, Verdict
 from evaluation_jobs import REPLY, job, table
 from scripted_server import Faults, Script, ScriptedServer
 
@@ -28,7 +25,7 @@ def test_regrading_changes_what_the_grader_changed_and_keeps_the_old(
         evaluate_endpoint(server.url, "scripted", job(tmp_path, "sampling.num_samples=2"))
         before, rows = read_results(tmp_path), table(tmp_path)
         recipe = EvalRecipe()
-        with text_grader(recipe.grader) as grader:
+        with make_grader(recipe.grader) as grader:
             same = regrade(tmp_path, grader, grader_settings(recipe.grader))
         assert not same.changed and table(tmp_path) == rows
         assert json.loads((tmp_path / "results.1.json").read_text()) == before
@@ -36,10 +33,8 @@ def test_regrading_changes_what_the_grader_changed_and_keeps_the_old(
         class Harsh:
             """A grader that accepts nothing."""
 
-            def grade_many(self, items: Any) -> Any:
-                from deepscaler.types import Verdict
-
-                return [Verdict(Outcome.WRONG, 0.0, "x", "harsh") for _ in items]
+            def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+                return [TRUNCATED if item.truncated else Verdict(Outcome.WRONG, 0.0, "x", "harsh") for item in items]
 
         harsh = regrade(tmp_path, Harsh(), {**grader_settings(recipe.grader), "version": "harsh"})
         right = sum(r["outcome"] == "correct" for r in rows)

@@ -45,9 +45,9 @@ def test_sampling_is_measured_beside_its_peers(tmp_path: Path) -> None:
     code, record = run(tmp_path, "--device", "cpu", "--parts", "decoding", "mismatch", "generation")
     assert code == 0
     decoding = results_of(record, "decoding")
-    cases = [(r["context"], r["batch"]) for r in decoding["PoolCache"]]
+    cases = [(r["context"], r["batch"]) for r in decoding["PagedCache"]]
     assert cases == [(c, b) for c in record["workload"]["contexts"] for b in record["workload"]["batches"]]
-    assert all(r["fits"] and r["tokens_per_s"] > 0 and r["share_of_bound"] > 0 for r in decoding["PoolCache"])
+    assert all(r["fits"] and r["tokens_per_s"] > 0 and r["share_of_bound"] > 0 for r in decoding["PagedCache"])
     mismatch = results_of(record, "mismatch")
     assert mismatch.keys() == {"head in bfloat16", "head in float32"}
     assert all(0 < m["mean_abs"] <= m["max_abs"] < 0.1 for m in mismatch.values())

@@ -25,7 +25,7 @@ from deepscaler.cluster.replica import GradientHelper, SharedReplica
 from deepscaler.cluster.sampling import ShardedSampler
 from deepscaler.cluster.sharding import split_evenly, split_requests
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.toy.muon import orthogonalise_all
 from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
 from deepscaler.toy.supervised import as_sample, optimizers, train

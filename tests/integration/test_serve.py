@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from deepscaler.data.templates import render_prompt
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.serve.app import Service
-from deepscaler.serve.choices import SERVE_STEP, Piece, sampling
+from deepscaler.serve.choices import SERVE_STEP, Piece, sampling_params
 from deepscaler.serve.requests import parse_chat
 from deepscaler.serve.server import ServeOptions, open_service, read_token
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
@@ -103,7 +103,7 @@ def test_a_server_told_to_stop_does_so_for_every_request(model: Path) -> None:
         body = {"messages": MESSAGES, "model": "m", "n": 32, "stop": "2", "max_tokens": 60}
         asked = parse_chat(body, "m")
         (prompt,) = service.encoder.prompts(asked)
-        service.engine.submit([(prompt.ids, sampling(asked, prompt.ids, 400, 1))], asked, pieces.put)
+        service.engine.submit([(prompt.ids, sampling_params(asked, prompt.ids, 400, 1))], asked, pieces.put)
         seen: list[Piece] = []
         while sum(piece.finish_reason is not None for piece in seen) < 32:
             seen.append(pieces.get(timeout=60))

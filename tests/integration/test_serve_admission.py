@@ -139,7 +139,7 @@ def test_a_key_is_compared_as_it_is_sent(model: Path, monkeypatch: pytest.Monkey
         assert ask(address, "GET /health") == (200, {"status": "ok"})
         with_key = ask(address, "GET /health", b"Authorization: Bearer " + key.encode())
         assert with_key == (200, {"status": "ok", "open": 0})
-        monkeypatch.setattr(service.engine, "_broken", RuntimeError("gone"))
+        monkeypatch.setattr(service.engine, "_failure", RuntimeError("gone"))
         assert ask(address, "GET /health") == (503, {"status": "failed"})
 
 

@@ -15,10 +15,12 @@ import pytest
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.data.synthetic import generate_problems
 from deepscaler.observability.run_directory import read_metrics
+from deepscaler.orchestration import experience
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
-from deepscaler.types import Group, Outcome, ScoredGroup
+from deepscaler.rewards.scoring import scored
+from deepscaler.types import GradeItem, Group, Outcome, ScoredGroup, Verdict
 from tiny_run import write_model, write_recipe
 
 MIX = 'data.sources=[{name="easy", path="%s"}, {name="hard", path="%s", weight=3}]'
@@ -45,20 +47,20 @@ def recipe(tmp_path: Path) -> Recipe:
     return load_recipe(write_recipe(tmp_path, num_steps=6, processes=1, model=model), overrides)
 
 
-class LenientGrader:
-    """The run's grader, but every answer to problems with one or three operations is right."""
+def leniently_scored(groups: Sequence[Group], items: Sequence[GradeItem], verdicts: Sequence[Verdict]) -> Any:
+    """As a run scores, but every answer to problems with one or three operations is right."""
 
-    def __init__(self, grader: Any) -> None:
-        self._grader = grader
+    def solved(one: ScoredGroup) -> ScoredGroup:
+        if one.group.problem.difficulty not in (1.0, 3.0):
+            return one
+        return replace(one, verdicts=tuple(replace(v, outcome=Outcome.CORRECT, reward=1.0) for v in one.verdicts))
 
-    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
-        return [self._solve(group) for group in self._grader.score(groups)]
+    return [solved(one) for one in scored(groups, items, verdicts)]
 
-    def _solve(self, scored: ScoredGroup) -> ScoredGroup:
-        if scored.group.problem.difficulty not in (1.0, 3.0):
-            return scored
-        right = tuple(replace(v, outcome=Outcome.CORRECT, reward=1.0) for v in scored.verdicts)
-        return replace(scored, verdicts=right)
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experience, "scored", leniently_scored)
 
 
 def run_steps(recipe: Recipe, path: Path, *stops: int) -> tuple[str, str]:
@@ -67,7 +69,6 @@ def run_steps(recipe: Recipe, path: Path, *stops: int) -> tuple[str, str]:
     for stop in stops:
         shorter = recipe.model_copy(update={"num_steps": stop})
         with open_run(shorter, Path(recipe.model.path or ""), path, Progress(out, terminal=False)) as run:
-            run.grader = LenientGrader(run.grader)  # type: ignore[assignment]
             assert train(run) == stop
             digest = run.weights.digest("float32")
     return digest, out.getvalue()

@@ -9,30 +9,30 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
 
 from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
 from deepscaler.config import Recipe, load_recipe
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import AlarmError, Run
 from deepscaler.protocols import PublishedWeights
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.checkpoint import CheckpointError
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.replica import ModelReplica
 from deepscaler.types import (
-    Group,
+    GradeItem,
     Outcome,
     Request,
     Rollout,
     RunError,
     SamplingParams,
-    ScoredGroup,
     Verdict,
     WeightsInfo,
 )
@@ -54,20 +54,13 @@ Plant = Callable[[Run, pytest.MonkeyPatch], None]
 
 
 class MadeGrader:
-    """Verdicts as a function of the tokens, about half of them right."""
+    """Verdicts as a function of a completion's text and place, about half of them right."""
 
     def __init__(self, verdict: Callable[[int], Verdict]) -> None:
         self._verdict = verdict
 
-    def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
-        return [
-            ScoredGroup(
-                g,
-                tuple("" for _ in g.rollouts),
-                tuple(self._verdict(int(r.completion_ids.sum()) + r.sample_index) for r in g.rollouts),
-            )
-            for g in groups
-        ]
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        return [self._verdict(crc32(item.completion.encode()) + place) for place, item in enumerate(items)]
 
 
 def half_right(number: int) -> Verdict:
@@ -85,7 +78,7 @@ def opened(path: Path, model: Path, *settings: str, num_steps: int = STEPS) -> I
         write_recipe(path, num_steps=num_steps, every_steps=2, processes=1, model=model), [*SETTINGS, *settings]
     )
     with open_run(recipe, model, path / "run", Progress(StringIO(), terminal=False)) as run:
-        run.cluster.grader.score = MadeGrader(half_right).score  # type: ignore[method-assign]
+        run.cluster.grader.grade = MadeGrader(half_right).grade  # type: ignore[method-assign]
         run.validation = None
         yield run
 
@@ -216,22 +209,23 @@ def flipped_reward(run: Run, patch: pytest.MonkeyPatch) -> None:
     def flipped(number: int) -> Verdict:
         return replace(half_right(number), reward=1.0 - half_right(number).reward)
 
-    patch.setattr(run.cluster.grader, "score", MadeGrader(flipped).score)
+    patch.setattr(run.cluster.grader, "grade", MadeGrader(flipped).grade)
 
 
 def crashing_grader(run: Run, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(run.cluster.grader, "score", MadeGrader(lambda n: Verdict(Outcome.GRADER_FAILED, 0.0)).score)
+    patch.setattr(run.cluster.grader, "grade", MadeGrader(lambda n: Verdict(Outcome.GRADER_FAILED, 0.0)).grade)
 
 
 def no_difference(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Half of the groups all right, half all wrong."""
 
-    class ByGroup(MadeGrader):
-        def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
-            made = super().score(groups)
-            return [replace(g, verdicts=(half_right(i),) * len(g.verdicts)) for i, g in enumerate(made)]
+    size = run.recipe.rollout.group_size
 
-    patch.setattr(run.cluster.grader, "score", ByGroup(half_right).score)
+    class ByGroup(MadeGrader):
+        def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+            return [self._verdict(place // size) for place in range(len(items))]
+
+    patch.setattr(run.cluster.grader, "grade", ByGroup(half_right).grade)
 
 
 # Steps of 1e-5, so that a visit's draws can be recognised at the next one: the policy is nearly the same.

@@ -26,15 +26,15 @@ from safetensors.torch import save_file
 
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.engines.openai.http import EndpointError
+from deepscaler.engines.vllm import engine as vllm_engine
+from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
 from deepscaler.evaluation.datasets import describe
 from deepscaler.evaluation.samples import read_results, read_samples
 from deepscaler.head import forbid_ids
 from deepscaler.lifetime import die_with_parent
 from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
 from deepscaler.orchestration.progress import Progress
-from deepscaler.rollout import vllm_engine
-from deepscaler.rollout.openai_http import EndpointError
-from deepscaler.rollout.vllm_engine import VllmEngine, vllm_version
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams, TrainSample
 from deepscaler.weights import LiveWeights, weights_digest
@@ -202,7 +202,7 @@ def test_what_does_not_fit_into_the_cache_waits_or_is_refused(tiny_model: Callab
     engine = start(model, tmp_path, max_tokens=96, max_cache_bytes=7 * 32 * token)  # two sequences and one block
     rollouts = list(engine.generate(requests(6), PARAMS))
     assert len(rollouts) == 18 and worst_error(rollouts, model, 0.9) < 5e-5
-    with pytest.raises(ValueError, match="exceeds the engine's room of 96 tokens"):
+    with pytest.raises(ValueError, match="exceeds the engine's limit of 96 tokens"):
         list(engine.generate(requests(1), replace(PARAMS, max_completion_tokens=80)))
     with pytest.raises(ValueError, match="a sequence of 96 tokens does not fit into a cache"):
         start(model, tmp_path, max_tokens=96, max_cache_bytes=3 * 32 * token)
@@ -387,7 +387,7 @@ def test_a_budget_that_the_server_lowers_is_reported(server: Served, tmp_path: P
     reasons = [reason for _, reason, _ in completions(tmp_path).values()]
     cut = reasons.count(FinishReason.LENGTH)
     assert cut > 0
-    assert any(f"{cut} of 12 replies were cut before the budget" in text for text in results.content["warnings"])
+    assert any(f"{cut} of 12 replies were truncated before the budget" in text for text in results.content["warnings"])
 
 
 def test_a_wrong_name_and_a_budget_above_the_context_are_refused(server: Served, tmp_path: Path) -> None:

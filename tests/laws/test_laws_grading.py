@@ -11,9 +11,9 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscaler.rewards.equivalence import equivalent
+from deepscaler.answers.equivalence import equivalent
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
 
 LAW = settings(max_examples=60, deadline=None, derandomize=True)
 SMALL = st.integers(2, 99)
@@ -129,7 +129,7 @@ def test_a_rounded_value_is_not_the_exact_one(top: int, bottom: int, digits: int
 @given(st.text(max_size=60), st.sampled_from(["42", r"\frac12", "x+1", "(1,2)", r"\text{yes}"]))
 def test_any_text_has_a_verdict_and_the_same_both_ways(text: str, reference: str) -> None:
     same(text, reference)
-    assert grade(f"\\boxed{{{text}}}", [reference], thinking_prefilled=False).outcome in set(Outcome)
+    assert grade(GradeItem(f"\\boxed{{{text}}}", [reference], thinking_prefilled=False)).outcome in set(Outcome)
 
 
 SIGNS = (
@@ -150,7 +150,7 @@ def test_any_mixture_of_signs_has_a_verdict_and_the_same_both_ways(a: str, b: st
 def test_verdicts_do_not_depend_on_the_hash_seed() -> None:
     pairs = [(rf"\sin({k}x+y)+\sqrt{{z}}", rf"\sqrt z+\sin(y+{k}x)") for k in range(20)]
     code = (
-        "import json, sys; from deepscaler.rewards.equivalence import equivalent;"
+        "import json, sys; from deepscaler.answers.equivalence import equivalent;"
         "print(json.dumps([equivalent(a, b).equal for a, b in json.load(sys.stdin)]))"
     )
     said = {

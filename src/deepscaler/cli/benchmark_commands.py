@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark, read_rows
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Verdict
 
 
 def lint_benchmarks(directory: Path, *, out: Path) -> int:
@@ -23,7 +21,7 @@ def lint_benchmarks(directory: Path, *, out: Path) -> int:
     for name, spec in BENCHMARKS.items():
         loaded = load_benchmark(name, directory, allow_changed=True)
         rows, _ = read_rows(directory / spec.file)
-        findings = lint_benchmark(spec, rows, loaded.problems, _judge)
+        findings = lint_benchmark(spec, rows, loaded.problems, grade)
         linted.append(LintedBenchmark(loaded, tuple(findings)))
         changed = "" if loaded.registered else "  (not the registered file)"
         found = counted(len(findings), "finding")
@@ -34,7 +32,3 @@ def lint_benchmarks(directory: Path, *, out: Path) -> int:
     write_atomically(table, lambda path: path.write_text(json.dumps(rows_out, indent=1) + "\n", encoding="utf-8"))
     print(f"written to {page} and {table}")
     return 0
-
-
-def _judge(text: str, references: Sequence[str]) -> Verdict:
-    return grade(text, references, thinking_prefilled=False)

@@ -69,13 +69,14 @@ def eval_import(
     from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
     from deepscaler.evaluation.imports import ImportedFile, import_completions
     from deepscaler.evaluation.tables import print_results
-    from deepscaler.orchestration.evaluate import grader_settings, text_grader
+    from deepscaler.orchestration.evaluate import grader_settings
+    from deepscaler.rewards.isolation.pool import make_grader
 
     names = [benchmark] if benchmark is not None else list(BENCHMARKS)
     sets = {name: load_benchmark(name, benchmarks).problems for name in names}
     section = GraderSection(workers=workers)
     imported = ImportedFile(file, _mapping(columns), sets, benchmark, thinking_prefilled)
-    with text_grader(section) as grader:
+    with make_grader(section) as grader:
         results, _ = import_completions(imported, out, grader, {"grader": grader_settings(section)})
     print_results(results.content)
     print(f"written to {out / 'results.json'}")

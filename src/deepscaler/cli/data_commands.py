@@ -19,7 +19,7 @@ from deepscaler.evaluation.held_out import same_answer
 from deepscaler.observability.counts import counted
 from deepscaler.observability.terminal import control
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome, Problem
+from deepscaler.types import GradeItem, Outcome, Problem
 
 WIDTH = 80
 
@@ -91,7 +91,7 @@ def prepare_command(
 def readable(reference: str) -> bool:
     """Whether the value that a person would box for a reference is graded correct against it."""
     boxed = f"\\boxed{{{value_in(reference)}}}"
-    return grade(boxed, [reference], thinking_prefilled=False).outcome is Outcome.CORRECT
+    return grade(GradeItem(boxed, [reference], thinking_prefilled=False)).outcome is Outcome.CORRECT
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

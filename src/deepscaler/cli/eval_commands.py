@@ -122,12 +122,13 @@ def regrade(directory: Path, workers: int) -> int:
     from deepscaler.evaluation.regrade import regrade as grade_again
     from deepscaler.evaluation.regrade import worded
     from deepscaler.evaluation.samples import read_results
-    from deepscaler.orchestration.evaluate import grader_settings, text_grader
+    from deepscaler.orchestration.evaluate import grader_settings
+    from deepscaler.rewards.isolation.pool import make_grader
 
     before = read_results(directory)["settings"].get("grader", {})  # its limits stay; its version does not
     kept = {name: before[name] for name in GraderSection.model_fields.keys() & before.keys()}
     section = GraderSection(**{**kept, "workers": workers})
-    with text_grader(section) as grader:
+    with make_grader(section) as grader:
         regraded = grade_again(directory, grader, grader_settings(section))
     for line in worded(regraded.transitions):
         print(line)

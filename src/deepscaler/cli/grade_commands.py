@@ -17,11 +17,10 @@ from deepscaler.config.models import GraderSection
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.orchestration.progress import Progress, duration
-from deepscaler.rewards import equivalence, string_match
 from deepscaler.rewards.extract import extract_answer, final_part
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
-from deepscaler.types import Outcome, Verdict
+from deepscaler.rewards.isolation.pool import GraderPool, make_grader
+from deepscaler.rewards.registry import REWARDS
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 ROWS_AT_ONCE = 256  # per worker
 SHOWN_CHARACTERS = 1000
@@ -52,7 +51,7 @@ def grade_file(
             rows = read_rows(path, columns, thinking_prefilled=thinking_prefilled)
             with nullcontext() if target is None else target.open("x", encoding="ascii") as file:
                 for batch in _batches(rows, ROWS_AT_ONCE * workers):
-                    graded = pool.grade_many([row.item for row in batch])
+                    graded = pool.grade([row.item for row in batch])
                     if file is not None:
                         file.writelines(_line(row, verdict) for row, verdict in zip(batch, graded, strict=True))
                     verdicts.update(v.outcome for v in graded)
@@ -81,7 +80,7 @@ def explain(
 ) -> int:
     """Print how the verdict on one completion comes about: final part, answer, reading, comparison, outcome."""
     with _pool(profile, 1) as pool:
-        verdict = pool.grade(text, references, thinking_prefilled=thinking_prefilled, tolerance=tolerance)
+        verdict = pool.grade([GradeItem(text, references, thinking_prefilled, tolerance)])[0]
         print(f"1 completion   {counted(len(text), 'character')}")
         final = final_part(text, thinking_prefilled=thinking_prefilled)
         print(f"2 final part   {_final_words(text, final.answer, final.why)}")
@@ -94,7 +93,7 @@ def explain(
         print(f"verdict        {verdict.outcome.value} (reward {verdict.reward:g}) in {verdict.seconds * 1000:.1f} ms")
         print(f"why            {_shown(verdict.detail)}")
         if bare:
-            boxed = pool.grade(f"\\boxed{{{text}}}", references, thinking_prefilled=False, tolerance=tolerance)
+            boxed = pool.grade([GradeItem(f"\\boxed{{{text}}}", references, False, tolerance)])[0]
             print(f"inside a box   this text would be {boxed.outcome.value}: {_shown(boxed.detail)}")
     return 0
 
@@ -110,26 +109,18 @@ def _print_comparisons(answer: str, references: Sequence[str], profile: str, tol
         print(
             f"4 reference {number}  of {len(references)}" + ("" if tolerance is None else f", tolerance {tolerance:g}")
         )
-        if profile == "string":
-            lines = [
-                f"{name}: {string_match.normalized(t)}" for name, t in (("answer", answer), ("reference", reference))
-            ]
-        else:
-            lines = equivalence.explain(answer, reference, tolerance=tolerance)
-        for line in lines:
+        for line in REWARDS[profile].explain(answer, reference, tolerance):
             print(f"    {_shown(line)}")
 
 
 def _shown(text: str) -> str:
-    """For a terminal: on one line, without control characters or broken Unicode, cut when very long."""
+    """For a terminal: on one line, without control characters or broken Unicode, truncated when very long."""
     kept = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({counted(len(text), 'character')})"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in kept)
 
 
 def _pool(profile: str, workers: int) -> GraderPool:
-    defaults = GraderSection()
-    limits = Limits(wall_s=defaults.wall_s, cpu_s=defaults.cpu_s, memory_mib=defaults.memory_mib)
-    return GraderPool(num_workers=workers, limits=limits, profile=profile)
+    return make_grader(GraderSection.model_validate({"profile": profile, "workers": workers}))
 
 
 def _check_out(path: Path, out: Path | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from deepscaler.data.readers import arrow_to_rows
 from deepscaler.data.references import NoAnswerError, read_reference
 from deepscaler.json_text import parse_json
-from deepscaler.rewards.process import Item
+from deepscaler.types import GradeItem
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 SHOWN_COLUMNS = 8
@@ -39,7 +39,7 @@ class Columns:
 @dataclass(frozen=True, slots=True)
 class Row:
     id: Any
-    item: Item
+    item: GradeItem
 
 
 def read_rows(path: Path, columns: Columns, *, thinking_prefilled: bool) -> Iterator[Row]:
@@ -60,7 +60,7 @@ def read_rows(path: Path, columns: Columns, *, thinking_prefilled: bool) -> Iter
             identity = index if record.get("id") is None else record["id"]
         else:
             identity = _field(record, columns.id, where, "--id-column")
-        yield Row(_json_id(identity, where), Item(response, references, thinking_prefilled, tolerance))
+        yield Row(_json_id(identity, where), GradeItem(response, references, thinking_prefilled, tolerance))
 
 
 def _records(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -168,6 +168,14 @@ def serve(
 add_stored_commands(app)
 
 
+def _known_profile(name: str) -> str:
+    from deepscaler.rewards.registry import REWARDS
+
+    if name not in REWARDS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, REWARDS))}.")
+    return name
+
+
 @app.command(rich_help_panel="Measure")
 def grade(
     file: Annotated[
@@ -190,7 +198,8 @@ def grade(
     ] = None,
     tolerance: Annotated[float | None, typer.Option(min=0, help="With --explain: an absolute tolerance.")] = None,
     profile: Annotated[
-        Literal["deepscaler", "string"], typer.Option(help="Mathematical equality, or equality of text.")
+        str,
+        typer.Option(callback=_known_profile, help="Mathematical equality (deepscaler), or equality of text (string)."),
     ] = "deepscaler",
     thinking_prefilled: Annotated[
         bool, typer.Option("--thinking-prefilled", help="The prompt already opened <think>.")

@@ -17,11 +17,11 @@ from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFacts, decoder, encode_problem, template_facts
+from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
+from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.observability.counts import counted
 from deepscaler.positions import model_context
 from deepscaler.protocols import Sampler
-from deepscaler.rollout.sizing import DTYPES, pick_device, pick_dtype, slots_that_fit
-from deepscaler.rollout.stops import plain_decode
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.model import (
     ModelError,
@@ -124,7 +124,7 @@ def open_torch_engine(
     dtype = DTYPES[files.dtype]
     model = load_model(files.directory, dtype=dtype, device=device, tokenizer=files.tokenizer, longest=capacity)
     count = num_processes(engine.processes, device)
-    slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=engine.max_active)
+    slots = max_sequences(model.config, dtype, device, capacity=capacity, most=engine.max_active)
     computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
     stop_ids = files.stop_ids(params.stop_token_ids)
     settings = EngineSettings(stop_ids, slots, plain_decode(files.tokenizer))

@@ -13,9 +13,9 @@ from deepscaler import cpu
 from deepscaler.cluster.embedded import ModelFiles, open_torch_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder
+from deepscaler.engines.sizing import DTYPES
 from deepscaler.observability.environment import package_versions
 from deepscaler.protocols import Sampler
-from deepscaler.rollout.sizing import DTYPES
 from deepscaler.training.model import unknown_ids
 from deepscaler.types import SamplingParams
 
@@ -45,7 +45,7 @@ def torch_facts(dtype: str, device: str) -> dict[str, Any]:
 
 
 def vllm_facts(files: ModelFiles) -> dict[str, Any]:
-    from deepscaler.rollout.vllm_engine import require_vllm
+    from deepscaler.engines.vllm.engine import require_vllm
 
     versions = {"vllm": require_vllm(), **package_versions(("deepscaler", "torch", "transformers"))}
     return {"kind": "vllm", "versions": versions, "dtype": files.dtype, "device": files.device.type, **files.facts()}
@@ -56,7 +56,7 @@ def open_vllm_engine(
     files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
-    from deepscaler.rollout.vllm_engine import VllmEngine, refuse_stop_strings
+    from deepscaler.engines.vllm.engine import VllmEngine, refuse_stop_strings
 
     refuse_stop_strings(params)
     stop_ids = files.stop_ids(params.stop_token_ids)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.stops import Decode
 from deepscaler.protocols import PolicyOrReference
-from deepscaler.rollout.stops import Decode
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.types import Request, Rollout, SamplingParams, TokenSums, TrainSample, WeightsInfo
 from deepscaler.weights import LiveWeights

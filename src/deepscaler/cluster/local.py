@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +16,9 @@ from deepscaler.cluster.processes import divided, num_processes, sharded_sampler
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection
-from deepscaler.data.templates import decoder, render_prompt
+from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Cluster, Sampler
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
-from deepscaler.rollout.stops import plain_decode
+from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.model import load_model
 from deepscaler.training.replica import adamw, policy_computer
@@ -61,7 +58,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles) -> Iterator[Cluster]:
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
             sampler = stack.enter_context(_open_engine(recipe, policy))
-        grader = stack.enter_context(open_grader(recipe, policy.files.tokenizer, policy.stop_ids))
+        grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         yield Cluster(PolicyLearner(replica, recipe), sampler, grader, count)
 
@@ -85,16 +82,3 @@ def _open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
     opened = ENGINES[rollout.engine].open(policy.files, section, capacity=policy.longest, params=params)
     with opened as (sampler, _):
         yield sampler
-
-
-def open_grader(recipe: Recipe, tokenizer: Any, stop_ids: frozenset[int]) -> GraderPool:
-    """A grader that decodes with `tokenizer` and knows whether its template opens `<think>`."""
-    section = recipe.grader
-    _, prefilled = render_prompt(tokenizer, "x")
-    return GraderPool(
-        num_workers=section.workers,
-        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
-        profile=section.profile,
-        decode=decoder(tokenizer, stop_ids, recipe.rollout.stop),
-        thinking_prefilled=prefilled,
-    )

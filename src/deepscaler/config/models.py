@@ -245,8 +245,11 @@ class TrainingSection(Section):
     )
 
 
+GraderProfile = Literal["deepscaler", "string"]  # the names of rewards.registry, which this layer may not import
+
+
 class GraderSection(Section):
-    profile: Literal["deepscaler", "string"] = setting(
+    profile: GraderProfile = setting(
         "deepscaler", doc="mathematical equality, or equality of lightly normalised text (JustRL, DAPO)"
     )
     workers: int = setting(1, unit="processes", doc="grading processes", gt=0)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from deepscaler.data.benchmark_specs import BenchmarkSpec
 from deepscaler.data.references import value_in
-from deepscaler.types import Outcome, Problem, Verdict
+from deepscaler.types import GradeItem, Outcome, Problem, Verdict
 
 Kind = Literal[
     "contradiction",
@@ -34,8 +34,8 @@ KINDS: dict[str, str] = {
     "typesetting": "brackets or dollars that do not pair, stray characters",
 }
 
-Judge = Callable[[str, Sequence[str]], Verdict]
-"""(text with a boxed answer, references) -> verdict. The grader, which this layer does not import."""
+Judge = Callable[[GradeItem], Verdict]
+"""The reward's grading function, which this layer does not import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,13 @@ def _contradiction(spec: BenchmarkSpec, number: int, problem: Problem, judge: Ju
         return
     wrong = []
     for reference in problem.references:
-        verdict = judge(problem.solution, [reference])
+        verdict = judge(_item(problem.solution, reference))
         if verdict.outcome is not Outcome.CORRECT:
             wrong.append((reference, verdict))
     for reference, verdict in wrong:
-        repeats = [n for n, text in sub_answers(problem.prompt) if judge(text, [reference]).outcome is Outcome.CORRECT]
+        repeats = [
+            n for n, text in sub_answers(problem.prompt) if judge(_item(text, reference)).outcome is Outcome.CORRECT
+        ]
         whole = len(wrong) == len(problem.references)
         if not (whole or repeats):
             continue  # another spelling beside one that agrees: alternatives need not all be the solution's
@@ -109,9 +111,13 @@ def _contradiction(spec: BenchmarkSpec, number: int, problem: Problem, judge: Ju
 
 def _unreadable(spec: BenchmarkSpec, number: int, problem: Problem, judge: Judge) -> Iterator[Finding]:
     for reference in problem.references:
-        verdict = judge(f"\\boxed{{{value_in(reference)}}}", [reference])
+        verdict = judge(_item(f"\\boxed{{{value_in(reference)}}}", reference))
         if verdict.outcome is not Outcome.CORRECT:
             yield Finding(spec.name, number, "unreadable", f"{reference}: {verdict.outcome.value} {verdict.detail}")
+
+
+def _item(text: str, reference: str) -> GradeItem:
+    return GradeItem(text, [reference], thinking_prefilled=False)
 
 
 def _range(spec: BenchmarkSpec, number: int, problem: Problem) -> Iterator[Finding]:

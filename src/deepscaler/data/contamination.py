@@ -9,11 +9,11 @@ import numpy as np
 
 from deepscaler.data.dedupe import Progress
 from deepscaler.data.identity import asked_text
-from deepscaler.data.resemblance import Match, SameAnswer, Side, compare, holds_letters, holds_numbers
+from deepscaler.data.normalize import NormalizedTexts
 from deepscaler.data.rows import Drop
 from deepscaler.data.shingles import Shingles, overlap, share_of, word_shingles
+from deepscaler.data.similarity import Match, SameAnswer, Side, compare, holds_letters, holds_numbers
 from deepscaler.data.whole_text import beginnings
-from deepscaler.data.wording import Wordings
 from deepscaler.types import Problem
 
 # A benchmark problem of so many tokens whose word pairs stand in a training row to this share is in it, whatever the
@@ -42,7 +42,7 @@ class Finding:
 
 
 def find_contamination(
-    rows: Wordings,
+    rows: NormalizedTexts,
     answers: Sequence[Sequence[str]],
     benchmarks: dict[str, Sequence[Problem]],
     same_answer: SameAnswer,
@@ -50,7 +50,7 @@ def find_contamination(
 ) -> list[Finding]:
     """Every training row that is a benchmark's problem, or looks like one, by row and then by benchmark."""
     tests = [(name, problem) for name, members in benchmarks.items() for problem in members]
-    asked = Wordings([asked_text(problem.prompt, problem.earlier) for _, problem in tests], rows.vocabulary)
+    asked = NormalizedTexts([asked_text(problem.prompt, problem.earlier) for _, problem in tests], rows.vocabulary)
     row_shingles, test_shingles = word_shingles(rows), word_shingles(asked)
     found = []
     pairs = {(row, test) for row, test, _ in _overlaps(row_shingles, test_shingles, progress)}
@@ -73,7 +73,7 @@ def find_contamination(
 
 
 def _stands_whole(
-    rows: Wordings, row: int, asked: Wordings, test: int, row_shingles: Shingles, test_shingles: Shingles
+    rows: NormalizedTexts, row: int, asked: NormalizedTexts, test: int, row_shingles: Shingles, test_shingles: Shingles
 ) -> bool:
     """Whether a benchmark problem stands in a row to the last word pair or letter, and is long enough to be told."""
     if holds_letters(rows.letters[row], asked.letters[test], least=CONTAINED_LETTERS):

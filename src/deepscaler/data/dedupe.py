@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from deepscaler.data.layouts import shown
-from deepscaler.data.resemblance import Match, SameAnswer, Side, compare
+from deepscaler.data.normalize import NormalizedTexts, is_number
 from deepscaler.data.rows import Drop
 from deepscaler.data.shingles import (
     BANDS,
@@ -25,7 +25,7 @@ from deepscaler.data.shingles import (
     signatures,
     word_shingles,
 )
-from deepscaler.data.wording import Wordings, is_number
+from deepscaler.data.similarity import Match, SameAnswer, Side, compare
 
 Progress = Callable[[int, int], None]  # done, of
 
@@ -49,14 +49,19 @@ class Duplicate:
 
 
 def find_duplicates(
-    wordings: Wordings, answers: Sequence[Sequence[str]], same_answer: SameAnswer, *, seed: int, progress: Progress
+    normalized: NormalizedTexts,
+    answers: Sequence[Sequence[str]],
+    same_answer: SameAnswer,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> list[Duplicate]:
     """Links between problems that are the same; enough of them to connect each cluster, not every pair."""
-    clusters = Clusters(len(wordings))
+    clusters = Clusters(len(normalized))
     found = []
 
     def look(i: int, j: int, jaccard: float, containment: float) -> bool:
-        a, b = Side.of(wordings, i, answers[i]), Side.of(wordings, j, answers[j])
+        a, b = Side.of(normalized, i, answers[i]), Side.of(normalized, j, answers[j])
         match = compare(a, b, jaccard=jaccard, containment=containment, same_answer=same_answer)
         if match in (None, Match.SIMILAR):
             return False
@@ -65,7 +70,7 @@ def find_duplicates(
         return True
 
     kept = []
-    for group in _equal_wordings(wordings).values():
+    for group in _equal_texts(normalized).values():
         # Brackets are no tokens, so equal ones may be several problems; each row is compared with the first of each.
         firsts: list[int] = []
         for row in group:
@@ -73,14 +78,14 @@ def find_duplicates(
                 firsts.append(row)
         kept += firsts
     kept_rows = np.array(sorted(kept), dtype=np.int64)
-    shingles = word_shingles(wordings)
+    shingles = word_shingles(normalized)
     same_letters: dict[str, int] = {}
     for row in kept_rows.tolist():  # where formulas begin and end may change many tokens and no letter
-        first = same_letters.setdefault(wordings.letters[row], row)
+        first = same_letters.setdefault(normalized.letters[row], row)
         if first != row:
             look(first, row, *overlap(shingles.of(first), shingles.of(row)))
-    numbers = _number_sets(wordings)
-    pairs = kept_rows[_candidates(wordings, shingles, kept_rows, seed)]
+    numbers = _number_sets(normalized)
+    pairs = kept_rows[_candidates(normalized, shingles, kept_rows, seed)]
     for number, (i, j) in enumerate(pairs.tolist()):
         if number % 1000 == 0:
             progress(number, len(pairs))
@@ -91,36 +96,36 @@ def find_duplicates(
     return found
 
 
-def _candidates(wordings: Wordings, shingles: Shingles, rows: np.ndarray, seed: int) -> np.ndarray:
+def _candidates(normalized: NormalizedTexts, shingles: Shingles, rows: np.ndarray, seed: int) -> np.ndarray:
     """Pairs of positions in `rows`, int64 [num_pairs, 2]."""
     signature = signatures(shingles, BANDS * ROWS, seed)[rows]
-    return candidate_pairs(signature, _numbers_hash(wordings)[rows], SIGNATURE_FLOOR)
+    return candidate_pairs(signature, _numbers_hash(normalized)[rows], SIGNATURE_FLOOR)
 
 
-def _equal_wordings(wordings: Wordings) -> dict[bytes, list[int]]:
+def _equal_texts(normalized: NormalizedTexts) -> dict[bytes, list[int]]:
     """Rows by their tokens and figures."""
     groups: dict[bytes, list[int]] = defaultdict(list)
-    for row, figure in enumerate(wordings.figures):
-        tokens = wordings.tokens[wordings.offsets[row] : wordings.offsets[row + 1]]
+    for row, figure in enumerate(normalized.figures):
+        tokens = normalized.tokens[normalized.offsets[row] : normalized.offsets[row + 1]]
         groups[hashlib.blake2b(tokens.tobytes() + figure.encode(), digest_size=16).digest()].append(row)
     return groups
 
 
-def _numbers_hash(wordings: Wordings) -> Hashes:
+def _numbers_hash(normalized: NormalizedTexts) -> Hashes:
     """uint64 per row, equal for rows that hold the same numbers, each as often."""
-    numeric = np.array([is_number(word) for word in wordings.vocabulary.words], dtype=bool)
-    values = mix(wordings.tokens.astype(np.uint64))
-    values[~numeric[wordings.tokens]] = 0
+    numeric = np.array([is_number(word) for word in normalized.vocabulary.words], dtype=bool)
+    values = mix(normalized.tokens.astype(np.uint64))
+    values[~numeric[normalized.tokens]] = 0
     summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values)])
-    return summed[wordings.offsets[1:]] - summed[wordings.offsets[:-1]]
+    return summed[normalized.offsets[1:]] - summed[normalized.offsets[:-1]]
 
 
-def _number_sets(wordings: Wordings) -> list[frozenset[tuple[int, int]]]:
+def _number_sets(normalized: NormalizedTexts) -> list[frozenset[tuple[int, int]]]:
     """Per row its numbers as (token id, how many of the same came before), so that subsets count repetitions."""
-    numeric = np.array([is_number(word) for word in wordings.vocabulary.words], dtype=bool)
+    numeric = np.array([is_number(word) for word in normalized.vocabulary.words], dtype=bool)
     sets = []
-    for row in range(len(wordings)):
-        tokens = wordings.tokens[wordings.offsets[row] : wordings.offsets[row + 1]]
+    for row in range(len(normalized)):
+        tokens = normalized.tokens[normalized.offsets[row] : normalized.offsets[row + 1]]
         before: dict[int, int] = defaultdict(int)
         members = []
         for token in tokens[numeric[tokens]].tolist():

@@ -25,8 +25,8 @@ from deepscaler.data.contamination import Finding, contamination_drops, find_con
 from deepscaler.data.dedupe import Conflict, Duplicate, find_duplicates, resolve
 from deepscaler.data.identity import problem_id
 from deepscaler.data.layouts import Columns
+from deepscaler.data.normalize import NormalizedTexts, Vocabulary
 from deepscaler.data.readers import DataError, read_rows
-from deepscaler.data.resemblance import SameAnswer
 from deepscaler.data.rows import (
     DROPPED_COLUMNS,
     SCHEMA,
@@ -38,8 +38,8 @@ from deepscaler.data.rows import (
     repeated_ids,
     take_out,
 )
+from deepscaler.data.similarity import SameAnswer
 from deepscaler.data.sources import SourceFile, locate
-from deepscaler.data.wording import Vocabulary, Wordings
 from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
 
@@ -166,14 +166,14 @@ def _compare(
     """Take out duplicates, then benchmark problems. Both are sought among all rows: a duplicate that leaves may be the
     one whose wording gives its cluster away as a benchmark's problem."""
     done.compared = table
-    wordings, answers = Wordings(asked(table), Vocabulary()), table["answer"].to_pylist()
+    normalized, answers = NormalizedTexts(asked(table), Vocabulary()), table["answer"].to_pylist()
     done.duplicates = find_duplicates(
-        wordings, answers, tools.same_answer, seed=settings.seed, progress=partial(tools.report, "duplicates")
+        normalized, answers, tools.same_answer, seed=settings.seed, progress=partial(tools.report, "duplicates")
     )
     resolution = resolve(table, done.duplicates)
     done.conflicts = resolution.conflicts
     done.findings = find_contamination(
-        wordings,
+        normalized,
         answers,
         {benchmark.name: benchmark.problems for benchmark in benchmarks},
         tools.same_answer,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscaler.data.wording import Wordings
+from deepscaler.data.normalize import NormalizedTexts
 
 Hashes = NDArray[np.uint64]
 Pairs = NDArray[np.int64]
@@ -56,12 +56,12 @@ def mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def word_shingles(wordings: Wordings, width: int = 2) -> Shingles:
+def word_shingles(normalized: NormalizedTexts, width: int = 2) -> Shingles:
     """Every run of `width` consecutive tokens, hashed; a shorter problem is one shingle, an empty one none."""
-    lengths = np.diff(wordings.offsets)
-    tokens = mix(wordings.tokens.astype(np.uint64))
-    owner = np.repeat(np.arange(len(wordings)), lengths)
-    place = np.arange(len(tokens)) - np.repeat(wordings.offsets[:-1], lengths)
+    lengths = np.diff(normalized.offsets)
+    tokens = mix(normalized.tokens.astype(np.uint64))
+    owner = np.repeat(np.arange(len(normalized)), lengths)
+    place = np.arange(len(tokens)) - np.repeat(normalized.offsets[:-1], lengths)
     rolled = np.zeros(len(tokens), np.uint64)
     for step in range(width):
         following = np.zeros_like(tokens)
@@ -69,7 +69,7 @@ def word_shingles(wordings: Wordings, width: int = 2) -> Shingles:
         inside = place + step < np.repeat(lengths, lengths)
         rolled = mix(rolled ^ np.where(inside, following, np.uint64(0)))
     whole = (place + width <= np.repeat(lengths, lengths)) | (place == 0)
-    return _distinct(owner[whole], rolled[whole], len(wordings))
+    return _distinct(owner[whole], rolled[whole], len(normalized))
 
 
 def _distinct(owner: NDArray[np.int64], hashes: Hashes, count: int) -> Shingles:

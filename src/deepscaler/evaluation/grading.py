@@ -5,13 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 from deepscaler.evaluation.completions import Completion, Key
-from deepscaler.rewards.pool import TRUNCATED
-from deepscaler.rewards.process import Item
-from deepscaler.types import FinishReason, Problem, RunError, Verdict
+from deepscaler.protocols import Grader
+from deepscaler.types import FinishReason, GradeItem, Problem, RunError, Verdict
 
 BATCH = 64  # completions handed to the grader's processes at once
 MOST_WAITING = 1024  # then generation waits: texts of many megabytes must not pile up
@@ -19,16 +18,10 @@ WAIT_S = 600.0  # longest wait for a batch, whose completions each have a limit 
 _END = object()
 
 
-class ManyGrader(Protocol):
-    """What of the grader's pool is needed here."""
-
-    def grade_many(self, items: Sequence[Item]) -> list[Verdict]: ...
-
-
-class GradingLine:
+class GradingPipeline:
     """A thread that feeds the grader. `submit` and `ready` belong to one other thread."""
 
-    def __init__(self, grader: ManyGrader, *, thinking_prefilled: bool) -> None:
+    def __init__(self, grader: Grader, *, thinking_prefilled: bool) -> None:
         self._grader = grader
         self._prefilled = thinking_prefilled
         self._waiting: queue.Queue[Any] = queue.Queue(maxsize=MOST_WAITING)
@@ -38,12 +31,9 @@ class GradingLine:
         self._thread.start()
 
     def submit(self, completion: Completion, problem: Problem) -> None:
-        """A completion cut at its budget is `truncated`, whatever its text holds."""
         self._under_way += 1
-        if completion.finish_reason is FinishReason.LENGTH:
-            self._verdicts.put((completion.key, TRUNCATED))
-            return
-        item = Item(completion.text, problem.references, self._prefilled, problem.tolerance)
+        truncated = completion.finish_reason is FinishReason.LENGTH
+        item = GradeItem(completion.text, problem.references, self._prefilled, problem.tolerance, truncated)
         self._waiting.put((completion.key, item), timeout=WAIT_S)
 
     def ready(self) -> Iterator[tuple[Key, Verdict]]:
@@ -100,7 +90,7 @@ class GradingLine:
             ended = _END in batch
             pairs = [pair for pair in batch if pair is not _END]
             try:
-                verdicts = self._grader.grade_many([item for _, item in pairs])
+                verdicts = self._grader.grade([item for _, item in pairs])
             except (RunError, ValueError, RuntimeError) as error:  # raised where the verdicts are read
                 self._verdicts.put(error)
                 return

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deepscaler.answers.equivalence import equivalent
 from deepscaler.data.contamination import find_contamination
 from deepscaler.data.identity import asked_text
-from deepscaler.data.wording import Vocabulary, Wordings
+from deepscaler.data.normalize import NormalizedTexts, Vocabulary
 from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
-from deepscaler.rewards.equivalence import equivalent
 from deepscaler.types import Problem
 
 
@@ -18,7 +18,7 @@ from deepscaler.types import Problem
 class LeftOut:
     """A problem of `benchmark` that training holds as its problem `training_id`.
 
-    match: a `data.resemblance.Match`. jaccard, containment: of word pairs.
+    match: a `data.similarity.Match`. jaccard, containment: of word pairs.
     """
 
     benchmark: str
@@ -62,9 +62,9 @@ def hold_out(sets: Mapping[str, Sequence[Problem]], count: int, training: Sequen
 
 
 def _in_training(sets: Mapping[str, Sequence[Problem]], training: Sequence[Problem]) -> tuple[LeftOut, ...]:
-    wordings = Wordings([asked_text(problem.prompt, problem.earlier) for problem in training], Vocabulary())
+    normalized = NormalizedTexts([asked_text(problem.prompt, problem.earlier) for problem in training], Vocabulary())
     answers = [problem.references for problem in training]
-    findings = find_contamination(wordings, answers, dict(sets), same_answer, lambda done, of: None)
+    findings = find_contamination(normalized, answers, dict(sets), same_answer, lambda done, of: None)
     found: dict[tuple[str, str], LeftOut] = {}
     for f in findings:
         if f.contaminates:

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from deepscaler.config.evaluation import SuiteSection
 from deepscaler.evaluation.finish import verdict_fields, write_rows
-from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.regrade import graded
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import FINISH_REASONS, SAMPLES_FILE, UNKNOWN_FINISH, read_digested
@@ -25,6 +24,7 @@ from deepscaler.json_text import parse_json
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import new_directory
 from deepscaler.observability.problem_texts import write_problem_texts
+from deepscaler.protocols import Grader
 from deepscaler.types import Problem
 
 FIELDS = ("completion", "problem", "benchmark", "sample_index", "num_tokens", "finish_reason", "seed")
@@ -59,7 +59,7 @@ class ImportedFile:
 
 
 def import_completions(
-    file: ImportedFile, out: Path, grader: ManyGrader, settings: Mapping[str, Any]
+    file: ImportedFile, out: Path, grader: Grader, settings: Mapping[str, Any]
 ) -> tuple[Results, int]:
     """Grade every completion and write samples.parquet and results.json to `out`, which must not hold an evaluation.
 

@@ -12,13 +12,11 @@ from typing import Any
 
 from deepscaler.evaluation.completions import Key
 from deepscaler.evaluation.finish import iterate_samples, verdict_fields, write_rows
-from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_digested, read_results
 from deepscaler.evaluation.store import SETTINGS_FILE, lock, replace_verdicts
-from deepscaler.rewards.pool import TRUNCATED
-from deepscaler.rewards.process import Item
-from deepscaler.types import FinishReason, Outcome, Verdict
+from deepscaler.protocols import Grader
+from deepscaler.types import FinishReason, GradeItem, Outcome, Verdict
 
 BATCH = 512
 FIGURES = frozenset({"benchmarks", "average", "contamination"})
@@ -34,7 +32,7 @@ class Regraded:
     old_results: Path
 
 
-def regrade(directory: Path, grader: ManyGrader, grader_settings: Mapping[str, Any]) -> Regraded:
+def regrade(directory: Path, grader: Grader, grader_settings: Mapping[str, Any]) -> Regraded:
     """Grade every completion of a finished evaluation again. Raises ValueError when the directory holds none.
 
     The old results.json stays as results.N.json, and changes.N.jsonl names every completion whose verdict changed.
@@ -44,9 +42,7 @@ def regrade(directory: Path, grader: ManyGrader, grader_settings: Mapping[str, A
         return _regrade(directory, old, grader, grader_settings)
 
 
-def _regrade(
-    directory: Path, old: Mapping[str, Any], grader: ManyGrader, grader_settings: Mapping[str, Any]
-) -> Regraded:
+def _regrade(directory: Path, old: Mapping[str, Any], grader: Grader, grader_settings: Mapping[str, Any]) -> Regraded:
     settings = {**old.get("settings", {}), "grader": dict(grader_settings)}
     prefilled = bool(settings.get("template", {}).get("thinking_prefilled", False))
     transitions: Counter[tuple[str, str]] = Counter()
@@ -78,21 +74,16 @@ def _regrade(
     return Regraded(results, transitions, changed, kept)
 
 
-def graded(
-    rows: Iterable[dict[str, Any]], grader: ManyGrader, prefilled: bool
-) -> Iterator[tuple[dict[str, Any], Verdict]]:
-    """Every row with its verdict, in order, a batch in memory at a time. What was cut at its budget is `truncated`."""
+def graded(rows: Iterable[dict[str, Any]], grader: Grader, prefilled: bool) -> Iterator[tuple[dict[str, Any], Verdict]]:
+    """Every row with its verdict, in order, a batch in memory at a time."""
     stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
-        cut = [row["finish_reason"] == FinishReason.LENGTH.value for row in batch]
-        items = [
-            Item(row["completion"], row["references"], prefilled, row["tolerance"])
-            for row, is_cut in zip(batch, cut, strict=True)
-            if not is_cut
-        ]
-        verdicts = iter(grader.grade_many(items))
-        for row, is_cut in zip(batch, cut, strict=True):
-            yield row, TRUNCATED if is_cut else next(verdicts)
+        yield from zip(batch, grader.grade([_item(row, prefilled) for row in batch]), strict=True)
+
+
+def _item(row: Mapping[str, Any], prefilled: bool) -> GradeItem:
+    truncated = row["finish_reason"] == FinishReason.LENGTH.value
+    return GradeItem(row["completion"], row["references"], prefilled, row["tolerance"], truncated)
 
 
 def worded(transitions: Counter[tuple[str, str]]) -> list[str]:

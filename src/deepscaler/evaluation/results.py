@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from deepscaler.answers.equivalence import equivalent
 from deepscaler.evaluation import breakdown
 from deepscaler.evaluation.estimators import (
     Estimate,
@@ -39,7 +40,6 @@ from deepscaler.evaluation.samples import (
 from deepscaler.evaluation.votes import Equal, answer_classes, majority_at_k
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import fingerprint, write_atomically
-from deepscaler.rewards.equivalence import equivalent
 from deepscaler.types import FinishReason, Outcome
 
 MAX_COMPARED_CHARACTERS = 200  # longer answers vote together only when their texts are the same

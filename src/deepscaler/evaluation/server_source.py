@@ -6,10 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from deepscaler.data.templates import format_question
+from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
+from deepscaler.engines.openai.probe import ReplyMonitor
 from deepscaler.evaluation.completions import Completion, Key, Plan
 from deepscaler.observability.counts import counted
-from deepscaler.rollout.openai_client import Ask, OpenAIClient, request_seed
-from deepscaler.rollout.openai_probe import ReplyWatch
 from deepscaler.types import RunError
 
 
@@ -25,7 +25,7 @@ class ServerSource:
         self._client, self._found = client, list(found)
         self.facts: Mapping[str, Any] = facts or {}
         self._instruction = instruction
-        self._watch = ReplyWatch(client)
+        self._monitor = ReplyMonitor(client)
 
     def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
         """First samples of all problems first, so that the running estimate is of the whole suite.
@@ -33,15 +33,13 @@ class ServerSource:
         Raises RunError at the end when some samples could not be had.
         """
         seed = self._client.params.seed
-        asks = (self._ask(plan, key, seed) for key in sorted(wanted, key=lambda k: k.sample_index))
-        for answer in self._client.ask(asks):
-            self._watch.note(answer)
-            key = answer.ask.key
+        requests = (self._request(plan, key, seed) for key in sorted(wanted, key=lambda k: k.sample_index))
+        for response in self._client.complete(requests):
+            self._monitor.record(response)
+            key, reply = response.request.key, response.reply
             assert isinstance(key, Key)
-            reply = answer.reply
-            yield Completion(
-                key, reply.text, None, reply.num_tokens, reply.finish_reason, answer.ask.seed, answer.latency_s
-            )
+            seed_used, latency_s = response.request.seed, response.latency_s
+            yield Completion(key, reply.text, None, reply.num_tokens, reply.finish_reason, seed_used, latency_s)
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(
@@ -49,9 +47,10 @@ class ServerSource:
                 "All others are kept; the same command asks for the missing ones again"
             )
 
-    def _ask(self, plan: Plan, key: Key, seed: int) -> Ask:
+    def _request(self, plan: Plan, key: Key, seed: int) -> ChatRequest:
         problem = plan.problem(key)
-        return Ask(key, format_question(problem, self._instruction), request_seed(seed, *key), problem.earlier)
+        question = format_question(problem, self._instruction)
+        return ChatRequest(key, question, request_seed(seed, *key), problem.earlier)
 
     def warnings(self) -> list[str]:
-        return [*self._found, *self._watch.warnings()]
+        return [*self._found, *self._monitor.warnings()]

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepscaler.evaluation.completions import Completion, Key, Plan, Source
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate
-from deepscaler.evaluation.grading import GradingLine, ManyGrader
+from deepscaler.evaluation.grading import Grader, GradingPipeline
 from deepscaler.evaluation.store import SampleStore
 from deepscaler.types import RunError, Verdict
 
@@ -87,7 +87,7 @@ class Tally:
 def run_session(
     plan: Plan,
     source: Source | None,
-    grader: ManyGrader,
+    grader: Grader,
     store: SampleStore,
     *,
     thinking_prefilled: bool,
@@ -103,7 +103,7 @@ def run_session(
         tally.add(key, verdict)
     state = State(plan.num_completions, num_before=len(store), num_done=len(store), num_graded=store.num_graded)
     every = max(1, plan.num_completions // UPDATES)
-    line = GradingLine(grader, thinking_prefilled=thinking_prefilled)
+    pipeline = GradingPipeline(grader, thinking_prefilled=thinking_prefilled)
 
     def take(verdicts: Iterable[tuple[Key, Verdict]]) -> None:
         for key, verdict in verdicts:
@@ -116,8 +116,8 @@ def run_session(
             show(state)
 
     def arrived(completion: Completion) -> None:
-        line.submit(completion, plan.problem(completion.key))
-        take(line.ready())
+        pipeline.submit(completion, plan.problem(completion.key))
+        take(pipeline.ready())
 
     try:
         for completion in store.ungraded():
@@ -130,11 +130,11 @@ def run_session(
                     state.num_tokens += completion.num_tokens or 0
                     arrived(completion)
                     show(state)
-        take(line.finish())
+        take(pipeline.finish())
     except (KeyboardInterrupt, RunError):
-        take(line.finish_some(GRADE_ON_S))
+        take(pipeline.finish_some(GRADE_ON_S))
         raise
     finally:
-        line.close()
+        pipeline.close()
         store.sync()
     return state

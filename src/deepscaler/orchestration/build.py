@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from deepscaler.orchestration.training_data import Prompts, TrainingData, load_t
 from deepscaler.orchestration.validation import Evaluator, evaluation_recipe, write_held_out
 from deepscaler.positions import model_context
 from deepscaler.protocols import Cluster
+from deepscaler.rewards.scoring import items_of
 from deepscaler.training.model import resolve_model
-from deepscaler.types import RunError
+from deepscaler.types import IntArray, RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Inputs:
     training: TrainingData
     prompts: Prompts
     encode: PromptEncoder
+    decode: Callable[[IntArray], str]  # ids of a completion -> the text to grade
     policy: PolicyFiles
 
 
@@ -77,7 +80,13 @@ def open_run(
             recipe_digest=recipe_hash(recipe),
             cluster=cluster,
             experience=OnPolicy(
-                recipe, read.prompts.stream, cluster.sampler, cluster.grader, read.encode, progress.on_rollout
+                recipe,
+                read.prompts.stream,
+                cluster.sampler,
+                cluster.grader,
+                read.encode,
+                partial(items_of, decode=read.decode, thinking_prefilled=files.template.thinking_prefilled),
+                progress.on_rollout,
             ),
             weights=weights,
             stream=read.prompts.stream,
@@ -110,7 +119,8 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
     policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.config, prompts))
     encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
-    return Inputs(training, prompts, encode, policy)
+    decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
+    return Inputs(training, prompts, encode, decode, policy)
 
 
 def _longest_sequence(recipe: Recipe, config: Any, prompts: Prompts) -> int:
@@ -131,11 +141,10 @@ def _evaluator(
     asked = evaluation_recipe(recipe, tuple(training.validation.sets))
     path = directory.path / "evaluations"
     write_held_out(path, training.validation, training.left_out, len(training.problems))
-    decode = decoder(files.tokenizer, read.policy.stop_ids, recipe.rollout.stop)
     return Evaluator(
         recipe=asked,
         datasets=training.validation,
-        source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=decode),
+        source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=read.decode),
         grader=cluster.grader,
         engine=ENGINES[recipe.rollout.engine].facts(files),
         template=files.template,

@@ -24,7 +24,6 @@ from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
 from deepscaler.evaluation.finish import finish, finish_partial
-from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
@@ -34,18 +33,17 @@ from deepscaler.observability.environment import git_commit, hardware, package_v
 from deepscaler.observability.files import new_directory
 from deepscaler.orchestration.held_out_sets import held_out_sets
 from deepscaler.orchestration.progress import Progress
-from deepscaler.rewards import math_reward, string_match
-from deepscaler.rewards.pool import GraderPool
-from deepscaler.rewards.process import Limits
+from deepscaler.protocols import Grader
+from deepscaler.rewards.isolation.pool import make_grader
+from deepscaler.rewards.registry import REWARDS
 from deepscaler.types import RunError, SamplingParams
 
 Settings = dict[str, Any]
-GRADER_VERSIONS = {"deepscaler": math_reward.GRADER_VERSION, "string": string_match.GRADER_VERSION}
 
 
 def grader_settings(section: GraderSection) -> Settings:
     """What shapes a verdict."""
-    return {"version": GRADER_VERSIONS[section.profile], **section.model_dump(mode="json", exclude={"workers"})}
+    return {"version": REWARDS[section.profile].version, **section.model_dump(mode="json", exclude={"workers"})}
 
 
 def sampling_params(recipe: EvalRecipe) -> SamplingParams:
@@ -112,7 +110,7 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
 
     Raises EndpointError when the server cannot be used, ValueError for a directory of other settings.
     """
-    from deepscaler.rollout.openai_client import OpenAIClient
+    from deepscaler.engines.openai.client import OpenAIClient
 
     client = OpenAIClient(address, model, job.params, job.recipe.client)
     settings = job.settings(
@@ -153,15 +151,6 @@ def held_out_recipe(recipe: Recipe, names: tuple[str, ...], limit: int | None) -
     )
 
 
-def text_grader(section: GraderSection) -> GraderPool:
-    """A grader of completions that come as text."""
-    return GraderPool(
-        num_workers=section.workers,
-        limits=Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib),
-        profile=section.profile,
-    )
-
-
 @contextmanager
 def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
     instruction = job.recipe.suite.instruction
@@ -175,8 +164,8 @@ def _engine_source(files: ModelFiles, job: Job) -> Iterator[Source]:
 
 @contextmanager
 def _server_source(client: Any, job: Job) -> Iterator[Source]:
+    from deepscaler.engines.openai.probe import check_server, probe_sampling
     from deepscaler.evaluation.server_source import ServerSource
-    from deepscaler.rollout.openai_probe import check_server, probe_sampling
 
     facts = check_server(client)
     first = next(iter(job.plan.problems.values()))
@@ -190,7 +179,7 @@ def _evaluate(
     job: Job, settings: Settings, model: Mapping[str, Any], open_source: Callable[[], AbstractContextManager[Source]]
 ) -> Results:
     """`run_job` with a grader of its own."""
-    with text_grader(job.recipe.grader) as grader:
+    with make_grader(job.recipe.grader) as grader:
         return run_job(job, settings, open_source, grader, model=model)
 
 
@@ -198,7 +187,7 @@ def run_job(
     job: Job,
     settings: Settings,
     open_source: Callable[[], AbstractContextManager[Source]],
-    grader: ManyGrader,
+    grader: Grader,
     *,
     model: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,

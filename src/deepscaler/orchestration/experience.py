@@ -12,7 +12,8 @@ from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.clock import StepClock
 from deepscaler.protocols import Grader, Sampler
-from deepscaler.types import Group, Problem, Rollout, SamplingParams, ScoredGroup
+from deepscaler.rewards.scoring import scored
+from deepscaler.types import GradeItem, Group, Problem, Rollout, SamplingParams, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Experience(Protocol):
 class OnPolicy:
     """Samples with the newest weights, while the learner waits.
 
+    to_items: groups -> one item to grade per rollout (rewards.scoring.items_of).
     on_rollout: called for every completion as it finishes.
     """
 
@@ -52,11 +54,12 @@ class OnPolicy:
         sampler: Sampler,
         grader: Grader,
         encode: Encode,
+        to_items: Callable[[Sequence[Group]], list[GradeItem]],
         on_rollout: Callable[[Rollout], object] = lambda rollout: None,
     ) -> None:
         self._recipe, self._stream = recipe, stream
         self._sampler, self._grader = sampler, grader
-        self._encode, self._on_rollout = encode, on_rollout
+        self._encode, self.to_items, self._on_rollout = encode, to_items, on_rollout
 
     def collect(self, step: Step) -> Collected:
         """Sample and grade `prompts_per_step` groups.
@@ -85,7 +88,8 @@ class OnPolicy:
             group_size = step.stage.group_size or self._recipe.rollout.group_size
             groups = self.sample(self._stream.take(count), group_size, self._params(step), next_index)
         with step.clock.phase("grade"):
-            return self._grader.score(groups)
+            items = self.to_items(groups)
+            return scored(groups, items, self._grader.grade(items))
 
     def sample(
         self, problems: Sequence[Problem], group_size: int, params: SamplingParams, next_index: dict[str, int]

@@ -16,7 +16,6 @@ from deepscaler.data.templates import TemplateFacts
 from deepscaler.evaluation.completions import Source
 from deepscaler.evaluation.datasets import Datasets
 from deepscaler.evaluation.finish import write_json
-from deepscaler.evaluation.grading import ManyGrader
 from deepscaler.evaluation.held_out import LeftOut
 from deepscaler.evaluation.results import find_changed_samples
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_results
@@ -25,6 +24,7 @@ from deepscaler.observability.problem_texts import PROBLEMS_FILE
 from deepscaler.observability.run_directory import read_json
 from deepscaler.orchestration.evaluate import Job, run_job
 from deepscaler.orchestration.progress import Progress
+from deepscaler.protocols import Grader
 
 HELD_OUT_FILE = "held_out.json"
 
@@ -39,7 +39,7 @@ class Evaluator:
     recipe: EvalRecipe
     datasets: Datasets
     source: Source
-    grader: ManyGrader
+    grader: Grader
     engine: Mapping[str, Any]
     template: TemplateFacts
     directory: Path

@@ -1,10 +1,10 @@
-r"""Where the answer of a completion stands: the last `\boxed{...}` after the thinking part. One pass, linear time."""
+r"""Extracts the answer of a completion: the last `\boxed{...}` after the thinking part. One pass, linear time."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
 # Space between `\boxed` and its brace is legal TeX, and so is no brace around one word.
@@ -15,8 +15,7 @@ _JOINED = re.compile(rf"(?:[\s$]|\\(?:[,;!()]|q?quad(?![a-zA-Z]))|{_JOINT})*")
 _HAS_JOINT = re.compile(_JOINT)
 
 
-@dataclass(frozen=True, slots=True)
-class Extraction:
+class Extraction(NamedTuple):
     """`answer` is None when there is none; `why` then says so in words."""
 
     answer: str | None

@@ -1,49 +1,45 @@
 r"""The reward: 1 for an answer equal to any reference, else 0. Model text is read by our own grammar, never evaluated.
 
-What equal means is decided in `equivalence`.
+What equal means is decided in `answers.equivalence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from deepscaler.rewards.equivalence import Equality, equivalent, says_nothing
+from deepscaler.answers import equivalence
+from deepscaler.answers.equivalence import equivalent, says_nothing
 from deepscaler.rewards.extract import extract_answer
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 GRADER_VERSION = "5"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
 _EMPTY = " \t\r\n$.,{}~"  # a reference of these alone says nothing
 
 
-def grade(
-    completion: str,
-    references: Sequence[str],
-    *,
-    thinking_prefilled: bool,
-    tolerance: float | None = None,
-) -> Verdict:
-    """The verdict on one completion against alternative references, any of which suffices.
-
-    `thinking_prefilled`: the chat template opened `<think>`, so that the completion starts inside it. `tolerance`: the
-    absolute one that the data set's row declares. Never raises for what a completion holds. docs/recipe.md, Reward.
-    """
-    if isinstance(references, str):
-        raise TypeError("references is a sequence of strings, not one string")
-    usable = [text for text in map(_text, references) if text.strip(_EMPTY)]
-    usable = [text for text in usable if "\\" not in text or not says_nothing(text)]
+def grade(item: GradeItem) -> Verdict:
+    """The verdict on one completion. Never raises for what a completion holds. docs/recipe.md, Reward."""
+    usable = [
+        text
+        for text in map(_text, item.references)
+        if text.strip(_EMPTY) and ("\\" not in text or not says_nothing(text))
+    ]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
-    extraction = extract_answer(completion, thinking_prefilled=thinking_prefilled)
+    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     answer, shown = extraction.answer, _shorten(extraction.answer)
-    equality = Equality(False, "")
+    how = ""
     for reference in usable:
-        equality = equivalent(answer, reference, tolerance=tolerance)
+        equality = equivalent(answer, reference, tolerance=item.tolerance)
+        how = equality.how
         if equality.equal:
-            return Verdict(Outcome.CORRECT, 1.0, shown, equality.how)
-    return Verdict(Outcome.WRONG, 0.0, shown, f"{equality.how}: {_shorten(usable[0])}")
+            return Verdict(Outcome.CORRECT, 1.0, shown, how)
+    return Verdict(Outcome.WRONG, 0.0, shown, f"{how}: {_shorten(usable[0])}")
+
+
+def explain(answer: str, reference: str, tolerance: float | None) -> list[str]:
+    """The comparison step by step, one line each: texts, what they were read as, what decided."""
+    return equivalence.explain(answer, reference, tolerance=tolerance)
 
 
 def _text(reference: object) -> str:

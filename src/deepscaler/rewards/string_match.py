@@ -9,10 +9,9 @@ unit words wherever they stand, by which `2x+z=1` equals `1`; that is not copied
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from deepscaler.rewards.extract import extract_answer
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 
 GRADER_VERSION = "1"  # goes up whenever a verdict may change
 SHOWN_CHARACTERS = 200
@@ -26,20 +25,23 @@ _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac(\d)(\d)(?!\d)")
 
 
-def grade(
-    completion: str, references: Sequence[str], *, thinking_prefilled: bool, tolerance: float | None = None
-) -> Verdict:
-    """The verdict by equality of text. `tolerance` says nothing about text and is not used."""
-    usable = [text for text in map(normalized, references) if text]
+def grade(item: GradeItem) -> Verdict:
+    """The verdict by equality of text. The item's tolerance says nothing about text and is not used."""
+    usable = [text for text in map(normalized, item.references) if text]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
-    extraction = extract_answer(completion, thinking_prefilled=thinking_prefilled)
+    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     shown = extraction.answer[:SHOWN_CHARACTERS]
     if normalized(extraction.answer) in usable:
         return Verdict(Outcome.CORRECT, 1.0, shown, "same text")
     return Verdict(Outcome.WRONG, 0.0, shown, f"differs as text: {usable[0][:SHOWN_CHARACTERS]}")
+
+
+def explain(answer: str, reference: str, tolerance: float | None) -> list[str]:
+    """Both texts as they are compared."""
+    return [f"answer: {normalized(answer)}", f"reference: {normalized(reference)}"]
 
 
 def normalized(text: str) -> str:

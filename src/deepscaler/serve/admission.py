@@ -1,7 +1,7 @@
-"""Who may ask: everybody who has the key; without a key only programs of this machine, and no web page.
+"""Authorization of requests: by API key; without a key only programs of this machine, and no web page.
 
-A page in the user's browser reaches a loopback port too. Its requests carry the Origin of the page, another Host when
-its name was rebound to this address, and no JSON media type unless this server had agreed first.
+A page in the user's browser can reach a loopback port. Its requests carry the Origin of the page, another Host after
+DNS rebinding, and no JSON media type unless this server has allowed it first (CORS).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 
-def admit(request: Request, token: str) -> None:
-    """Raises RequestError for who may not ask. token: the API key, empty for none."""
+def authorize(request: Request, token: str) -> None:
+    """Raises RequestError for a request that is not allowed. token: the API key, empty for none."""
     if token:
         if not _has_key(request, token):
             raise RequestError(
@@ -38,9 +38,9 @@ def admit(request: Request, token: str) -> None:
 
 
 def _has_key(request: Request, token: str) -> bool:
-    """Whether the request carries the key, in UTF-8 or Latin-1: clients differ in how they send what is not ASCII."""
+    """Whether the request carries the key, in UTF-8 or Latin-1: clients differ in how they encode it."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    raw = given.strip().encode("latin-1")  # as it came: headers are decoded so
+    raw = given.strip().encode("latin-1")  # the bytes as received: headers are decoded as Latin-1
     keys = [token.encode("utf-8")]
     if max(token) <= "\xff":
         keys.append(token.encode("latin-1"))
@@ -58,7 +58,7 @@ def check_key(token: str, name: str) -> None:
 
 
 def _is_local(origin: str) -> bool:
-    """Whether a page of this origin was served by this machine. `null`, that of files and sandboxes, is not."""
+    """Whether a page of this origin was served by this machine. `null` (files, sandboxes) is not."""
     try:
         parts = urlsplit(origin)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The HTTP side of the server: routes, streaming, and clients that go away."""
+"""HTTP application: routes, streaming, and client disconnects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from deepscaler.serve.admission import admit
+from deepscaler.serve.admission import authorize
 from deepscaler.serve.body import read_json
-from deepscaler.serve.choices import Piece, sampling
+from deepscaler.serve.choices import Piece, sampling_params
 from deepscaler.serve.engine_thread import EngineThread, Job
 from deepscaler.serve.prompts import Encoder, Prompt
 from deepscaler.serve.replies import DONE, Reply, event
@@ -27,7 +27,7 @@ ROUTES = "GET /v1/models, GET /v1/models/NAME, POST /v1/chat/completions, POST /
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes need. token: asked of every request when set; without, only requests to loopback are taken."""
+    """State of the routes. token: required when set; without it only loopback requests are accepted."""
 
     engine: EngineThread
     encoder: Encoder
@@ -39,7 +39,7 @@ class Service:
         return self.encoder.tokenizer
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def model_card(self) -> dict[str, Any]:
         """The model as OpenAI's API lists it, and its context as vLLM's does."""
         limit = {"max_model_len": self.engine.capacity}
         return {"id": self.model, "object": "model", "created": 0, "owned_by": "deepscaler", **limit}
@@ -47,15 +47,15 @@ class Service:
 
 def make_app(service: Service) -> Starlette:
     async def models(request: Request) -> Response:
-        admit(request, service.token)
-        return JSONResponse({"object": "list", "data": [service.facts]})
+        authorize(request, service.token)
+        return JSONResponse({"object": "list", "data": [service.model_card]})
 
     async def model(request: Request) -> Response:
-        admit(request, service.token)
+        authorize(request, service.token)
         asked = request.path_params["name"]
         if asked != service.model:
             raise no_such_model(asked, service.model)
-        return JSONResponse(service.facts)
+        return JSONResponse(service.model_card)
 
     async def chat(request: Request) -> Response:
         return await _answer(request, service, parse_chat)
@@ -73,10 +73,10 @@ def make_app(service: Service) -> Starlette:
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={RequestError: _refused, 404: _no_route, 405: _no_route})
+    return Starlette(routes=routes, exception_handlers={RequestError: _error_response, 404: _no_route, 405: _no_route})
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {"Retry-After": "1"} if error.status == 429 else {}
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
@@ -89,31 +89,31 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 def _health(request: Request, service: Service) -> Response:
-    """For whoever watches the server, who need not have the key; how busy it is, is told to those who may ask."""
+    """Health check without a key; the number of open completions only for authorized requests."""
     try:
         service.engine.check()
     except RequestError:
         return JSONResponse({"status": "failed"}, status_code=503)
     try:
-        admit(request, service.token)
+        authorize(request, service.token)
     except RequestError:
         return JSONResponse({"status": "ok"})
     return JSONResponse({"status": "ok", "open": service.engine.num_open})
 
 
 async def _answer(request: Request, service: Service, parse: Callable[[Any, str], Asked]) -> Response:
-    admit(request, service.token)
+    authorize(request, service.token)
     asked = parse(await read_json(request), service.model)
     service.engine.check(asked.n * max(1, len(asked.prompts)))
     prompts = await asyncio.to_thread(service.encoder.prompts, asked)
     seeds = [secrets.randbits(63) if asked.seed is None else asked.seed for _ in prompts]
     capacity = service.engine.capacity
-    jobs = [(p.ids, sampling(asked, p.ids, capacity, s)) for p, s in zip(prompts, seeds, strict=True)]
+    jobs = [(p.ids, sampling_params(asked, p.ids, capacity, s)) for p, s in zip(prompts, seeds, strict=True)]
     pieces: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
     def deliver(piece: Piece | RequestError) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended with the server: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the event loop has ended with the server
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
     job = service.engine.submit(jobs, asked, deliver)
@@ -135,7 +135,7 @@ def _echo(service: Service, prompt: Prompt) -> str:
 
 
 async def _whole(request: Request, reply: Reply, job: Job, pieces: asyncio.Queue[Piece | RequestError]) -> Response:
-    """Wait for the last piece of every choice; when the client goes away meanwhile, nobody needs them."""
+    """Wait for the last piece of every choice; cancel them when the client disconnects."""
     gone = asyncio.create_task(_disconnected(request))
     texts: dict[int, str] = {}
     done: list[Piece] = []
@@ -156,12 +156,12 @@ async def _whole(request: Request, reply: Reply, job: Job, pieces: asyncio.Queue
     finally:
         gone.cancel()
         job.cancel()
-    # Tables of log-probabilities may have millions of entries; others are answered meanwhile.
+    # Log-probabilities may have millions of entries; serialize them outside of the event loop.
     return await asyncio.to_thread(lambda: JSONResponse(reply.whole(done)))
 
 
 async def _stream(reply: Reply, job: Job, pieces: asyncio.Queue[Piece | RequestError]) -> AsyncIterator[bytes]:
-    """Server-sent events; closed early when the client goes away."""
+    """Server-sent events; closed early when the client disconnects."""
     left = reply.num_choices
     try:
         while left:

@@ -1,4 +1,4 @@
-"""The body of a request: JSON of a bounded size, whole within a bounded time, and text that is Unicode."""
+"""Body of a request: JSON of bounded size, received within bounded time, valid Unicode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepscaler.json_text import parse_json
 from deepscaler.serve.fields import RequestError
 
 MAX_BODY_BYTES = 8 * 2**20
-BODY_S = 60.0  # for the whole body to come
+BODY_S = 60.0  # for the whole body
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -22,9 +22,7 @@ async def read_json(request: Request) -> Any:
     kinds = request.headers.getlist("content-type")
     if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "application/json":
         raise RequestError("expected Content-Type: application/json", status=415)
-    if (
-        int(request.headers.get("content-length", "0")) > MAX_BODY_BYTES
-    ):  # the HTTP parser has made sure that it is a number
+    if int(request.headers.get("content-length", "0")) > MAX_BODY_BYTES:  # the HTTP parser guarantees a number
         raise _too_long()
     body = bytearray()
     try:

@@ -1,4 +1,4 @@
-"""One completion of a request: how it is sampled, its text as it comes, and its log-probabilities at the end."""
+"""One completion of a request: sampling parameters, incremental text, and log-probabilities at the end."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepscaler.rollout.batch import Sequence as Decoding
-from deepscaler.rollout.scoring import TokenScores
-from deepscaler.rollout.torch_engine import TorchEngine
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.scheduler import Sequence as DecodingSequence
+from deepscaler.engines.torch.scoring import TokenScores
 from deepscaler.serve.requests import Asked, RequestError
-from deepscaler.serve.text import TextStream
+from deepscaler.serve.text import Detokenizer
 from deepscaler.types import FinishReason, IntArray, RunError, SamplingParams
 
-SERVE_STEP = -2  # keeps the server's draws apart from those of training and evaluation
+SERVE_STEP = -2  # draws of the server differ from those of training and evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Of `tokens`, the last ones of prompt and completion. `scores` has the alternatives, where any were wanted.
+    """Log-probabilities of `tokens`, the last ones of prompt and completion. scores: alternatives, where requested.
 
-    With `echo` the first token is the prompt's first, which has nothing before it: `values` and `scores` lack it.
+    With `echo` the first token is the prompt's first, which has no context: `values` and `scores` omit it.
     """
 
     tokens: tuple[int, ...]
@@ -32,7 +32,7 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """New text of one choice. The rest comes with its last piece: finish_reason, all its tokens, their logprobs."""
+    """New text of one choice. The last piece also holds finish_reason, all tokens, and their logprobs."""
 
     index: int
     text: str
@@ -46,15 +46,15 @@ Deliver = Callable[[Piece | RequestError], None]
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One completion under way. watched: its text is looked at after every token: it is streamed, or has stop strings.
+    """One running completion. watched: detokenized after every token, for streaming or stop strings.
 
-    logprobs: how many alternatives to tell beside each token, None for no log-probabilities; echo: the prompt's too.
-    failed: its client knows already. trials: how often it was tried alone because the batch it was in had failed.
+    logprobs: number of alternatives per token, None for no log-probabilities; echo: those of the prompt as well.
+    failed: the client has received the error. trials: how often it was retried alone after its step had failed.
     """
 
     index: int
-    decoding: Decoding
-    text: TextStream
+    sequence: DecodingSequence
+    text: Detokenizer
     watched: bool
     logprobs: int | None
     echo: bool
@@ -63,17 +63,17 @@ class Choice:
     trials: int = 0
 
     def advance(self) -> None:
-        """After a token."""
-        new = self.text.push(self.decoding.tokens)
+        """Deliver the text of a new token."""
+        new = self.text.push(self.sequence.tokens)
         if self.text.stopped:
-            self.decoding.cancelled = True  # leaves the batch at the next step
+            self.sequence.cancelled = True  # the next step removes it
         if new:
             self.deliver(Piece(self.index, new))
 
     def finish(self, reason: FinishReason | None, stop_ids: frozenset[int], engine: TorchEngine) -> Piece:
         """The last piece. Raises RunError when its tokens cannot be scored."""
-        tokens = self.decoding.tokens
-        stop_ids = stop_ids.union(self.decoding.params.stop_token_ids)
+        tokens = self.sequence.tokens
+        stop_ids = stop_ids.union(self.sequence.params.stop_token_ids)
         shown = tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens
         new = self.text.push(shown, last=True)
         word = "length" if reason is FinishReason.LENGTH and not self.text.stopped else "stop"
@@ -82,23 +82,23 @@ class Choice:
     def _logprobs(self, engine: TorchEngine) -> Logprobs | None:
         if self.logprobs is None:
             return None
-        prompt = self.decoding.request.prompt_ids
-        tokens, values = tuple(self.decoding.tokens), tuple(self.decoding.logprobs)
+        prompt = self.sequence.request.prompt_ids
+        tokens, values = tuple(self.sequence.tokens), tuple(self.sequence.logprobs)
         if self.echo:
             tokens = (*prompt.tolist(), *tokens)
         elif not self.logprobs:
             return Logprobs(tokens, values)
-        # The prompt was not sampled: its distribution is the model's own.
-        drawn = np.full(len(values), self.decoding.params.temperature, np.float32)
+        # The prompt was not sampled: temperature 1.
+        drawn = np.full(len(values), self.sequence.params.temperature, np.float32)
         temperatures = np.concatenate([np.ones(len(prompt) - 1, np.float32), drawn]) if self.echo else drawn
         if not len(temperatures):
             return Logprobs(tokens, ())
-        scores = engine.score(self.decoding.ids, temperatures, self.logprobs)
+        scores = engine.score(self.sequence.ids, temperatures, self.logprobs)
         return Logprobs(tokens, tuple(scores.logprobs.tolist()), scores)
 
 
-def told(error: Exception) -> RequestError:
-    """What the client is told; what is not written for it goes to the server's log as well."""
+def client_error(error: Exception) -> RequestError:
+    """The error for the client; an unexpected one is written to the server's log as well."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, RunError):
@@ -107,8 +107,8 @@ def told(error: Exception) -> RequestError:
     return RequestError(f"the engine failed: {type(error).__name__}: {error!s:.500}", status=500)
 
 
-def sampling(asked: Asked, prompt_ids: IntArray, capacity: int, seed: int) -> SamplingParams:
-    """Of a request. Raises RequestError when the budget exceeds what is left of the context."""
+def sampling_params(asked: Asked, prompt_ids: IntArray, capacity: int, seed: int) -> SamplingParams:
+    """Sampling parameters of a request. Raises RequestError when the budget exceeds the rest of the context."""
     left = capacity - len(prompt_ids)
     needed = 1 if asked.max_tokens is None else asked.max_tokens
     if needed > left:
@@ -121,5 +121,5 @@ def sampling(asked: Asked, prompt_ids: IntArray, capacity: int, seed: int) -> Sa
         )
     budget = left if asked.max_tokens is None else needed
     how = asked.temperature, asked.top_p, asked.top_k
-    # Stop strings are looked for where the text is made, which knows what is shown of it.
+    # Stop strings are matched by the detokenizer, which truncates the text.
     return SamplingParams(budget, *how, seed=seed, step=SERVE_STEP, stop_token_ids=asked.stop_token_ids)

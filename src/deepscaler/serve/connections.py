@@ -1,7 +1,7 @@
-"""Connections that do nothing are closed: requests must come, and answers be taken, within a bounded time.
+"""Timeouts of connections: for the head of a request, and for a client that does not read its response.
 
-uvicorn closes a connection that is idle between two requests. One that never sends a whole request head, or does not
-read what it asked for, it would keep.
+uvicorn closes connections that are idle between two requests, but not those that never send a complete head, or do
+not read their response.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 20.0  # for the head of a request to come, counted from the connection or the request's first byte
-UNREAD_S = 60.0  # during which a client takes nothing of what waits for it
+HEAD_S = 20.0  # for the head of a request, from the connection or the first byte of the request
+UNREAD_S = 60.0  # during which a client reads nothing of its response
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection is closed when a request's head takes longer than `HEAD_S`, or its answer is not read."""
+    """Closes a connection when the head of a request takes longer than `HEAD_S`, or its response is not read."""
 
     head_s, unread_s = HEAD_S, UNREAD_S
     _deadline: asyncio.TimerHandle | None = None
@@ -31,7 +31,7 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not before:
             self._stop_waiting()
-        elif before is None or before.response_complete:  # part of a head, or a body that nobody reads any more
+        elif before is None or before.response_complete:  # part of a head, or a body after the response
             self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -40,7 +40,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Called by the transport when too much waits to be read by the client."""
+        """Called by the transport when its write buffer is full."""
         super().pause_writing()
         if self._unread is None:
             self._unread = self.loop.call_later(self.unread_s, self.transport.abort)

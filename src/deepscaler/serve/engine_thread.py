@@ -1,8 +1,8 @@
-"""The thread that owns the engine: requests join and leave its batch at any step.
+"""The thread that owns the engine: requests join and leave its scheduler at any step.
 
-A fault ends the completion it belongs to. When a step fails without saying whose fault it is, those that joined with
-it (else all that were decoded) go on one by one, and the one that fails alone is the one. The others keep their tokens:
-they are taken up again where they stood, which costs a pass over what they have.
+An error ends the completion that caused it. When a step fails without naming the sequence, the sequences that joined
+with it (else all that were running) are retried one by one, and the one that fails alone is the cause. The others keep
+their tokens and continue after a prefill of prompt and tokens.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from deepscaler.engines.torch.decode_state import NonFiniteLogitsError
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.scheduler import Scheduler
+from deepscaler.engines.torch.scheduler import Sequence as DecodingSequence
 from deepscaler.observability.counts import counted
-from deepscaler.rollout.batch import Batch
-from deepscaler.rollout.batch import Sequence as Decoding
-from deepscaler.rollout.rows import NonFiniteLogitsError
-from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.serve.choices import Choice, Deliver, told
+from deepscaler.serve.choices import Choice, Deliver, client_error
 from deepscaler.serve.requests import Asked, RequestError
-from deepscaler.serve.text import TextStream
+from deepscaler.serve.text import Detokenizer
 from deepscaler.types import FinishReason, IntArray, Request, RunError, SamplingParams
 
 IDLE_S = 0.5
-MAX_FAULTS = 16  # steps that fail one after another: then it is looked whether the device works at all
-MAX_TRIALS = 3  # of one completion that is suspected again and again
+MAX_FAULTS = 16  # consecutive failed steps after which the device itself is tested
+MAX_TRIALS = 3  # retries of one suspected completion
 
 Decode = Callable[[Sequence[int], bool], str]  # token ids, whether to skip special tokens
 
@@ -39,13 +39,13 @@ class Job:
 
     def cancel(self) -> None:
         for choice in self.choices:
-            choice.decoding.cancelled = True
+            choice.sequence.cancelled = True
 
 
 class EngineThread:
-    """capacity: tokens of prompt and completion. max_queued: sequences that may wait or be under way.
+    """capacity: tokens of prompt and completion. max_queued: most sequences waiting or running.
 
-    stop: texts that end every completion, beside those of its request.
+    stop: stop strings of every completion, beside those of its request.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class EngineThread:
         self.capacity = capacity
         self._max_queued = max_queued
         self._inbox: queue.Queue[Job] = queue.Queue()
-        self._choices: dict[Decoding, Choice] = {}
-        self._only_scored: deque[Choice] = deque()  # nothing is to be sampled for them
-        self._suspects: deque[Choice] = deque()  # not in the batch; each is tried alone
+        self._choices: dict[DecodingSequence, Choice] = {}
+        self._score_only: deque[Choice] = deque()  # requests without new tokens
+        self._suspects: deque[Choice] = deque()  # not in the scheduler; each is retried alone
         self._faults = 0  # since the last step that succeeded
         self._lock = threading.Lock()
         self._num_open = 0
         self._closing = threading.Event()
-        self._broken: Exception | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, prompts: Iterable[tuple[IntArray, SamplingParams]], asked: Asked, deliver: Deliver) -> Job:
-        """`deliver` gets every piece, or an exception, in the engine's thread. Raises RequestError when full (429).
+        """`deliver` receives every piece or an error, in the engine's thread. Raises RequestError when full (429).
 
         The choices of the first prompt come first.
         """
@@ -85,37 +85,36 @@ class EngineThread:
         for prompt_ids, params in prompts:
             request = Request("serve", prompt_ids, asked.n)
             for sample in range(asked.n):
-                text = TextStream(lambda ids: self._decode(ids, asked.skip_special_tokens), stops)
-                decoding, watched = Decoding(request, sample, params), asked.stream or bool(stops)
+                text = Detokenizer(lambda ids: self._decode(ids, asked.skip_special_tokens), stops)
+                sequence, watched = DecodingSequence(request, sample, params), asked.stream or bool(stops)
                 wanted = watched, asked.logprobs, asked.echo
-                choices.append(Choice(len(choices), decoding, text, *wanted, deliver))
+                choices.append(Choice(len(choices), sequence, text, *wanted, deliver))
         with self._lock:
             self._check_room(len(choices))
             self._num_open += len(choices)
         job = Job(choices)
         self._inbox.put(job)
-        self.check()  # a thread that has ended meanwhile looks into no inbox
+        self.check()  # a thread that has ended meanwhile does not read its inbox
         return job
 
     def check(self, count: int = 0) -> None:
         """Raises RequestError when the engine has failed (500) or `count` more completions are too many (429)."""
-        if self._broken is not None:
-            raise RequestError(f"the engine failed ({self._broken}); restart the server", status=500)
+        if self._failure is not None:
+            raise RequestError(f"the engine failed ({self._failure}); restart the server", status=500)
         self._check_room(count)
 
     def _check_room(self, count: int) -> None:
         if self._num_open + count > self._max_queued:
             raise RequestError(
                 f"{counted(count, 'completion')} asked for, {self._num_open} are waiting or under way, and the "
-                "server takes "
-                f"{self._max_queued}; try again later",
+                f"server takes {self._max_queued}; try again later",
                 status=429,
                 code="queue_full",
             )
 
     @property
     def num_open(self) -> int:
-        """Completions waiting or under way."""
+        """Completions waiting or running."""
         return self._num_open
 
     def close(self) -> None:
@@ -125,39 +124,39 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._decode_all()
-        except Exception as error:  # nobody may wait for a thread that has ended; later requests are told why
-            self._broken = error
+        except Exception as error:  # waiting clients get the error, later requests as well
+            self._failure = error
             self._fail_all(error)
             raise
 
     def _decode_all(self) -> None:
-        batch = self._engine.open_batch(self.capacity)
+        scheduler = self._engine.open_scheduler(self.capacity)
         while not self._closing.is_set():
-            self._take(batch)
-            if self._only_scored:
-                self._finish(self._only_scored.popleft(), FinishReason.LENGTH)
-            if batch.is_empty:
+            self._add_jobs(scheduler)
+            if self._score_only:
+                self._finish(self._score_only.popleft(), FinishReason.LENGTH)
+            if not scheduler.has_unfinished:
                 continue
-            before = batch.active
+            before = scheduler.running
             try:
-                finished = batch.step()
-            except Exception as error:  # whatever a request brings up ends that request, and no other
-                batch = self._recover(batch, before, error)
+                finished = scheduler.step()
+            except Exception as error:  # an error ends the request that caused it, and no other
+                scheduler = self._recover(scheduler, before, error)
                 continue
             self._faults = 0
-            for decoding in batch.active:
-                self._advance(self._choices[decoding])
-            for decoding in finished:
-                self._finish(self._choices.pop(decoding), batch.finish_reason(decoding))
+            for sequence in scheduler.running:
+                self._advance(self._choices[sequence])
+            for sequence in finished:
+                self._finish(self._choices.pop(sequence), scheduler.finish_reason(sequence))
         self._fail_all(RunError("the server is shutting down"))
 
-    def _take(self, batch: Batch) -> None:
-        """Let new requests join; wait for one when there is nothing else to do. Suspects first, one at a time."""
+    def _add_jobs(self, scheduler: Scheduler) -> None:
+        """Add new requests; block for one when idle. Suspects first, one at a time."""
         if self._suspects:
-            if not batch.waiting:
-                batch.add(self._suspects.popleft().decoding)
+            if not scheduler.waiting:
+                scheduler.add(self._suspects.popleft().sequence)
             return
-        wait = batch.is_empty and not self._only_scored
+        wait = not scheduler.has_unfinished and not self._score_only
         while True:
             try:
                 job = self._inbox.get(timeout=IDLE_S) if wait else self._inbox.get_nowait()
@@ -165,103 +164,105 @@ class EngineThread:
                 return
             wait = False
             for choice in job.choices:
-                self._join(choice, batch)
+                self._add(choice, scheduler)
 
-    def _join(self, choice: Choice, batch: Batch) -> None:
-        if not choice.decoding.params.max_completion_tokens:
-            self._only_scored.append(choice)
-        elif batch.fits(choice.decoding):
-            self._choices[choice.decoding] = choice
-            batch.add(choice.decoding)
+    def _add(self, choice: Choice, scheduler: Scheduler) -> None:
+        if not choice.sequence.params.max_completion_tokens:
+            self._score_only.append(choice)
+        elif scheduler.fits(choice.sequence):
+            self._choices[choice.sequence] = choice
+            scheduler.add(choice.sequence)
         else:
             self._fail(choice, RequestError(
-                f"prompt and completion of {counted(choice.decoding.num_needed, 'token')} do not fit into the "
-                "server's cache; "
-                "lower max_tokens, or start the server with a smaller --context",
+                f"prompt and completion of {counted(choice.sequence.max_tokens, 'token')} do not fit into the "
+                "server's cache; lower max_tokens, or start the server with a smaller --context",
                 param="max_tokens",
                 code="context_length_exceeded",
             ))  # fmt: skip
 
     def _advance(self, choice: Choice) -> None:
-        if not choice.watched or choice.decoding.cancelled:
+        if not choice.watched or choice.sequence.cancelled:
             return
         try:
             choice.advance()
-        except Exception as error:  # of its own text only
-            choice.decoding.cancelled, choice.failed = True, True
-            choice.deliver(told(error))
+        except Exception as error:  # affects this completion only
+            choice.sequence.cancelled, choice.failed = True, True
+            choice.deliver(client_error(error))
 
     def _finish(self, choice: Choice, reason: FinishReason | None) -> None:
         try:
             piece = choice.finish(reason, self._stop_ids, self._engine)
-        except Exception as error:  # of its own text or scores only
+        except Exception as error:  # affects this completion only
             self._fail(choice, error)
             return
         self._release(1)
         if not choice.failed:
             choice.deliver(piece)
 
-    def _recover(self, batch: Batch, before: Sequence[Decoding], error: Exception) -> Batch:
-        """A new batch for all whose fault it was not. Raises an error when nothing works any more."""
+    def _recover(self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception) -> Scheduler:
+        """A new scheduler with all sequences that did not cause the error. Raises when the device itself has failed."""
         self._faults += 1
         if self._faults > MAX_FAULTS:
-            self._engine.score(np.zeros(2, np.int32), np.ones(1, np.float32), 0)  # raises where nothing works any more
+            self._engine.score(np.zeros(2, np.int32), np.ones(1, np.float32), 0)  # raises when the device has failed
             self._faults = 0
-        guilty, suspects = self._whose_fault(batch, before, error)
+        failed, suspects = self._find_failed(scheduler, before, error)
         self._engine.reset()
-        new = self._engine.open_batch(self.capacity)
-        for decoding in guilty:
-            self._fail(self._choices.pop(decoding), error)
+        new = self._engine.open_scheduler(self.capacity)
+        for sequence in failed:
+            self._fail(self._choices.pop(sequence), error)
         self._suspects.extend(self._choices[d] for d in suspects)
-        apart = {choice.decoding for choice in self._suspects}
-        for decoding in list(self._choices):
-            if decoding in apart:
+        apart = {choice.sequence for choice in self._suspects}
+        for sequence in list(self._choices):
+            if sequence in apart:
                 continue
-            if new.finish_reason(decoding) is None:
-                new.add(decoding)
+            if new.finish_reason(sequence) is None:
+                new.add(sequence)
             else:
-                self._finish(self._choices.pop(decoding), new.finish_reason(decoding))
+                self._finish(self._choices.pop(sequence), new.finish_reason(sequence))
         return new
 
-    def _whose_fault(
-        self, batch: Batch, before: Sequence[Decoding], error: Exception
-    ) -> tuple[list[Decoding], list[Decoding]]:
-        """(those whose fault the error is, those who may have to do with it)."""
+    def _find_failed(
+        self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception
+    ) -> tuple[list[DecodingSequence], list[DecodingSequence]]:
+        """(sequences that caused the error, sequences that may have caused it)."""
         if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):
-            return error.sequences, []  # by their prompts alone; what is decoded together may spoil each other
+            return (
+                error.sequences,
+                [],
+            )  # caused by their own prompts; sequences that are decoded together may affect each other
         if isinstance(error, NonFiniteLogitsError):
             suspects = error.sequences
         else:
-            apart = {*batch.waiting, *before, *(choice.decoding for choice in self._suspects)}
+            apart = {*scheduler.waiting, *before, *(choice.sequence for choice in self._suspects)}
             suspects = [d for d in self._choices if d not in apart] or list(before)
         if len(suspects) == 1:
-            return [*suspects, *self._like(suspects[0])], []
-        for decoding in suspects:
-            self._choices[decoding].trials += 1
-        guilty = [d for d in suspects if self._choices[d].trials > MAX_TRIALS]
-        return guilty, [d for d in suspects if d not in guilty]
+            return [*suspects, *self._same_prompt(suspects[0])], []
+        for sequence in suspects:
+            self._choices[sequence].trials += 1
+        failed = [d for d in suspects if self._choices[d].trials > MAX_TRIALS]
+        return failed, [d for d in suspects if d not in failed]
 
-    def _like(self, guilty: Decoding) -> list[Decoding]:
-        """Take from the suspects those that are nothing but the same prompt."""
-        same = [c for c in self._suspects if c.decoding.request is guilty.request and not len(c.decoding.token_array)]
-        if len(guilty.token_array):
+    def _same_prompt(self, failed: DecodingSequence) -> list[DecodingSequence]:
+        """Remove and return the suspects with the same prompt and no tokens yet."""
+        same = [c for c in self._suspects if c.sequence.request is failed.request and not len(c.sequence.token_array)]
+        if len(failed.token_array):
             return []
         self._suspects = deque(choice for choice in self._suspects if choice not in same)
-        return [choice.decoding for choice in same]
+        return [choice.sequence for choice in same]
 
     def _fail(self, choice: Choice, error: Exception) -> None:
         self._release(1)
         if not choice.failed:
             choice.failed = True
-            choice.deliver(told(error))
+            choice.deliver(client_error(error))
 
     def _fail_all(self, error: Exception) -> None:
         while not self._inbox.empty():
             job = self._inbox.get_nowait()
-            self._choices.update((choice.decoding, choice) for choice in job.choices)
-        choices = [*self._choices.values(), *self._only_scored]
+            self._choices.update((choice.sequence, choice) for choice in job.choices)
+        choices = [*self._choices.values(), *self._score_only]
         self._choices.clear()
-        self._only_scored.clear()
+        self._score_only.clear()
         for choice in choices:
             self._fail(choice, error)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from deepscaler.serve.choices import Logprobs, Piece
 from deepscaler.serve.requests import Asked
-from deepscaler.serve.text import ThoughtSplitter
+from deepscaler.serve.text import ReasoningParser
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Reply:
         self._chat = self.asked.is_chat
         self.num_choices = self.asked.n * len(self.echoed)
         thinking = self.thinking and self._chat
-        self._splitters = [ThoughtSplitter(thinking=thinking) for _ in range(self.num_choices)]
+        self._splitters = [ReasoningParser(thinking=thinking) for _ in range(self.num_choices)]
         self._started: set[int] = set()
         self.token_text = cache(self.token_text)
 

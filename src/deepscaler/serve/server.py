@@ -13,10 +13,10 @@ from typing import Any
 import uvicorn
 
 from deepscaler.data.stopping import all_stop_ids
+from deepscaler.engines.sizing import DTYPES, cache_bytes, max_sequences, pick_device, pick_dtype
+from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.observability.counts import counted
 from deepscaler.positions import model_context
-from deepscaler.rollout.sizing import DTYPES, cache_bytes, pick_device, pick_dtype, slots_that_fit
-from deepscaler.rollout.torch_engine import TorchEngine
 from deepscaler.serve.admission import LOOPBACK, check_key
 from deepscaler.serve.app import Service, make_app
 from deepscaler.serve.connections import BoundedProtocol
@@ -78,7 +78,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
         )
     capacity = options.context or own
     model: Any = load_model(directory, dtype=dtype, device=device, tokenizer=tokenizer, longest=capacity)
-    slots = slots_that_fit(model.config, dtype, device, capacity=capacity, most=options.max_active)
+    slots = max_sequences(model.config, dtype, device, capacity=capacity, most=options.max_active)
     stop_ids = all_stop_ids(stop_token_ids(model, tokenizer), tokenizer, options.stop_token_ids)
     engine = EngineThread(
         TorchEngine(model, stop_ids=stop_ids, max_active=slots, max_cache_bytes=cache_bytes(device, 1)),

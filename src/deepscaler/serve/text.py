@@ -1,14 +1,14 @@
-"""From token ids to text as they come: nothing is shown that a later token could change or a stop string cut off."""
+"""Incremental detokenization: holds back text that a later token could change or a stop string truncate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-UNFINISHED = "\ufffd"  # how tokenizers decode the first bytes of a character whose last ones are not there yet
+UNFINISHED = "\ufffd"  # replacement character, for an incomplete UTF-8 sequence
 
 
-class TextStream:
-    """The text of one completion. `push` takes all tokens so far and gives what is safe to show now."""
+class Detokenizer:
+    """Detokenizer of one completion. `push` takes all tokens so far and returns the new text that is final."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
         self._decode, self._stops = decode, tuple(stops)
@@ -19,10 +19,10 @@ class TextStream:
         self.stopped = False
 
     def push(self, tokens: Sequence[int], *, last: bool = False) -> str:
-        """tokens: without a stop token at the end. `last`: none will follow, so nothing is held back any longer."""
+        """tokens: without a stop token at the end. `last`: no more tokens, so nothing is held back."""
         if self.stopped:
             return ""
-        # Tokens decode differently at the beginning of a text, so a few that are known already go before the new ones.
+        # Tokens decode differently at the beginning of a text, so decode a few known ones in front of the new ones.
         known, text = self._decode(tokens[self._start : self._read]), self._decode(tokens[self._start :])
         if last or not text.endswith(UNFINISHED):
             self._start, self._read = self._read, len(tokens)
@@ -39,7 +39,7 @@ class TextStream:
             self.text, self.stopped = self.text[: min(found)], True
 
 
-class ThoughtSplitter:
+class ReasoningParser:
     """Splits a stream of text at `</think>` into reasoning and content; without `thinking` all of it is content."""
 
     CLOSE = "</think>"
@@ -49,7 +49,7 @@ class ThoughtSplitter:
         self._pending = ""
 
     def push(self, text: str, *, last: bool = False) -> tuple[str, str]:
-        """(reasoning, content) to show now."""
+        """(reasoning, content) that are final."""
         if not self._thinking:
             return "", text
         self._pending += text
@@ -58,6 +58,6 @@ class ThoughtSplitter:
             self._thinking, self._pending = False, ""
             return before, after
         keep = 0 if last else len(self.CLOSE) - 1
-        cut = max(0, len(self._pending) - keep)
-        shown, self._pending = self._pending[:cut], self._pending[cut:]
+        end = max(0, len(self._pending) - keep)
+        shown, self._pending = self._pending[:end], self._pending[end:]
         return shown, ""

@@ -10,7 +10,7 @@ import pytest
 from deepscaler.cli.eval_commands import EvalArguments, evaluate
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.schema import RecipeError
-from deepscaler.rollout import vllm_engine
+from deepscaler.engines.vllm import engine as vllm_engine
 from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids, stop_token_ids_of
 from tiny_run import write_model, write_recipe
 

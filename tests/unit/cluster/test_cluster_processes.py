@@ -10,7 +10,7 @@ from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import divided, open_sharded_engine, start_helpers
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.training.gradients import GradientComputer
-from rollout_runs import PARAMS, first_end, letters, requests
+from engine_runs import PARAMS, first_end, letters, requests
 
 SETTINGS = EngineSettings(frozenset({1}), max_active=8)
 

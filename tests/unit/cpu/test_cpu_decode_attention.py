@@ -11,7 +11,7 @@ from transformers import Qwen2Config
 
 from decode_blocks import blocks_for
 from deepscaler.cpu.decode_attention import DecodeAttention, FusedDecodeAttention
-from deepscaler.rollout.cache import BlockCache
+from deepscaler.engines.torch.kv_cache import KVCache
 
 CPU = torch.device("cpu")
 KINDS: list[type[DecodeAttention]] = [DecodeAttention, FusedDecodeAttention]
@@ -28,7 +28,7 @@ def test_attention_over_blocks_equals_attention_over_each_sequence(
     torch.manual_seed(0)
     config = Qwen2Config(hidden_size=heads * width, num_attention_heads=heads, num_key_value_heads=2)
     config.num_hidden_layers = 2
-    cache = BlockCache(config, torch.float32, CPU, 2**26, block_tokens=size)
+    cache = KVCache(config, torch.float32, CPU, 2**26, block_tokens=size)
     lengths = [2 * size + 1, size - 1, 0, 5 * size + 2, size]
     table, counts = blocks_for(cache, lengths)
     keys, values = torch.randn(2, 7, 6 * size, 2, width).unbind()
@@ -54,7 +54,7 @@ def test_attention_over_blocks_equals_attention_over_each_sequence(
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_numbers_that_are_not_finite_come_through(tiny_model: Callable[..., Any], bad: float) -> None:
     """The engine notices them in the logits; a compiled maximum must not swallow them."""
-    cache = BlockCache(tiny_model().config, torch.float32, CPU, 2**24, block_tokens=4)
+    cache = KVCache(tiny_model().config, torch.float32, CPU, 2**24, block_tokens=4)
     attention = FusedDecodeAttention(*blocks_for(cache, [9, 3]), cache.keys, cache.values, padding=0)
     query, key = torch.ones(2, 4, 8), torch.ones(2, 2, 8)
     query[1, 2, 3] = bad
@@ -67,7 +67,7 @@ def test_padding_of_attention_reads_is_less_than_a_block_per_sequence(
     tiny_model: Callable[..., Any], kind: type[DecodeAttention]
 ) -> None:
     """Skewed lengths: one sequence of 500 tokens among 31 of 20 costs the others nothing."""
-    cache = BlockCache(tiny_model().config, torch.float32, CPU, 2**26, block_tokens=32)
+    cache = KVCache(tiny_model().config, torch.float32, CPU, 2**26, block_tokens=32)
     lengths = [500] + [20] * 31
     attention = kind(*blocks_for(cache, lengths), cache.keys, cache.values, padding=0)
     read = attention.num_blocks * cache.block_tokens

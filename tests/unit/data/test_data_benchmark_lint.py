@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,15 @@ from deepscaler.data.benchmark_lint import Finding, lint_benchmark, sub_answers,
 from deepscaler.data.benchmark_review import reviewed_rows
 from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark, read_rows
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome, Verdict
+from deepscaler.types import GradeItem, Outcome, Verdict
 from shared_data import shared
-
-
-def judge(text: str, references: Sequence[str]) -> Verdict:
-    return grade(text, references, thinking_prefilled=False)
 
 
 def lint(tmp_path: Path, name: str, *rows: dict[str, Any]) -> list[Finding]:
     spec = BENCHMARKS[name]
     (tmp_path / spec.file).write_text(json.dumps(list(rows)))
     loaded = load_benchmark(name, tmp_path, allow_changed=True)
-    return lint_benchmark(spec, list(rows), loaded.problems, judge)
+    return lint_benchmark(spec, list(rows), loaded.problems, grade)
 
 
 def minerva(answer: list[str], solution: str, problem: str = "How far?") -> dict[str, Any]:
@@ -43,7 +38,7 @@ PROMPT = r"Subproblem 0: How long? Solution: \boxed{188} m Final answer: 188. Su
 def test_every_reviewed_row_of_minerva_is_found_and_most_repeat_the_prompt() -> None:
     directory = shared("data", "benchmarks")
     rows, _ = read_rows(directory / "minerva.json")
-    findings = lint_benchmark(BENCHMARKS["minerva"], rows, load_benchmark("minerva", directory).problems, judge)
+    findings = lint_benchmark(BENCHMARKS["minerva"], rows, load_benchmark("minerva", directory).problems, grade)
     contradictions = {finding.row: finding for finding in findings if finding.kind == "contradiction"}
     assert set(reviewed_rows("minerva")) <= set(contradictions)
     assert sum(finding.repeats is not None for finding in contradictions.values()) >= 26
@@ -52,7 +47,8 @@ def test_every_reviewed_row_of_minerva_is_found_and_most_repeat_the_prompt() -> 
 def test_every_corrected_reference_is_what_the_rows_own_solution_boxes() -> None:
     corrected = load_benchmark("minerva", shared("data", "benchmarks"), corrected=True).problems
     for row, review in reviewed_rows("minerva").items():
-        agrees = judge(corrected[row].solution or "", corrected[row].references).outcome is Outcome.CORRECT
+        item = GradeItem(corrected[row].solution or "", corrected[row].references, thinking_prefilled=False)
+        agrees = grade(item).outcome is Outcome.CORRECT
         assert agrees == review.changes, review
         assert review.changes == (review.verdict in ("reference_wrong", "partly_wrong") or row == 170)
 
@@ -117,7 +113,7 @@ def test_a_reference_the_grader_does_not_accept_for_itself_is_reported(tmp_path:
     (tmp_path / spec.file).write_text(json.dumps([{"problem": "?", "answer": "x"}]))
     problems = load_benchmark("math500", tmp_path, allow_changed=True).problems
 
-    def deaf(text: str, references: Sequence[str]) -> Verdict:
+    def deaf(item: GradeItem) -> Verdict:
         return Verdict(Outcome.TIMEOUT, 0.0)
 
     (finding,) = lint_benchmark(spec, [{"answer": "x"}], problems, deaf)

@@ -15,7 +15,7 @@ from deepscaler.data.preparation_files import write_preparation
 from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
 from deepscaler.data.readers import DataError
 from deepscaler.data.sources import load_problems
-from deepscaler.rollout.openai_client import Ask
+from deepscaler.engines.openai.client import ChatRequest
 from deepscaler.types import Message, Problem
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -105,8 +105,8 @@ def test_a_result_tells_what_was_shown_before_apart() -> None:
 
 
 def test_a_server_is_sent_the_whole_conversation() -> None:
-    assert Ask("k", "1+1?", 1).messages == [question("1+1?")]
-    assert Ask("k", "1+1?", 1, (Message("system", "Be brief."),)).messages == [SYSTEM, question("1+1?")]
+    assert ChatRequest("k", "1+1?", 1).messages == [question("1+1?")]
+    assert ChatRequest("k", "1+1?", 1, (Message("system", "Be brief."),)).messages == [SYSTEM, question("1+1?")]
 
 
 def test_prepared_rows_say_what_comes_before(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from deepscaler.data.readers import DataError
 from deepscaler.data.references import NoAnswerError, WrongTypeError, num_sentences, read_answers, value_in
 from deepscaler.data.sources import load_problems
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome, Problem
+from deepscaler.types import GradeItem, Outcome, Problem, Verdict
 from shared_data import shared
 
 GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nIn all she sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
@@ -128,14 +128,14 @@ def test_the_value_in_a_sentence_is_what_a_person_would_box(reference: str, valu
 def test_the_lint_asks_whether_the_value_is_graded_correct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not whether a text equals itself, which every text does."""
     assert readable("\\frac12") and readable("7")
-    monkeypatch.setattr("deepscaler.cli.data_commands.grade", lambda text, references, **_: _verdict(text, references))
+    monkeypatch.setattr("deepscaler.cli.data_commands.grade", _verdict)
     assert not readable("The answer surely is 72.")
 
 
-def _verdict(text: str, references: list[str]) -> Any:
+def _verdict(item: GradeItem) -> Verdict:
     """Of a grader that compares letters."""
-    correct = text == f"\\boxed{{{references[0]}}}"
-    return grade("\\boxed{1}", ["1" if correct else "2"], thinking_prefilled=False)
+    correct = item.completion == f"\\boxed{{{item.references[0]}}}"
+    return grade(GradeItem("\\boxed{1}", ["1" if correct else "2"], thinking_prefilled=False))
 
 
 def test_gsm8k_and_trl_rows_are_trained_on_with_their_answers(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_gsm8k_and_trl_rows_are_trained_on_with_their_answers(tmp_path: Path) ->
     path.write_text(json.dumps(rows))
     first, second = load_problems(path, prompt_field="question")
     assert (first.references, second.references) == (("72",), ("2",))
-    assert grade("\\boxed{72}", first.references, thinking_prefilled=False).outcome is Outcome.CORRECT
+    assert grade(GradeItem("\\boxed{72}", first.references, thinking_prefilled=False)).outcome is Outcome.CORRECT
 
 
 def test_a_verl_ground_truth_with_its_rationale_gives_the_answer(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_benchmark_lint_asks_for_the_value_in_a_reference() -> None:
     spec = BENCHMARKS["math500"]
     problem = Problem("math500/0", "How many?", ("The answer surely is 72.",))
     rows = [{"problem": problem.prompt, "answer": problem.references[0]}]
-    findings = lint_benchmark(spec, rows, [problem], lambda text, references: _verdict(text, list(references)))
+    findings = lint_benchmark(spec, rows, [problem], _verdict)
     assert "unreadable" in {finding.kind for finding in findings}
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from deepscaler.data.benchmarks import LoadedBenchmark, load_benchmark
 from deepscaler.data.layouts import Columns
+from deepscaler.data.normalize import letter_text, words
 from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
-from deepscaler.data.resemblance import holds_letters
+from deepscaler.data.similarity import holds_letters
 from deepscaler.data.whole_text import WIDTH, beginnings
-from deepscaler.data.wording import letter_text, words
 from deepscaler.types import Problem
 from shared_data import shared
 

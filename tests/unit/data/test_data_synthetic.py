@@ -22,7 +22,7 @@ from deepscaler.data.synthetic import (
 )
 from deepscaler.rewards.math_reward import grade
 from deepscaler.toy.traces import spelled, worked_solution
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
 
 QUICKSTART = "recipes/quickstart.toml"
 STEADY = SftSection(slip_frac=0.0, redo_frac=0.2, restart_frac=0.3, spiral_enter=0.05)
@@ -58,7 +58,8 @@ def test_a_solution_without_slips_is_graded_correct() -> None:
     rng = np.random.default_rng(2)
     for _ in range(200):
         chain = random_chain(int(rng.integers(2, 10)), rng)
-        verdict = grade(worked_solution(chain, STEADY, rng), chain.problem().references, thinking_prefilled=True)
+        item = GradeItem(worked_solution(chain, STEADY, rng), chain.problem().references, thinking_prefilled=True)
+        verdict = grade(item)
         assert verdict.outcome is Outcome.CORRECT
 
 
@@ -67,7 +68,7 @@ def test_uncorrected_slips_lead_to_wrong_answers() -> None:
     sloppy = SftSection(spelled_frac=0.0, slip_frac=1.0, repair_frac=0.0, spiral_enter=0.0)
     chain = Chain(37, (Operation("a", "+", 25),))
     verdicts = [
-        grade(worked_solution(chain, sloppy, rng), chain.problem().references, thinking_prefilled=True)
+        grade(GradeItem(worked_solution(chain, sloppy, rng), chain.problem().references, thinking_prefilled=True))
         for _ in range(50)
     ]
     assert {v.outcome for v in verdicts} == {Outcome.WRONG}

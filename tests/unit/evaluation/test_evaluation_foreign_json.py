@@ -9,19 +9,19 @@ import pytest
 
 import deepscaler
 from deepscaler.config.evaluation import ClientSection
+from deepscaler.engines.openai.client import ChatRequest, OpenAIClient
+from deepscaler.engines.openai.reply import MalformedReplyError, StreamedReply, error_message, parse_reply
 from deepscaler.evaluation.breakdown import read_contamination
 from deepscaler.evaluation.samples import read_results
 from deepscaler.json_text import MAX_DEPTH, parse_json
 from deepscaler.observability.problem_texts import read_problem_texts
 from deepscaler.observability.run_directory import read_json, read_metrics
-from deepscaler.rollout.openai_client import Ask, OpenAIClient
-from deepscaler.rollout.openai_reply import MalformedReplyError, StreamedReply, error_message, parse_reply
 from deepscaler.types import SamplingParams
 from scripted_server import Faults, Script, ScriptedServer
 
 DEEP = "[" * 200_000 + "]" * 200_000
 # Written by ourselves, with a checksum or in our own wheel.
-OURS = {"json_text.py", "evaluation/journal.py", "rewards/worker.py", "data/benchmark_review.py"}
+OURS = {"json_text.py", "evaluation/journal.py", "rewards/isolation/worker.py", "data/benchmark_review.py"}
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"a":' * 200_000 + "1" + "}" * 200_000, "[" * 501 + "]" * 501, "[" * 200_000])
@@ -60,7 +60,7 @@ def test_a_server_that_answers_nonsense_once_is_asked_again() -> None:
     with ScriptedServer(Script(lambda q, s: q, faults=Faults(deep=0.2))) as server:
         section = ClientSection(concurrency=4, backoff_s=0.001)
         client = OpenAIClient(server.url, "scripted", SamplingParams(100), section)
-        assert len(list(client.ask([Ask(i, f"question {i}", i) for i in range(40)]))) == 40
+        assert len(list(client.complete([ChatRequest(i, f"question {i}", i) for i in range(40)]))) == 40
         assert client.faults["malformed"] == server.planted["deep"] > 0
 
 

@@ -17,8 +17,7 @@ from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.exports import export
 from deepscaler.evaluation.imports import ImportedFile, import_completions
 from deepscaler.evaluation.samples import read_samples
-from deepscaler.orchestration.evaluate import text_grader
-from deepscaler.rewards.pool import GraderPool
+from deepscaler.rewards.isolation.pool import GraderPool, make_grader
 from deepscaler.types import Problem
 
 SETS = {"sums": [Problem(f"sums/{i}", f"What is {i} + 1?", (str(i + 1),), difficulty=float(i)) for i in range(3)]}
@@ -26,7 +25,7 @@ SETS = {"sums": [Problem(f"sums/{i}", f"What is {i} + 1?", (str(i + 1),), diffic
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[GraderPool]:
-    with text_grader(GraderSection()) as pool:
+    with make_grader(GraderSection()) as pool:
         yield pool
 
 

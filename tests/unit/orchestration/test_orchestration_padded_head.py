@@ -47,12 +47,12 @@ def test_training_samples_tokens_only(padded, tmp_path, dtype):
             assert ids is not None and ids.tolist() == list(range(count, count + PADDING))
         params = SamplingParams(40, seed=1, stop=run.recipe.rollout.stop)
         groups = run.experience.sample(run.stream.take(4), 8, params, {})
-        scored = run.cluster.grader.score(groups)
+        items = run.experience.to_items(groups)
         assert isinstance(run.validation, Evaluator) and run.validation.engine["num_forbidden_ids"] == PADDING
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     assert max(int(r.completion_ids.max()) for r in rollouts) < count
     assert not any(10 in r.completion_ids[:-1] for r in rollouts) and any(r.completion_ids[-1] == 10 for r in rollouts)
-    assert not any("1" in text for group in scored for text in group.texts)
+    assert not any("1" in item.completion for item in items)
 
 
 def test_evaluation_and_serving_do_as_well(padded):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from grading_data import GRADING, labelled, texts
 
 from deepscaler.rewards.math_reward import grade
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
+from grading_data import GRADING, labelled, texts
 
 pytestmark = pytest.mark.skipif(not GRADING.is_dir(), reason="the labelled cases of ../shared/grading are not here")
 MAX_SECONDS = 0.5
@@ -20,7 +20,7 @@ def test_labelled_cases(name: str, most_refused: float) -> None:
     accepted, refused, slow = [], [], []
     for case in cases:
         start = time.process_time()
-        verdict = grade(case["response"], texts(case["gold"]), thinking_prefilled=False)
+        verdict = grade(GradeItem(case["response"], texts(case["gold"]), thinking_prefilled=False))
         if time.process_time() - start > MAX_SECONDS:
             slow.append(case["id"])
         if (verdict.outcome is Outcome.CORRECT) is not case["expected"]:
@@ -85,7 +85,7 @@ def test_ambiguous_cases_are_decided_as_documented() -> None:
     different = {
         case["id"]
         for case in labelled("policy")
-        if (grade(case["response"], texts(case["gold"]), thinking_prefilled=False).reward == 1.0)
+        if (grade(GradeItem(case["response"], texts(case["gold"]), thinking_prefilled=False)).reward == 1.0)
         is not case["expected"]
     }
     assert different == set(DECIDED_OTHERWISE)
@@ -95,7 +95,7 @@ def test_ambiguous_cases_of_the_second_set_are_decided_as_documented() -> None:
     different = {
         case["id"]
         for case in labelled("policy2")
-        if (grade(case["response"], texts(case["gold"]), thinking_prefilled=False).reward == 1.0)
+        if (grade(GradeItem(case["response"], texts(case["gold"]), thinking_prefilled=False)).reward == 1.0)
         is not case["expected"]
     }
     assert different == set(" ".join(DECIDED_OTHERWISE_2.values()).split())

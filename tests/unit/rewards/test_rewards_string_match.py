@@ -7,7 +7,7 @@ import time
 import pytest
 
 from deepscaler.rewards.string_match import grade, normalized
-from deepscaler.types import Outcome
+from deepscaler.types import GradeItem, Outcome
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from deepscaler.types import Outcome
     ],
 )
 def test_typesetting_does_not_matter(answer: str, reference: str) -> None:
-    verdict = grade(f"</think>\\boxed{{{answer}}}", [reference], thinking_prefilled=True)
+    verdict = grade(GradeItem(f"</think>\\boxed{{{answer}}}", [reference], thinking_prefilled=True))
     assert verdict.outcome is Outcome.CORRECT, verdict
     assert normalized(reference) == normalized(answer)
 
@@ -45,14 +45,14 @@ def test_typesetting_does_not_matter(answer: str, reference: str) -> None:
     ],
 )
 def test_another_text_is_wrong(answer: str, reference: str) -> None:
-    verdict = grade(f"</think>\\boxed{{{answer}}}", [reference], thinking_prefilled=True, tolerance=1e9)
+    verdict = grade(GradeItem(f"</think>\\boxed{{{answer}}}", [reference], thinking_prefilled=True, tolerance=1e9))
     assert verdict.outcome is Outcome.WRONG, verdict
 
 
 def test_alternatives_and_missing_answers() -> None:
-    assert grade(r"\boxed{8}", ["7", "8"], thinking_prefilled=False).outcome is Outcome.CORRECT
-    assert grade("8", ["7"], thinking_prefilled=False).outcome is Outcome.NO_ANSWER
-    assert grade(r"\boxed{8}", ["", " $ "], thinking_prefilled=False).outcome is Outcome.BAD_REFERENCE
+    assert grade(GradeItem(r"\boxed{8}", ["7", "8"], thinking_prefilled=False)).outcome is Outcome.CORRECT
+    assert grade(GradeItem("8", ["7"], thinking_prefilled=False)).outcome is Outcome.NO_ANSWER
+    assert grade(GradeItem(r"\boxed{8}", ["", " $ "], thinking_prefilled=False)).outcome is Outcome.BAD_REFERENCE
 
 
 @pytest.mark.parametrize("piece", ["\\frac", "\\text{", "1,", "\\left", " ", "1{,}000", "{", "$"])

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.rollout.pool import PoolStep
-from deepscaler.rollout.pool_cache import PoolCache
-from deepscaler.rollout.torch_engine import TorchEngine
-from deepscaler.serve.choices import Piece, sampling
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.serve.choices import Piece, sampling_params
 from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread
 from deepscaler.serve.requests import Asked, RequestError, parse_completion
 
@@ -39,7 +37,7 @@ class Running:
         pieces: queue.Queue[Piece | RequestError] = queue.Queue()
         (prompt,) = request.prompts
         ids = np.array(prompt, np.int32)
-        params = sampling(request, ids, CAPACITY, request.seed or 0)
+        params = sampling_params(request, ids, CAPACITY, request.seed or 0)
         self.thread.submit([(ids, params)], request, pieces.put)
         return pieces
 
@@ -67,18 +65,15 @@ def start(tiny_model: Callable[..., Any]) -> Iterator[Callable[..., Running]]:
         max_active: int = 8,
         stop_ids: frozenset[int] = STOP,
         poison: int = POISON,
-        as_on_gpu: bool = False,
+        attention_backend: str = "cpu",
         **settings: Any,
     ) -> Running:
         model = tiny_model(tied=False)
         with torch.no_grad():
             model.get_input_embeddings().weight[poison] = torch.nan
             model.get_output_embeddings().weight[POISON] = 0.0
-        engine = TorchEngine(model, stop_ids=stop_ids, max_active=max_active)
-        if as_on_gpu:
-            engine._max_cache_bytes = 2**24
-            engine._cache = PoolCache(model.config, engine.dtype, torch.device("cpu"), 2**24)
-            engine._step = PoolStep(engine._decoder, engine._cache)
+        backend = {"attention_backend": attention_backend, "max_cache_bytes": 2**24}
+        engine = TorchEngine(model, stop_ids=stop_ids, max_active=max_active, **backend)
         running.append(Running(engine, **settings))
         return running[-1]
 
@@ -131,14 +126,14 @@ def test_those_under_way_keep_their_tokens_when_another_fails(start: Callable[..
     assert last(going) == expected
 
 
-@pytest.mark.parametrize("as_on_gpu", [False, True])
-def test_a_completion_that_overflows_on_its_way_spoils_no_other(start: Callable[..., Running], as_on_gpu: bool) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "paged"])
+def test_a_completion_that_overflows_on_its_way_spoils_no_other(start: Callable[..., Running], backend: str) -> None:
     """On a GPU without flash attention a step reads all blocks, and 0 times what is no number is none."""
-    *expected, fate = start(as_on_gpu=as_on_gpu).results([*healthy(), asked([18, 19], temperature=0)])
+    *expected, fate = start(attention_backend=backend).results([*healthy(), asked([18, 19], temperature=0)])
     assert isinstance(fate, tuple) and all(isinstance(r, tuple) for r in expected)
     met = {token for r in expected for token in r} | {token for prompt in PROMPTS for token in prompt}  # type: ignore[union-attr]
     poison = next(token for token in fate[2:-1] if token not in met)
-    server = start(as_on_gpu=as_on_gpu, poison=poison)
+    server = start(attention_backend=backend, poison=poison)
     *results, refused = server.results([*healthy(), asked([18, 19], temperature=0)])
     assert isinstance(refused, RequestError) and "non-finite" in str(refused)
     assert results == expected
@@ -167,7 +162,7 @@ def test_a_prompt_that_breaks_the_forward_pass_is_found_among_those_beside_it(
     bad = [asked([20, n % 20], n=5) for n in range(2 * MAX_FAULTS)]
     results = server.results([*healthy()[:3], *bad, *healthy()[3:]])
     assert [r for r in results if isinstance(r, tuple)] == expected and len(results) == len(bad) + len(expected)
-    assert server.engine._cache.allocator.num_used == 0
+    assert server.engine.cache.allocator.num_used == 0
 
 
 def test_a_text_that_cannot_be_decoded_ends_its_own_completion_only(start: Callable[..., Running]) -> None:

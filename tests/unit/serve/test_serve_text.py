@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscaler.serve.text import TextStream, ThoughtSplitter
+from deepscaler.serve.text import Detokenizer, ReasoningParser
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -15,8 +15,8 @@ def decode(ids: Sequence[int]) -> str:
     return bytes(ids).decode("utf-8", "replace")
 
 
-def stream(text: str, stops: Sequence[str] = ()) -> tuple[list[str], TextStream]:
-    ids, out = list(text.encode()), TextStream(decode, stops)
+def stream(text: str, stops: Sequence[str] = ()) -> tuple[list[str], Detokenizer]:
+    ids, out = list(text.encode()), Detokenizer(decode, stops)
     pieces = []
     for end in range(1, len(ids) + 1):
         pieces.append(out.push(ids[:end]))
@@ -48,8 +48,8 @@ def test_nothing_is_shown_beyond_the_first_stop_string(text: str, stops: list[st
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["a", "<", "</th", "ink>", "</think>", "b"]), max_size=8))
 def test_thoughts_end_at_the_first_closing_tag(parts: list[str]) -> None:
-    splitter = ThoughtSplitter(thinking=True)
+    splitter = ReasoningParser(thinking=True)
     shown = [splitter.push(part) for part in parts] + [splitter.push("", last=True)]
     before, _, after = "".join(parts).partition("</think>")
     assert ("".join(r for r, _ in shown), "".join(c for _, c in shown)) == (before, after)
-    assert ThoughtSplitter(thinking=False).push("a</think>b") == ("", "a</think>b")
+    assert ReasoningParser(thinking=False).push("a</think>b") == ("", "a</think>b")

@@ -20,8 +20,8 @@ from deepscaler.attention import NAME, PackedAttention, forward_hidden
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
+from deepscaler.engines.torch import engine as torch_engine
 from deepscaler.orchestration.publishing import load_checked
-from deepscaler.rollout import torch_engine
 from deepscaler.training import logprobs
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
@@ -89,6 +89,7 @@ def recorded_update(num_layers: int, samples: list[TrainSample]) -> Recorder:
     return recorder
 
 
+@pytest.mark.perf
 def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
     samples = make_samples_of([5, 9, 7])
     small, large = recorded_update(2, samples), recorded_update(6, samples)
@@ -113,6 +114,7 @@ def test_attention_keeps_its_inputs_its_output_and_two_numbers_of_a_row():
     assert sum(n for name, n in recorder.count.items() if name not in VIEWS) <= 6
 
 
+@pytest.mark.perf
 def test_the_head_makes_its_logits_once_and_twice_when_memory_is_short(monkeypatch):
     chunks = 4
     for kept_bytes, products in ((2**20, chunks + 2), (0, 4 * chunks)):
