@@ -44,7 +44,7 @@ def test_engine_learner_and_reference_share_one_distribution_without_them(tiny_m
     engine_model = copy.deepcopy(model).to(torch.bfloat16) if half else model
     rollouts = run(TorchEngine(engine_model, stop_ids=frozenset(), float32_head=float32_head), requests(6))
     assert not any(np.isin(r.completion_ids, FORBIDDEN).any() for r in rollouts.values())
-    policy, reference = (learner.logprobs(samples_of(rollouts), reference=which) for which in (False, True))
+    policy, reference = (learner.logprobs(samples_of(rollouts), of=which) for which in ("policy", "reference"))
     for rollout, found, kept in zip(rollouts.values(), policy, reference, strict=True):
         np.testing.assert_allclose(found, rollout.rollout_logprobs, atol=2e-5 if not half else 1.0)
         np.testing.assert_array_equal(found, kept)
