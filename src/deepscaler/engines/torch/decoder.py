@@ -2,7 +2,7 @@
 
 At small sizes the modules cost more than the arithmetic (docs/decisions/0006-decoder-and-blocks.md). Query, key and
 value weights are joined into one product and rotated together. Weights are taken over from the model by `refresh`,
-before every generation. With weights in half precision the products are in it and everything else is in float32, as in
+before every generation. With weights in half precision matmuls are in it and everything else is in float32, as in
 the learner's mixed precision (`attention.forward_hidden`).
 
 N sequences, H query heads, K key-value heads, D head width.
