@@ -1,6 +1,6 @@
 """Attention of one new token per row over the first M blocks of the cache, for any device, dtype and torch.
 
-Batched matmuls read the blocks in place; their outputs are combined by log-sum-exp as in `block_attention`. All shapes
+Batched matmuls read the blocks in place; their outputs are combined by log-sum-exp (Dao et al. 2023). All shapes
 are static: rows, blocks and blocks per row are padded to a few sizes.
 
 N rows, M blocks, T most blocks of a row, H query heads, K key-value heads, G = H / K, D head width, B tokens per block.
