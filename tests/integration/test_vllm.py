@@ -253,7 +253,7 @@ def test_a_model_in_several_files_is_read_whole(tiny_model: Callable[..., Any], 
 
 def test_a_model_that_vllm_builds_with_other_shapes_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path, hidden_size=32, head_dim=32)  # two heads of 32 in a width of 32; vLLM takes them for 16
-    with pytest.raises(ValueError, match=r"vLLM built the model with .* use --engine torch"):
+    with pytest.raises(ValueError, match=r"vLLM built the model with .* use the torch engine"):
         VllmEngine(tmp_path, stop_ids=STOP)
 
 
