@@ -61,10 +61,10 @@ def require_vllm() -> str:
     version = vllm_version()
     if version is None:
         raise ValueError(
-            "vLLM is not installed in this environment, so --engine vllm (engine.kind, rollout.engine) cannot be used: it pins "
-            "its own torch and transformers, and this program does not require it. On CPU `make .venv-vllm` makes an "
-            "environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program beside "
-            "vLLM. Or take the embedded engine (--engine torch), or a server (--endpoint)"
+            "vLLM is not installed in this environment, so --engine vllm (engine.kind, rollout.engine) cannot be used: "
+            "it pins its own torch and transformers, and this program does not require it. On CPU `make .venv-vllm` "
+            "makes an environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program "
+            "beside vLLM. Or take the torch engine (--engine torch), or a server (--endpoint)"
         )
     return version
 
