@@ -98,6 +98,18 @@ def test_ids_without_a_token_are_left_out_as_in_the_learner(tiny_model: Callable
     engine.close()
 
 
+def test_prompts_may_have_more_tokens_than_a_step_takes(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """55 prompts of about 42 tokens each and no prefix in common: the 49th would be split over two steps of 2048."""
+    model = tiny_model(head_dim=32)
+    engine = start(model, tmp_path, max_active=64)
+    rng = np.random.default_rng(3)
+    wanted = [Request(f"p{i}", rng.integers(2, 40, 39 + i % 5).astype(np.int32), 1) for i in range(55)]
+    rollouts = list(engine.generate(wanted, PARAMS))
+    assert len(rollouts) == 55
+    assert worst_error(rollouts[-8:], model, PARAMS.temperature) < 5e-5
+    engine.close()
+
+
 def test_stop_strings_are_refused_before_vllm_starts(tmp_path: Path) -> None:
     recipe = load_evaluation(None, ['engine.kind="vllm"', 'sampling.stop=["x"]', "sampling.max_completion_tokens=20"])
     job = Job(recipe, describe({"a": [Problem("1", "1+1", ("2",))]}), tmp_path / "out", Progress())

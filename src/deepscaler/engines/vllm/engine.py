@@ -41,6 +41,7 @@ ENVIRONMENT = {
 }
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # unless the environment sets it
 CPU_BLOCK_TOKENS = 32
+STEP_TOKENS = 2048  # prompt tokens of a step on CPU: vLLM's own default
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -291,6 +292,9 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
     from vllm import EngineArgs, LLMEngine  # type: ignore[import-not-found]
 
     _hide_llvmlite()
+    on_cpu = pick_device().type == "cpu"
+    # A prompt split over two steps has vLLM 0.32 turn back the generator of its request, which no CPU generator can.
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(room, STEP_TOKENS)}
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(directory),
@@ -299,11 +303,12 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
             max_model_len=room,
             max_num_seqs=max_active,
             enable_prefix_caching=True,  # prefill the prompt of a group once
-            enforce_eager=pick_device().type == "cpu",  # on CPU compiling takes a minute and gains 20%
+            enforce_eager=on_cpu,  # on CPU compiling takes a minute and gains 20%
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # no defaults from the model's directory
             use_tqdm_on_load=False,
             disable_log_stats=True,
+            **(whole_prompts if on_cpu else {}),  # type: ignore[arg-type]
             **cache,  # type: ignore[arg-type]
         )
     )
