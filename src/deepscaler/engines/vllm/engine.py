@@ -61,10 +61,10 @@ def require_vllm() -> str:
     version = vllm_version()
     if version is None:
         raise ValueError(
-            "vLLM is not installed in this environment, so --engine vllm (engine.kind) cannot be used: it pins its own "
-            "torch and transformers, and this program does not require it. On CPU `make .venv-vllm` makes an "
-            "environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program beside "
-            "vLLM. Or take the embedded engine (--engine torch), or a server (--endpoint)"
+            "vLLM is not installed in this environment, so --engine vllm (engine.kind, rollout.engine) cannot be used: "
+            "it pins its own torch and transformers, and this program does not require it. On CPU `make .venv-vllm` "
+            "makes an environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program "
+            "beside vLLM. Or take the torch engine (--engine torch), or a server (--endpoint)"
         )
     return version
 
@@ -269,7 +269,7 @@ def refuse_stop_strings(params: SamplingParams) -> None:
     if params.stop:
         raise ValueError(
             f"the vLLM engine runs without the tokenizer, so it cannot end completions at {params.stop[0]!r}; name "
-            "the tokens that end them (stop_token_ids), or use --engine torch"
+            "the tokens that end them (stop_token_ids), or use the torch engine"
         )
 
 
@@ -350,7 +350,8 @@ def _check_shapes(directory: Path, model: Any) -> None:
         if name in built and shape != built[name]:
             raise ValueError(
                 f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model with "
-                f"{built[name]}, probably because it ignores head_dim for this family; use --engine torch"
+                f"{built[name]}, probably because it ignores head_dim for this family; use the torch engine "
+                "(--engine torch; in training rollout.engine = 'torch')"
             )
 
 
