@@ -1,7 +1,7 @@
 """A setting: a pydantic field that also declares its unit and what of a result it shapes.
 
 What a resume may change, what an evaluation is identified by and what a base model is named by all derive from these
-declarations (`resume.py`, `evaluation.py`, `orchestration/base_model.py`); nothing lists settings a second time.
+declarations (`resume.py`, `evaluation.py`, `toy/base_model.py`); nothing lists settings a second time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model replica: weights, reference weights and optimizer, and what is computed with them.
 
 The policy learner (training.learner) decides what to update with; a replica computes it. `ModelReplica` is the replica
-of one process; `cluster.local.SharedReplica` adds processes of the same machine.
+of one process; `cluster.replica.SharedReplica` adds processes of the same machine.
 """
 
 from __future__ import annotations
