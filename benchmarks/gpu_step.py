@@ -68,7 +68,7 @@ def step(size: str, device: torch.device, report: Report) -> None:
     half = copy.deepcopy(model).to(torch.bfloat16)
     learner, count = make_learner(model, settings), num_prompts * group
     params = SamplingParams(max_completion_tokens=length)
-    wanted = requests(num_prompts, work.prompt, group=group)
+    wanted = requests(count, work.prompt, group=group)
     record: dict[str, Any] = {"prompts": num_prompts, "group": group, "tokens_each": length}
     phases = Phases(device, report, record)
     engine = TorchEngine(half, stop_ids=frozenset(), max_active=count)
