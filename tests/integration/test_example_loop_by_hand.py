@@ -20,13 +20,13 @@ def run_example(directory: Path, *arguments: object) -> str:
     """Standard output of the example with `directory` as the working directory."""
     command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=directory, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=directory, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_example_makes_a_base_and_trains_it(tmp_path: Path) -> None:
-    output = run_example(tmp_path, "--steps", 3, "--warm-up", 40, "--seed", 4)
+    output = run_example(tmp_path, "--steps", 3, "--warm-up", 25, "--seed", 4)
     steps = STEP.findall(output)
     assert [int(number) for number, *_ in steps] == [1, 2, 3]
     assert all(0 <= float(reward) <= 1 and 0 < float(length) <= 64 for _, reward, length, _, _ in steps)
