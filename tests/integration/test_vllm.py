@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -33,13 +34,14 @@ from deepscaler.evaluation.datasets import describe
 from deepscaler.evaluation.samples import read_results, read_samples
 from deepscaler.head import forbid_ids
 from deepscaler.lifetime import die_with_parent
+from deepscaler.observability.run_directory import read_metrics
 from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
 from deepscaler.orchestration.progress import Progress
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams, TrainSample
 from deepscaler.weights import LiveWeights, weights_digest
 from shared_data import shared
-from tiny_run import deepscaler, write_model
+from tiny_run import deepscaler, write_model, write_recipe
 
 if vllm_version() is None:
     pytest.skip(
@@ -93,6 +95,18 @@ def test_ids_without_a_token_are_left_out_as_in_the_learner(tiny_model: Callable
             ]
             for rollout, found in zip(rollouts, computer.logprobs(samples), strict=True):
                 np.testing.assert_allclose(rollout.rollout_logprobs, found, atol=5e-5)
+    engine.close()
+
+
+def test_prompts_may_have_more_tokens_than_a_step_takes(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """55 prompts of about 42 tokens each and no prefix in common: the 49th would be split over two steps of 2048."""
+    model = tiny_model(head_dim=32)
+    engine = start(model, tmp_path, max_active=64)
+    rng = np.random.default_rng(3)
+    wanted = [Request(f"p{i}", rng.integers(2, 40, 39 + i % 5).astype(np.int32), 1) for i in range(55)]
+    rollouts = list(engine.generate(wanted, PARAMS))
+    assert len(rollouts) == 55
+    assert worst_error(rollouts[-8:], model, PARAMS.temperature) < 5e-5
     engine.close()
 
 
@@ -251,7 +265,7 @@ def test_a_model_in_several_files_is_read_whole(tiny_model: Callable[..., Any], 
 
 def test_a_model_that_vllm_builds_with_other_shapes_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path, hidden_size=32, head_dim=32)  # two heads of 32 in a width of 32; vLLM takes them for 16
-    with pytest.raises(ValueError, match=r"vLLM built the model with .* use --engine torch"):
+    with pytest.raises(ValueError, match=r"vLLM built the model with .* use the torch engine"):
         VllmEngine(tmp_path, stop_ids=STOP)
 
 
@@ -395,3 +409,19 @@ def test_a_wrong_name_and_a_budget_above_the_context_are_refused(server: Served,
         evaluate_endpoint(server.address, "other", job(tmp_path / "a"))
     with pytest.raises(EndpointError, match="budget of 400 tokens above the model's context"):
         evaluate_endpoint(server.address, "tiny", job(tmp_path / "b", "sampling.max_completion_tokens=400"))
+
+
+def test_training_samples_with_vllm_and_every_update_reaches_it(tmp_path: Path) -> None:
+    """The loop stops where the digest of what vLLM holds is not the learner's; the mismatch shows whether it lies."""
+    model = write_model(tmp_path / "model", hidden_size=64, head_dim=32)
+    recipe, run_dir = write_recipe(tmp_path, num_steps=4, processes=1, model=model), tmp_path / "run"
+    # Large steps: with the weights of the step before, log-probabilities would be far off.
+    settings = ("--set", 'rollout.engine="vllm"', "--set", "optimizer.learning_rate=0.01")
+    done = deepscaler("train", recipe, "--run-dir", run_dir, *settings, timeout_s=START_LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["kind"] == "step"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert max(row["mismatch_max"] for row in rows) < 1e-3
+    for step in range(1, 5):
+        table = pq.read_table(run_dir / "rollouts" / f"step-{step:06d}.parquet")
+        assert set(table["policy_version"].to_pylist()) == {step - 1}

@@ -54,6 +54,22 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
+def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
+    rollout, model = recipe.rollout, recipe.model
+    if rollout.engine != "vllm":
+        return
+    if rollout.stop:
+        yield (
+            "rollout.engine = 'vllm' with rollout.stop: it runs without the tokenizer, so it knows no texts; name the "
+            "tokens that end a completion (rollout.stop_token_ids), or set rollout.engine = 'torch'"
+        )
+    if model.float32_head:
+        yield (
+            "rollout.engine = 'vllm' with model.float32_head: vLLM computes its logits in its own way, so the learner "
+            "would use another head; set model.float32_head = false, or rollout.engine = 'torch'"
+        )
+
+
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
     section = recipe.evaluation
     if section.benchmarks_dir is not None and not section.benchmarks:
@@ -289,6 +305,7 @@ def _controller(recipe: Recipe, _: Origins) -> Iterator[str]:
 _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
+    _engine,
     _problems,
     _benchmarks,
     _sources,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from deepscaler.algorithms.batch import make_samples
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.local import PolicyFiles
 from deepscaler.cluster.registry import CLUSTERS
@@ -25,7 +26,7 @@ from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.orchestration.directory_check import check_directory
 from deepscaler.orchestration.evaluate import sampling_params
-from deepscaler.orchestration.experience import OnPolicy
+from deepscaler.orchestration.experience import MakeSamples, OnPolicy, Step
 from deepscaler.orchestration.inputs import inputs_of
 from deepscaler.orchestration.lengths import longest_sequences, too_long
 from deepscaler.orchestration.origin import Origin
@@ -37,7 +38,7 @@ from deepscaler.orchestration.training_data import Prompts, TrainingData, load_t
 from deepscaler.orchestration.validation import Evaluator, write_held_out
 from deepscaler.protocols import Cluster
 from deepscaler.rewards.scoring import items_of
-from deepscaler.types import IntArray, RunError
+from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def open_run(
                 partial(items_of, decode=read.decode, thinking_prefilled=files.template.thinking_prefilled),
                 progress.on_rollout,
             ),
+            make_samples=_make_samples_of(recipe),
             weights=weights,
             stream=read.prompts.stream,
             curriculum=Curriculum(recipe.stages, recipe.curriculum),
@@ -105,6 +107,18 @@ def open_run(
             info = {**run_info(run.recipe_digest, str(model_path)), "template": asdict(files.template)}
             directory.write_run_info({**info, "origin": run.origin})
         yield run
+
+
+def _make_samples_of(recipe: Recipe) -> MakeSamples:
+    """Advantages and token weights by the recipe's algorithm."""
+    mini_batch = recipe.optimizer.mini_batch_prompts
+    num_updates = recipe.rollout.prompts_per_step // mini_batch if mini_batch else 1
+
+    def make(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSample]]:
+        budget = step.stage.max_completion_tokens
+        return make_samples(groups, recipe.algorithm, max_completion_tokens=budget, num_updates=num_updates)
+
+    return make
 
 
 def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:

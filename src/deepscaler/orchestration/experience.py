@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepscaler.algorithms.batch import split_by_signal
+from deepscaler.algorithms.signal import split_by_signal
 from deepscaler.config.models import Recipe, StageSection
 from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.clock import StepClock
 from deepscaler.protocols import Grader, Sampler
 from deepscaler.rewards.scoring import scored
-from deepscaler.types import GradeItem, Group, Problem, Rollout, SamplingParams, ScoredGroup
+from deepscaler.types import GradeItem, Group, Problem, Rollout, SamplingParams, ScoredGroup, TrainSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,9 @@ class Collected:
     sampled: list[ScoredGroup]
     trained: list[ScoredGroup]
     num_refills: int = 0
+
+
+MakeSamples = Callable[[Sequence[ScoredGroup], Step], list[list[TrainSample]]]  # one inner list per optimizer update
 
 
 class Experience(Protocol):

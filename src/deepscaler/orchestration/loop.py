@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from deepscaler.algorithms.batch import make_samples
 from deepscaler.orchestration.run import Run
 
 
@@ -19,15 +18,10 @@ def train(run: Run) -> int:
 
 
 def _step(run: Run) -> None:
-    recipe, learner, sampler = run.recipe, run.cluster.learner, run.cluster.sampler
+    learner, sampler = run.cluster.learner, run.cluster.sampler
     step = run.begin_step()
     collected = run.experience.collect(step)
-    mini_batches = make_samples(
-        collected.trained,
-        recipe.algorithm,
-        max_completion_tokens=step.stage.max_completion_tokens,
-        num_updates=run.num_updates,
-    )
+    mini_batches = run.make_samples(collected.trained, step)
     with step.clock.phase("update"):
         sampler.release_memory()
         stats = learner.update(mini_batches)

@@ -18,7 +18,7 @@ from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
 from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_stats import StepStats, step_stats
-from deepscaler.orchestration.experience import Collected, Experience, Step
+from deepscaler.orchestration.experience import Collected, Experience, MakeSamples, Step
 from deepscaler.orchestration.inputs import Inputs
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.publishing import load_checked
@@ -54,6 +54,7 @@ class Run:
     recipe_digest: str
     cluster: Cluster
     experience: Experience
+    make_samples: MakeSamples
     weights: PublishedWeights  # the newest
     stream: ProblemStream
     curriculum: Curriculum
@@ -71,12 +72,6 @@ class Run:
     origin: dict[str, Any] | None = None  # of such a run
     stage_ends: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)  # last steps of earlier num_steps: somebody's trained models
-
-    @property
-    def num_updates(self) -> int:
-        """Optimizer updates per step."""
-        mini_batch = self.recipe.optimizer.mini_batch_prompts
-        return self.recipe.rollout.prompts_per_step // mini_batch if mini_batch else 1
 
     @property
     def checkpoints(self) -> Path:

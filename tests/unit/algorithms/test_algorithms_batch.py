@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.algorithms.batch import make_samples, split_by_signal
+from deepscaler.algorithms.batch import make_samples
 from deepscaler.algorithms.overlong import soft_overlong_penalty
+from deepscaler.algorithms.signal import split_by_signal
 from deepscaler.config.models import AlgorithmSection
 from deepscaler.types import (
     FinishReason,

@@ -43,6 +43,16 @@ TWO = '{name="a", path="a.json"}, {name="b", path="b.json", weight=3}'
 
 # (overrides that contradict each other, keys that must be named, overrides that show the way out)
 CONTRADICTIONS = [
+    (
+        ['rollout.engine="vllm"', 'rollout.stop=["x"]'],
+        ["rollout.engine", "rollout.stop", "rollout.stop_token_ids"],
+        ['rollout.engine="torch"'],
+    ),
+    (
+        ['rollout.engine="vllm"', "model.float32_head=true", "model.dtype=bfloat16"],
+        ["rollout.engine", "model.float32_head"],
+        ["model.float32_head=false"],
+    ),
     (["model.path=some/dir"], ["model.path", "[sft]"], None),
     (["model.revision=abc"], ["model.revision", "model.path"], None),
     (

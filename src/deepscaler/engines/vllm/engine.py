@@ -41,6 +41,7 @@ ENVIRONMENT = {
 }
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # unless the environment sets it
 CPU_BLOCK_TOKENS = 32
+STEP_TOKENS = 2048  # prompt tokens of a step on CPU: vLLM's own default
 _FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -61,10 +62,10 @@ def require_vllm() -> str:
     version = vllm_version()
     if version is None:
         raise ValueError(
-            "vLLM is not installed in this environment, so --engine vllm (engine.kind) cannot be used: it pins its own "
-            "torch and transformers, and this program does not require it. On CPU `make .venv-vllm` makes an "
-            "environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program beside "
-            "vLLM. Or take the embedded engine (--engine torch), or a server (--endpoint)"
+            "vLLM is not installed in this environment, so --engine vllm (engine.kind, rollout.engine) cannot be used: "
+            "it pins its own torch and transformers, and this program does not require it. On CPU `make .venv-vllm` "
+            "makes an environment that has both: `.venv-vllm/bin/deepscaler eval ...`; with CUDA, install this program "
+            "beside vLLM. Or take the torch engine (--engine torch), or a server (--endpoint)"
         )
     return version
 
@@ -269,7 +270,7 @@ def refuse_stop_strings(params: SamplingParams) -> None:
     if params.stop:
         raise ValueError(
             f"the vLLM engine runs without the tokenizer, so it cannot end completions at {params.stop[0]!r}; name "
-            "the tokens that end them (stop_token_ids), or use --engine torch"
+            "the tokens that end them (stop_token_ids), or use the torch engine"
         )
 
 
@@ -291,6 +292,9 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
     from vllm import EngineArgs, LLMEngine  # type: ignore[import-not-found]
 
     _hide_llvmlite()
+    on_cpu = pick_device().type == "cpu"
+    # A prompt split over two steps has vLLM 0.32 turn back the generator of its request, which no CPU generator can.
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(room, STEP_TOKENS)}
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(directory),
@@ -299,11 +303,12 @@ def _start(directory: Path, dtype: torch.dtype, max_active: int, room: int, cach
             max_model_len=room,
             max_num_seqs=max_active,
             enable_prefix_caching=True,  # prefill the prompt of a group once
-            enforce_eager=pick_device().type == "cpu",  # on CPU compiling takes a minute and gains 20%
+            enforce_eager=on_cpu,  # on CPU compiling takes a minute and gains 20%
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # no defaults from the model's directory
             use_tqdm_on_load=False,
             disable_log_stats=True,
+            **(whole_prompts if on_cpu else {}),  # type: ignore[arg-type]
             **cache,  # type: ignore[arg-type]
         )
     )
@@ -350,7 +355,8 @@ def _check_shapes(directory: Path, model: Any) -> None:
         if name in built and shape != built[name]:
             raise ValueError(
                 f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model with "
-                f"{built[name]}, probably because it ignores head_dim for this family; use --engine torch"
+                f"{built[name]}, probably because it ignores head_dim for this family; use the torch engine "
+                "(--engine torch; in training rollout.engine = 'torch')"
             )
 
 

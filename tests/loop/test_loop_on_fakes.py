@@ -1,0 +1,96 @@
+"""The loop on fakes of learner, sampler and grader: what a step does, in which order, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepscaler.observability.run_directory import read_metrics
+from deepscaler.orchestration.loop import train
+from deepscaler.orchestration.run import Run
+from deepscaler.types import RunError
+from fake_workers import FakeLearner, FakeSampler, fake_run, recipe
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def learner_of(run: Run) -> FakeLearner:
+    assert isinstance(run.cluster.learner, FakeLearner)
+    return run.cluster.learner
+
+
+def rows(path: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(path / "metrics.jsonl") if row["kind"] == kind]
+
+
+def test_a_step_samples_grades_updates_and_publishes_in_this_order(tmp_path: Path) -> None:
+    sampler = FakeSampler()
+    run = fake_run(tmp_path, recipe(num_steps=2), sampler)
+    assert train(run) == 2
+    assert sampler.calls == ["load_weights"] + ["generate", "release_memory", "load_weights"] * 2
+    first, second = learner_of(run).updates
+    assert [len(batch) for batch in first] == [len(batch) for batch in second] == [12]
+    assert sum(sample.advantage for sample in first[0]) == pytest.approx(0, abs=1e-6)
+    assert run.weights.version == sampler.version == 2
+
+
+def test_every_step_leaves_its_row_its_rollouts_and_checkpoints_where_they_are_due(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, recipe(num_steps=5))
+    train(run)
+    assert [(row["step"], row["stage"]) for row in rows(tmp_path, "step")] == [
+        (1, "short"),
+        (2, "short"),
+        (3, "long"),
+        (4, "long"),
+        (5, "long"),
+    ]
+    assert len(list((tmp_path / "rollouts").glob("*.parquet"))) == 5
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert {"step-000000", "step-000002", "step-000004", "step-000005"} <= kept
+    assert [row["event"] for row in rows(tmp_path, "event") if row["event"] != "alarm"] == ["stage_change", "finished"]
+
+
+def test_a_new_stage_restarts_what_it_names_and_has_its_own_budget(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, recipe(num_steps=3))
+    train(run)
+    assert learner_of(run).stages_begun == [(True, False)]
+    lengths = [max(len(s.completion_ids) for s in update[0]) for update in learner_of(run).updates]
+    assert lengths == [6, 6, 10]
+
+
+def test_weights_that_do_not_arrive_stop_the_run_at_the_first_publish(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, recipe(), FakeSampler(takes_over=False))
+    with pytest.raises(RunError, match="after publishing version 1 the engine holds version 0"):
+        train(run)
+    assert rows(tmp_path, "step") == []
+
+
+def test_a_request_to_stop_ends_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, recipe(num_steps=9))
+    end_step = type(run).end_step
+
+    def stop_after_first(self: Run, *arguments: Any) -> None:
+        self.stop.requested = True
+        end_step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "end_step", stop_after_first)
+        assert train(run) == 1
+    assert (tmp_path / "checkpoints" / "step-000001").is_dir()
+    assert rows(tmp_path, "event")[-1]["event"] == "stop"
+
+
+def test_the_loop_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fake_workers import fake_run, recipe;"
+        "from deepscaler.orchestration.loop import train;"
+        f"train(fake_run(Path({str(tmp_path)!r}), recipe()));"
+        "print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=TESTS)
+    assert done.stdout == "[]\n", done.stderr
