@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from deepscaler.orchestration.build import open_run
 from deepscaler.orchestration.loop import train
 from deepscaler.orchestration.progress import Progress
 from deepscaler.orchestration.run import Run
-from deepscaler.types import Outcome, RunError, Verdict
+from deepscaler.types import GradeItem, Outcome, RunError, Verdict
 from tiny_run import write_model, write_recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,16 +58,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A run that meets everything there is an event for: it is stopped, goes on, changes its stage, and ends."""
     path = tmp_path_factory.mktemp("records")
     with opened(path) as first:
-        score = first.grader.score
+        grade = first.cluster.grader.grade
 
-        def one_right(groups: Any) -> Any:
-            made = score(groups)
-            right = Verdict(Outcome.CORRECT, 1.0, "1")
-            object.__setattr__(made[0], "verdicts", (right, *made[0].verdicts[1:]))
+        def one_right(items: Sequence[GradeItem]) -> list[Verdict]:
             first.stop.requested = True
-            return made
+            return [Verdict(Outcome.CORRECT, 1.0, "1"), *grade(items)[1:]]
 
-        first.grader.score = one_right  # type: ignore[method-assign]
+        first.cluster.grader.grade = one_right  # type: ignore[method-assign]
         train(first)
     with opened(path) as second:
         train(second)
@@ -95,7 +92,7 @@ def test_the_page_lists_the_alarms_there_are_and_which_are_fatal() -> None:
 def test_a_run_that_ends_by_an_error_says_by_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path / "model")
     with opened(tmp_path) as broken, pytest.raises(RunError, match="the worker died"):
-        monkeypatch.setattr(type(broken.learner), "update", lambda self, batches: _raise(RunError("the worker died")))
+        monkeypatch.setattr(broken.cluster.learner, "update", lambda batches: _raise(RunError("the worker died")))
         train(broken)
     (last,) = [row for row in lines(tmp_path) if row["kind"] == "event"]
     assert (last["step"], last["event"], last["reason"]) == (0, "stop", "the worker died")
