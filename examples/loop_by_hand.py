@@ -1,4 +1,4 @@
-"""GRPO written out by hand, step by step, over the public parts of the package. Runs on a laptop in under two minutes.
+"""GRPO written out by hand, step by step, over the public parts of the package. Runs on a laptop in a few minutes.
 
     python examples/loop_by_hand.py                      # a new small model, warmed up, then 40 steps of GRPO
     python examples/loop_by_hand.py --steps 10 --seed 2

@@ -48,7 +48,8 @@ class PublishedWeights(Protocol):
 class Sampler(Protocol):
     """Token ids in, token ids out: one engine, or many behind one door.
 
-    Training, evaluation and serving use nothing else. Every engine passes test_engine_conformance.py.
+    Training and evaluation use nothing else; the server drives the torch engine's scheduler itself. Every
+    engine passes test_engine_conformance.py.
     """
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:

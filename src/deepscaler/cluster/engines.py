@@ -1,4 +1,4 @@
-"""The engines in this process that an evaluation can ask for, by their names in its recipe (`engine.kind`)."""
+"""The engines in this process by their names: `engine.kind` of an evaluation, `rollout.engine` of a training run."""
 
 from __future__ import annotations
 
