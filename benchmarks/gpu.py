@@ -28,6 +28,7 @@ PARTS: dict[str, tuple[str, float]] = {
     "learning": ("gpu_learning.py", 100.0),
     "decoding": ("gpu_sampling.py", 100.0),
     "mismatch": ("gpu_sampling.py", 45.0),
+    "profile": ("gpu_profile.py", 60.0),
     "step": ("gpu_step.py", 220.0),
     "generation": ("gpu_sampling.py", BUDGET_S),
 }

@@ -31,6 +31,7 @@ from deepscaler.config.models import (
 )
 from deepscaler.lifetime import die_with_parent
 from deepscaler.observability.files import write_atomically
+from deepscaler.positions import cast_parameters
 from deepscaler.types import Request
 
 Report = Callable[[str, Any], None]
@@ -68,7 +69,7 @@ FULL = Workload(
     contexts=(1024, 8192, 24576),
     decode_steps=16,
     generation=(64, 1024, 256),
-    mismatch=(32, 512),
+    mismatch=(16, 2048),
     step=(16, 8, 8192),
     product=8192,
 )
@@ -97,7 +98,7 @@ def built(size: str, device: torch.device, dtype: torch.dtype, attention: str = 
         if size == "1.5b":
             model.config.tie_word_embeddings = False
             model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    return model.to(dtype)
+    return cast_parameters(model, dtype)
 
 
 def multiplied(model: Any) -> list[torch.nn.Parameter]:

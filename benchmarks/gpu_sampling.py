@@ -32,7 +32,7 @@ from gpu_device import (
 from peers import continuous_batching_config
 from transformers import GenerationConfig
 
-from deepscaler.engines.sizing import cache_bytes
+from deepscaler.engines.sizing import bytes_per_token, cache_bytes
 from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
 from deepscaler.engines.torch.decode_state import DecodeState, Sequence
 from deepscaler.engines.torch.decoder import Decoder
@@ -40,6 +40,7 @@ from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.flash_attention import flash_works
 from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.engines.torch.stops import StopConditions
+from deepscaler.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
 
@@ -47,29 +48,47 @@ FOREVER = SamplingParams(max_completion_tokens=2**30)
 BLOCK = 256
 
 
-def decode(model: Any, kind: type[PagedCache], batch: int, context: int, steps: int) -> dict[str, Any]:
-    """Steps of `batch` rows at `context` tokens; says so where their cache does not fit."""
+class PreparedStep:
+    """Decoding steps of rows that all have `context` tokens, over a cache of random numbers."""
+
+    def __init__(self, model: Any, cache: PagedCache, batch: int, context: int, steps: int) -> None:
+        per_row = blocks_per_row(context, steps)
+        decoder = Decoder(model)
+        decoder.refresh(context + steps + 2)
+        self._state, prompt = DecodeState(batch, StopConditions(())), np.full(context, 5, np.int32)
+        for index in range(batch):
+            self._state.add(Sequence(Request(str(index), prompt, 1), 0, FOREVER), cache.allocate(per_row))
+        self._state.append(np.full(batch, 7), np.zeros(batch, np.float32))
+        for tensor in (*cache.keys, *cache.values):
+            tensor.normal_()
+        self._step, self._changed = CudaGraphStep(decoder, cache), True
+
+    def run(self) -> None:
+        self._state.append(*self._step.run(self._state, self._changed))
+        self._changed = False
+
+
+def blocks_per_row(context: int, steps: int) -> int:
+    return -(-(context + 3 * steps + 2) // BLOCK)
+
+
+def prepared_step(model: Any, kind: type[PagedCache], batch: int, context: int, steps: int) -> PreparedStep | None:
+    """None where the cache does not fit. `steps`: about a third of what will be run."""
     device = next(model.parameters()).device
     cache = kind(model.config, model.dtype, device, cache_bytes(device, 1) * 21 // 20, BLOCK)
-    per_row = -(-(context + steps + 2) // BLOCK)
-    if batch * per_row > cache.allocator.num_free:
+    if batch * blocks_per_row(context, steps) > cache.allocator.num_free:
+        return None
+    return PreparedStep(model, cache, batch, context, steps)
+
+
+def decode(model: Any, kind: type[PagedCache], batch: int, context: int, steps: int) -> dict[str, Any]:
+    """Steps of `batch` rows at `context` tokens; says so where their cache does not fit."""
+    prepared = prepared_step(model, kind, batch, context, steps)
+    if prepared is None:
         return {"batch": batch, "context": context, "fits": False}
-    decoder = Decoder(model)
-    decoder.refresh(context + steps + 2)
-    state, prompt = DecodeState(batch, StopConditions(())), np.full(context, 5, np.int32)
-    for index in range(batch):
-        state.add(Sequence(Request(str(index), prompt, 1), 0, FOREVER), cache.allocate(per_row))
-    state.append(np.full(batch, 7), np.zeros(batch, np.float32))
-    for tensor in (*cache.keys, *cache.values):
-        tensor.normal_()
-    step, changed = CudaGraphStep(decoder, cache), [True]
-
-    def run() -> None:
-        state.append(*step.run(state, changed[0]))
-        changed[0] = False
-
-    taken = seconds(run, device, steps)
-    per_token = cache.block_bytes // BLOCK
+    device = next(model.parameters()).device
+    taken = seconds(prepared.run, device, steps)
+    per_token = bytes_per_token(model.config, model.dtype)
     return {
         "batch": batch,
         "context": context,
@@ -108,7 +127,7 @@ def as_samples(rollouts: list[Rollout]) -> list[TrainSample]:
     ]
 
 
-def weights_of(deltas: list[np.ndarray]) -> dict[str, float]:
+def weights_of(deltas: list[np.ndarray]) -> dict[str, Any]:
     """deltas: learner minus engine, one array per completion."""
     every = np.concatenate(deltas).astype(np.float64)
     ratios, sequences = np.exp(every), np.exp([float(np.sum(d)) for d in deltas])
@@ -116,6 +135,7 @@ def weights_of(deltas: list[np.ndarray]) -> dict[str, float]:
         "mean_abs": float(np.abs(every).mean()),
         "p99_abs": float(np.quantile(np.abs(every), 0.99)),
         "max_abs": float(np.abs(every).max()),
+        "mean_abs_of_each_eighth": [float(np.abs(p).mean()) for p in np.array_split(np.stack(deltas), 8, axis=1)],
         "token_weight_std": float(ratios.std()),
         "token_weight_outside_clip_0.2_frac": float((np.abs(ratios - 1) > 0.2).mean()),
         "token_effective_sample_frac": float(ratios.sum() ** 2 / (ratios**2).sum() / len(ratios)),
@@ -127,7 +147,7 @@ def mismatch(size: str, device: torch.device, report: Report) -> None:
     """The real engine and the real learner, each with its own weights: bfloat16, and float32 with mixed precision."""
     work = workload(size)
     model = built(size, device, torch.float32)
-    half = copy.deepcopy(model).to(torch.bfloat16)
+    half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
     batch, length = work.mismatch
     for name, wide in (("head in bfloat16", False), ("head in float32", True)):
         engine = TorchEngine(half, stop_ids=frozenset(), max_active=batch, float32_head=wide)

@@ -21,6 +21,7 @@ from policy_learner import make_learner
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.orchestration.publishing import load_checked
+from deepscaler.positions import cast_parameters
 from deepscaler.types import Group, Outcome, Problem, Rollout, SamplingParams, ScoredGroup, Verdict
 
 KL = 0.001
@@ -65,7 +66,7 @@ def step(size: str, device: torch.device, report: Report) -> None:
     work, settings = workload(size), recipe(size, kl=KL)
     num_prompts, group, length = work.step
     model = built(size, device, torch.float32)
-    half = copy.deepcopy(model).to(torch.bfloat16)
+    half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
     learner, count = make_learner(model, settings), num_prompts * group
     params = SamplingParams(max_completion_tokens=length)
     wanted = requests(count, work.prompt, group=group)

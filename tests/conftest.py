@@ -38,7 +38,13 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 
 
 def make_model(
-    family: str = "qwen2", *, seed: int = 0, tied: bool = True, head_dim: int = 8, accelerated: bool = True
+    family: str = "qwen2",
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    head_dim: int = 8,
+    accelerated: bool = True,
+    max_tokens: int = 128,
 ) -> Any:
     """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
     config_class, model_class = FAMILIES[family]
@@ -50,7 +56,7 @@ def make_model(
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=head_dim,
-        max_position_embeddings=128,
+        max_position_embeddings=max_tokens,
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=STOP_ID,

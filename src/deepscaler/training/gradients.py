@@ -20,6 +20,7 @@ from deepscaler.attention import forward_hidden
 from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.head import forbidden_ids
+from deepscaler.positions import check_rotations
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
@@ -29,7 +30,10 @@ Logprobs = list[FloatArray]
 
 
 class GradientComputer:
-    """One process. `old` absent means on-policy: the current policy is the policy at the start of the step."""
+    """One process. `old` absent means on-policy: the current policy is the policy at the start of the step.
+
+    Raises ValueError for a model whose rotations were rounded (`positions.check_rotations`).
+    """
 
     def __init__(
         self,
@@ -42,6 +46,9 @@ class GradientComputer:
         autocast: bool = False,
         float32_head: bool = False,
     ) -> None:
+        for each in (model, reference):
+            if each is not None:
+                check_rotations(each)
         self.model, self.reference = model, reference
         self._algorithm, self._training = algorithm, training
         self._temperature, self._float32_head = temperature, float32_head

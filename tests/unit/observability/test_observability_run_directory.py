@@ -152,7 +152,8 @@ def test_the_clock_adds_up_phases() -> None:
 
 
 def test_the_run_says_what_it_ran_on() -> None:
-    info = run_info("digest", "model")
+    info = run_info("digest", "model", {"gpu": "Card"})
+    assert info["hardware"]["gpu"] == "Card" and info["hardware"]["cores"] >= 1
     text = json.dumps(info)
     assert "torch" in text and "digest" in text and "python" in text
 

@@ -22,7 +22,7 @@ from deepscaler.attention import forward_hidden
 from deepscaler.cpu.matmul import Matmul, decode_matmul
 from deepscaler.engines.torch.kv_cache import PrefillAttention
 from deepscaler.head import float32_logits, forbidden_ids, leave_out
-from deepscaler.positions import changes_with_length
+from deepscaler.positions import changes_with_length, check_rotations
 
 Weights = tuple[Tensor, Tensor | None]  # weight as packed, bias
 
@@ -69,7 +69,7 @@ class Decoder:
     """The forward pass of prompts, and of one new token per sequence.
 
     float32_head: logits are not rounded to the type of the weights. Raises ValueError for an activation other than
-    SiLU, and for rotations that change with the length of a sequence.
+    SiLU, for rotations that change with the length of a sequence, and for rounded ones.
     """
 
     def __init__(self, model: Any, matmul: Matmul | None = None, *, float32_head: bool = False) -> None:
@@ -81,6 +81,7 @@ class Decoder:
                 f"rope_type {model.base_model.rotary_emb.rope_type!r} chooses rotations by the longest sequence of a "
                 "pass; say how long the run's can be (positions.fit_positions) before sampling"
             )
+        check_rotations(model)
         self._model, self._base = model, model.base_model
         first = self._base.layers[0].self_attn
         weight = first.q_proj.weight

@@ -1,13 +1,14 @@
 """Attention of one new token per row by torch's flash attention, one block of the cache at a time.
 
 For the variable-length kernel every block of a row is a short sequence of its own: it begins anywhere in the cache and
-has as many tokens as are in use. The kernel also returns the log-sum-exp by which blocks are combined. So one kernel
-reads only blocks in use, and rows may share blocks of a prompt. The operator is not part of torch's public interface
-(`varlen_attn` of torch 2.11 hides the lengths, and a block table needs FlashAttention 3): `flash_works` tries it on the
-device against plain arithmetic and does not look at versions.
+has as many tokens as are in use. Query heads that share a key-value head are the queries of that sequence, so that keys
+and values are read once for all of them. The kernel also returns the log-sum-exp by which blocks are combined. So one
+kernel reads only blocks in use, and rows may share blocks of a prompt. The operator is not part of torch's public
+interface (`varlen_attn` of torch 2.11 hides the lengths, and a block table needs FlashAttention 3): `flash_works` tries
+it on the device against plain arithmetic and does not look at versions.
 
-N rows, M pairs of a row and one of its blocks, T most blocks of a row, H query heads, K key-value heads, D head width,
-B tokens per block.
+N rows, M pairs of a row and one of its blocks, T most blocks of a row, H query heads, K key-value heads, G = H / K,
+D head width, B tokens per block.
 """
 
 from __future__ import annotations
@@ -84,15 +85,16 @@ def flash_blocks(query: Tensor, keys: Tensor, values: Tensor, first: Tensor, use
 
     query [M,H,D], already scaled; keys and values [blocks,B,K,D]; first and used int32 [M].
     """
-    count, size = len(query), keys.shape[1]
+    (count, heads, width), (_, size, kv_heads, _) = query.shape, keys.shape
+    groups = heads // kv_heads
     operator: Any = torch.ops.aten._flash_attention_forward
     out, lse, *_ = operator(
-        query,
+        query.unflatten(1, (kv_heads, groups)).transpose(1, 2).flatten(0, 1),
         keys.flatten(0, 1),
         values.flatten(0, 1),
-        torch.arange(count + 1, dtype=torch.int32, device=query.device),
+        torch.arange(0, groups * count + 1, groups, dtype=torch.int32, device=query.device),
         torch.nn.functional.pad(first, (0, 1)),  # cumulative lengths have one entry more
-        1,
+        groups,
         size,
         0.0,
         False,
@@ -100,7 +102,8 @@ def flash_blocks(query: Tensor, keys: Tensor, values: Tensor, first: Tensor, use
         scale=1.0,
         seqused_k=used,
     )
-    return out, lse.T
+    out_MGKD, lse_KMG = out.view(count, groups, kv_heads, width), lse.view(kv_heads, count, groups)
+    return out_MGKD.transpose(1, 2).flatten(1, 2), lse_KMG.transpose(0, 1).flatten(1)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from torch import nn
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.head import forbid_ids
+from deepscaler.positions import cast_parameters
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import token_logprobs
@@ -41,7 +42,7 @@ def test_engine_learner_and_reference_share_one_distribution_without_them(tiny_m
     assert any(np.isin(r.completion_ids, FORBIDDEN).any() for r in free.values())
     forbid_ids(model, FORBIDDEN)
     learner = computer(model, copy.deepcopy(model))
-    engine_model = copy.deepcopy(model).to(torch.bfloat16) if half else model
+    engine_model = cast_parameters(copy.deepcopy(model), torch.bfloat16) if half else model
     rollouts = run(TorchEngine(engine_model, stop_ids=frozenset(), float32_head=float32_head), requests(6))
     assert not any(np.isin(r.completion_ids, FORBIDDEN).any() for r in rollouts.values())
     policy, reference = (learner.logprobs(samples_of(rollouts), of=which) for which in ("policy", "reference"))

@@ -19,6 +19,7 @@ from deepscaler.engines.torch import flash_attention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Sequence
+from deepscaler.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, TrainSample
 from engine_runs import PARAMS, assert_equal, requests, run
@@ -200,7 +201,7 @@ def as_samples(rollouts: list[Rollout]) -> list[TrainSample]:
 
 def difference(tiny_model: Callable[..., Any], *, float32_head: bool, backend: str = "paged") -> np.ndarray:
     """Learner minus engine log-probabilities: bfloat16 against float32 weights with mixed precision."""
-    half = tiny_model("qwen3").to(torch.bfloat16)
+    half = cast_parameters(tiny_model("qwen3"), torch.bfloat16)
     engine = as_on_gpu(half, backend, float32_head=float32_head)
     rollouts = list(run(engine, requests(4)).values())
     computer = GradientComputer(
