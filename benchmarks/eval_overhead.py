@@ -26,8 +26,8 @@ from typing import Any
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.evaluation.datasets import describe
 from deepscaler.lifetime import die_with_parent
-from deepscaler.orchestration.evaluate import Job, evaluate_endpoint
-from deepscaler.orchestration.progress import Progress
+from deepscaler.loop.evaluate import Job, evaluate_endpoint
+from deepscaler.loop.progress import Progress
 from deepscaler.types import Problem
 
 WARM_FRAC, END_FRAC = 0.1, 0.98  # memory is compared from where imports and the grader have come in to the last sample

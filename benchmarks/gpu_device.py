@@ -18,7 +18,6 @@ from model_sizes import SIZES, build
 from records import machine
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.config.models import (
     AlgorithmSection,
     DataSection,
@@ -30,8 +29,9 @@ from deepscaler.config.models import (
     TrainingSection,
 )
 from deepscaler.lifetime import die_with_parent
+from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.positions import cast_parameters
 from deepscaler.observability.files import write_atomically
-from deepscaler.positions import cast_parameters
 from deepscaler.types import Request
 
 Report = Callable[[str, Any], None]

@@ -40,7 +40,7 @@ from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.flash_attention import flash_works
 from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.engines.torch.stops import StopConditions
-from deepscaler.positions import cast_parameters
+from deepscaler.modeling.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample
 

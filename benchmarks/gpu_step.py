@@ -20,8 +20,8 @@ from policy_learner import make_learner
 
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.orchestration.publishing import load_checked
-from deepscaler.positions import cast_parameters
+from deepscaler.loop.publishing import load_checked
+from deepscaler.modeling.positions import cast_parameters
 from deepscaler.types import Group, Outcome, Problem, Rollout, SamplingParams, ScoredGroup, Verdict
 
 KL = 0.001

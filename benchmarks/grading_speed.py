@@ -19,7 +19,7 @@ from pathlib import Path
 from grading import HOSTILE
 from markers import replace_between_markers
 
-from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
+from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
 from deepscaler.rewards.math_reward import GRADER_VERSION, grade
 from deepscaler.types import GradeItem
 

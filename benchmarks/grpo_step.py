@@ -35,8 +35,8 @@ from transformers import LogitsProcessorList
 
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.attention import NAME
-from deepscaler.orchestration.publishing import load_checked
+from deepscaler.loop.publishing import load_checked
+from deepscaler.modeling.attention import NAME
 from deepscaler.types import (
     FinishReason,
     Group,

@@ -23,9 +23,9 @@ from policy_learner import make_learner
 from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.config.models import DataSection, ModelSection, Recipe, RolloutSection, StageSection
 from deepscaler.cpu.matmul import matmul
+from deepscaler.modeling.attention import NAME
 from deepscaler.training import gradients, logprobs
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.types import TrainSample

@@ -22,10 +22,10 @@ from model_sizes import build
 from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.cpu.decode_attention import DecodeAttention, FusedDecodeAttention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.kv_cache import KVCache
+from deepscaler.modeling.attention import NAME
 
 CONTEXT = 8192
 SEQUENCES = 16

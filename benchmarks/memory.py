@@ -23,9 +23,9 @@ from model_sizes import build
 from records import machine, write_table
 
 from deepscaler import cpu
-from deepscaler.attention import NAME, forward_hidden
 from deepscaler.config import memory
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.modeling.attention import NAME, forward_hidden
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.packing import pack
 from deepscaler.training.replica import enable_checkpointing

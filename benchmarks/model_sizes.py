@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
+from deepscaler.modeling.attention import NAME
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {  # 1.1 M parameters

@@ -1,4 +1,4 @@
-"""MinHash candidates at 40K problems: datasketch beside `data/shingles.py`. CPU seconds, peak memory, pairs found.
+"""MinHash candidates at 40K problems: datasketch beside `data/prepare/shingles.py`. CPU time, memory, pairs.
 
     python benchmarks/near_duplicates.py --train DIR [--rows N] [--out FILE]     (needs: pip install datasketch)
 
@@ -18,8 +18,8 @@ from typing import Any
 
 from data_prepare import noisy_rows, peak_mib
 
-from deepscaler.data.normalize import NormalizedTexts, Vocabulary
-from deepscaler.data.shingles import BANDS, ROWS, candidate_pairs, overlap, signatures, word_shingles
+from deepscaler.data.prepare.normalize import NormalizedTexts, Vocabulary
+from deepscaler.data.prepare.shingles import BANDS, ROWS, candidate_pairs, overlap, signatures, word_shingles
 
 LIMIT_S = 1800
 CLOSE = 0.5  # Jaccard similarity from which a pair should be found

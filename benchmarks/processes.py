@@ -38,9 +38,9 @@ def sampling(processes: int, size: str, num_prompts: int, length: int) -> float:
     from learning import recipe
     from model_sizes import build
 
-    from deepscaler.attention import NAME
     from deepscaler.cluster.helper import EngineSettings
     from deepscaler.cluster.processes import open_sharded_engine
+    from deepscaler.modeling.attention import NAME
     from deepscaler.training.replica import policy_computer
     from deepscaler.types import Request, SamplingParams
 
@@ -60,8 +60,8 @@ def update(processes: int, size: str, tokens: int) -> float:
     from model_sizes import build
     from policy_learner import make_learner
 
-    from deepscaler.attention import NAME
     from deepscaler.cluster.processes import start_helpers
+    from deepscaler.modeling.attention import NAME
     from deepscaler.training.replica import policy_computer
 
     model, samples = build(size, NAME), make_samples(size, tokens)

@@ -22,7 +22,7 @@ from typing import Any
 from markers import replace_between_markers
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
+from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
 from deepscaler.evaluation.samples import read_samples, samples_table, write_samples
 from deepscaler.rewards.math_reward import grade
 from deepscaler.types import GradeItem, Problem

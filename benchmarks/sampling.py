@@ -28,8 +28,8 @@ from records import machine, middle, with_range, write_table
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.modeling.attention import NAME
 from deepscaler.types import Request, SamplingParams
 
 GROUP = 8

@@ -26,7 +26,6 @@ from policy_learner import make_learner
 from records import machine, write_table
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import divided, sharded_sampler, start_helpers
 from deepscaler.config.memory import ModelShape, cpu_peak
@@ -39,6 +38,7 @@ from deepscaler.config.models import (
     StageSection,
     TrainingSection,
 )
+from deepscaler.modeling.attention import NAME
 from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, SamplingParams, TrainSample
 

@@ -4,7 +4,7 @@
     python examples/loop_by_hand.py --steps 10 --seed 2
     python examples/loop_by_hand.py --model runs/bases/NAME    # a model directory, such as one made by `deepscaler sft`
 
-The program's own loop (orchestration/loop.py) does the same and adds what a real run needs: checkpoints, alarms,
+The program's own loop (loop/loop.py) does the same and adds what a real run needs: checkpoints, alarms,
 metrics, several processes, stages. The loop is in this process; only grading has one of its own.
 
 A problem such as `37 a+25` asks for the last two digits of 37 + 25 (`a` names the operation). The model writes its
@@ -27,12 +27,12 @@ from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.config import models as config
 from deepscaler.data.requests import PromptEncoder
+from deepscaler.data.sources.synthetic import evaluation_sets, training_problems
 from deepscaler.data.stream import ProblemStream
-from deepscaler.data.synthetic import evaluation_sets, training_problems
 from deepscaler.data.templates import decoder, template_fingerprint
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.loop.progress import Progress
 from deepscaler.model_directory import open_model
-from deepscaler.orchestration.progress import Progress
 from deepscaler.protocols import Grader, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.toy.base_model import ensure_base

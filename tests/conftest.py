@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.cpu.matmul import prefers_onednn
 from deepscaler.cpu.settings import ACCELERATION, is_accelerated
+from deepscaler.modeling.attention import NAME
 from deepscaler.types import TrainSample
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process below inherits that.

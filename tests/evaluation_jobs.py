@@ -9,10 +9,10 @@ from typing import Any
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.samples import read_results, read_samples
-from deepscaler.orchestration.evaluate import (
+from deepscaler.loop.evaluate import (
     Job,
 )
-from deepscaler.orchestration.progress import Progress
+from deepscaler.loop.progress import Progress
 from deepscaler.types import Problem
 from scripted_server import right_with_probability
 

@@ -20,13 +20,13 @@ from deepscaler.config.models import CheckpointSection, DataSection, ModelSectio
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.mixture import Part, StagePlan
 from deepscaler.data.stream import ProblemStream
+from deepscaler.loop.experience import OnPolicy, Step
+from deepscaler.loop.inputs import Inputs
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.run import Run
+from deepscaler.loop.stop import StopRequest
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.orchestration.experience import OnPolicy, Step
-from deepscaler.orchestration.inputs import Inputs
-from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.run import Run
-from deepscaler.orchestration.stop import StopRequest
 from deepscaler.protocols import Cluster, PublishedWeights
 from deepscaler.randomness import generator
 from deepscaler.rewards.scoring import items_of

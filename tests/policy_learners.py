@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from deepscaler.config import Recipe
+from deepscaler.modeling.weights import weights_digest
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.replica import ModelReplica, adamw, policy_computer
-from deepscaler.weights import weights_digest
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ import torch
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFingerprint, encode_problem, template_fingerprint
 from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
-from deepscaler.observability.counts import counted
-from deepscaler.positions import model_context
-from deepscaler.training.model import (
+from deepscaler.modeling.load import (
     ModelError,
     checked_config,
     load_model,
@@ -28,6 +26,8 @@ from deepscaler.training.model import (
     stop_token_ids_of,
     unknown_ids,
 )
+from deepscaler.modeling.positions import model_context
+from deepscaler.observability.counts import counted
 from deepscaler.types import IntArray, Problem
 
 MODEL_FILES = (

@@ -22,9 +22,9 @@ from torch.nn.attention import varlen
 from bare_recipe import bare_recipe
 from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.head import float32_logits
-from deepscaler.orchestration.publishing import load_checked
-from deepscaler.positions import cast_parameters
+from deepscaler.loop.publishing import load_checked
+from deepscaler.modeling.head import float32_logits
+from deepscaler.modeling.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, Rollout, SamplingParams, TrainSample

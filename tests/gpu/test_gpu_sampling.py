@@ -14,9 +14,9 @@ import torch
 
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.flash_attention import flash_works
-from deepscaler.positions import cast_parameters
+from deepscaler.modeling.positions import cast_parameters
+from deepscaler.modeling.weights import LiveWeights
 from deepscaler.types import Request, Rollout, SamplingParams
-from deepscaler.weights import LiveWeights
 
 DEVICE = torch.device("cuda")
 pytestmark = [

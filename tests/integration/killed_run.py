@@ -16,8 +16,8 @@ import torch
 from deepscaler.cli.main import main
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.evaluation.store import SampleStore
+from deepscaler.loop.progress import Progress
 from deepscaler.observability import run_directory
-from deepscaler.orchestration.progress import Progress
 from deepscaler.training import checkpoint
 
 

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.samples import read_results
-from deepscaler.observability.counts import counted
-from deepscaler.orchestration.evaluate import (
+from deepscaler.loop.evaluate import (
     evaluate_endpoint,
 )
+from deepscaler.observability.counts import counted
 from deepscaler.types import RunError
 from evaluation_jobs import RATES, REPLY, figures, job, table
 from scripted_server import Faults, Script, ScriptedServer

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from deepscaler.config import Recipe, load_recipe
-from deepscaler.data import benchmarks
-from deepscaler.data.benchmark_specs import BENCHMARKS
-from deepscaler.data.synthetic import generate_problems
+from deepscaler.data.benchmarks import load as benchmarks
+from deepscaler.data.benchmarks.specs import BENCHMARKS
+from deepscaler.data.sources.synthetic import generate_problems
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.samples import read_results, read_samples
 from deepscaler.evaluation.store import SampleStore
+from deepscaler.loop.build import open_run
+from deepscaler.loop.loop import train
+from deepscaler.loop.progress import Progress
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.progress import Progress
 from deepscaler.report import write_report
 from deepscaler.types import Problem, RunError
 from tiny_run import write_model, write_recipe

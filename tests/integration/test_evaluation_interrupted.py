@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.orchestration.evaluate import (
+from deepscaler.loop.evaluate import (
     evaluate_endpoint,
 )
 from deepscaler.types import RunError
@@ -36,7 +36,7 @@ def dying(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, name, dying)
-from deepscaler.orchestration.evaluate import evaluate_endpoint
+from deepscaler.loop.evaluate import evaluate_endpoint
 evaluate_endpoint(sys.argv[4], "scripted", t.job(pathlib.Path(sys.argv[5]), "sampling.num_samples=2"))
 """
 

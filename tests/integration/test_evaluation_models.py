@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from deepscaler.config.evaluation import EvalRecipe
-from deepscaler.data.benchmarks import BENCHMARKS
+from deepscaler.data.benchmarks.load import BENCHMARKS
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.datasets import describe, load_suite
-from deepscaler.orchestration.evaluate import (
+from deepscaler.loop.evaluate import (
     evaluate_endpoint,
     evaluate_model,
 )

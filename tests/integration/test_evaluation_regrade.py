@@ -11,7 +11,7 @@ import pytest
 from deepscaler.config.evaluation import EvalRecipe
 from deepscaler.evaluation.regrade import regrade
 from deepscaler.evaluation.samples import read_results
-from deepscaler.orchestration.evaluate import evaluate_endpoint, grader_settings
+from deepscaler.loop.evaluate import evaluate_endpoint, grader_settings
 from deepscaler.rewards.isolation.pool import TRUNCATED, make_grader
 from deepscaler.types import GradeItem, Outcome, Verdict
 from evaluation_jobs import REPLY, job, table

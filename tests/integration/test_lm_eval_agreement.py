@@ -19,9 +19,9 @@ from deepscaler.config.evaluation import load_evaluation
 from deepscaler.data.templates import render_prompt
 from deepscaler.evaluation.datasets import describe
 from deepscaler.evaluation.samples import read_samples
-from deepscaler.orchestration.evaluate import Job, evaluate_endpoint
-from deepscaler.orchestration.progress import Progress
-from deepscaler.training.model import load_tokenizer
+from deepscaler.loop.evaluate import Job, evaluate_endpoint
+from deepscaler.loop.progress import Progress
+from deepscaler.modeling.load import load_tokenizer
 from deepscaler.types import Problem
 from lm_eval_environment import lm_eval_python
 from served_model import served

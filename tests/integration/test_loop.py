@@ -15,12 +15,12 @@ import torch
 
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.loop.build import open_run
+from deepscaler.loop.experience import OnPolicy
+from deepscaler.loop.loop import train
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.run import AlarmError, Run
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.experience import OnPolicy
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.run import AlarmError, Run
 from deepscaler.training.learner import TrainingDivergedError
 from deepscaler.types import Rollout, SamplingParams
 from tiny_run import write_model, write_recipe

@@ -26,12 +26,12 @@ from deepscaler.cluster.sampling import ShardedSampler
 from deepscaler.cluster.sharding import split_evenly, split_requests
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.toy.muon import orthogonalise_all
 from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
 from deepscaler.toy.supervised import as_sample, optimizers, train
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample
-from deepscaler.weights import LiveWeights, weights_digest
 from tiny_run import write_recipe
 
 STOP = frozenset({1})

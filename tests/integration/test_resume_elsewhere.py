@@ -12,11 +12,11 @@ import pytest
 
 from deepscaler.cli.run_commands import train_command
 from deepscaler.config import Recipe, load_recipe
+from deepscaler.loop.build import open_run
+from deepscaler.loop.loop import train
+from deepscaler.loop.origin import Origin, parse_origin
+from deepscaler.loop.progress import Progress
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.origin import Origin, parse_origin
-from deepscaler.orchestration.progress import Progress
 from deepscaler.training.checkpoint import steps_in
 from tiny_run import deepscaler, write_model, write_recipe
 

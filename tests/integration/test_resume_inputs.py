@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from deepscaler.config import Recipe, load_recipe
-from deepscaler.data.synthetic import generate_problems
+from deepscaler.data.sources.synthetic import generate_problems
+from deepscaler.loop.build import open_run
+from deepscaler.loop.loop import train
+from deepscaler.loop.origin import Origin
+from deepscaler.loop.progress import Progress
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.origin import Origin
-from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.math_reward import GRADER_VERSION
 from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import steps_in

@@ -18,11 +18,11 @@ import pytest
 
 from deepscaler.data.templates import render_prompt
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.modeling.load import load_model, load_tokenizer, stop_token_ids
 from deepscaler.serve.app import Service
 from deepscaler.serve.choices import SERVE_STEP, Piece, sampling_params
 from deepscaler.serve.requests import parse_chat
 from deepscaler.serve.server import ServeOptions, open_service, read_token
-from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids
 from deepscaler.types import Request, SamplingParams
 from served_model import served
 from tiny_run import write_model

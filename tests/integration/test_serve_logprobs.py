@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.modeling.load import load_model
 from deepscaler.serve.app import Service
-from deepscaler.training.model import load_model
 from served_model import served
 from tiny_run import write_model
 

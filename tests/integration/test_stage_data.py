@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.config import Recipe, load_recipe
-from deepscaler.data.synthetic import generate_problems
+from deepscaler.data.sources.synthetic import generate_problems
+from deepscaler.loop import experience
+from deepscaler.loop.build import open_run
+from deepscaler.loop.loop import train
+from deepscaler.loop.progress import Progress
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration import experience
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.progress import Progress
 from deepscaler.rewards.scoring import scored
 from deepscaler.types import GradeItem, Group, Outcome, ScoredGroup, Verdict
 from tiny_run import write_model, write_recipe

@@ -17,11 +17,12 @@ import torch
 from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.loop.build import open_run
+from deepscaler.loop.loop import train
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.run import AlarmError, Run
+from deepscaler.modeling.weights import LiveWeights
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.run import AlarmError, Run
 from deepscaler.protocols import PublishedWeights
 from deepscaler.training.checkpoint import CheckpointError
 from deepscaler.training.learner import PolicyLearner
@@ -36,7 +37,6 @@ from deepscaler.types import (
     Verdict,
     WeightsInfo,
 )
-from deepscaler.weights import LiveWeights
 from tiny_run import write_model, write_recipe
 
 STEPS = 5

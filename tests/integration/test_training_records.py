@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from deepscaler.config import load_recipe
+from deepscaler.loop.build import open_run
+from deepscaler.loop.loop import train
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.run import Run
 from deepscaler.observability.alarms import RULES
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.progress import Progress
-from deepscaler.orchestration.run import Run
 from deepscaler.types import GradeItem, Outcome, RunError, Verdict
 from tiny_run import write_model, write_recipe
 

@@ -32,15 +32,15 @@ from deepscaler.engines.vllm import engine as vllm_engine
 from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
 from deepscaler.evaluation.datasets import describe
 from deepscaler.evaluation.samples import read_results, read_samples
-from deepscaler.head import forbid_ids
 from deepscaler.lifetime import die_with_parent
+from deepscaler.loop.evaluate import Job, evaluate_endpoint, evaluate_model
+from deepscaler.loop.progress import Progress
+from deepscaler.modeling.head import forbid_ids
+from deepscaler.modeling.positions import cast_parameters
+from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
-from deepscaler.orchestration.progress import Progress
-from deepscaler.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import FinishReason, Problem, Request, Rollout, RunError, SamplingParams, TrainSample
-from deepscaler.weights import LiveWeights, weights_digest
 from shared_data import shared
 from tiny_run import deepscaler, write_model, write_recipe
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from deepscaler.loop.loop import train
+from deepscaler.loop.run import Run
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.run import Run
 from deepscaler.types import RunError
 from fake_workers import FakeLearner, FakeSampler, fake_run, recipe
 
@@ -87,7 +87,7 @@ def test_a_request_to_stop_ends_after_the_step_with_a_checkpoint(tmp_path: Path)
 def test_the_loop_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from fake_workers import fake_run, recipe;"
-        "from deepscaler.orchestration.loop import train;"
+        "from deepscaler.loop.loop import train;"
         f"train(fake_run(Path({str(tmp_path)!r}), recipe()));"
         "print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
     )

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from deepscaler.data.benchmark_lint import lint_benchmark
-from deepscaler.data.benchmark_page import LintedBenchmark, lint_page
-from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark, read_rows
+from deepscaler.data.benchmarks.lint import lint_benchmark
+from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark, read_rows
+from deepscaler.data.benchmarks.page import LintedBenchmark, lint_page
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.math_reward import grade

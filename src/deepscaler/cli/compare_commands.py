@@ -42,7 +42,7 @@ def eval_clean(directory: Path, contamination: Path) -> None:
 
 
 def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | None) -> None:
-    from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
+    from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
     from deepscaler.evaluation.exports import export
     from deepscaler.evaluation.samples import read_results
 
@@ -66,10 +66,10 @@ def eval_import(
     workers: int,
 ) -> None:
     from deepscaler.config.models import GraderSection
-    from deepscaler.data.benchmarks import BENCHMARKS, load_benchmark
+    from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
     from deepscaler.evaluation.imports import ImportedFile, import_completions
     from deepscaler.evaluation.tables import print_results
-    from deepscaler.orchestration.evaluate import grader_settings
+    from deepscaler.loop.evaluate import grader_settings
     from deepscaler.rewards.isolation.pool import make_grader
 
     names = [benchmark] if benchmark is not None else list(BENCHMARKS)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import load_recipe
-from deepscaler.data.benchmarks import BENCHMARKS, LoadedBenchmark, load_benchmark
-from deepscaler.data.layouts import Columns, Layout
-from deepscaler.data.preparation_files import write_preparation
-from deepscaler.data.prepare import Preparation, Settings, Tools, prepare
-from deepscaler.data.readers import DataError
-from deepscaler.data.references import value_in
+from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, load_benchmark
+from deepscaler.data.prepare.files import write_preparation
+from deepscaler.data.prepare.preparation import Preparation, Settings, Tools, prepare
+from deepscaler.data.sources.layouts import Columns, Layout
+from deepscaler.data.sources.readers import DataError
+from deepscaler.data.sources.references import value_in
 from deepscaler.evaluation.held_out import same_answer
 from deepscaler.observability.counts import counted
 from deepscaler.observability.terminal import control
@@ -123,7 +123,7 @@ def _prompt_tokens(
     from huggingface_hub.constants import ENDPOINT
     from transformers import AutoTokenizer
 
-    from deepscaler.data.hub import reachable
+    from deepscaler.data.sources.hub import reachable
     from deepscaler.data.templates import encode_problem
 
     # Without a network a copy from the hub's cache does as well, and its client would retry for a minute.

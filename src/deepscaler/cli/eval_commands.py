@@ -79,7 +79,7 @@ def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
     datasets = load_suite(recipe.suite, a.benchmarks)
     print(announced(datasets, recipe), flush=True)
     with loading():
-        from deepscaler.orchestration.evaluate import Job, evaluate_endpoint, evaluate_model
+        from deepscaler.loop.evaluate import Job, evaluate_endpoint, evaluate_model
 
     progress = prepare()
     job = Job(recipe, datasets, a.out, progress)
@@ -110,7 +110,7 @@ def _held_out(a: EvalArguments, path: Path) -> int:
     chosen = load_recipe(path, [*a.overrides, *extra])
     print(f"evaluating {a.model} on the sets of {path}", flush=True)  # before what takes seconds to load
     with loading():
-        from deepscaler.orchestration.evaluate import evaluate_directory
+        from deepscaler.loop.evaluate import evaluate_directory
 
     progress = prepare()
     results = evaluate_directory(Path(a.model), chosen, a.out, progress, limit=a.limit)
@@ -121,7 +121,7 @@ def regrade(directory: Path, workers: int) -> int:
     from deepscaler.evaluation.regrade import regrade as grade_again
     from deepscaler.evaluation.regrade import worded
     from deepscaler.evaluation.samples import read_results
-    from deepscaler.orchestration.evaluate import grader_settings, recorded_grader
+    from deepscaler.loop.evaluate import grader_settings, recorded_grader
     from deepscaler.rewards.isolation.pool import make_grader
 
     section = recorded_grader(read_results(directory)["settings"], workers)  # its limits stay; its version does not

@@ -42,9 +42,9 @@ def _largest_possible(recipe: Recipe) -> int:
 def _counted(recipe: Recipe, context: int) -> tuple[list[Size], list[str]]:
     """Longest prompt kept per stage, and what exceeds the context."""
     try:
-        from deepscaler.orchestration.lengths import longest_sequences, too_long
-        from deepscaler.orchestration.training_data import load_training_data, make_prompts
-        from deepscaler.training.model import load_tokenizer
+        from deepscaler.loop.lengths import longest_sequences, too_long
+        from deepscaler.loop.training_data import load_training_data, make_prompts
+        from deepscaler.modeling.load import load_tokenizer
 
         assert recipe.model.path is not None
         if not (recipe.data.source in ("synthetic", "mix") or Path(recipe.data.source).exists()):

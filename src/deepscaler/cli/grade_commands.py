@@ -14,9 +14,9 @@ from pathlib import Path
 
 from deepscaler.cli.grade_rows import Columns, Row, read_rows
 from deepscaler.config.models import GraderSection
+from deepscaler.loop.progress import Progress, duration
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
-from deepscaler.orchestration.progress import Progress, duration
 from deepscaler.rewards.extract import extract_answer, final_part
 from deepscaler.rewards.isolation.pool import GraderPool, make_grader
 from deepscaler.rewards.registry import REWARDS

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.data.readers import arrow_to_rows
-from deepscaler.data.references import NoAnswerError, read_reference
+from deepscaler.data.sources.readers import arrow_to_rows
+from deepscaler.data.sources.references import NoAnswerError, read_reference
 from deepscaler.json_text import parse_json
 from deepscaler.types import GradeItem
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from deepscaler import cpu
 from deepscaler.config import load_recipe
-from deepscaler.orchestration.directory_check import check_directory
-from deepscaler.orchestration.origin import parse_origin
-from deepscaler.orchestration.progress import Progress
+from deepscaler.loop.directory_check import check_directory
+from deepscaler.loop.origin import parse_origin
+from deepscaler.loop.progress import Progress
 
 
 def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list[str]) -> int:
@@ -59,8 +59,8 @@ def train(
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
-        from deepscaler.orchestration.build import open_run
-        from deepscaler.orchestration.loop import train as run_loop
+        from deepscaler.loop.build import open_run
+        from deepscaler.loop.loop import train as run_loop
         from deepscaler.toy.base_model import ensure_base
 
     progress = prepare_for_training()

@@ -15,9 +15,9 @@ from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.model_directory import ModelDirectory
+from deepscaler.modeling.load import unknown_ids
 from deepscaler.observability.environment import package_versions
 from deepscaler.protocols import Sampler
-from deepscaler.training.model import unknown_ids
 from deepscaler.types import SamplingParams
 
 Decode = Callable[[Any], str]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.stops import Decode
+from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.types import Request, Rollout, SamplingParams, TokenSums, TrainSample, WeightsInfo
-from deepscaler.weights import LiveWeights
 
 
 @dataclass(frozen=True, slots=True)

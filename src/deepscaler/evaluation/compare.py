@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscaler.data.benchmark_specs import BENCHMARKS
+from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.evaluation.breakdown import UNKNOWN_RESAMPLING, source_labels
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, source_clusters
 from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config.evaluation import EvalRecipe, SuiteSection
-from deepscaler.data.benchmarks import load_benchmark, row_hash
+from deepscaler.data.benchmarks.load import load_benchmark, row_hash
 from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
 

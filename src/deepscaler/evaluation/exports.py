@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepscaler.data.benchmarks import BENCHMARKS
+from deepscaler.data.benchmarks.load import BENCHMARKS
 from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.results import read_consistent_results
 from deepscaler.evaluation.samples import SCHEMA, model_name, open_samples, samples_file, setting

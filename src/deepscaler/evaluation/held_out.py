@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepscaler.answers.equivalence import equivalent
-from deepscaler.data.contamination import find_contamination
 from deepscaler.data.identity import asked_text
-from deepscaler.data.normalize import NormalizedTexts, Vocabulary
+from deepscaler.data.prepare.contamination import find_contamination
+from deepscaler.data.prepare.normalize import NormalizedTexts, Vocabulary
 from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
 from deepscaler.types import Problem

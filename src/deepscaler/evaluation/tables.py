@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from deepscaler.data.benchmark_specs import BENCHMARKS
+from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.estimators import Estimate
 from deepscaler.evaluation.published import COLUMNS as PUBLISHED_COLUMNS

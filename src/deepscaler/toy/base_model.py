@@ -16,11 +16,11 @@ from deepscaler.config.models import SftSection
 from deepscaler.config.schema import RecipeError
 from deepscaler.config.setting import values_shaping
 from deepscaler.data.identity import problem_id
-from deepscaler.data.synthetic import held_out_ids, random_chain
+from deepscaler.data.sources.synthetic import held_out_ids, random_chain
 from deepscaler.data.templates import format_question, render_prompt
 from deepscaler.json_text import canonical_digest
+from deepscaler.loop.progress import Progress, duration, speed
 from deepscaler.observability.run_directory import read_json
-from deepscaler.orchestration.progress import Progress, duration, speed
 from deepscaler.randomness import generator
 from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
 from deepscaler.toy.supervised import RECORD_FILE, as_sample, new_model, optimizers, save_base, sft_computer

@@ -13,12 +13,12 @@ from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison
 from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.results import Results
+from deepscaler.loop.build import open_run
+from deepscaler.loop.evaluate import evaluate_directory
+from deepscaler.loop.loop import train
+from deepscaler.loop.progress import Progress
 from deepscaler.observability.files import write_atomically
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.orchestration.build import open_run
-from deepscaler.orchestration.evaluate import evaluate_directory
-from deepscaler.orchestration.loop import train
-from deepscaler.orchestration.progress import Progress
 from deepscaler.toy.base_model import ensure_base
 from deepscaler.training.checkpoint import newest_checkpoint
 

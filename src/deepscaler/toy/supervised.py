@@ -17,9 +17,9 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler import cpu
-from deepscaler.attention import NAME
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.modeling.attention import NAME
 from deepscaler.observability.destinations import directory_destination
 from deepscaler.observability.files import fsync, storage_fault
 from deepscaler.randomness import key_of

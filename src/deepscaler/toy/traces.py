@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepscaler.config.models import SftSection
-from deepscaler.data.synthetic import MODULUS, Chain, Operation
+from deepscaler.data.sources.synthetic import MODULUS, Chain, Operation
 
 FILLERS = ("Hmm ", "Okay ", "Let me see ", "So ", "Right ")
 REDO = "Wait "

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from deepscaler.algorithms.importance import truncated_importance_weights
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
-from deepscaler.attention import forward_hidden
 from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.head import forbidden_ids
-from deepscaler.positions import check_rotations
+from deepscaler.modeling.attention import forward_hidden
+from deepscaler.modeling.head import forbidden_ids
+from deepscaler.modeling.positions import check_rotations
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples

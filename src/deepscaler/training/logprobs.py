@@ -19,7 +19,7 @@ from torch import Tensor
 from deepscaler.config import memory
 from deepscaler.cpu import fused_ops
 from deepscaler.cpu.matmul import matmul, weight_gradient
-from deepscaler.head import float32_logits, leave_out
+from deepscaler.modeling.head import float32_logits, leave_out
 
 # Logits of one chunk: few enough to stay in the processor's cache while they are passed over, or to be small beside
 # a GPU's memory; many enough rows that the weight is read seldom.

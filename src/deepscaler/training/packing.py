@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepscaler.attention import PackedAttention
 from deepscaler.config.memory import cpu_micro_batch_tokens
+from deepscaler.modeling.attention import PackedAttention
 from deepscaler.observability.counts import counted
 from deepscaler.types import TrainSample
 

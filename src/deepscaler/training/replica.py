@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from deepscaler.config.models import OptimizerSection, Recipe
+from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights, save_optimizer
 from deepscaler.types import TokenSums, TrainSample
-from deepscaler.weights import LiveWeights
 
 # Each optimizer with the factor of the learning rate that it gets: 1.0 for a policy's AdamW.
 Optimizers = Sequence[tuple[torch.optim.Optimizer, float]]

@@ -12,8 +12,8 @@ import pytest
 from deepscaler.cli import main as cli
 from deepscaler.cli.data_commands import readable
 from deepscaler.config import load_recipe
-from deepscaler.data.benchmarks import BENCHMARKS
-from deepscaler.data.sources import load_problems
+from deepscaler.data.benchmarks.load import BENCHMARKS
+from deepscaler.data.sources.load import load_problems
 from deepscaler.evaluation.breakdown import read_contamination
 from deepscaler.evaluation.held_out import same_answer
 from deepscaler.toy.tokenizer import build_tokenizer

@@ -11,7 +11,7 @@ from deepscaler.cli.eval_commands import EvalArguments, evaluate
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.schema import RecipeError
 from deepscaler.engines.vllm import engine as vllm_engine
-from deepscaler.training.model import load_model, load_tokenizer, stop_token_ids, stop_token_ids_of
+from deepscaler.modeling.load import load_model, load_tokenizer, stop_token_ids, stop_token_ids_of
 from tiny_run import write_model, write_recipe
 
 
@@ -23,8 +23,8 @@ def arguments(**given: Any) -> EvalArguments:
 
 def test_without_vllm_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from deepscaler.evaluation.datasets import describe
-    from deepscaler.orchestration.evaluate import Job, evaluate_model
-    from deepscaler.orchestration.progress import Progress
+    from deepscaler.loop.evaluate import Job, evaluate_model
+    from deepscaler.loop.progress import Progress
 
     monkeypatch.setattr(vllm_engine, "vllm_version", lambda: None)
     job = Job(load_evaluation(None, ['engine.kind="vllm"']), describe({}), tmp_path / "out", Progress())

@@ -175,7 +175,7 @@ def test_training_loads_without_the_optional_packages_and_leaves_the_collector_a
         "except ModuleNotFoundError:\n"
         "    assert gc.isenabled()\n"
         "with loading():\n"
-        "    from deepscaler.orchestration import build, loop; from deepscaler.toy import base_model, quickstart\n"
+        "    from deepscaler.loop import build, loop; from deepscaler.toy import base_model, quickstart\n"
         "frozen = gc.get_freeze_count()\n"
         "assert gc.isenabled() and frozen > 100_000\n"
         "with loading():\n"

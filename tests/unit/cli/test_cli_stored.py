@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deepscaler.cli.main import app
-from deepscaler.data.benchmarks import load_benchmark
+from deepscaler.data.benchmarks.load import load_benchmark
 from made_comparison import write_evaluation_of
 from made_samples import made_rows, row
 from shared_data import shared

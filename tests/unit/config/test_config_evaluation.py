@@ -14,7 +14,7 @@ from deepscaler.config.evaluation import (
     settings_of,
 )
 from deepscaler.config.schema import RecipeError
-from deepscaler.data.benchmark_specs import BENCHMARKS
+from deepscaler.data.benchmarks.specs import BENCHMARKS
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

@@ -9,7 +9,7 @@ import pytest
 
 from deepscaler.config.explain import explain
 from deepscaler.config.load import resolve
-from deepscaler.data.sources import load_problems
+from deepscaler.data.sources.load import load_problems
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 

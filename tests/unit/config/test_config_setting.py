@@ -14,7 +14,7 @@ from deepscaler.config.models import GraderSection, Recipe
 from deepscaler.config.schema import all_settings
 from deepscaler.config.setting import Compared, Section, Shapes, compared_of, setting, shapes_of, values_shaping
 from deepscaler.json_text import canonical_digest
-from deepscaler.orchestration.evaluate import grader_settings, recorded_grader
+from deepscaler.loop.evaluate import grader_settings, recorded_grader
 from deepscaler.toy.base_model import base_directory
 
 RECIPES = Path(__file__).parents[3] / "recipes"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from deepscaler import cpu
-from deepscaler.attention import PackedAttention, forward_hidden
 from deepscaler.cpu.layers import FusedLayer, FusedRMSNorm, use_fused_layers
 from deepscaler.cpu.matmul import OneDnnLinear
 from deepscaler.cpu.settings import ACCELERATION
+from deepscaler.modeling.attention import PackedAttention, forward_hidden
 from deepscaler.training.replica import enable_checkpointing
 
 CPU = torch.device("cpu")

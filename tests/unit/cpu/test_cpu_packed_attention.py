@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deepscaler.attention import PackedAttention
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
+from deepscaler.modeling.attention import PackedAttention
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import enable_checkpointing
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from deepscaler.config import Recipe
 from deepscaler.data.mixture import Part, Rotation, StagePlan, admits, describe_bands, plan_stages
-from deepscaler.data.sources import load_mixture
+from deepscaler.data.sources.load import load_mixture
+from deepscaler.data.sources.synthetic import generate_problems
 from deepscaler.data.stream import ProblemStream
-from deepscaler.data.synthetic import generate_problems
 from deepscaler.data.templates import EncodedProblem
 from deepscaler.types import Problem
 

@@ -12,7 +12,7 @@ from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, load_eva
 from deepscaler.config.schema import RecipeError
 from deepscaler.data.stopping import all_stop_ids, turn_end_ids
 from deepscaler.data.templates import decoder
-from deepscaler.orchestration.evaluate import sampling_params
+from deepscaler.loop.evaluate import sampling_params
 from deepscaler.toy.tokenizer import build_tokenizer
 from tiny_run import write_recipe
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from deepscaler.data.sources.synthetic import generate_problems
 from deepscaler.data.stream import ProblemStream
-from deepscaler.data.synthetic import generate_problems
 from deepscaler.data.templates import encode_problems, format_question, render_prompt
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.toy.traces import WORDS

@@ -21,7 +21,7 @@ from scripted_server import Faults, Script, ScriptedServer
 
 DEEP = "[" * 200_000 + "]" * 200_000
 # Written by ourselves, with a checksum or in our own wheel.
-OURS = {"json_text.py", "evaluation/journal.py", "rewards/isolation/worker.py", "data/benchmark_review.py"}
+OURS = {"json_text.py", "evaluation/journal.py", "rewards/isolation/worker.py", "data/benchmarks/review.py"}
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"a":' * 200_000 + "1" + "}" * 200_000, "[" * 501 + "]" * 501, "[" * 200_000])

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deepscaler.data.benchmarks import load_benchmark
-from deepscaler.data.synthetic import generate_problems
+from deepscaler.data.benchmarks.load import load_benchmark
+from deepscaler.data.sources.synthetic import generate_problems
 from deepscaler.evaluation.held_out import hold_out
 from deepscaler.types import Problem
 from shared_data import shared

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from deepscaler.config.models import StageSection
 from deepscaler.evaluation.tables import Sheet, print_sheets
+from deepscaler.loop.progress import Progress
 from deepscaler.observability import terminal
 from deepscaler.observability.rollout_metrics import rollout_stats
-from deepscaler.orchestration.progress import Progress
 from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
 # Colours, clearing, moving, a title, the clipboard, a link; a bell, going back, deleting; C1, direction, separators.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from deepscaler.data import pair_page
+from deepscaler.data.prepare import pair_page
 from deepscaler.report.palette import page_variables
 
 

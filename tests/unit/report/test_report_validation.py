@@ -8,8 +8,8 @@ import numpy as np
 
 from deepscaler.cli.run_commands import report
 from deepscaler.evaluation.compare import compare_directories
+from deepscaler.loop.validation_notes import notes_on_base
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.orchestration.validation_notes import notes_on_base
 from deepscaler.report.chart import Chart, Series, Span, draw
 from deepscaler.report.panels import MAX_BANDS, difficulty_bands
 from deepscaler.report.runs import read_runs

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from deepscaler.modeling.load import load_tokenizer
 from deepscaler.serve.prompts import Encoder
 from deepscaler.serve.requests import RequestError, parse_chat, parse_completion
-from deepscaler.training.model import load_tokenizer
 from tiny_run import write_model
 
 CAPACITY = 100

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config.models import SftSection, TrainingSection
-from deepscaler.data.synthetic import random_chain
+from deepscaler.data.sources.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.toy.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise, orthogonalise_all
 from deepscaler.toy.supervised import _next_batch, as_sample, new_model, optimizers, save_base, sft_computer, train

@@ -15,13 +15,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bare_recipe import bare_recipe
 from deepscaler import cpu
-from deepscaler import weights as weights_module
-from deepscaler.attention import NAME, PackedAttention, forward_hidden
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.engines.torch import engine as torch_engine
-from deepscaler.orchestration.publishing import load_checked
+from deepscaler.loop.publishing import load_checked
+from deepscaler.modeling import weights as weights_module
+from deepscaler.modeling.attention import NAME, PackedAttention, forward_hidden
 from deepscaler.training import logprobs
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs

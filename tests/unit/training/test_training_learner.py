@@ -21,10 +21,10 @@ from deepscaler.config.models import (
     StageSection,
     TrainingSection,
 )
+from deepscaler.modeling.weights import weights_digest
 from deepscaler.training.learner import TrainingDivergedError
 from deepscaler.training.optimizer_state import OPTIMIZER_FILE
 from deepscaler.types import RunError, TrainSample
-from deepscaler.weights import weights_digest
 from policy_learners import policy_learner
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
-from deepscaler import attention
-from deepscaler.attention import PackedAttention, forward_hidden
 from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.modeling import attention
+from deepscaler.modeling.attention import PackedAttention, forward_hidden
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.types import TrainSample

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscaler.attention import forward_hidden
+from deepscaler.modeling.attention import forward_hidden
 from deepscaler.training.packing import pack, plan_micro_batches
 
 CPU = torch.device("cpu")

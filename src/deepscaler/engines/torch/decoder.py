@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepscaler.attention import forward_hidden
 from deepscaler.cpu.matmul import Matmul, decode_matmul
 from deepscaler.engines.torch.kv_cache import PrefillAttention
-from deepscaler.head import float32_logits, forbidden_ids, leave_out
-from deepscaler.positions import changes_with_length, check_rotations
+from deepscaler.modeling.attention import forward_hidden
+from deepscaler.modeling.head import float32_logits, forbidden_ids, leave_out
+from deepscaler.modeling.positions import changes_with_length, check_rotations
 
 Weights = tuple[Tensor, Tensor | None]  # weight as packed, bias
 

@@ -25,11 +25,11 @@ from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.engines.torch.scheduler import Scheduler, Sequence
 from deepscaler.engines.torch.scoring import TokenScores, score_tokens
 from deepscaler.engines.torch.stops import Decode, StopConditions
+from deepscaler.modeling.positions import fitted_context
+from deepscaler.modeling.weights import dtype_name, weights_digest
 from deepscaler.observability.counts import counted
-from deepscaler.positions import fitted_context
 from deepscaler.protocols import PublishedWeights
 from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
-from deepscaler.weights import dtype_name, weights_digest
 
 # Attention reads the layout of the key-value cache, so the cache selects both.
 BACKENDS: dict[str, type[KVCache]] = {"cpu": KVCache, "paged": PagedCache, "flash": FlashCache}

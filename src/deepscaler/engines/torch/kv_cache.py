@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepscaler.attention import cast_to_value_dtype, causal
 from deepscaler.cpu.huge_pages import zeros_in_huge_pages
 from deepscaler.engines.sizing import bytes_per_token
 from deepscaler.engines.torch.block_allocator import BlockAllocator
+from deepscaler.modeling.attention import cast_to_value_dtype, causal
 
 _GROWTH = 1.5
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepscaler.attention import cast_to_value_dtype, causal, forward_hidden
-from deepscaler.head import forbidden_ids, leave_out
+from deepscaler.modeling.attention import cast_to_value_dtype, causal, forward_hidden
+from deepscaler.modeling.head import forbidden_ids, leave_out
 from deepscaler.types import FloatArray, IntArray, RunError
 
 CHUNK_TOKENS = 256  # rows of logits in memory at once

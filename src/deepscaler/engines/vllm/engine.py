@@ -24,14 +24,14 @@ from torch import Tensor
 from deepscaler.engines.nonfinite import check_finite
 from deepscaler.engines.sizing import CACHE_SHARE, bytes_per_token, cache_bytes, pick_device
 from deepscaler.engines.vllm.weights import held_weights, model_files_only, repack_tied_head, slots
-from deepscaler.head import leave_out
-from deepscaler.model_files import file_shapes
+from deepscaler.modeling.files import file_shapes
+from deepscaler.modeling.head import leave_out
+from deepscaler.modeling.positions import model_context
+from deepscaler.modeling.weights import dtype_name, weights_digest
 from deepscaler.observability.counts import counted
-from deepscaler.positions import model_context
 from deepscaler.protocols import PublishedWeights
 from deepscaler.randomness import key_of
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
-from deepscaler.weights import dtype_name, weights_digest
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

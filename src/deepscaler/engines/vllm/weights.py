@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepscaler.model_files import weight_files
+from deepscaler.modeling.files import weight_files
 from deepscaler.types import RunError
 
 HEAD = "lm_head"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.protocols import Sampler
 from deepscaler.types import FinishReason, Request, Rollout, SamplingParams
-from deepscaler.weights import LiveWeights, weights_digest
 from engines_under_test import ENGINES, EngineUnderTest
 
 STOP = frozenset({1})

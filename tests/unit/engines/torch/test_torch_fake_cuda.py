@@ -14,10 +14,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from deepscaler.attention import NAME, PackedAttention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.flash_attention import FlashAttention
 from deepscaler.engines.torch.paged_attention import PagedAttention
+from deepscaler.modeling.attention import NAME, PackedAttention
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
 ROWS, PAIRS, MOST, SIZE = 8, 24, 4, 128

@@ -11,12 +11,12 @@ from torch import nn
 
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.head import forbid_ids
-from deepscaler.positions import cast_parameters
+from deepscaler.modeling.head import forbid_ids
+from deepscaler.modeling.load import unknown_ids
+from deepscaler.modeling.positions import cast_parameters
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import token_logprobs
-from deepscaler.training.model import unknown_ids
 from deepscaler.types import SamplingParams, TrainSample
 from engine_runs import PARAMS, requests, run
 

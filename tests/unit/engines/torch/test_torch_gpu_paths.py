@@ -19,7 +19,7 @@ from deepscaler.engines.torch import flash_attention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Sequence
-from deepscaler.positions import cast_parameters
+from deepscaler.modeling.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, TrainSample
 from engine_runs import PARAMS, assert_equal, requests, run

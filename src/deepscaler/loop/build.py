@@ -1,0 +1,200 @@
+"""From a recipe and a run directory to a `Run` whose workers are ready."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from deepscaler.algorithms.batch import make_samples
+from deepscaler.cluster.engines import ENGINES
+from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.registry import CLUSTERS
+from deepscaler.config import Recipe, recipe_hash
+from deepscaler.config.evaluation import evaluation_recipe
+from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.requests import PromptEncoder
+from deepscaler.data.templates import decoder
+from deepscaler.evaluation.sources import EngineSource
+from deepscaler.loop.directory_check import check_directory
+from deepscaler.loop.evaluate import sampling_params
+from deepscaler.loop.experience import MakeSamples, OnPolicy, Step
+from deepscaler.loop.inputs import inputs_of
+from deepscaler.loop.lengths import longest_sequences, too_long
+from deepscaler.loop.origin import Origin
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.resume import find_start
+from deepscaler.loop.run import Run
+from deepscaler.loop.stop import StopRequest
+from deepscaler.loop.training_data import Prompts, TrainingData, load_training_data, make_prompts
+from deepscaler.loop.validation import Evaluator, write_held_out
+from deepscaler.model_directory import device_metadata, open_model
+from deepscaler.observability.alarms import Alarms
+from deepscaler.observability.environment import run_info
+from deepscaler.observability.files import new_directory, storage_fault
+from deepscaler.observability.run_directory import RunDirectory
+from deepscaler.protocols import Cluster
+from deepscaler.rewards.scoring import items_of
+from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run is made from, read and checked; the weights are not loaded yet."""
+
+    training: TrainingData
+    prompts: Prompts
+    encode: PromptEncoder
+    decode: Callable[[IntArray], str]  # ids of a completion -> the text to grade
+    policy: PolicyFiles
+
+
+@contextmanager
+def open_run(
+    recipe: Recipe, model_path: Path, path: Path, progress: Progress, origin: Origin | None = None
+) -> Iterator[Run]:
+    """A run ready for the loop, new or continued from the newest checkpoint; closes its workers at the end.
+
+    origin: what a new directory begins with instead of the base model. Raises ValueError for bad input, for a
+    directory that belongs to another recipe, and when another process works in it; the directory is untouched then.
+    """
+    check_directory(recipe, path)
+    read = read_inputs(recipe, model_path, progress)
+    files = read.policy.files
+    with (
+        _lock(path),
+        _storage_faults_named(path),
+        StopRequest() as stop,
+        CLUSTERS[recipe.cluster.kind](recipe, read.policy) as cluster,
+    ):
+        weights = cluster.learner.publish()
+        inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
+        start = find_start(recipe, inputs, read.prompts.stream, path, origin)
+        directory = RunDirectory(path)
+        directory.write_recipe(recipe.model_dump(mode="json"))
+        run = Run(
+            recipe=recipe,
+            recipe_digest=recipe_hash(recipe),
+            cluster=cluster,
+            experience=OnPolicy(
+                recipe,
+                read.prompts.stream,
+                cluster.sampler,
+                cluster.grader,
+                read.encode,
+                partial(items_of, decode=read.decode, thinking_prefilled=files.template.thinking_prefilled),
+                progress.on_rollout,
+            ),
+            make_samples=_make_samples_of(recipe),
+            weights=weights,
+            stream=read.prompts.stream,
+            curriculum=Curriculum(recipe.stages, recipe.curriculum),
+            alarms=Alarms(recipe.alarms, dtype=recipe.model.dtype, kl_estimator=recipe.algorithm.kl.estimator),
+            directory=directory,
+            progress=progress,
+            stop=stop,
+            validation=_evaluator(recipe, read, cluster, directory, progress),
+            save_tokenizer=files.tokenizer.save_pretrained,
+            decode_prompt=lambda ids: files.tokenizer.decode(ids, skip_special_tokens=False),
+            inputs=inputs,
+            base_model=model_path,
+        )
+        start.begin(run)
+        if start.is_new:
+            info = run_info(run.recipe_digest, str(model_path), device_metadata())
+            directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
+        yield run
+
+
+def _make_samples_of(recipe: Recipe) -> MakeSamples:
+    """Advantages and token weights by the recipe's algorithm."""
+    mini_batch = recipe.optimizer.mini_batch_prompts
+    num_updates = recipe.rollout.prompts_per_step // mini_batch if mini_batch else 1
+
+    def make(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSample]]:
+        budget = step.stage.max_completion_tokens
+        return make_samples(groups, recipe.algorithm, max_completion_tokens=budget, num_updates=num_updates)
+
+    return make
+
+
+def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
+    """Read problems, tokenizer and model files. Raises ValueError for everything that can be wrong with them."""
+    training = load_training_data(recipe)
+    files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
+    if files.template.depends_on_date:
+        progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
+    prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
+    stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
+    policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.context, prompts))
+    encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
+    decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
+    return Inputs(training, prompts, encode, decode, policy)
+
+
+def _longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
+    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
+    lengths = longest_sequences(recipe, prompts)
+    if excess := too_long(lengths, context):
+        raise ValueError("\n".join(excess))
+    return max(one.total for one in lengths)
+
+
+def _evaluator(
+    recipe: Recipe, read: Inputs, cluster: Cluster, directory: RunDirectory, progress: Progress
+) -> Evaluator | None:
+    """Evaluations inside training with the run's own sampler and grader, on problems that training does not hold."""
+    training, files = read.training, read.policy.files
+    if not training.validation.sets:
+        return None
+    asked = evaluation_recipe(recipe, tuple(training.validation.sets), inside_training=True)
+    path = directory.path / "evaluations"
+    write_held_out(path, training.validation, training.left_out, len(training.problems))
+    return Evaluator(
+        recipe=asked,
+        datasets=training.validation,
+        source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=read.decode),
+        grader=cluster.grader,
+        engine=ENGINES[recipe.rollout.engine].fingerprint(files),
+        template=files.template,
+        directory=path,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _storage_faults_named(path: Path) -> Iterator[None]:
+    """A full disk and its like end a run with one message, wherever they occur."""
+    try:
+        yield
+    except OSError as error:
+        fault = storage_fault(error)
+        if fault is None:
+            raise
+        raise RunError(
+            f"{error.filename or path}: {error.strerror}: {fault}, so the run stops. Make room and run the same "
+            "command again; it continues from the newest checkpoint"
+        ) from error
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process per run directory; the lock dies with the process. A directory where nothing came of it goes."""
+    with new_directory(path):
+        lock = path / ".lock"
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another process is training in {path}; wait for it, or give another --run-dir"
+                ) from error
+            try:
+                yield
+            except BaseException:
+                if [*path.iterdir()] == [lock]:
+                    lock.unlink()
+                raise

@@ -1,0 +1,252 @@
+"""An evaluation from recipe and model to its directory: the embedded engine or a server, one store, one grader."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscaler.cluster.engines import ENGINES
+from deepscaler.config import Recipe
+from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
+from deepscaler.config.models import GraderSection
+from deepscaler.config.setting import values_shaping
+from deepscaler.data.templates import format_question
+from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
+from deepscaler.evaluation.datasets import Datasets, announced
+from deepscaler.evaluation.finish import finish, finish_partial
+from deepscaler.evaluation.results import Results
+from deepscaler.evaluation.session import run_session
+from deepscaler.evaluation.sources import EngineSource
+from deepscaler.evaluation.store import SampleStore
+from deepscaler.json_text import canonical_digest
+from deepscaler.loop.held_out_sets import held_out_sets
+from deepscaler.loop.progress import Progress
+from deepscaler.model_directory import ModelDirectory, device_metadata, open_model
+from deepscaler.observability.counts import counted
+from deepscaler.observability.environment import git_commit, hardware, package_versions
+from deepscaler.observability.files import new_directory
+from deepscaler.protocols import Grader
+from deepscaler.rewards.isolation.pool import make_grader
+from deepscaler.rewards.registry import REWARDS
+from deepscaler.types import RunError, SamplingParams
+
+Settings = dict[str, Any]
+
+
+def grader_settings(section: GraderSection) -> Settings:
+    """What shapes a verdict: the grader's version and those of its settings that do."""
+    return {"version": REWARDS[section.profile].version, **values_shaping(section, "verdict")}
+
+
+def recorded_grader(settings: Mapping[str, Any], workers: int) -> GraderSection:
+    """The grader of an evaluation's settings: what shaped its verdicts, with this many processes."""
+    recorded = settings.get("grader", {})
+    kept = {name: recorded[name] for name in values_shaping(GraderSection(), "verdict") if name in recorded}
+    return GraderSection(**kept, workers=workers)
+
+
+def sampling_params(recipe: EvalRecipe) -> SamplingParams:
+    s = recipe.sampling
+    return SamplingParams(
+        s.max_completion_tokens,
+        s.temperature,
+        s.top_p,
+        s.top_k,
+        seed=recipe.seed,
+        step=EVALUATION_STEP,
+        stop_token_ids=s.stop_token_ids,
+        stop=s.stop,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an evaluation is made of, apart from where its completions come from."""
+
+    recipe: EvalRecipe
+    datasets: Datasets
+    out: Path
+    progress: Progress
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.datasets.sets, self.recipe.sampling.num_samples)
+
+    @property
+    def params(self) -> SamplingParams:
+        return sampling_params(self.recipe)
+
+    def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], template: Mapping[str, Any]) -> Settings:
+        """Everything that shapes a result: what the store compares before it goes on."""
+        return {
+            **settings_of(self.recipe),
+            "datasets": dict(self.datasets.identity),
+            "model": dict(model),
+            "engine": dict(engine),
+            "template": dict(template),
+            "grader": grader_settings(self.recipe.grader),
+        }
+
+
+def evaluate_model(model: str | Path, job: Job) -> Results:
+    """Evaluate a model directory or hub id with an engine in this process.
+
+    Raises ModelError for a model that cannot be used, ValueError for a directory of other settings or an engine that
+    is not installed.
+    """
+    engine = ENGINES[job.recipe.engine.kind]
+    files = open_model(model, job.recipe.engine.dtype)
+    settings = job.settings({"sha256": files.sha256()}, engine.fingerprint(files), asdict(files.template))
+    prefilled = files.template.thinking_prefilled
+    with make_grader(job.recipe.grader) as grader:
+        return run_job(
+            job,
+            settings,
+            lambda: _engine_source(files, job),
+            grader,
+            model={"name": str(model)},
+            thinking_prefilled=prefilled,
+        )
+
+
+def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
+    """Evaluate what an OpenAI-compatible server serves.
+
+    Raises EndpointError when the server cannot be used, ValueError for a directory of other settings.
+    """
+    from deepscaler.engines.openai.client import OpenAIClient
+
+    client = OpenAIClient(address, model, job.params, job.recipe.client)
+    settings = job.settings(
+        {"name": model},
+        {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
+        {"sha256": None, "thinking_prefilled": False},  # the server applies its own
+    )
+    with make_grader(job.recipe.grader) as grader:
+        return run_job(job, settings, lambda: _server_source(client, job), grader, model={}, thinking_prefilled=False)
+
+
+def evaluate_directory(
+    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
+) -> Results:
+    """Evaluate a model directory on a training recipe's held-out sets."""
+    datasets = held_out_sets(recipe, limit=limit)
+    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit)
+    progress.message(announced(datasets, asked))
+    return evaluate_model(model_path, Job(asked, datasets, out, progress))
+
+
+@contextmanager
+def _engine_source(files: ModelDirectory, job: Job) -> Iterator[Source]:
+    instruction = job.recipe.suite.instruction
+    prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
+    files.check_context(list(prompts.values()), job.params.max_completion_tokens)
+    capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
+    open_engine = ENGINES[job.recipe.engine.kind].open
+    with open_engine(files, job.recipe.engine, capacity=capacity, params=job.params) as (sampler, decode):
+        yield EngineSource(sampler, job.params, encode=prompts.__getitem__, decode=decode)
+
+
+@contextmanager
+def _server_source(client: Any, job: Job) -> Iterator[Source]:
+    from deepscaler.engines.openai.probe import check_server, probe_sampling
+    from deepscaler.evaluation.server_source import ServerSource
+
+    metadata = check_server(client)
+    first = next(iter(job.plan.problems.values()))
+    found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
+    for text in found:
+        job.progress.warning(text)
+    yield ServerSource(client, job.recipe.suite.instruction, found, metadata)
+
+
+def run_job(
+    job: Job,
+    settings: Settings,
+    open_source: Callable[[], AbstractContextManager[Source]],
+    grader: Grader,
+    *,
+    model: Mapping[str, Any],
+    thinking_prefilled: bool,
+    metadata: Mapping[str, Any] | None = None,
+) -> Results:
+    """Generate what is missing, grade, write the files. An interrupted evaluation leaves results.partial.json.
+
+    model: the model's name, beside its digest in the settings. thinking_prefilled: whether the prompt opens `<think>`.
+    metadata: further entries of results.json.
+    """
+    started, plan = time.time(), job.plan
+    with _new_store(job.out, settings) as store:
+        before = len(store)
+        _say_what_is_there(job, store)
+        content: dict[str, Any] = {
+            **(metadata or {}),
+            "settings": {**settings, "recipe": job.recipe.name, "model": {**settings["model"], **model}},
+            "settings_sha256": canonical_digest(settings),
+            "warnings": list(job.datasets.warnings),
+        }
+
+        def session(source: Source | None) -> None:
+            run_session(plan, source, grader, store, thinking_prefilled=thinking_prefilled, show=job.progress.session)
+
+        try:
+            if before == plan.num_completions:  # nothing to generate: no weights to load, no server to ask
+                session(None)
+            else:
+                with open_source() as source:
+                    session(source)
+                    content["warnings"] += source.warnings()
+                    content["server"] = source.metadata
+        except (KeyboardInterrupt, RunError):
+            if len(store):
+                path = finish_partial(store, plan, content)
+                job.progress.message(
+                    f"{len(store)} of {counted(plan.num_completions, 'sample')} are kept; Pass@1 so far: {path}"
+                )
+            raise
+        content["run"] = _run_metadata(started, before, job)
+        content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
+        results = finish(store, plan, content)
+    job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
+    return results
+
+
+@contextmanager
+def _new_store(out: Path, settings: Settings) -> Iterator[SampleStore]:
+    """The store of a directory; one that was made for it goes again where not a single sample came."""
+    new = not out.exists()
+    with new_directory(out):
+        store = SampleStore(out, settings)
+        try:
+            with store:
+                yield store
+        except BaseException:
+            if new and not len(store):
+                store.remove()
+            raise
+
+
+def _say_what_is_there(job: Job, store: SampleStore) -> None:
+    if store.num_damaged:
+        torn = counted(store.num_damaged, "line")
+        job.progress.message(f"{torn} torn by a crash and dropped; the samples are made again")
+    if len(store):
+        job.progress.message(f"{len(store)} of {counted(job.plan.num_completions, 'sample')} are there already")
+
+
+def _run_metadata(started: float, before: int, job: Job) -> dict[str, Any]:
+    """Of the process that finished the evaluation; `resumed_samples` were made by earlier ones."""
+    return {
+        "started": started,
+        "seconds": time.time() - started,
+        "resumed_samples": before,
+        "new_samples": job.plan.num_completions - before,
+        "concurrency": job.recipe.client.concurrency,
+        "hardware": {**hardware(), **device_metadata()},
+        "versions": package_versions(),
+        "git_commit": git_commit(),
+    }

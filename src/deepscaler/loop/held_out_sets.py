@@ -1,0 +1,59 @@
+"""The sets that a training recipe is evaluated on: its own benchmarks and validation files, or synthetic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepscaler.config import Recipe
+from deepscaler.config.schema import RecipeError
+from deepscaler.data.benchmarks.load import load_benchmark
+from deepscaler.data.sources.load import load_problems
+from deepscaler.data.sources.synthetic import evaluation_sets
+from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.types import Problem
+
+
+def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
+    """What `deepscaler eval MODEL --recipe FILE` asks: the whole sets, or the first `limit` problems of each.
+
+    Raises RecipeError for a recipe with data of its own that names no set, ValueError for a set that cannot be read.
+    """
+    if recipe.data.source == "synthetic":
+        return describe({name: problems[:limit] for name, problems in evaluation_sets(recipe).items()})
+    sets, origins, warnings = own_sets(recipe)
+    if not sets:
+        raise RecipeError(
+            f"the recipe trains on {recipe.data.source} and names neither evaluation.benchmarks nor "
+            "evaluation.validation_files, so nothing says what to evaluate on; set one of them, or evaluate on "
+            "benchmarks with --suite instead of --recipe"
+        )
+    return describe({name: problems[:limit] for name, problems in sets.items()}, origins, warnings)
+
+
+def own_sets(
+    recipe: Recipe,
+) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """(problems, origin, warnings) of the recipe's benchmarks and validation files, each of them whole."""
+    section = recipe.evaluation
+    sets: dict[str, Sequence[Problem]] = {}
+    origins: dict[str, Mapping[str, Any]] = {}
+    warnings: list[str] = []
+    for name in section.benchmarks:
+        loaded = load_benchmark(name, Path(section.benchmarks_dir) if section.benchmarks_dir else None)
+        sets[name], origins[name] = loaded.problems, loaded.origin
+        warnings += [f"{name}: {text}" for text in loaded.warnings]
+    for file in section.validation_files:
+        name = Path(file).stem
+        if name in sets:
+            raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
+        data = recipe.data
+        sets[name] = load_problems(
+            file,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            instruction=data.instruction,
+            or_default_fields=True,
+        )
+    return sets, origins, tuple(warnings)

@@ -1,0 +1,307 @@
+"""A run in progress: its workers, its state, and what happens at the edges of a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from deepscaler.config.models import Recipe, StageSection
+from deepscaler.curriculum.controller import Curriculum, StageChange, StepObservation
+from deepscaler.data.stream import ProblemStream
+from deepscaler.loop.experience import Collected, Experience, MakeSamples, Step
+from deepscaler.loop.inputs import Inputs
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.publishing import load_checked
+from deepscaler.loop.stop import StopRequest
+from deepscaler.loop.validation_notes import evaluation_line, notes_on_base
+from deepscaler.observability.alarms import Alarms
+from deepscaler.observability.clock import StepClock
+from deepscaler.observability.counts import counted
+from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
+from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
+from deepscaler.observability.step_stats import StepStats, step_stats
+from deepscaler.protocols import Cluster, Learner, PublishedWeights
+from deepscaler.rewards.registry import REWARDS
+from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
+from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
+
+BASE_MODEL_FILE = "base_model.json"
+
+
+class Validation(Protocol):
+    """Evaluations inside training."""
+
+    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
+        """What results.json holds after this step, made by the sampler's weights, which have this digest."""
+        ...
+
+    def files_of(self, step: int) -> list[Path]: ...
+
+
+class AlarmError(RunError):
+    """A fatal alarm stopped the run; the message holds the figures and the remedy."""
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything the loop touches. `step` is the last completed one."""
+
+    recipe: Recipe
+    recipe_digest: str
+    cluster: Cluster
+    experience: Experience
+    make_samples: MakeSamples
+    weights: PublishedWeights  # the newest
+    stream: ProblemStream
+    curriculum: Curriculum
+    alarms: Alarms
+    directory: RunDirectory
+    progress: Progress
+    stop: StopRequest
+    validation: Validation | None
+    save_tokenizer: Callable[[Path], object]
+    decode_prompt: Callable[[IntArray], str]  # with special tokens
+    inputs: Inputs
+    base_model: Path
+    step: int = 0
+    first_step: int = 0  # what the directory began with; above 0 for a run that went on from another one's checkpoint
+    origin: dict[str, Any] | None = None  # of such a run
+    stage_ends: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)  # last steps of earlier num_steps: somebody's trained models
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory.path / "checkpoints"
+
+    @property
+    def grader_version(self) -> str:
+        return REWARDS[self.recipe.grader.profile].version
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or someone asked to stop."""
+        return self.step >= self.recipe.num_steps or self.stop.requested
+
+    def begin(self) -> None:
+        """A new run's first evaluation and checkpoint."""
+        if self.step == self.first_step:
+            self.evaluate(self.curriculum.stage)
+            self.save()
+
+    def begin_step(self) -> Step:
+        step = Step(self.step + 1, self.curriculum.stage, StepClock())
+        self.progress.start_step(step.number, self.recipe.num_steps, step.stage)
+        return step
+
+    def publish(self) -> WeightsInfo:
+        """Hand the learner's weights to the sampler. Raises RunError when it then samples from others."""
+        self.weights = self.cluster.learner.publish()
+        return load_checked(self.cluster.sampler, self.weights)
+
+    def end_step(
+        self,
+        step: Step,
+        collected: Collected,
+        mini_batches: Sequence[Sequence[TrainSample]],
+        update: UpdateStats,
+        weights: WeightsInfo,
+    ) -> None:
+        """Write the step's files, then evaluate, change the stage and save where it is time. Raises AlarmError."""
+        self.step = step.number
+        change = self._record(collected, mini_batches, update, weights, step.clock)
+        last = step.number == self.recipe.num_steps
+        if last or change is not None or self._evaluation_due():
+            self.evaluate(step.stage)
+        if change is not None:
+            self._begin_stage(change)
+        if last or change is not None or self._checkpoint_due():
+            self.save()
+
+    def _record(
+        self,
+        collected: Collected,
+        mini_batches: Sequence[Sequence[TrainSample]],
+        update: UpdateStats,
+        weights: WeightsInfo,
+        clock: StepClock,
+    ) -> StageChange | None:
+        """Write the step's files, raise its alarms, and ask the curriculum. Raises AlarmError for a fatal alarm.
+
+        mini_batches: what the update got. weights: what was published after it.
+        """
+        stage, stats = self.curriculum.stage, rollout_stats(collected.sampled)
+        figures = step_stats(
+            stage=stage.name,
+            stats=stats,
+            sampled=collected.sampled,
+            trained=collected.trained,
+            samples=[sample for batch in mini_batches for sample in batch],
+            update=update,
+            repeats=self.alarms.draws.compare(collected.sampled),
+            num_prompts=self.recipe.rollout.prompts_per_step,
+            num_problems=self.stream.num_problems,
+            weights=weights,
+        )
+        metrics: dict[str, Any] = {
+            "stage": stage.name,
+            "max_completion_tokens": stage.max_completion_tokens,
+            **stats.metrics(),
+            "correct_by_chance_frac": figures.chance_correct / figures.num_completions,
+            **update.metrics,
+            **clock.metrics(),
+            "num_refills": collected.num_refills,
+            "num_trained_groups": len(collected.trained),
+        }
+        for group in collected.sampled:
+            self.stream.note(group.group.problem.id, solved=group.solved)
+        self.directory.write_rollouts(self.step, stage.name, collected.sampled, self.decode_prompt)
+        self.directory.log_step(self.step, metrics)
+        self.progress.end_step(self.step, stats, clock.seconds("sample"))
+        self._raise_alarms(figures)
+        return self.curriculum.observe(_observation(self.step, stats))
+
+    def _raise_alarms(self, figures: StepStats) -> None:
+        """All of them are written before a fatal one stops the run."""
+        alarms = self.alarms.observe(figures)
+        for alarm in alarms:
+            self.directory.log_event(self.step, "alarm", f"{alarm.name}: {alarm.reason}", {})
+            self.progress.message(f"ALARM {alarm.name}: {alarm.reason}. {alarm.remedy}")
+        fatal = next((alarm for alarm in alarms if alarm.fatal), None)
+        if fatal is not None and self.recipe.alarms.stop:
+            raise AlarmError(f"stopped at step {self.step}: {fatal.reason}. {fatal.remedy}")
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Around the loop: the run directory says how it ended, by `finished` or by `stop` with the reason.
+
+        What kills the process leaves no such line.
+        """
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            with suppress(OSError):  # a full disk may be what ended the run
+                self.directory.log_event(self.step, "stop", str(error) or type(error).__name__, {})
+            raise
+        if self.step >= self.recipe.num_steps:
+            self.directory.log_event(
+                self.step, "finished", f"all {counted(self.recipe.num_steps, 'step')} are done", {}
+            )
+        else:
+            self.directory.log_event(self.step, "stop", "stopped on request, after the step and its checkpoint", {})
+
+    def _begin_stage(self, change: StageChange) -> None:
+        """Restart for the new stage what its section says restarts cold."""
+        stage = self.curriculum.stage
+        self.stage_ends.append(self.step)
+        self.cluster.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
+        start = self.stream.begin_stage(self.curriculum.stage_index, reshuffle=stage.reshuffle)
+        figures = {**change.figures, "num_problems": start.num_problems, "num_dropped_solved": start.num_dropped}
+        self.directory.log_event(self.step, "stage_change", change.reason, figures)
+        self.progress.message(f"stage {change.from_stage} -> {change.to_stage}: {change.reason}")
+        if stage.drop_solved:
+            self.progress.message(
+                f"{counted(start.num_dropped, 'solved problem')} left out, {start.num_problems} remain"
+            )
+        for source in start.kept:
+            self.progress.message(
+                f"note: solved problems of {source or self.recipe.data.source} stay in: without them too few are left"
+            )
+
+    def _evaluation_due(self) -> bool:
+        every = self.recipe.evaluation.every_steps
+        return bool(every) and self.step % every == 0
+
+    def _checkpoint_due(self) -> bool:
+        return self.stop.requested or self.step % self.recipe.checkpoint.every_steps == 0
+
+    def evaluate(self, stage: StageSection) -> None:
+        """Pass@1 on the validation sets, none of whose problems is trained on."""
+        if self.validation is None:
+            return
+        results = self.validation.evaluate(self.step, stage.name, self.weights.digest("float32"))
+        for file in self.validation.files_of(self.step):
+            self.directory.remember(file)
+        self.directory.log_evaluation(self.step, evaluation_line(results, stage.name))
+        if self.step == 0:
+            for text in notes_on_base(results):
+                self.progress.message(text)
+
+    def save(self) -> None:
+        """Commit a checkpoint, then drop the ones no longer needed."""
+        if self.step == self.recipe.num_steps and self.step not in self.results:
+            self.results.append(self.step)
+
+        def write(directory: Path) -> None:
+            if self.step:
+                self.cluster.learner.save(directory)
+                self.save_tokenizer(directory)
+            else:  # the base model, unchanged: its digest is in the state, its files need no copy
+                _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
+            _write_json(directory / RECIPE_FILE, self.recipe.model_dump(mode="json"))
+            self.directory.write_records(directory)
+
+        self.directory.sync()
+        save_checkpoint(self.checkpoints, self.step, self.state_dict(), write)
+        prune(self.checkpoints, self.recipe.checkpoint.keep, {self.first_step, *self.stage_ends, *self.results})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "first_step": self.first_step,
+            "origin": self.origin,
+            "stage_ends": self.stage_ends,
+            "results": self.results,
+            "curriculum": self.curriculum.state_dict(),
+            "stream": self.stream.state_dict(),
+            "alarms": self.alarms.state_dict(),
+            "inputs": self.inputs.as_json(),
+            "grader_version": self.grader_version,
+            "recipe_digest": self.recipe_digest,
+            "num_processes": self.cluster.num_processes,
+            "num_updates": self.cluster.learner.num_updates,
+        }
+
+    def load(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint of this run; the engine gets the weights by the ordinary, checked publish."""
+        if state["step"]:
+            self.cluster.learner.load(checkpoint)
+        self.step, self.first_step = state["step"], state["first_step"]
+        _check_counters(checkpoint, self.cluster.learner, state)
+        self.origin = state["origin"]
+        self.stage_ends, self.results = list(state["stage_ends"]), list(state["results"])
+        self.curriculum.load_state_dict(state["curriculum"])
+        self.stream.load_state_dict(state["stream"])
+        self.alarms.load_state_dict(state["alarms"])
+        self.publish()
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _check_counters(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> None:
+    """What the learner goes on with must be what the run had when it was saved. Raises CheckpointError."""
+    counters = {"version": (learner.version, state["step"])}  # every step makes one version
+    if "num_updates" in state:
+        counters["num_updates"] = (learner.num_updates, state["num_updates"])
+    for name, (loaded, saved) in counters.items():
+        if loaded != saved:
+            raise CheckpointError(
+                f"{checkpoint}: the learner was loaded with {name} = {loaded}, the run was saved with {saved}; "
+                "optimizer and learning rate would go on from another point. Move this checkpoint away to go on from "
+                "an earlier one"
+            )
+
+
+def _observation(step: int, stats: RolloutStats) -> StepObservation:
+    return StepObservation(
+        step=step,
+        truncated_frac=stats.truncated_frac,
+        reward_mean=stats.reward_mean,
+        length_correct_mean=stats.length_correct_mean,
+        length_wrong_mean=stats.length_wrong_mean,
+    )

@@ -1,0 +1,127 @@
+"""The problems of a run, and the stream its stages draw from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepscaler.config import Recipe
+from deepscaler.data.mixture import describe_bands, plan_stages
+from deepscaler.data.sources.load import load_mixture, load_problems
+from deepscaler.data.sources.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
+from deepscaler.data.stream import ProblemStream
+from deepscaler.data.templates import encode_problems
+from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.held_out import LeftOut, hold_out
+from deepscaler.loop.held_out_sets import own_sets
+from deepscaler.loop.validation import test_sets
+from deepscaler.observability.counts import counted
+from deepscaler.types import IntArray, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """source_of: per problem, the index of its entry in data.sources, 0 without a mixture.
+
+    validation: what evaluations inside training ask. left_out: what they do not ask because training holds it.
+    """
+
+    problems: list[Problem]
+    source_of: list[int]
+    validation: Datasets
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def load_training_data(recipe: Recipe) -> TrainingData:
+    """Raises ValueError when a problem is in two sources, or a held-out set is nowhere disjoint from training."""
+    data = recipe.data
+    if data.source == "synthetic":
+        problems, validation = training_problems(recipe), validation_sets(recipe)
+        assert_disjoint(problems, validation, evaluation_sets(recipe))
+        return TrainingData(problems, [0] * len(problems), describe(validation))
+    if data.source == "mix":
+        problems, source_of = load_mixture(data.sources, instruction=data.instruction)
+    else:
+        problems = load_problems(
+            data.source,
+            prompt_field=data.prompt_field,
+            answer_field=data.answer_field,
+            instruction=data.instruction,
+        )
+        source_of = [0] * len(problems)
+    return TrainingData(problems, source_of, *load_validation(recipe, problems))
+
+
+def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datasets, tuple[LeftOut, ...]]:
+    """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
+    sets, origins, warnings = own_sets(recipe)
+    if not sets:
+        return describe({}), ()
+    held_out = hold_out(sets, recipe.evaluation.during_training_problems, training)
+    return describe(held_out.sets, origins, warnings), held_out.left_out
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Every prompt of a run, rendered once.
+
+    longest: tokens of the longest that each stage can draw. longest_asked: of those of evaluations inside training, 0
+    without any.
+    """
+
+    stream: ProblemStream
+    ids: Mapping[str, IntArray]
+    longest: tuple[int, ...]
+    longest_asked: int
+
+
+def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message: Callable[[str], object]) -> Prompts:
+    """The stream over the problems that fit, with a plan per stage; says what was left out.
+
+    Raises ValueError when no prompt fits, or a stage's bands leave it nothing to draw.
+    """
+    data = recipe.data
+    for text in validation_notes(training):
+        message(text)
+    kept, dropped = encode_problems(training.problems, tokenizer, data.instruction, data.max_prompt_tokens)
+    if dropped:
+        total = len(training.problems)
+        message(
+            f"{len(dropped)} of {counted(total, 'problem')} dropped: longer than "
+            f"{counted(data.max_prompt_tokens, 'token')}"
+        )
+    source = dict(zip((problem.id for problem in training.problems), training.source_of, strict=True))
+    plans = plan_stages(recipe, kept, [source[encoded.problem.id] for encoded in kept])
+    for stage, plan in zip(recipe.stages, plans, strict=True):
+        if plan.num_problems < len(kept):
+            bands = describe_bands(stage) or f"sources {', '.join(part.name for part in plan.parts)}"
+            message(f"stage {stage.name}: {plan.num_problems} of {counted(len(kept), 'problem')}, {bands}")
+    stream = ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
+    lengths = [len(encoded.prompt_ids) for encoded in kept]
+    longest = tuple(max(lengths[i] for part in plan.parts for i in part.indices) for plan in plans)
+    asked = [problem for problems in training.validation.sets.values() for problem in problems]
+    held_out = encode_problems(asked, tokenizer, data.instruction, sys.maxsize)[0] if asked else []
+    ids = {encoded.problem.id: encoded.prompt_ids for encoded in (*kept, *held_out)}
+    return Prompts(stream, ids, longest, max((len(encoded.prompt_ids) for encoded in held_out), default=0))
+
+
+def validation_notes(training: TrainingData) -> Iterator[str]:
+    """What someone who watches the run must know about its evaluations."""
+    sets, tests = training.validation.sets, test_sets(training.validation)
+    if tests:
+        count = sum(len(sets[name]) for name in tests)
+        yield (
+            f"evaluations inside training use {counted(count, 'problem')} of {', '.join(tests)}, which are test "
+            "problems: no checkpoint is chosen by them, and whoever chooses one by them has no test score left for it"
+        )
+    if training.left_out:
+        some = ", ".join(one.problem_id for one in training.left_out[:3])
+        more = ", …" if len(training.left_out) > 3 else ""
+        yield (
+            f"{counted(len(training.left_out), 'problem')} of the evaluation sets, not asked as the training data hold "
+            f"the same ({some}{more}); evaluations/held_out.json lists them"
+        )
+    for text in training.validation.warnings:
+        yield f"note: {text}"
