@@ -12,6 +12,7 @@ from pathlib import Path
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import CLUSTERS
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.evaluation import evaluation_recipe
@@ -31,7 +32,6 @@ from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
 from deepscaler.loop.training_data import Prompts, TrainingData, load_training_data, make_prompts
 from deepscaler.loop.validation import Evaluator, write_held_out
-from deepscaler.model_directory import device_metadata, open_model
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
