@@ -14,8 +14,8 @@ from deepscaler.cli.run import train_command
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.loop.build import open_run
 from deepscaler.loop.loop import train
-from deepscaler.loop.origin import Origin, parse_origin
 from deepscaler.loop.progress import Progress
+from deepscaler.loop.resume_check import Origin, parse_origin
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.training.checkpoint import steps_in
 from tiny_run import deepscaler, write_model, write_recipe

@@ -74,8 +74,7 @@ def train(
         raise typer.BadParameter("--keep-optimizer goes with --from RUN")
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.loop.directory_check import check_directory
-    from deepscaler.loop.origin import parse_origin
+    from deepscaler.loop.resume_check import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides or [])
     check_directory(chosen, run_dir)

@@ -8,7 +8,7 @@ import numpy as np
 
 from deepscaler.cli.stored_evaluations import report
 from deepscaler.evaluation.compare import compare_directories
-from deepscaler.loop.validation_notes import notes_on_base
+from deepscaler.loop.step_records import notes_on_base
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.report.chart import Chart, Series, Span, draw
 from deepscaler.report.panels import MAX_BANDS, difficulty_bands
