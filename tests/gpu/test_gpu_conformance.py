@@ -20,7 +20,9 @@ import torch
 from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
-from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection, KlSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.loop.publishing import load_checked
 from deepscaler.modeling.families.registry import FAMILIES

@@ -18,7 +18,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler import cpu
 from deepscaler.cluster.replica import SharedReplica
-from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import NAME
 from deepscaler.modeling.families.registry import family_of
 from deepscaler.observability.destinations import directory_destination

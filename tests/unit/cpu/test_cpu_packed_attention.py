@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.modeling.attention import PackedAttention
 from deepscaler.modeling.families.registry import FAMILIES

@@ -16,7 +16,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from bare_recipe import bare_recipe
 from deepscaler import cpu
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.engines.torch import engine as torch_engine
 from deepscaler.loop.publishing import load_checked

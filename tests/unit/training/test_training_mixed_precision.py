@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling import attention
 from deepscaler.modeling.attention import PackedAttention, forward_hidden
 from deepscaler.modeling.families.registry import FAMILIES
