@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from deepscaler import cpu
 from deepscaler.cpu.matmul import prefers_onednn
 from deepscaler.cpu.settings import ACCELERATION, is_accelerated
 from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.families.registry import FAMILIES, family_of
 from deepscaler.types import TrainSample
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process below inherits that.
@@ -30,11 +24,6 @@ torch.set_num_threads(1)  # such small products only wait for each other on seve
 
 VOCABULARY = 40
 STOP_ID = 1
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
 
 
 def make_model(
@@ -47,8 +36,7 @@ def make_model(
     max_tokens: int = 128,
 ) -> Any:
     """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
-    config_class, model_class = FAMILIES[family]
-    config = config_class(
+    config = CONFIG_MAPPING[FAMILIES[family].model_type](
         vocab_size=VOCABULARY,
         hidden_size=4 * head_dim,
         intermediate_size=48,
@@ -63,13 +51,13 @@ def make_model(
         pad_token_id=0,
     )
     torch.manual_seed(seed)
-    model = model_class(config).eval()
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8.0)
     model.set_attn_implementation(NAME)
-    return cpu.accelerate(model) if accelerated else model
+    return cpu.accelerate(model, family_of(model).parts) if accelerated else model
 
 
 @pytest.fixture
