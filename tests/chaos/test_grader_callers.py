@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.rewards.isolation.pool import GraderPool
 from deepscaler.rewards.isolation.process import Limits
 from deepscaler.types import GradeItem, Outcome
 
 LIMITS = Limits(wall_s=60.0, cpu_s=2.0, memory_mib=1024)
-PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def box(answer: str) -> str:
@@ -88,7 +88,7 @@ def test_from_a_daemonic_process_which_may_have_no_children_of_multiprocessing(m
 
 
 def test_limits_hold_for_a_caller_that_blocks_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF, signal.SIGTERM})
     try:
         limits = Limits(wall_s=60, cpu_s=0.2, memory_mib=1024)
@@ -165,7 +165,7 @@ def test_ten_megabytes_of_answer_thoughts_or_reference_hurt_nobody(pool: GraderP
 
 
 def test_closing_ends_a_grading_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     pool = GraderPool(num_workers=1, limits=LIMITS, grader="faulty_graders:misbehave")
     pool.grade([GradeItem("warm", ["7"], thinking_prefilled=True)])
     raised: list[Exception] = []

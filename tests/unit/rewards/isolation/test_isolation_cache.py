@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,7 @@ from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.isolation.cache import VerdictCache
 from deepscaler.rewards.isolation.pool import without_thoughts
 from deepscaler.types import GradeItem, Outcome, Verdict
-
-DEV = Path(__file__).parents[4] / "shared" / "grading" / "dev.jsonl"
+from shared_data import shared
 
 
 @dataclass
@@ -114,10 +112,9 @@ def test_neither_the_cache_nor_dropping_the_thoughts_changes_a_verdict(grade, pr
                 assert grade(GradeItem(without_thoughts(completion), references, thinking_prefilled=prefilled)) == plain
 
 
-@pytest.mark.skipif(not DEV.is_file(), reason=f"{DEV} is not there; it comes with the project's data, not the package")
 def test_a_verdict_does_not_depend_on_what_was_graded_before() -> None:
     """The labelled cases forwards, backwards and in a cache that forgets: caches at every level change nothing."""
-    cases = [json.loads(line) for line in DEV.read_text().splitlines()]
+    cases = [json.loads(line) for line in shared("grading", "dev.jsonl").read_text().splitlines()]
     items = [
         (c["response"], [str(g) for g in (c["gold"] if isinstance(c["gold"], list) else [c["gold"]])]) for c in cases
     ]
