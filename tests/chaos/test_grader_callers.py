@@ -195,15 +195,18 @@ def test_memory_stays_flat_over_a_hundred_thousand_verdicts() -> None:
             assert len(pool.grade([GradeItem(box(a), ["7"], True) for a in answers])) == count
 
         grade(0, 120_000)  # the caches of 8,192 verdicts and 4,096 readings fill first
-        before = _resident_mib(pool)
+        before = _resident_mib()
         for start in range(120_000, 220_000, 10_000):
             grade(start, 10_000)
-        assert _resident_mib(pool) - before < 8
+        assert _resident_mib() - before < 8
 
 
-def _resident_mib(pool: GraderPool) -> float:
-    supervisor = pool._processes[0]._supervisor
-    assert supervisor is not None
-    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in ["self", *children]]
+def _resident_mib() -> float:
+    """Of this process and all below it: supervisors and grading processes."""
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in ["self", *_descendants(os.getpid())]]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _descendants(pid: int) -> list[str]:
+    children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    return [pid for child in children for pid in (child, *_descendants(int(child)))]

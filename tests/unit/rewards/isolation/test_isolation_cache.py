@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 
 from deepscaler.rewards import math_reward, string_match
-from deepscaler.rewards.isolation.cache import VerdictCache
+from deepscaler.rewards.isolation.cache import VerdictCache, verdict_key
 from deepscaler.rewards.isolation.pool import without_thoughts
 from deepscaler.types import GradeItem, Outcome, Verdict
 from shared_data import shared
@@ -42,14 +43,12 @@ def test_equal_answers_of_a_group_are_decided_once_however_their_texts_differ() 
 
 def test_everything_a_verdict_depends_on_is_in_the_key() -> None:
     counting = Counting()
-    first, second = VerdictCache(counting.grade, "v1"), VerdictCache(counting.grade, "v2")
-    first._verdicts = second._verdicts  # one store, as if it outlived a change of version
-    for cache in (first, second):
-        for answer in ("7", "8"):
-            for references in (["7"], ["7", "8"], ["78"]):
-                for tolerance in (None, 0.0, 0.1):
-                    cache.grade(GradeItem(box(answer), references, thinking_prefilled=True, tolerance=tolerance))
-    assert len(counting.calls) == len(set(counting.calls)) * 3 * 3 * 2 == 36
+    cache, keys = VerdictCache(counting.grade, "v1"), set()
+    for answer, references, tolerance in product(("7", "8"), (["7"], ["7", "8"], ["78"]), (None, 0.0, 0.1)):
+        assert not cache.grade(GradeItem(box(answer), references, True, tolerance=tolerance)).cached
+        keys |= {verdict_key(version, answer, references, tolerance) for version in ("v1", "v2")}
+    assert len(counting.calls) == len(cache) == 18
+    assert len(keys) == 36  # a store that outlives a change of version would be asked in vain
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.GRADER_FAILED])
