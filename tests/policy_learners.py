@@ -45,7 +45,7 @@ def policy_learner(model: Any, recipe: Recipe, *, sgd: float | None = None) -> P
         factor = sgd / recipe.optimizer.learning_rate
         make = lambda model: [(torch.optim.SGD(model.parameters(), lr=1.0), factor)]  # noqa: E731
     replica = ModelReplica(computer, make)
-    return Parts(PolicyLearner(replica, recipe), replica, computer, model)
+    return Parts(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), replica, computer, model)
 
 
 def loaded(parts: Parts, directory: Path) -> Parts:

@@ -15,6 +15,7 @@ from deepscaler.cluster.local import PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import CLUSTERS
 from deepscaler.config import Recipe, recipe_hash
+from deepscaler.config.derived import updates_per_step
 from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.requests import PromptEncoder
@@ -85,7 +86,9 @@ def open_run(
             recipe_digest=recipe_hash(recipe),
             cluster=cluster,
             experience=OnPolicy(
-                recipe,
+                recipe.rollout,
+                recipe.algorithm,
+                recipe.seed,
                 read.prompts.stream,
                 cluster.sampler,
                 cluster.grader,
@@ -116,8 +119,7 @@ def open_run(
 
 def _make_samples_of(recipe: Recipe) -> MakeSamples:
     """Advantages and token weights by the recipe's algorithm."""
-    mini_batch = recipe.optimizer.mini_batch_prompts
-    num_updates = recipe.rollout.prompts_per_step // mini_batch if mini_batch else 1
+    num_updates = updates_per_step(recipe)
 
     def make(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSample]]:
         budget = step.stage.max_completion_tokens

@@ -38,8 +38,9 @@ def load_training_data(recipe: Recipe) -> TrainingData:
     """Raises ValueError when a problem is in two sources, or a held-out set is nowhere disjoint from training."""
     data = recipe.data
     if data.source == "synthetic":
-        problems, validation = training_problems(recipe), validation_sets(recipe)
-        assert_disjoint(problems, validation, evaluation_sets(recipe))
+        problems = training_problems(data, recipe.evaluation, recipe.seed)
+        validation = validation_sets(recipe.evaluation)
+        assert_disjoint(problems, validation, evaluation_sets(recipe.evaluation))
         return TrainingData(problems, [0] * len(problems), describe(validation))
     if data.source == "mix":
         problems, source_of = load_mixture(data.sources, instruction=data.instruction)
@@ -51,7 +52,7 @@ def load_training_data(recipe: Recipe) -> TrainingData:
             instruction=data.instruction,
         )
         source_of = [0] * len(problems)
-    return TrainingData(problems, source_of, *load_validation(recipe, problems))
+    return TrainingData(problems, source_of, *load_validation(recipe.evaluation, data, problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message
             f"{counted(data.max_prompt_tokens, 'token')}"
         )
     source = dict(zip((problem.id for problem in training.problems), training.source_of, strict=True))
-    plans = plan_stages(recipe, kept, [source[encoded.problem.id] for encoded in kept])
+    source_of = [source[encoded.problem.id] for encoded in kept]
+    plans = plan_stages(recipe.stages, data, recipe.rollout.prompts_per_step, kept, source_of)
     for stage, plan in zip(recipe.stages, plans, strict=True):
         if plan.num_problems < len(kept):
             bands = describe_bands(stage) or f"sources {', '.join(part.name for part in plan.parts)}"
