@@ -18,6 +18,7 @@ from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.derived import updates_per_step
 from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
 from deepscaler.evaluation.sources import EngineSource
@@ -30,13 +31,7 @@ from deepscaler.loop.resume import find_start
 from deepscaler.loop.resume_check import Origin, check_directory
 from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
-from deepscaler.loop.training_data import (
-    Prompts,
-    TrainingData,
-    load_training_data,
-    longest_sequence,
-    make_prompts,
-)
+from deepscaler.loop.training_data import TrainingData, load_training_data, validation_notes
 from deepscaler.loop.validation import Evaluator
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
@@ -134,7 +129,11 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
     files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
-    prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
+    for text in validation_notes(training):
+        progress.message(text)
+    prompts = make_prompts(
+        recipe, files.tokenizer, training.problems, training.source_of, training.asked, progress.message
+    )
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
     policy = PolicyFiles(files, stop_ids, longest_sequence(recipe, files.context, prompts))
     encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
