@@ -17,4 +17,5 @@ def make_learner(
 ) -> PolicyLearner:
     """helpers: processes that were started with this computer."""
     computer = computer or policy_computer(model, recipe)
-    return PolicyLearner(SharedReplica(computer, adamw(recipe.optimizer), helpers), recipe)
+    replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
+    return PolicyLearner(replica, recipe.algorithm, recipe.optimizer)

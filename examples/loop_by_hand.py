@@ -153,12 +153,14 @@ def main() -> None:
 
     # The learner: `policy_computer` computes losses and gradients, the replica adds an optimizer, the policy learner
     # decides what goes into which update.
-    learner = PolicyLearner(ModelReplica(policy_computer(model, recipe), adamw(recipe.optimizer)), recipe)
+    replica = ModelReplica(policy_computer(model, recipe), adamw(recipe.optimizer))
+    learner = PolicyLearner(replica, recipe.algorithm, recipe.optimizer)
     # The engine samples. It has a copy of the weights, as an engine in another process would, so they have to be
     # published to it after every step. (On one CPU the program lets both share the same memory.)
     engine = TorchEngine(copy.deepcopy(model), stop_ids=stop_ids)
-    stream = ProblemStream(training_problems(recipe), recipe.seed)  # endless, reshuffled in every epoch
-    held_out = [problem for problems in evaluation_sets(recipe).values() for problem in problems]
+    training = training_problems(recipe.data, recipe.evaluation, recipe.seed)
+    stream = ProblemStream(training, recipe.seed)  # endless, reshuffled in every epoch
+    held_out = [problem for problems in evaluation_sets(recipe.evaluation).values() for problem in problems]
 
     # Model text may be hostile, so grading is in a process of its own with limits of time and memory.
     with make_grader(recipe.grader) as grader:

@@ -179,7 +179,9 @@ def fake_run(path: Path, recipe: Recipe, sampler: FakeSampler | None = None) -> 
         recipe=recipe,
         recipe_digest="d",
         cluster=cluster,
-        experience=OnPolicy(recipe, stream, sampler, cluster.grader, encode, to_items),
+        experience=OnPolicy(
+            recipe.rollout, recipe.algorithm, recipe.seed, stream, sampler, cluster.grader, encode, to_items
+        ),
         make_samples=samples_of,
         weights=learner.publish(),
         stream=stream,

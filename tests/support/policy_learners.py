@@ -52,7 +52,7 @@ def policy_learner(model: Any, recipe: Recipe, *, sgd: float | None = None) -> P
         return [(optimizer, factor)]
 
     replica = ModelReplica(computer, recorded)
-    return Parts(PolicyLearner(replica, recipe), replica, computer, model, made)
+    return Parts(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), replica, computer, model, made)
 
 
 def loaded(parts: Parts, directory: Path) -> Parts:

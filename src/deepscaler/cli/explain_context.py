@@ -42,14 +42,18 @@ def _largest_possible(recipe: Recipe) -> int:
 def _counted(recipe: Recipe, context: int) -> tuple[list[Size], list[str]]:
     """Longest prompt kept per stage, and what exceeds the context."""
     try:
-        from deepscaler.loop.training_data import load_training_data, longest_sequences, make_prompts, too_long
+        from deepscaler.data.prompts import longest_sequences, make_prompts, too_long
+        from deepscaler.loop.training_data import load_training_data
         from deepscaler.modeling.load import load_tokenizer
 
         assert recipe.model.path is not None
         if not (recipe.data.source in ("synthetic", "mix") or Path(recipe.data.source).exists()):
             raise ValueError(f"data.source {recipe.data.source} is not on this machine")
         training = load_training_data(recipe)
-        prompts = make_prompts(recipe, load_tokenizer(recipe.model.path), training, lambda text: None)
+        tokenizer = load_tokenizer(recipe.model.path)
+        prompts = make_prompts(
+            recipe, tokenizer, training.problems, training.source_of, training.asked, lambda text: None
+        )
     except (ValueError, OSError, ImportError) as error:
         return [], [
             f"data.max_prompt_tokens and the budgets allow more than the model's context of "

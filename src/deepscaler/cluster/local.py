@@ -56,7 +56,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles) -> Iterator[Cluster]:
             sampler = stack.enter_context(_open_engine(recipe, policy))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
-        yield Cluster(PolicyLearner(replica, recipe), sampler, grader, count)
+        yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, count)
 
 
 def _engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:

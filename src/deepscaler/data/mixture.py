@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from deepscaler.config.models import Recipe
 from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
 from deepscaler.data.templates import EncodedProblem
 from deepscaler.observability.counts import counted
 
@@ -75,23 +75,30 @@ def admits(stage: StageSection, encoded: EncodedProblem) -> bool:
     return stage.shortest_prompt <= tokens and (longest is None or tokens <= longest)
 
 
-def plan_stages(recipe: Recipe, problems: Sequence[EncodedProblem], source_of: Sequence[int]) -> list[StagePlan]:
+def plan_stages(
+    stages: Sequence[StageSection],
+    data: DataSection,
+    prompts_per_step: int,
+    problems: Sequence[EncodedProblem],
+    source_of: Sequence[int],
+) -> list[StagePlan]:
     """One plan per stage. source_of: per problem, the index of its entry in data.sources (0 without a mixture).
 
     Raises ValueError for a stage that would draw from a source of which no problem lies in its bands.
     """
-    names = [source.name for source in recipe.data.sources] or [""]
-    weights = [source.weight for source in recipe.data.sources] or [1.0]
+    names = [source.name for source in data.sources] or [""]
+    weights = [source.weight for source in data.sources] or [1.0]
     plans = []
-    for number, stage in enumerate(recipe.stages):
+    for number, stage in enumerate(stages):
         chosen = [i for i, name in enumerate(names) if stage.sources is None or name in stage.sources]
         total = sum(weights[i] for i in chosen)
         parts = []
         for i in chosen:
             indices = tuple(k for k, e in enumerate(problems) if source_of[k] == i and admits(stage, e))
             if not indices:
-                raise ValueError(_empty(recipe, number, names[i], sum(source == i for source in source_of)))
-            min_left = ceil(recipe.rollout.prompts_per_step * weights[i] / total)
+                origin = f"source {names[i]!r}" if names[i] else str(data.source)
+                raise ValueError(_empty(stage, number, origin, sum(source == i for source in source_of)))
+            min_left = ceil(prompts_per_step * weights[i] / total)
             parts.append(Part(names[i], weights[i], indices, min_left))
         plans.append(StagePlan(stage.name, tuple(parts), stage.drop_solved))
     return plans
@@ -113,9 +120,7 @@ def _span(low: float | None, high: float | None) -> str:
     return f"up to {high:g}" if not low else f"{low:g} to {high:g}"
 
 
-def _empty(recipe: Recipe, number: int, source: str, held: int) -> str:
-    stage = recipe.stages[number]
-    origin = f"source {source!r}" if source else str(recipe.data.source)
+def _empty(stage: StageSection, number: int, origin: str, held: int) -> str:
     return (
         f"stages.{number} ({stage.name}): none of the {counted(held, 'usable problem')} of {origin} lies in its bands "
         f"({describe_bands(stage) or 'no bands'}); widen stages.{number}.min_difficulty, max_difficulty, "

@@ -14,8 +14,10 @@ from deepscaler.cluster.local import PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
+from deepscaler.config.derived import updates_per_step
 from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
 from deepscaler.engines.registry import load_engine
@@ -29,13 +31,7 @@ from deepscaler.loop.resume import find_start
 from deepscaler.loop.resume_check import Origin, check_directory
 from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
-from deepscaler.loop.training_data import (
-    Prompts,
-    TrainingData,
-    load_training_data,
-    longest_sequence,
-    make_prompts,
-)
+from deepscaler.loop.training_data import TrainingData, load_training_data, validation_notes
 from deepscaler.loop.validation import Evaluator
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
@@ -85,7 +81,9 @@ def open_run(
             recipe_digest=recipe_hash(recipe),
             cluster=cluster,
             experience=OnPolicy(
-                recipe,
+                recipe.rollout,
+                recipe.algorithm,
+                recipe.seed,
                 read.prompts.stream,
                 cluster.sampler,
                 cluster.grader,
@@ -116,8 +114,7 @@ def open_run(
 
 def _make_samples_of(recipe: Recipe) -> MakeSamples:
     """Advantages and token weights by the recipe's algorithm."""
-    mini_batch = recipe.optimizer.mini_batch_prompts
-    num_updates = recipe.rollout.prompts_per_step // mini_batch if mini_batch else 1
+    num_updates = updates_per_step(recipe)
 
     def make(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSample]]:
         budget = step.stage.max_completion_tokens
@@ -132,7 +129,11 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
     files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
-    prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
+    for text in validation_notes(training):
+        progress.message(text)
+    prompts = make_prompts(
+        recipe, files.tokenizer, training.problems, training.source_of, training.asked, progress.message
+    )
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
     policy = PolicyFiles(files, stop_ids, longest_sequence(recipe, files.context, prompts))
     encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deepscaler.algorithms.signal import split_by_signal
-from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.clock import StepClock
@@ -53,7 +54,9 @@ class OnPolicy:
 
     def __init__(
         self,
-        recipe: Recipe,
+        rollout: RolloutSection,
+        algorithm: AlgorithmSection,
+        seed: int,
         stream: ProblemStream,
         sampler: Sampler,
         grader: Grader,
@@ -61,7 +64,8 @@ class OnPolicy:
         to_items: Callable[[Sequence[Group]], list[GradeItem]],
         on_rollout: Callable[[Rollout], object] = lambda rollout: None,
     ) -> None:
-        self._recipe, self._stream = recipe, stream
+        self._rollout, self._algorithm, self._seed = rollout, algorithm, seed
+        self._stream = stream
         self._sampler, self._grader = sampler, grader
         self._encode, self.to_items, self._on_rollout = encode, to_items, on_rollout
 
@@ -73,7 +77,7 @@ class OnPolicy:
         may draw a problem of the same step again: its sample indices go on where they were, so no completion is
         sampled twice.
         """
-        algorithm, wanted = self._recipe.algorithm, self._recipe.rollout.prompts_per_step
+        algorithm, wanted = self._algorithm, self._rollout.prompts_per_step
         next_index: dict[str, int] = {}
         sampled = self._graded(wanted, step, next_index)
         if not (algorithm.dynamic_sampling or algorithm.drop_zero_variance):
@@ -89,7 +93,7 @@ class OnPolicy:
 
     def _graded(self, count: int, step: Step, next_index: dict[str, int]) -> list[ScoredGroup]:
         with step.clock.phase("sample"):
-            group_size = step.stage.group_size or self._recipe.rollout.group_size
+            group_size = step.stage.group_size or self._rollout.group_size
             groups = self.sample(self._stream.take(count), group_size, self._params(step), next_index)
         with step.clock.phase("grade"):
             items = self.to_items(groups)
@@ -115,13 +119,13 @@ class OnPolicy:
         return [Group(q.problem, tuple(rollouts[q.name, index] for index in q.indices)) for q in queries]
 
     def _params(self, step: Step) -> SamplingParams:
-        rollout = self._recipe.rollout
+        rollout = self._rollout
         return SamplingParams(
             max_completion_tokens=step.stage.max_completion_tokens,
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             top_k=rollout.top_k,
-            seed=self._recipe.seed,
+            seed=self._seed,
             step=step.number,
             stop=rollout.stop,  # the engine was started with rollout.stop_token_ids
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 from deepscaler.config import Recipe
 from deepscaler.config.schema import RecipeError
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.evaluation import EvaluationSection
 from deepscaler.data.benchmarks.load import load_benchmark
 from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.sources.load import load_problems
@@ -27,8 +29,8 @@ def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
     Raises RecipeError for a recipe with data of its own that names no set, ValueError for a set that cannot be read.
     """
     if recipe.data.source == "synthetic":
-        return describe({name: problems[:limit] for name, problems in evaluation_sets(recipe).items()})
-    sets, origins, warnings = own_sets(recipe)
+        return describe({name: problems[:limit] for name, problems in evaluation_sets(recipe.evaluation).items()})
+    sets, origins, warnings = own_sets(recipe.evaluation, recipe.data)
     if not sets:
         raise RecipeError(
             f"the recipe trains on {recipe.data.source} and names neither evaluation.benchmarks nor "
@@ -39,10 +41,9 @@ def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
 
 
 def own_sets(
-    recipe: Recipe,
+    section: EvaluationSection, data: DataSection
 ) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, Any]], tuple[str, ...]]:
     """(problems, origin, warnings) of the recipe's benchmarks and validation files, each of them whole."""
-    section = recipe.evaluation
     sets: dict[str, Sequence[Problem]] = {}
     origins: dict[str, Mapping[str, Any]] = {}
     warnings: list[str] = []
@@ -54,7 +55,6 @@ def own_sets(
         name = Path(file).stem
         if name in sets:
             raise ValueError(f"evaluation.validation_files: two sets would be called {name}; rename {file}")
-        data = recipe.data
         sets[name] = load_problems(
             file,
             prompt_field=data.prompt_field,
@@ -65,12 +65,14 @@ def own_sets(
     return sets, origins, tuple(warnings)
 
 
-def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datasets, tuple[LeftOut, ...]]:
+def load_validation(
+    section: EvaluationSection, data: DataSection, training: Sequence[Problem]
+) -> tuple[Datasets, tuple[LeftOut, ...]]:
     """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
-    sets, origins, warnings = own_sets(recipe)
+    sets, origins, warnings = own_sets(section, data)
     if not sets:
         return describe({}), ()
-    held_out = hold_out(sets, recipe.evaluation.during_training_problems, training)
+    held_out = hold_out(sets, section.during_training_problems, training)
     return describe(held_out.sets, origins, warnings), held_out.left_out
 
 

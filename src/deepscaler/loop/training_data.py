@@ -1,24 +1,18 @@
-"""The problems of a run, the stream its stages draw from, and whether every sequence fits into the model's context."""
+"""The problems of a run: those it trains on, and those that its evaluations ask."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.config.derived import scheduled_steps
-from deepscaler.data.mixture import describe_bands, plan_stages
 from deepscaler.data.sources.load import load_mixture, load_problems
 from deepscaler.data.sources.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
-from deepscaler.data.stream import ProblemStream
-from deepscaler.data.templates import encode_problems
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.held_out import LeftOut
 from deepscaler.loop.held_out_sets import load_validation, test_sets
 from deepscaler.observability.counts import counted
-from deepscaler.types import IntArray, Problem
+from deepscaler.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +27,19 @@ class TrainingData:
     validation: Datasets
     left_out: tuple[LeftOut, ...] = ()
 
+    @property
+    def asked(self) -> list[Problem]:
+        """Problems of the evaluations inside training."""
+        return [problem for problems in self.validation.sets.values() for problem in problems]
+
 
 def load_training_data(recipe: Recipe) -> TrainingData:
     """Raises ValueError when a problem is in two sources, or a held-out set is nowhere disjoint from training."""
     data = recipe.data
     if data.source == "synthetic":
-        problems, validation = training_problems(recipe), validation_sets(recipe)
-        assert_disjoint(problems, validation, evaluation_sets(recipe))
+        problems = training_problems(data, recipe.evaluation, recipe.seed)
+        validation = validation_sets(recipe.evaluation)
+        assert_disjoint(problems, validation, evaluation_sets(recipe.evaluation))
         return TrainingData(problems, [0] * len(problems), describe(validation))
     if data.source == "mix":
         problems, source_of = load_mixture(data.sources, instruction=data.instruction)
@@ -51,51 +51,7 @@ def load_training_data(recipe: Recipe) -> TrainingData:
             instruction=data.instruction,
         )
         source_of = [0] * len(problems)
-    return TrainingData(problems, source_of, *load_validation(recipe, problems))
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """Every prompt of a run, rendered once.
-
-    longest: tokens of the longest that each stage can draw. longest_asked: of those of evaluations inside training, 0
-    without any.
-    """
-
-    stream: ProblemStream
-    ids: Mapping[str, IntArray]
-    longest: tuple[int, ...]
-    longest_asked: int
-
-
-def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message: Callable[[str], object]) -> Prompts:
-    """The stream over the problems that fit, with a plan per stage; says what was left out.
-
-    Raises ValueError when no prompt fits, or a stage's bands leave it nothing to draw.
-    """
-    data = recipe.data
-    for text in validation_notes(training):
-        message(text)
-    kept, dropped = encode_problems(training.problems, tokenizer, data.instruction, data.max_prompt_tokens)
-    if dropped:
-        total = len(training.problems)
-        message(
-            f"{len(dropped)} of {counted(total, 'problem')} dropped: longer than "
-            f"{counted(data.max_prompt_tokens, 'token')}"
-        )
-    source = dict(zip((problem.id for problem in training.problems), training.source_of, strict=True))
-    plans = plan_stages(recipe, kept, [source[encoded.problem.id] for encoded in kept])
-    for stage, plan in zip(recipe.stages, plans, strict=True):
-        if plan.num_problems < len(kept):
-            bands = describe_bands(stage) or f"sources {', '.join(part.name for part in plan.parts)}"
-            message(f"stage {stage.name}: {plan.num_problems} of {counted(len(kept), 'problem')}, {bands}")
-    stream = ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
-    lengths = [len(encoded.prompt_ids) for encoded in kept]
-    longest = tuple(max(lengths[i] for part in plan.parts for i in part.indices) for plan in plans)
-    asked = [problem for problems in training.validation.sets.values() for problem in problems]
-    held_out = encode_problems(asked, tokenizer, data.instruction, sys.maxsize)[0] if asked else []
-    ids = {encoded.problem.id: encoded.prompt_ids for encoded in (*kept, *held_out)}
-    return Prompts(stream, ids, longest, max((len(encoded.prompt_ids) for encoded in held_out), default=0))
+    return TrainingData(problems, source_of, *load_validation(recipe.evaluation, data, problems))
 
 
 def validation_notes(training: TrainingData) -> Iterator[str]:
@@ -116,58 +72,3 @@ def validation_notes(training: TrainingData) -> Iterator[str]:
         )
     for text in training.validation.warnings:
         yield f"note: {text}"
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """The longest sequence of a stage, or of the evaluations inside training. key: the setting of its budget."""
-
-    where: str
-    key: str
-    prompt: int
-    budget: int
-
-    @property
-    def total(self) -> int:
-        return self.prompt + self.budget
-
-
-def longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
-    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
-    lengths = longest_sequences(recipe, prompts)
-    if excess := too_long(lengths, context):
-        raise ValueError("\n".join(excess))
-    return max(one.total for one in lengths)
-
-
-def longest_sequences(recipe: Recipe, prompts: Prompts) -> list[Length]:
-    """One for every stage that the run can reach, and one for its evaluations where it has any."""
-    lengths = list(_of_stages(recipe, prompts.longest))
-    if prompts.longest_asked:
-        key, budget = "evaluation.max_completion_tokens", recipe.evaluation.max_completion_tokens
-        lengths.append(Length("the evaluations inside training", key, prompts.longest_asked, budget))
-    return lengths
-
-
-def _of_stages(recipe: Recipe, longest_prompts: Sequence[int]) -> Iterator[Length]:
-    for index, (stage, longest) in enumerate(zip(recipe.stages, longest_prompts, strict=True)):
-        if recipe.curriculum.kind == "schedule" and scheduled_steps(recipe, index) is None:
-            continue
-        key = f"stages.{index}.max_completion_tokens"
-        yield Length(f"stage {stage.name}", key, longest, stage.max_completion_tokens)
-
-
-def too_long(lengths: Sequence[Length], context: int) -> list[str]:
-    """What exceeds the context, in words with the way out; empty when everything fits."""
-    return [
-        f"{one.where}: the longest prompt has {counted(one.prompt, 'token')}, with {one.key} = {one.budget} that is "
-        f"{one.total}, and the model's context is {context}; {_way_out(one, context)}"
-        for one in lengths
-        if one.total > context
-    ]
-
-
-def _way_out(one: Length, context: int) -> str:
-    if one.prompt < context:
-        return f"set {one.key} = {context - one.prompt} or fewer, or choose a model with a longer context"
-    return "lower data.max_prompt_tokens, or choose a model with a longer context"

@@ -92,7 +92,7 @@ def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: 
 def supervised_samples(recipe: Recipe, section: SftSection, tokenizer: Any) -> Iterator[TrainSample]:
     """Endless worked solutions, none of a held-out problem; the chains grow with the share of the budget used."""
     rng = generator("sft", recipe.seed)
-    held_out = held_out_ids(recipe)
+    held_out = held_out_ids(recipe.evaluation)
     data = recipe.data
     budget, used = section.steps * section.tokens_per_step, 0
     while True:

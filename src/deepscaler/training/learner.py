@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.protocols import PublishedWeights, Replica
@@ -29,10 +30,10 @@ class PolicyLearner:
     version: steps updated. num_updates: updates applied since the optimizer was new.
     """
 
-    def __init__(self, replica: Replica, recipe: Recipe) -> None:
+    def __init__(self, replica: Replica, algorithm: AlgorithmSection, optimizer: OptimizerSection) -> None:
         self._replica = replica
-        self._algorithm = recipe.algorithm
-        self._optimizer = recipe.optimizer
+        self._algorithm = algorithm
+        self._optimizer = optimizer
         self.version = 0
         self.num_updates = 0
         self._skipped_in_a_row = 0

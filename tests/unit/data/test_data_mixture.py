@@ -37,6 +37,10 @@ def recipe(*stages: dict[str, object], sources: int = 0, prompts: int = 4) -> Re
     )
 
 
+def plans_of(made: Recipe, kept: list[EncodedProblem], source_of: list[int]) -> list[StagePlan]:
+    return plan_stages(made.stages, made.data, made.rollout.prompts_per_step, kept, source_of)
+
+
 def problems(count: int) -> list[Problem]:
     return [Problem(f"p{i}", f"{i}?", ("1",), difficulty=float(i % 5)) for i in range(count)]
 
@@ -59,7 +63,7 @@ def test_one_source_without_bands_keeps_the_order_it_always_had() -> None:
 
 def test_a_stage_without_bands_goes_on_where_the_one_before_it_stopped() -> None:
     plain, staged = (
-        ProblemStream(problems(10), 1, plans) for plans in ((), plan_stages(recipe({}, {}), encoded(10), [0] * 10))
+        ProblemStream(problems(10), 1, plans) for plans in ((), plans_of(recipe({}, {}), encoded(10), [0] * 10))
     )
     before = ids(staged.take(7))
     start = staged.begin_stage(1, reshuffle=False)
@@ -85,7 +89,7 @@ def test_every_source_has_its_share_at_every_moment(weights: list[float], positi
 
 def test_proportions_converge_and_every_source_keeps_whole_epochs() -> None:
     owner = [0] * 6 + [1] * 9
-    stream = ProblemStream(problems(15), 3, plan_stages(recipe({}, sources=2), encoded(15), owner))
+    stream = ProblemStream(problems(15), 3, plans_of(recipe({}, sources=2), encoded(15), owner))
     taken = ids(stream.take(9 * 3 * 2))
     counts = Counter(owner[int(name[1:])] for name in taken)
     assert counts == {0: 18, 1: 36}  # weights 1 and 2
@@ -111,7 +115,7 @@ def test_proportions_converge_and_every_source_keeps_whole_epochs() -> None:
 )
 def test_a_band_admits_exactly_what_lies_in_it_ends_included(stage: dict[str, object], kept: int) -> None:
     made, all_problems = recipe(stage), encoded(10)
-    (plan,) = plan_stages(made, all_problems, [0] * 10)
+    (plan,) = plans_of(made, all_problems, [0] * 10)
     inside = {e.problem.id for e in all_problems if admits(made.stages[0], e)}
     assert plan.num_problems == len(inside) == kept
     assert set(ids(ProblemStream(problems(10), 1, [plan]).take(3 * kept))) == inside
@@ -126,11 +130,11 @@ def test_a_problem_without_difficulty_lies_in_no_band_of_difficulty() -> None:
 
 def test_a_band_that_holds_nothing_is_refused_with_its_keys_and_figures() -> None:
     with pytest.raises(ValueError, match=r"stages\.1 \(stage1\): none of the 10 usable problems of x\.json") as error:
-        plan_stages(recipe({}, {"min_difficulty": 9.0, "longest_prompt": 30}), encoded(10), [0] * 10)
+        plans_of(recipe({}, {"min_difficulty": 9.0, "longest_prompt": 30}), encoded(10), [0] * 10)
     assert "difficulty 9 or more, prompts of up to 30 tokens" in str(error.value)
     assert "stages.1.min_difficulty" in str(error.value)
     with pytest.raises(ValueError, match="of source 's1' lies in its bands"):
-        plan_stages(recipe({"longest_prompt": 14}, sources=2), encoded(10), [0] * 5 + [1] * 5)
+        plans_of(recipe({"longest_prompt": 14}, sources=2), encoded(10), [0] * 5 + [1] * 5)
 
 
 def test_bands_in_words() -> None:
@@ -140,7 +144,7 @@ def test_bands_in_words() -> None:
 
 
 def test_a_stage_draws_from_the_sources_it_names() -> None:
-    plans = plan_stages(recipe({"sources": ("s1",)}, {}, sources=2), encoded(10), [0] * 5 + [1] * 5)
+    plans = plans_of(recipe({"sources": ("s1",)}, {}, sources=2), encoded(10), [0] * 5 + [1] * 5)
     stream = ProblemStream(problems(10), 1, plans)
     assert set(ids(stream.take(10))) == {f"p{i}" for i in range(5, 10)}
     stream.begin_stage(1, reshuffle=False)
@@ -149,7 +153,7 @@ def test_a_stage_draws_from_the_sources_it_names() -> None:
 
 def solving(drop: bool, *, sources: int = 0) -> list[StagePlan]:
     made = recipe({}, {"drop_solved": drop}, {"drop_solved": drop}, {}, sources=sources, prompts=2)
-    return plan_stages(made, encoded(12), [i % 2 for i in range(12)] if sources else [0] * 12)
+    return plans_of(made, encoded(12), [i % 2 for i in range(12)] if sources else [0] * 12)
 
 
 def test_solved_problems_are_left_out_from_the_next_stage_on_and_come_back_where_none_are() -> None:

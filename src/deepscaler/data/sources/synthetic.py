@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepscaler.config.models import Recipe
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.evaluation import EvaluationSection
 from deepscaler.data.identity import problem_id
 from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator
@@ -116,35 +117,31 @@ def generate_problems(
     return list(problems.values())
 
 
-def evaluation_sets(recipe: Recipe) -> dict[str, list[Problem]]:
+def evaluation_sets(section: EvaluationSection) -> dict[str, list[Problem]]:
     """The held-out test sets, `chain-3` and so on. They do not depend on the recipe's seed, as benchmarks do not."""
-    section = recipe.evaluation
     return {
         f"chain-{n}": generate_problems(section.num_problems, [n], f"evaluation-{n}") for n in section.set_operations
     }
 
 
-def validation_sets(recipe: Recipe) -> dict[str, list[Problem]]:
+def validation_sets(section: EvaluationSection) -> dict[str, list[Problem]]:
     """Sets of the same chain lengths for evaluations inside training; disjoint from the test sets."""
-    tested = ids_of(evaluation_sets(recipe))
+    tested = ids_of(evaluation_sets(section))
     return {
-        f"chain-{n}": generate_problems(
-            recipe.evaluation.during_training_problems, [n], f"validation-{n}", exclude=tested
-        )
-        for n in recipe.evaluation.set_operations
+        f"chain-{n}": generate_problems(section.during_training_problems, [n], f"validation-{n}", exclude=tested)
+        for n in section.set_operations
     }
 
 
-def held_out_ids(recipe: Recipe) -> frozenset[str]:
+def held_out_ids(section: EvaluationSection) -> frozenset[str]:
     """Ids of every problem that no training, supervised or reinforced, may see."""
-    return ids_of(evaluation_sets(recipe)) | ids_of(validation_sets(recipe))
+    return ids_of(evaluation_sets(section)) | ids_of(validation_sets(section))
 
 
-def training_problems(recipe: Recipe) -> list[Problem]:
+def training_problems(data: DataSection, evaluation: EvaluationSection, seed: int) -> list[Problem]:
     """The problems of reinforcement learning, a function of the recipe's seed; none of them held out."""
-    data = recipe.data
     lengths = range(data.min_operations, data.max_operations + 1)
-    return generate_problems(data.num_problems, lengths, f"training-{recipe.seed}", exclude=held_out_ids(recipe))
+    return generate_problems(data.num_problems, lengths, f"training-{seed}", exclude=held_out_ids(evaluation))
 
 
 def ids_of(sets: Mapping[str, Iterable[Problem]]) -> frozenset[str]:

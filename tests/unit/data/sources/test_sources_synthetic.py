@@ -102,10 +102,11 @@ def test_asking_for_more_problems_than_there_are_is_an_error() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_quickstart_never_trains_on_a_held_out_problem(seed: int) -> None:
     recipe = load_recipe(QUICKSTART, [f"seed={seed}"])
-    training, tests, validation = training_problems(recipe), evaluation_sets(recipe), validation_sets(recipe)
+    training = training_problems(recipe.data, recipe.evaluation, seed)
+    tests, validation = evaluation_sets(recipe.evaluation), validation_sets(recipe.evaluation)
     assert_disjoint(training, tests, validation)
     assert len(tests) == 5
-    assert ids_of(tests) | ids_of(validation) == held_out_ids(recipe)
+    assert ids_of(tests) | ids_of(validation) == held_out_ids(recipe.evaluation)
     # Shorter held-out chains must be kept out for a reason: without exclusion some would be met.
     assert {p.difficulty for p in training} >= {p.difficulty for problems in tests.values() for p in problems}
 
@@ -119,5 +120,5 @@ def test_a_planted_overlap_is_found() -> None:
 
 
 def test_test_sets_are_the_same_for_every_seed() -> None:
-    first, second = (evaluation_sets(load_recipe(QUICKSTART, [f"seed={s}"])) for s in (1, 2))
+    first, second = (evaluation_sets(load_recipe(QUICKSTART, [f"seed={s}"]).evaluation) for s in (1, 2))
     assert first == second
