@@ -28,7 +28,7 @@ PAYLOADS = (
     f"[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen'][0]('touch {MARK}',shell=True)",
     "__builtins__.__dict__['__import__']('os').fork()",
     "globals().clear()",
-    "setattr(__import__('deepscaler.rewards.math_reward'),'grade',None)",
+    "setattr(__import__('deepscaler.rewards.profiles.deepscaler'),'grade',None)",
     f"Symbol('x').__class__.__init__.__globals__['os'].system('touch {MARK}')",
     f"S(\"__import__('os').system('touch {MARK}')\")",
     f"lambdify([],\"open('{MARK}','w')\")()",

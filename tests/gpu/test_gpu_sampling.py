@@ -16,6 +16,7 @@ from torch import Tensor
 from deepscaler.engines.torch import cuda_graph_step
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.flash_attention import flash_works
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.modeling.positions import cast_parameters
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.types import Request, Rollout, SamplingParams
@@ -150,7 +151,7 @@ def test_flash_attention_over_blocks_works_on_this_device(shape: tuple[int, int,
     assert flash_works(DEVICE, torch.bfloat16, *shape)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_both_kinds_of_attention_agree(tiny_model: Callable[..., Any], family: str) -> None:
     model = cast_parameters(tiny_model(family).to(DEVICE), torch.bfloat16)
     shape = (model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim)

@@ -23,7 +23,9 @@ from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.processes import sharded_sampler, start_helpers
 from deepscaler.cluster.replica import GradientHelper, SharedReplica
 from deepscaler.cluster.sampling import ShardedSampler
-from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.toy.muon import orthogonalise_all

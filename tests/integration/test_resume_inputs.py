@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from deepscaler.loop.build import open_run
-from deepscaler.loop.origin import Origin
 from deepscaler.loop.progress import Progress
-from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.loop.resume_check import Origin
+from deepscaler.rewards.profiles.deepscaler import GRADER_VERSION
 from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import steps_in
 from deepscaler.types import RunError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from deepscaler.config.models import AlarmSection
+from deepscaler.config.sections.training import AlarmSection
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.step_stats import StepStats
 

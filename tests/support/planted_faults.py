@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
+from deepscaler.cluster.model_directory import open_model
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.loop.run import Run
-from deepscaler.model_directory import open_model
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import PublishedWeights
 from deepscaler.training import gradients

@@ -5,25 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from deepscaler import cpu
 from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.families.registry import FAMILIES, family_of
 
 VOCABULARY = 40
 STOP_ID = 1
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
 
 
 def make_model(
@@ -36,7 +25,7 @@ def make_model(
     max_tokens: int = 128,
 ) -> Any:
     """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
-    config_class, model_class = FAMILIES[family]
+    config_class: Any = CONFIG_MAPPING[FAMILIES[family].model_type]
     config = config_class(
         vocab_size=VOCABULARY,
         hidden_size=4 * head_dim,
@@ -52,10 +41,11 @@ def make_model(
         pad_token_id=0,
     )
     torch.manual_seed(seed)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
     model = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8.0)
     model.set_attn_implementation(NAME)
-    return cpu.accelerate(model) if accelerated else model
+    return cpu.accelerate(model, family_of(model).parts) if accelerated else model

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepscaler.config.models import OptimizerSection, Recipe
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.gradients import GradientComputer, Logprobs

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deepscaler.config.models import AlarmSection
+from deepscaler.config.sections.training import AlarmSection
 from deepscaler.observability.alarms import MISMATCH_LIMITS, RULES, Alarms
 from deepscaler.observability.step_stats import StepStats
 from made_steps import NOTHING, WINDOW, Fault, fired, steps_of

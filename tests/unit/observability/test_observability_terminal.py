@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_sequences import obeys
-from deepscaler.config.models import StageSection
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.evaluation.tables import Sheet, print_sheets
 from deepscaler.loop.progress import Progress
 from deepscaler.observability import terminal

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepscaler.cluster.replica import SharedReplica
-from deepscaler.config.models import SftSection, TrainingSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.data.sources.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.toy.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise, orthogonalise_all

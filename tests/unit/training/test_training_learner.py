@@ -10,17 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    KlSection,
-    ModelSection,
-    OptimizerSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection, KlSection
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import OptimizerSection, TrainingSection
 from deepscaler.modeling.weights import weights_digest
 from deepscaler.training.learner import TrainingDivergedError
 from deepscaler.training.optimizer_state import OPTIMIZER_FILE

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from deepscaler.config.models import GraderSection
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.rewards.extract import CLOSE_THINK
 from deepscaler.rewards.isolation.process import GradingProcess, Limits
 from deepscaler.rewards.registry import REWARDS

@@ -9,9 +9,9 @@ from itertools import product
 
 import pytest
 
-from deepscaler.rewards import math_reward, string_match
 from deepscaler.rewards.isolation.cache import VerdictCache, verdict_key
 from deepscaler.rewards.isolation.pool import without_thoughts
+from deepscaler.rewards.profiles import deepscaler, string
 from deepscaler.types import GradeItem, Outcome, Verdict
 from shared_data import shared
 
@@ -99,7 +99,7 @@ COMPLETIONS = (
 )
 
 
-@pytest.mark.parametrize("grade", [math_reward.grade, string_match.grade])
+@pytest.mark.parametrize("grade", [deepscaler.grade, string.grade])
 @pytest.mark.parametrize("prefilled", [True, False])
 def test_neither_the_cache_nor_dropping_the_thoughts_changes_a_verdict(grade, prefilled: bool) -> None:
     cache = VerdictCache(grade, "v")
@@ -119,7 +119,7 @@ def test_a_verdict_does_not_depend_on_what_was_graded_before() -> None:
     ]
 
     def verdicts(order: Sequence[int], size: int) -> list[Verdict]:
-        cache = VerdictCache(math_reward.grade, "v", max_verdicts=size)
+        cache = VerdictCache(deepscaler.grade, "v", max_verdicts=size)
         found = {i: cache.grade(GradeItem(*items[i], thinking_prefilled=False)) for i in order}
         return [found[i] for i in range(len(items))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
 
 
