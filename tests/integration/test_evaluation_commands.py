@@ -14,7 +14,8 @@ import pytest
 
 from deepscaler.config.evaluation import EvalRecipe
 from deepscaler.evaluation.samples import read_results
-from scripted_server import Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Script
 from shared_data import shared
 from tiny_run import write_model
 

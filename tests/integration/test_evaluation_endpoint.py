@@ -11,13 +11,12 @@ from aiohttp import web
 
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.samples import read_results
-from deepscaler.loop.evaluate import (
-    evaluate_endpoint,
-)
+from deepscaler.loop.evaluate import evaluate_endpoint
 from deepscaler.observability.counts import counted
 from deepscaler.types import RunError
 from evaluation_jobs import RATES, REPLY, figures, job, table
-from scripted_server import Faults, Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Faults, Script
 
 
 def test_planted_faults_change_no_estimate_and_are_all_counted(tmp_path: Path) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from child_pythonpath import PYTHONPATH
-from deepscaler.loop.evaluate import (
-    evaluate_endpoint,
-)
+from deepscaler.loop.evaluate import evaluate_endpoint
 from deepscaler.types import RunError
 from evaluation_jobs import REPLY, figures, job, table
-from scripted_server import Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Script
 
 KILLED = """
 import os, pathlib, signal, sys

@@ -19,8 +19,9 @@ from deepscaler.loop.evaluate import (
 )
 from deepscaler.types import Problem
 from evaluation_jobs import job, table
-from scripted_server import Script, ScriptedServer
+from scripted_server import ScriptedServer
 from served_model import served
+from server_script import Script
 from shared_data import shared
 from tiny_run import write_model
 

@@ -15,7 +15,8 @@ from deepscaler.loop.evaluate import evaluate_endpoint, grader_settings
 from deepscaler.rewards.isolation.pool import TRUNCATED, make_grader
 from deepscaler.types import GradeItem, Outcome, Verdict
 from evaluation_jobs import REPLY, job, table
-from scripted_server import Faults, Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Faults, Script
 
 
 def test_regrading_changes_what_the_grader_changed_and_keeps_the_old(

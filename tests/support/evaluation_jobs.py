@@ -9,12 +9,10 @@ from typing import Any
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.samples import read_results, read_samples
-from deepscaler.loop.evaluate import (
-    Job,
-)
+from deepscaler.loop.evaluate import Job
 from deepscaler.loop.progress import Progress
 from deepscaler.types import Problem
-from scripted_server import right_with_probability
+from server_script import right_with_probability
 
 QUICK = ("client.backoff_s=0.01", "client.backoff_max_s=0.05", "client.total_s=20", "client.concurrency=32")
 

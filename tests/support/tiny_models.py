@@ -25,7 +25,8 @@ def make_model(
     max_tokens: int = 128,
 ) -> Any:
     """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
-    config = CONFIG_MAPPING[FAMILIES[family].model_type](
+    config_class: Any = CONFIG_MAPPING[FAMILIES[family].model_type]
+    config = config_class(
         vocab_size=VOCABULARY,
         hidden_size=4 * head_dim,
         intermediate_size=48,
@@ -40,7 +41,8 @@ def make_model(
         pad_token_id=0,
     )
     torch.manual_seed(seed)
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval()
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    model = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

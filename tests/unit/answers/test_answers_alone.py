@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import doctest
-import subprocess
-import sys
 
 import deepscaler.answers
 from deepscaler.answers import equal, equivalent
-
-NOT_LOADED = ("torch", "transformers", "numpy", "multiprocessing", "subprocess", "socket", "deepscaler.rewards")
 
 
 def test_the_documented_examples_are_true() -> None:
@@ -24,9 +20,3 @@ def test_equality_is_true_or_false_and_bounded_by_the_tolerance() -> None:
     assert equal("0.5", "0.51", tolerance=0.1) is True
     assert equal("", "") is False
     assert equivalent("1/2", "0.5").how
-
-
-def test_nothing_heavy_is_loaded() -> None:
-    code = f"import sys, deepscaler.answers; print([name for name in {NOT_LOADED} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"

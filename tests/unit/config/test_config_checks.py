@@ -9,38 +9,9 @@ import pytest
 from deepscaler.config.advice import warnings_for
 from deepscaler.config.derived import derived
 from deepscaler.config.load import RecipeError, load_recipe, resolve
-from deepscaler.config.presets import PRESETS
-
-SOUND = """
-name = "sound"
-preset = "justrl"
-num_steps = 6
-[sft]
-[data]
-source = "synthetic"
-max_prompt_tokens = 64
-[rollout]
-prompts_per_step = 8
-group_size = 4
-[[stages]]
-name = "short"
-max_completion_tokens = 32
-steps = 4
-[[stages]]
-name = "long"
-max_completion_tokens = 64
-"""
-
-
-@pytest.fixture
-def sound(tmp_path: Path) -> Path:
-    path = tmp_path / "sound.toml"
-    path.write_text(SOUND)
-    return path
-
+from sound_recipe import SOUND
 
 TWO = '{name="a", path="a.json"}, {name="b", path="b.json", weight=3}'
-
 # (overrides that contradict each other, keys that must be named, overrides that show the way out)
 CONTRADICTIONS = [
     (
@@ -247,67 +218,3 @@ def test_several_contradictions_are_told_together(sound: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(sound, ["rollout.top_k=5", "optimizer.mini_batch_prompts=3"])
     assert len(str(caught.value).splitlines()) == 2
-
-
-def warnings_of(path: Path, *overrides: str) -> str:
-    resolved = resolve(path, overrides)
-    return "\n".join(warnings_for(resolved.recipe, resolved.origins))
-
-
-def test_stages_that_are_cut_short_or_never_reached_are_warned_about(sound: Path) -> None:
-    assert "stages.1 (long) is never reached" in warnings_of(sound, "num_steps=4")
-    text = warnings_of(sound, "num_steps=3")
-    assert "leaves 3 of its 4 steps" in text
-    assert "stages.1 (long) is never reached" in text
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["curriculum.patience=3"], "curriculum.patience is set in --set but not used"),
-        (["algorithm.kl.estimator=k1"], "algorithm.kl.estimator is set in --set but not used"),
-        (["algorithm.max_refills=2"], "algorithm.max_refills is set in --set but not used"),
-        (["model.float32_head=true"], "model.float32_head is set in --set but not used"),
-        (["data.source=x.jsonl", "data.num_problems=9"], "data.num_problems is set in --set but not used"),
-        (["preset=rloo", "optimizer.mini_batch_prompts=4"], "algorithm.loss = 'reinforce' has no ratio"),
-        (["preset=gspo", "algorithm.reduction=token_mean"], "the paper takes 'sequence_mean'"),
-    ],
-)
-def test_idle_and_doubtful_settings_are_warned_about(sound: Path, overrides: list[str], expected: str) -> None:
-    assert expected in warnings_of(sound, *overrides)
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_is_a_one_line_switch(sound: Path, name: str) -> None:
-    """DAPO's penalty span belongs to its own budget, so it alone takes a second line with a small budget."""
-    second = ["algorithm.soft_penalty_tokens=6"] if name == "dapo" else []
-    resolved = resolve(sound, [f"preset={name}", *second])
-    for key, value in PRESETS[name].algorithm.items():
-        if key not in ("kl", "soft_penalty_tokens"):
-            assert getattr(resolved.recipe.algorithm, key) == value
-            assert resolved.origins[f"algorithm.{key}"].startswith(f"preset '{name}' (")
-    assert not [w for w in warnings_for(resolved.recipe, resolved.origins) if "algorithm." in w]
-
-
-def test_presets_cite_their_source_and_are_the_nine_promised() -> None:
-    assert set(PRESETS) == {
-        "deepscaler",
-        "grpo-plus",
-        "dr-grpo",
-        "dapo",
-        "rloo",
-        "gspo",
-        "cispo",
-        "justrl",
-        "scalerl",
-    }
-    assert all("20" in preset.source for preset in PRESETS.values())
-
-
-def test_no_two_presets_are_the_same(sound: Path) -> None:
-    second = ["algorithm.soft_penalty_tokens=6"]
-    dumps = [
-        load_recipe(sound, [f"preset={name}", *(second if name == "dapo" else [])]).algorithm.model_dump_json()
-        for name in PRESETS
-    ]
-    assert len(set(dumps)) == len(dumps)

@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from deepscaler.config import schema
 from deepscaler.config.load import RecipeError, load_recipe, resolve
-from deepscaler.config.models import Recipe
-from deepscaler.config.resume import changed_settings, recipe_hash
-
-SMALL = """
-name = "small"
-num_steps = 6
-[sft]
-[data]
-source = "synthetic"
-max_prompt_tokens = 64
-[rollout]
-prompts_per_step = 8
-group_size = 4
-[[stages]]
-name = "short"
-max_completion_tokens = 32
-steps = 4
-[[stages]]
-name = "long"
-max_completion_tokens = 64
-"""
-
-
-def write(folder: Path, text: str, name: str = "recipe.toml") -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    return write(tmp_path, SMALL)
-
-
-def refused(path: Path, *overrides: str) -> str:
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path, overrides)
-    return str(caught.value)
+from small_recipe import SMALL, refused, write
 
 
 def test_later_layers_beat_earlier_ones_and_every_value_knows_its_origin(tmp_path: Path) -> None:
@@ -150,87 +110,6 @@ def test_a_set_that_cannot_be_applied_is_refused(small: Path, override: str, exp
     assert expected in message
 
 
-@pytest.mark.parametrize(
-    ("override", "near"),
-    [
-        ("rollout.grop_size=2", "rollout.group_size"),
-        ("num_step=2", "num_steps"),
-        ("stages.0.max_tokens=3", "stages.0.max_completion_tokens"),
-        ("stages.1.step=3", "stages.1.steps"),
-        ("learning_rate=0.1", "optimizer.learning_rate"),
-        ("algorithm.kl.coeficient=0.1", "algorithm.kl.coefficient"),
-    ],
-)
-def test_an_unknown_key_names_itself_and_the_nearest(small: Path, override: str, near: str) -> None:
-    key = override.split("=")[0]
-    assert refused(small, override) == f"--set: {key}: unknown key; did you mean {near}?"
-
-
-def test_an_unknown_table_names_the_nearest(small: Path) -> None:
-    assert refused(small, "rolout.group_size=2") == "--set: rolout: unknown key; did you mean rollout?"
-
-
-def test_an_unknown_key_like_no_other_lists_the_known(small: Path) -> None:
-    assert refused(small, "checkpoint.xyzzy=1") == (
-        "--set: checkpoint.xyzzy: unknown key; known here: every_steps, keep"
-    )
-
-
-def test_an_unknown_key_names_the_file_it_stands_in(tmp_path: Path) -> None:
-    base = write(tmp_path, SMALL + "[optimizer]\nlerning_rate = 1e-3\n", "base.toml")
-    message = refused(write(tmp_path, 'extends = "base.toml"\n'))
-    assert message == f"{base}: optimizer.lerning_rate: unknown key; did you mean optimizer.learning_rate?"
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ('num_steps="12"', 'num_steps: expected a whole number, given "12"'),
-        ("num_steps=1.5", "num_steps: expected a whole number, given 1.5"),
-        ("num_steps=true", "num_steps: expected a whole number, given true"),
-        ("num_steps=0", "num_steps: expected greater than 0, given 0"),
-        ("name=3", "name: expected text in quotes, given 3"),
-        ("alarms.stop=1", "alarms.stop: expected true or false, given 1"),
-        ("optimizer=3", "optimizer: expected a table of settings, given 3"),
-        ("algorithm=3", "algorithm: expected a table of settings, given 3"),
-        ("algorithm.loss=ppo", "algorithm.loss: expected one of 'clipped_surrogate', 'cispo'"),
-        ("optimizer.learning_rate=nan", "optimizer.learning_rate: expected a finite number"),
-        ("rollout.group_size=1", "rollout.group_size: expected greater than 1, given 1"),
-        ("stages.1.group_size=1", "stages.1.group_size: expected greater than 1, given 1"),
-        ("stages=[]", "stages: expected"),
-        ("evaluation.set_operations=3", "evaluation.set_operations: expected an array, given 3"),
-    ],
-)
-def test_a_wrong_type_names_what_was_expected_and_given(small: Path, override: str, expected: str) -> None:
-    assert expected in refused(small, override)
-
-
-def test_whole_numbers_serve_as_numbers(small: Path) -> None:
-    assert load_recipe(small, ["rollout.temperature=1"]).rollout.temperature == 1.0
-
-
-def test_a_wrong_type_names_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, SMALL.replace("num_steps = 6", 'num_steps = "six"'))
-    assert refused(path) == f'{path}: num_steps: expected a whole number, given "six"'
-
-
-def test_all_mistakes_are_told_at_once(small: Path) -> None:
-    message = refused(small, "num_steps=0", "rollout.grop_size=2")
-    assert len(message.splitlines()) == 2
-
-
-def test_a_missing_setting_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path, SMALL.replace('source = "synthetic"\n', ""))
-    assert refused(path) == f"{path}: data.source: missing; it has no default, so the recipe must set it"
-
-
-def test_an_unknown_preset_lists_the_known(small: Path) -> None:
-    message = refused(small, "preset=dappo")
-    assert "did you mean 'dapo'?" in message
-    assert "justrl" in message
-    assert "no preset 3" in refused(small, "preset=3")
-
-
 def test_extends_may_not_run_in_a_circle(tmp_path: Path) -> None:
     write(tmp_path, 'extends = "b.toml"\n', "a.toml")
     write(tmp_path, 'extends = "sub/../a.toml"\n', "b.toml")
@@ -274,73 +153,6 @@ def test_a_loaded_recipe_is_frozen(small: Path) -> None:
     recipe = load_recipe(small)
     with pytest.raises(ValueError, match="frozen"):
         recipe.num_steps = 3  # type: ignore[misc]
-
-
-def test_the_hash_is_stable_and_ignores_what_may_change_on_resume(small: Path, tmp_path: Path) -> None:
-    digest = recipe_hash(load_recipe(small))
-    shuffled = SMALL.replace("prompts_per_step = 8\ngroup_size = 4", "group_size = 4\nprompts_per_step = 8")
-    assert recipe_hash(load_recipe(write(tmp_path, shuffled, "other.toml"))) == digest
-    free = ["name=x", "num_steps=5", "checkpoint.every_steps=1", "alarms.stop=false", "grader.workers=2"]
-    assert recipe_hash(load_recipe(small, free)) == digest
-    assert recipe_hash(load_recipe(small, ["seed=2"])) != digest
-    assert len(digest) == 64
-
-
-def test_every_setting_that_is_not_free_moves_the_hash(small: Path) -> None:
-    base = recipe_hash(load_recipe(small))
-    for override in (
-        "stages.0.steps=3",
-        "optimizer.eps=1e-7",
-        "data.num_problems=500",
-        "model.dtype=bfloat16",
-    ):
-        assert recipe_hash(load_recipe(small, [override])) != base, override
-
-
-def test_changed_settings_are_the_ones_that_may_not_change(small: Path) -> None:
-    def dump(*overrides: str) -> dict:
-        return load_recipe(small, overrides).model_dump(mode="json")
-
-    def keys_changed(old: dict, new: dict) -> list[str]:
-        return [changed.key for changed in changed_settings(old, new)]
-
-    assert keys_changed(dump(), dump("num_steps=5", "checkpoint.keep=9", "evaluation.every_steps=2")) == []
-    assert keys_changed(dump(), dump("seed=3", "stages.1.max_completion_tokens=65")) == [
-        "seed",
-        "stages.1.max_completion_tokens",
-    ]
-    without = dump()
-    without["sft"] = None
-    assert "sft.steps" in keys_changed(dump(), without)
-    assert keys_changed(dump(), dump("preset=justrl")) == [
-        "algorithm.clip_high",
-        "algorithm.entropy_coefficient",
-        "algorithm.kl.coefficient",
-    ]
-
-
-def test_hash_and_changed_settings_agree(small: Path) -> None:
-    old = load_recipe(small)
-    for override in ("grader.wall_s=2.0", "training.processes=1", "description=x", "num_steps=4"):
-        new = load_recipe(small, [override])
-        same = not changed_settings(old.model_dump(mode="json"), new.model_dump(mode="json"))
-        assert same == (recipe_hash(old) == recipe_hash(new)), override
-
-
-def test_every_setting_says_what_it_means(small: Path) -> None:
-    for key, _, field in schema.leaves(load_recipe(small)):
-        assert field.description, key
-    assert Recipe.model_fields["sft"].description
-
-
-def test_configuration_loads_without_torch() -> None:
-    modules = "config.load, deepscaler.config.explain, deepscaler.config.derived, deepscaler.config.presets"
-    code = (
-        f"import sys, deepscaler.{modules}\n"
-        "print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_recipe_of_an_evaluation_is_named_as_such() -> None:

@@ -10,6 +10,7 @@ import pytest
 from deepscaler.config import changed_settings, load_recipe, recipe_hash
 from deepscaler.config.resume import changed_rounding, may_change, resume_rule
 from deepscaler.config.schema import all_settings
+from small_recipe import SMALL, write
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "recipes" / "quickstart.toml"
@@ -89,3 +90,54 @@ def test_numbers_of_entries_do_not_matter_and_unknown_keys_may_not_change() -> N
     assert may_change("checkpoint.keep") and may_change("data.sources.3.path") and may_change("alarms.window")
     for key in ("checkpoints", "nam", "data.sources.3.weight", "data.sources.x.path", "grader.cpu_s", "sft.steps"):
         assert not may_change(key), key
+
+
+def test_the_hash_is_stable_and_ignores_what_may_change_on_resume(small: Path, tmp_path: Path) -> None:
+    digest = recipe_hash(load_recipe(small))
+    shuffled = SMALL.replace("prompts_per_step = 8\ngroup_size = 4", "group_size = 4\nprompts_per_step = 8")
+    assert recipe_hash(load_recipe(write(tmp_path, shuffled, "other.toml"))) == digest
+    free = ["name=x", "num_steps=5", "checkpoint.every_steps=1", "alarms.stop=false", "grader.workers=2"]
+    assert recipe_hash(load_recipe(small, free)) == digest
+    assert recipe_hash(load_recipe(small, ["seed=2"])) != digest
+    assert len(digest) == 64
+
+
+def test_every_setting_that_is_not_free_moves_the_hash(small: Path) -> None:
+    base = recipe_hash(load_recipe(small))
+    for override in (
+        "stages.0.steps=3",
+        "optimizer.eps=1e-7",
+        "data.num_problems=500",
+        "model.dtype=bfloat16",
+    ):
+        assert recipe_hash(load_recipe(small, [override])) != base, override
+
+
+def test_changed_settings_are_the_ones_that_may_not_change(small: Path) -> None:
+    def dump(*overrides: str) -> dict:
+        return load_recipe(small, overrides).model_dump(mode="json")
+
+    def keys_changed(old: dict, new: dict) -> list[str]:
+        return [changed.key for changed in changed_settings(old, new)]
+
+    assert keys_changed(dump(), dump("num_steps=5", "checkpoint.keep=9", "evaluation.every_steps=2")) == []
+    assert keys_changed(dump(), dump("seed=3", "stages.1.max_completion_tokens=65")) == [
+        "seed",
+        "stages.1.max_completion_tokens",
+    ]
+    without = dump()
+    without["sft"] = None
+    assert "sft.steps" in keys_changed(dump(), without)
+    assert keys_changed(dump(), dump("preset=justrl")) == [
+        "algorithm.clip_high",
+        "algorithm.entropy_coefficient",
+        "algorithm.kl.coefficient",
+    ]
+
+
+def test_hash_and_changed_settings_agree(small: Path) -> None:
+    old = load_recipe(small)
+    for override in ("grader.wall_s=2.0", "training.processes=1", "description=x", "num_steps=4"):
+        new = load_recipe(small, [override])
+        same = not changed_settings(old.model_dump(mode="json"), new.model_dump(mode="json"))
+        assert same == (recipe_hash(old) == recipe_hash(new)), override

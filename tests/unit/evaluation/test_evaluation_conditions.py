@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from deepscaler.cli.main import app
+from compared_sides import side
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison_files
 from deepscaler.evaluation.markdown import comparison_markdown, sheet_markdown
@@ -17,20 +16,8 @@ from deepscaler.evaluation.published import published
 from deepscaler.evaluation.samples import read_results
 from deepscaler.evaluation.tables import Sheet, print_comparison, print_results
 from deepscaler.report import write_comparison_page
-from made_comparison import NAMES, write_evaluation_of
+from made_comparison import write_evaluation_of
 from made_samples import row
-
-SETTINGS = {"temperature": 0.6, "top_p": 0.95, "max_completion_tokens": 32768, "model": {"name": "some"}}
-
-
-def side(path: Path, **changes: object) -> Path:
-    """Four problems of each benchmark of the suite, as `--limit 4` leaves it; a quarter is cut at the budget."""
-    rows = []
-    for name in NAMES:
-        for p in range(4):
-            cut = {"outcome": "truncated", "answer": None, "finish_reason": "length"} if p == 0 else {}
-            rows.append(row(p, 0, benchmark=name, **cut))
-    return write_evaluation_of(path, rows, **{**SETTINGS, **changes})
 
 
 @pytest.fixture
@@ -59,26 +46,6 @@ def test_conditions_counts_shares_and_warnings_are_in_every_form(
     said = " ".join(capsys.readouterr().out.split())
     assert "PART of the benchmark: aime24 4 of 30, math500 4 of 500" in said
     assert said.count("were truncated at the budget") == 1
-
-
-def test_the_two_sides_can_be_named(two: tuple[Path, Path], tmp_path: Path) -> None:
-    call = ["compare", *map(str, two), "--name-a", "before", "--name-b", "after", "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, call, catch_exceptions=False)
-    assert "A before: temperature" in " ".join(done.stdout.split())
-    assert "<b>B</b> after<" in (tmp_path / "out" / "comparison.html").read_text()
-
-
-def test_files_are_written_before_anything_is_printed(
-    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`compare --out DIR | head -1` ends at the first line that nobody reads."""
-
-    def closed(*_: object, **__: object) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr("deepscaler.evaluation.tables.print_comparison", closed)
-    CliRunner().invoke(app, ["compare", *map(str, two), "--out", str(tmp_path / "out")])
-    assert len(list((tmp_path / "out").iterdir())) == 5
 
 
 @pytest.mark.parametrize("unseen", ["", "\r", "\n", "\u00a0", "\ufeff", "\u200b \t"])

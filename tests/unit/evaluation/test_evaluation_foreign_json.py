@@ -17,7 +17,8 @@ from deepscaler.json_text import MAX_DEPTH, parse_json
 from deepscaler.observability.problem_texts import read_problem_texts
 from deepscaler.observability.run_directory import read_json, read_metrics
 from deepscaler.types import SamplingParams
-from scripted_server import Faults, Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Faults, Script
 
 DEEP = "[" * 200_000 + "]" * 200_000
 # Written by ourselves, with a checksum or in our own wheel.

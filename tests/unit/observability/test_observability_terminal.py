@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_sequences import obeys
 from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.evaluation.tables import Sheet, print_sheets
 from deepscaler.loop.progress import Progress
@@ -25,17 +24,9 @@ HOSTILE = (
     "\x1b[31mred\x1b[2J\x1b[5A\x1b]0;title\x07\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil\x1b\\"
     "\x00\x08\x0b\x0c\x0e\x7f\x9b31m\x85\u200f\u202eevil\u2066\u2028\ud83d\rover"
 )
-
 IDS = np.zeros(3, np.int32)
 ROLLOUT = Rollout("p", 0, IDS, IDS, np.zeros(3, np.float32), FinishReason.STOP, 0)
 SCORED = ScoredGroup(Group(Problem("p", "p", ("1",)), (ROLLOUT,)), ("",), (Verdict(Outcome.CORRECT, 1.0),))
-
-
-def obeys(text: str) -> set[str]:
-    """Control characters that a terminal would act on."""
-    return {c for c in text if c not in "\n\t" and not c.isprintable() and not c.isspace()} | set(
-        "\r\x0b\x0c\x85"
-    ) & set(text)
 
 
 @given(st.text(st.characters(codec=None)))
@@ -108,21 +99,3 @@ def test_tables_obey_nothing_and_keep_their_colours(
         and "\\x1b[31mred" in written
         and not obeys(written.replace("\x1b[1m", "").replace("\x1b[0m", ""))
     )
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deepscaler.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_errors_and_recipes_of_others_obey_nothing(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe\x1b[2J.toml"
-    recipe.write_text('name = "a\\u001b[31mb\\u0007"\nnum_steps = 1\n"\\u001b]0;x\\u0007" = 3\n')
-    ended = run("explain", str(recipe))
-    assert ended.returncode == 2 and not obeys(ended.stderr + ended.stdout) and "\\x1b]0;x\\x07" in ended.stderr
-    quickstart = Path(__file__).parents[3] / "recipes" / "quickstart.toml"
-    for more in ((), ("--json",)):
-        ended = run("explain", str(quickstart), "--set", 'name="a\\u001b[31mb\\u009bc"', *more)
-        assert ended.returncode == 0, ended.stderr
-        assert not obeys(ended.stdout) and "a\\" in ended.stdout
-    assert json.loads(ended.stdout)["name"] == "a\x1b[31mb\x9bc"

@@ -105,6 +105,7 @@ def test_a_layer_costs_21_products_and_few_other_operations(make_samples_of):
         assert per_layer["select_backward"] == 0, "zeros and a copy where a view would do"
 
 
+@pytest.mark.perf
 def test_attention_keeps_its_inputs_its_output_and_two_numbers_of_a_row():
     segments = PackedAttention([40, 100, 70], CPU, [(0, 1), (0, 2)]).segment_keys
     assert len(segments.keys) == 40 + 140 + 110, "each segment once, over what is before it and itself"
@@ -130,6 +131,7 @@ def test_the_head_makes_its_logits_once_and_twice_when_memory_is_short(monkeypat
         assert recorder.products == products
 
 
+@pytest.mark.perf
 def test_memory_of_the_head_grows_with_the_chunk_not_with_the_tokens(monkeypatch):
     monkeypatch.setattr(logprobs, "KEPT_BYTES", 0)
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(30, 4, requires_grad=True)
@@ -174,6 +176,7 @@ def test_micro_batches_on_a_cpu_keep_to_their_memory_whatever_the_model():
     assert micro_batch_budget(32768, [100, 2_000], CPU, large) == 2_000
 
 
+@pytest.mark.perf
 @pytest.mark.skipif(not cpu.is_accelerated(), reason="the formula is that of the fused operations")
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_the_activations_kept_for_the_backward_pass_are_those_of_the_formula(tiny_model, family, make_samples_of):
@@ -211,6 +214,7 @@ def test_sharing_a_prompt_changes_neither_values_nor_gradients(tiny_model, make_
         torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.perf
 def test_publishing_reads_each_copy_of_the_weights_once(tiny_model, monkeypatch):
     reads = []
 

@@ -11,45 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, load_benchmark
-from deepscaler.data.prepare.files import contamination, sha256, write_preparation
-from deepscaler.data.prepare.preparation import Preparation, Settings, Tools, prepare
+from deepscaler.data.prepare.files import contamination, write_preparation
+from deepscaler.data.prepare.preparation import Settings, prepare
 from deepscaler.data.sources.layouts import Columns
 from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.readers import DataError
 from deepscaler.data.sources.rows import MAX_PROBLEM_CHARACTERS, normalize_text
-from deepscaler.types import Problem
-from shared_data import shared
-
-GOOD: list[dict[str, Any]] = [
-    {"problem": "How many primes are there between 20 and 30?", "answer": "2", "difficulty": 1.5},
-    {"problem": "A farmer has 17 sheep and all but 9 run away. How many sheep are left?", "answer": 9.0},
-    {"problem": "Find all real roots of $x^2=4$.", "answer": ["2", "-2"], "solution": "Take roots."},
-]
-
-
-def plain_same(first: str, second: str) -> bool:
-    return first.strip("$ ") == second.strip("$ ")
-
-
-def tools(**changes: Any) -> Tools:
-    return Tools(**{"same_answer": plain_same, "readable": lambda text: "?" not in text} | changes)
-
-
-def run(path: Path, rows: list[Any], *, benchmarks: tuple[LoadedBenchmark, ...] = (), **changes: Any) -> Preparation:
-    source = path / "rows.json"
-    source.write_text(json.dumps(rows))
-    return prepare([source], benchmarks, Settings(Columns(), **changes), tools())
-
-
-def dropped(done: Preparation) -> dict[int, tuple[str, str]]:
-    table = done.dropped_table().to_pylist()
-    return {row["row"]: (row["reason"], row["detail"]) for row in table}
-
-
-def benchmark(*problems: tuple[str, str]) -> LoadedBenchmark:
-    made = tuple(Problem(f"tiny/{number}", text, (answer,)) for number, (text, answer) in enumerate(problems))
-    return LoadedBenchmark("tiny", made, "0" * 64, ("",) * len(made), True, (), {})
+from prepared_rows import GOOD, benchmark, dropped, run, tools
 
 
 @pytest.mark.parametrize(
@@ -188,16 +156,6 @@ def test_text_is_normalised_and_mathematics_left_alone(text: str, normalized: st
     assert normalize_text(text) == normalized == normalize_text(normalized)
 
 
-def test_difficulty_and_solution_come_along_and_training_reads_the_file(tmp_path: Path) -> None:
-    done = run(tmp_path, GOOD)
-    write_preparation(done, (), Settings(Columns()), tmp_path / "out")
-    problems = load_problems(tmp_path / "out" / "train.parquet")
-    assert [p.references for p in problems] == [("2",), ("9",), ("2", "-2")]
-    assert [p.difficulty for p in problems] == [1.5, None, None]
-    assert problems[2].solution == "Take roots."
-    assert len({p.id for p in problems}) == 3
-
-
 @pytest.mark.parametrize("layout", ["verl", "trl"])
 def test_other_layouts_hold_the_same_problems(tmp_path: Path, layout: Any) -> None:
     done = run(tmp_path, GOOD)
@@ -206,68 +164,6 @@ def test_other_layouts_hold_the_same_problems(tmp_path: Path, layout: Any) -> No
     assert [(p.prompt, p.references) for p in read] == [
         (row["problem"], tuple(row["answer"])) for row in done.train.to_pylist()
     ]
-
-
-def test_the_manifest_accounts_for_files_and_rows(tmp_path: Path) -> None:
-    done = run(tmp_path, [*GOOD, {"problem": "x", "answer": None}])
-    write_preparation(done, (), Settings(Columns()), tmp_path / "out", recorded={"tokenizer": None})
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["inputs"][0]["sha256"] == sha256(tmp_path / "rows.json")
-    assert manifest["inputs"][0]["rows"] == 4
-    for output in manifest["outputs"]:
-        assert output["sha256"] == sha256(tmp_path / "out" / output["name"])
-    assert [s["out"] for s in manifest["steps"]] == [4, 4, 3, 3, 3]
-    assert manifest["rows"] == {"train": 3, "validation": 0}
-    assert manifest["difficulty"] == {"2": 1, "none": 2}
-    assert {"deepscaler", "numpy", "pyarrow"} <= manifest["versions"].keys()
-    gone = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
-    assert [(row["source"], row["row"], row["reason"]) for row in gone] == [
-        (str(tmp_path / "rows.json"), 3, "missing_answer")
-    ]
-    assert json.loads(gone[0]["record"]) == {"problem": "x", "answer": None}
-
-
-def test_a_write_that_fails_leaves_the_former_output_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, settings, out = run(tmp_path, GOOD), Settings(Columns()), tmp_path / "out"
-    write_preparation(done, (), settings, out)
-    before = {path.name: sha256(path) for path in out.iterdir()}
-
-    def full(*arguments: Any, **options: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("deepscaler.data.prepare.files.pair_page", full)
-    for target in (out, tmp_path / "new"):
-        with pytest.raises(OSError, match="No space left"):
-            write_preparation(done, (), settings, target)
-    assert {path.name: sha256(path) for path in out.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.json"]
-
-
-def test_problems_are_only_text_in_the_page(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script> How many of the 12 boxes hold more than 3 of the 40 balls?"
-    done = run(tmp_path, [{"problem": evil, "answer": "7"}, {"problem": evil + " ", "answer": "7"}, *GOOD])
-    write_preparation(done, (), Settings(Columns()), tmp_path / "out")
-    page = (tmp_path / "out" / "contamination.html").read_text()
-    assert "&lt;script&gt;" in page
-    assert "<script" not in page
-
-
-def test_the_page_shows_one_text_once_and_answers_as_they_are_written(tmp_path: Path) -> None:
-    """Pairs whose texts differ, which somebody has to read, come before exact copies."""
-    text = "How many of the 12 boxes hold more than 3 of the 40 balls?"
-    twice = [{"problem": text, "answer": [r"\frac{7}{2}", "3.5"]} for _ in range(2)]
-    first, second = (
-        "What is the area of a square with a side of 17 cm?",
-        "What is the area of a square with side of 17 cm?",
-    )
-    reworded = [{"problem": other, "answer": "289"} for other in (first, second)]
-    done = run(tmp_path, [*twice, *reworded, *GOOD])
-    write_preparation(done, (), Settings(Columns()), tmp_path / "out")
-    page = (tmp_path / "out" / "contamination.html").read_text()
-    assert page.count(text) == 1
-    assert r"\frac{7}{2} or 3.5</span>" in page
-    assert page.index("<mark>") < page.index(text)
-    assert '<a href="#s3">Duplicates among the training rows: 2</a>' in page
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
@@ -318,37 +214,3 @@ def test_rows_of_ten_megabytes_pass_quickly(tmp_path: Path) -> None:
     assert time.process_time() - started < 10
     assert dropped(done) == {3: ("overlong_problem", f"{tmp_path / 'rows.json'}, row 3, field 'problem': "
                                  f"10,000,000 characters, at most {MAX_PROBLEM_CHARACTERS:,}")}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def real() -> Preparation:
-    train, tests = shared("data", "train"), shared("data", "benchmarks")
-    loaded = [load_benchmark(name, tests) for name in BENCHMARKS]
-    return prepare([train / "aime.json", train / "math.json"], loaded, Settings(Columns()), tools(readable=bool))
-
-
-def test_the_real_duplicates_are_found(real: Preparation) -> None:
-    """math.json repeats 356 rows of aime.json word for word up to typesetting, and about a hundred reworded."""
-    reasons = {step.name: step.reasons for step in real.steps}
-    assert reasons["lint"] == {"missing_answer": 2, "empty_answer": 2}
-    table = real.compared.to_pylist()
-    pairs = {(Path(table[d.first]["file"]).stem, Path(table[d.second]["file"]).stem) for d in real.duplicates}
-    crossing = {
-        d.second for d in real.duplicates
-        if "aime" in table[d.first]["file"] and "math.json" in table[d.second]["file"]
-    }  # fmt: skip
-    assert ("aime", "math") in pairs
-    assert len(crossing) >= 430
-
-
-def test_the_real_contamination_is_found_and_little_else(real: Preparation) -> None:
-    """All of these were read beside each other; no other training row shares a problem with a benchmark."""
-    found: dict[str, set[str]] = {}
-    for finding in real.findings:
-        if finding.contaminates:
-            found.setdefault(finding.benchmark, set()).add(finding.problem.id)
-    numbers = {name: {int(identity.split("/")[1]) for identity in ids} for name, ids in found.items()}
-    assert numbers == {
-        "math500": {80, 101, 110, 126, 285, 292, 352, 412, 475, 489},
-        "olympiadbench": {346, 522, 564},
-    }

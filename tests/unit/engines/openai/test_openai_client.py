@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import pytest
 
-from deepscaler.config.evaluation import ClientSection
-from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
 from deepscaler.engines.openai.http import EndpointError, check_address
-from deepscaler.engines.openai.probe import ReplyMonitor, check_server, probe_sampling
-from deepscaler.engines.openai.reply import MalformedReplyError, error_message, parse_reply
-from deepscaler.types import FinishReason, SamplingParams
-from scripted_server import Faults, Script, ScriptedServer
-
-PARAMS = SamplingParams(max_completion_tokens=100, temperature=0.6, top_p=0.95, seed=3)
-QUICK: dict[str, Any] = {"concurrency": 16, "backoff_s": 0.005, "backoff_max_s": 0.02, "total_s": 5.0}
-
-
-def client(server: ScriptedServer, *, model: str = "scripted", params: SamplingParams = PARAMS, **changes: Any) -> Any:
-    return OpenAIClient(server.url, model, params, ClientSection(**(QUICK | changes)))
-
-
-def chat_requests(count: int) -> list[ChatRequest]:
-    return [ChatRequest(i, f"question {i}", request_seed(1, "p", i)) for i in range(count)]
-
-
-def echo(question: str, seed: int) -> str:
-    return f"{question} with {seed}"
-
-
-def reply(message: dict[str, Any], **more: Any) -> bytes:
-    return json.dumps({"id": "a", "choices": [{"message": message, "finish_reason": "stop"}], **more}).encode()
+from deepscaler.engines.openai.probe import check_server, probe_sampling
+from openai_clients import chat_requests, client, echo
+from scripted_server import ScriptedServer
+from server_script import Faults, Script
 
 
 def test_every_ask_is_answered_once_with_its_own_seed() -> None:
@@ -122,40 +99,6 @@ def test_abandoning_the_answers_ends_the_requests() -> None:
         assert len(server.bodies) <= seen + 2 < 50
 
 
-def test_the_wrong_model_names_those_there_are() -> None:
-    with ScriptedServer(Script(echo)) as server:
-        with pytest.raises(EndpointError, match="no model 'other'; it serves scripted"):
-            check_server(client(server, model="other"))
-        with pytest.raises(EndpointError, match=r"does not exist.*no model 'other'"):
-            list(client(server, model="other").complete(chat_requests(1)))
-
-
-def test_the_key_comes_from_the_environment_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ScriptedServer(Script(echo, key="sk-right")) as server:
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        with pytest.raises(EndpointError, match=r"401.*OPENAI_API_KEY, is not set"):
-            check_server(client(server))
-        monkeypatch.setenv("MY_KEY", "sk-wrong")
-        with pytest.raises(EndpointError, match="MY_KEY, was sent and is not accepted") as caught:
-            check_server(client(server, api_key_env="MY_KEY"))
-        assert "sk-wrong" not in str(caught.value) and "[key]" in str(caught.value)
-        monkeypatch.setenv("MY_KEY", "sk-right")
-        assert check_server(client(server, api_key_env="MY_KEY"))["id"] == "scripted"
-
-
-def test_nobody_there_is_said_with_a_remedy() -> None:
-    with ScriptedServer(Script(echo)) as server:
-        c = client(server, connect_attempts=2)
-    with pytest.raises(EndpointError, match=r"no OpenAI-compatible server answers.*deepscaler serve"):
-        check_server(c)
-
-
-def test_a_budget_above_the_context_is_refused_before_the_first_sample() -> None:
-    above = r"budget of 100 tokens above the model's context.*lower --max-tokens"
-    with ScriptedServer(Script(echo, max_model_len=100)) as server, pytest.raises(EndpointError, match=above):
-        check_server(client(server))
-
-
 def test_addresses_with_credentials_are_refused() -> None:
     for address in ("http://user:secret@host/v1", "https://host/v1?key=secret"):
         with pytest.raises(ValueError, match="credentials") as caught:
@@ -164,28 +107,6 @@ def test_addresses_with_credentials_are_refused() -> None:
     with pytest.raises(ValueError, match="expected an address"):
         check_address("localhost:8000")
     assert check_address("http://host/v1/") == "http://host/v1"
-
-
-def test_probing_finds_what_a_server_ignores() -> None:
-    with ScriptedServer(Script(echo)) as server:
-        assert probe_sampling(client(server), "q") == []
-    with ScriptedServer(Script(echo, ignore=frozenset({"seed"}))) as server:
-        assert "ignores seeds" in probe_sampling(client(server), "q")[0]
-    with ScriptedServer(Script(lambda q, s: q)) as server:
-        assert "ignores seed or temperature" in probe_sampling(client(server), "q")[0]
-    for name, params in (
-        ("top_k", SamplingParams(100, 0.6, 0.95, top_k=20)),
-        ("top_p", SamplingParams(100, 0.6, 0.95)),
-        ("temperature", SamplingParams(100, 0.0, 0.95)),
-    ):
-        with ScriptedServer(Script(echo)) as server:
-            assert probe_sampling(client(server, params=params), "q") == []
-        with ScriptedServer(Script(echo, ignore=frozenset({name}))) as server:
-            assert f"ignores {name}" in probe_sampling(client(server, params=params), "q")[0]
-    with ScriptedServer(Script(echo, say_finish=False)) as server:
-        assert "without a known finish reason" in probe_sampling(client(server), "q")[0]
-    with ScriptedServer(Script(lambda q, s: f"{s}" + "x" * 5000, say_usage=False)) as server:
-        assert "ignores the budget" in probe_sampling(client(server), "q")[0]
 
 
 @pytest.mark.parametrize(
@@ -246,50 +167,3 @@ def test_without_a_stream_a_silent_server_is_noticed_by_the_slowest_response() -
         server.script.faults.silence = 1.0
         with pytest.raises(EndpointError, match="the server is silent"):
             list(c.complete(chat_requests(4)))
-
-
-def test_replies_give_away_what_was_changed() -> None:
-    faults = Faults(truncated=0.5)
-    with ScriptedServer(Script(echo, say_usage=False, say_finish=False, faults=faults)) as server:
-        c = client(server)
-        monitor = ReplyMonitor(c)
-        for answer in c.complete(chat_requests(10)):
-            monitor.record(answer)
-            assert answer.reply.num_tokens is None and answer.reply.finish_reason is FinishReason.UNKNOWN
-    words = " ".join(monitor.warnings())
-    assert "10 of 10 replies had no known finish reason" in words and "10 of 10 replies had no token count" in words
-    monitor = ReplyMonitor(c)
-    over = parse_reply(reply({"content": "x"}, usage={"completion_tokens": 101}, model="m"))
-    short = json.loads(reply({"content": "x"}, usage={"completion_tokens": 50}, model="scripted"))
-    short["choices"][0]["finish_reason"] = "length"
-    for r in (over, parse_reply(json.dumps(short).encode())):
-        monitor.record(type(answer)(answer.request, r, 0.1))
-    words = " ".join(monitor.warnings())
-    assert "1 of 2 replies were longer than the budget" in words and "1 of 2 replies were truncated before" in words
-    assert "replies name the model m, not scripted" in words
-
-
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_thoughts_in_a_field_of_their_own_are_thoughts(field: str) -> None:
-    parsed = parse_reply(reply({"content": "\\boxed{2}", field: "or \\boxed{1}"}))
-    assert parsed.text == "<think>\nor \\boxed{1}\n</think>\n\\boxed{2}"
-    assert parse_reply(reply({"content": None, field: "still \\boxed{1}"})).text == "<think>\nstill \\boxed{1}"
-    assert parse_reply(reply({"content": "<think>a</think>b"})).text == "<think>a</think>b"
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{}]}', b'{"choices": [{"message": {"content": 3}}]}']
-)
-def test_what_is_no_completion_is_malformed(body: bytes) -> None:
-    with pytest.raises(MalformedReplyError):
-        parse_reply(body)
-
-
-def test_half_a_surrogate_pair_does_not_reach_the_files() -> None:
-    assert parse_reply(reply({"content": "a\ud800b"})).text == "a?b"
-
-
-def test_errors_are_read_in_every_shape() -> None:
-    assert error_message(b'{"error": {"message": "no"}}') == "no"
-    assert error_message(b'{"error": "no"}') == error_message(b'{"detail": "no"}') == "no"
-    assert error_message(b"<html>") == "<html>" and error_message(b"") == "an empty body"

@@ -14,7 +14,8 @@ from deepscaler.engines.openai.reply import parse_reply
 from deepscaler.engines.openai.timeouts import Exchange, Timeouts
 from deepscaler.observability.counts import counted
 from deepscaler.types import SamplingParams
-from scripted_server import Faults, Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Faults, Script
 
 PARAMS = SamplingParams(max_completion_tokens=100, temperature=0.6, top_p=0.95, seed=3)
 # Nothing but `lost_s` ends a wait within the time of a test.

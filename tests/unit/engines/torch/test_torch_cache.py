@@ -81,6 +81,7 @@ def test_a_mixture_of_parameters_is_what_each_gives_alone(tiny_model: Callable[.
         np.testing.assert_allclose(sequence.logprobs, rollout.rollout_logprobs, atol=2e-5)
 
 
+@pytest.mark.perf
 def test_memory_is_what_the_longest_moment_needs(tiny_model: Callable[..., Any]) -> None:
     """8 samples of 90 tokens on a prompt of one full block: blocks of 32, the prompt held once."""
     engine = TorchEngine(tiny_model(), stop_ids=NEVER, max_active=8)

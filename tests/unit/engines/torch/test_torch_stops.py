@@ -12,7 +12,8 @@ from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Sequence
 from deepscaler.types import FinishReason, SamplingParams
 from engine_runs import PARAMS, first_end, letters, requests, run
-from scripted_server import Script, ScriptedServer
+from scripted_server import ScriptedServer
+from server_script import Script
 
 NEVER: frozenset[int] = frozenset()
 

@@ -31,7 +31,7 @@ sys.argv = ["deepscaler", *sys.argv[1:]]
 from deepscaler.cli.main import main
 main()
 """
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/quickstart.toml"
 
 

@@ -1,0 +1,14 @@
+"""What a run records of the machine and the versions."""
+
+from __future__ import annotations
+
+import json
+
+from deepscaler.observability.environment import run_info
+
+
+def test_the_run_says_what_it_ran_on() -> None:
+    info = run_info("digest", "model", {"gpu": "Card"})
+    assert info["hardware"]["gpu"] == "Card" and info["hardware"]["cores"] >= 1
+    text = json.dumps(info)
+    assert "torch" in text and "digest" in text and "python" in text
