@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.rewards.isolation.pool import GraderPool
 from deepscaler.rewards.isolation.process import Limits
 from deepscaler.types import GradeItem, Outcome, Verdict
 
-PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 MARK = "pwned"
 PAYLOADS = (
     f"__import__('os').system('touch {MARK}')",
@@ -96,7 +95,7 @@ def _grade(function: str, items: list[GradeItem]) -> list[Verdict]:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The working directory of test and grading process, with nothing in it."""
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -172,13 +172,12 @@ def test_an_abandoned_generation_does_not_disturb_the_next(three: Processes) -> 
     assert by_key(three.sampler.generate(requests(), PARAMS)).keys() == expected.keys()
 
 
-def test_a_helper_that_sees_other_weights_stops_the_run(
-    three: Processes, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_helper_that_sees_other_weights_stops_the_run(three: Processes, tiny_model: Callable[..., Any]) -> None:
     other = LiveWeights(7, tiny_model(seed=3).named_parameters)
-    monkeypatch.setattr(three.sampler, "_own", TorchEngine(tiny_model(), stop_ids=STOP))
+    remotes = [helper.remote for helper in three.helpers]
+    sampler = ShardedSampler(TorchEngine(tiny_model(), stop_ids=STOP), remotes)
     with pytest.raises(RunError, match="does not see the weights of version 7"):
-        three.sampler.load_weights(other)
+        sampler.load_weights(other)
 
 
 def test_a_dead_worker_is_an_error_with_a_remedy(three: Processes) -> None:

@@ -83,7 +83,7 @@ def train(
     """`section.steps` updates of the replica, which has this model; returns the record of the run."""
     start = time.monotonic()
     loss, num_tokens = float("nan"), 0
-    batches = (_next_batch(samples, section.tokens_per_step) for _ in range(section.steps))
+    batches = (next_batch(samples, section.tokens_per_step) for _ in range(section.steps))
     following, making_tokens = next(batches), round(_making_cost(model) * section.tokens_per_step)
     for step in range(section.steps):
         batch = following
@@ -112,7 +112,7 @@ def optimizers(section: SftSection, orthogonalise: Orthogonalise) -> Callable[[n
     return make
 
 
-def _next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
+def next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
     """Samples until the token budget is reached; every completion token weighs the same."""
     batch: Batch = []
     used = 0

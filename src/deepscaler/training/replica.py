@@ -39,6 +39,10 @@ class ModelReplica:
         self._optimizers = make_optimizers(computer.model)
         self._published: LiveWeights | None = None
 
+    @property
+    def computer(self) -> GradientComputer:
+        return self._computer
+
     def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
         return self._computer.logprobs(samples, of=of)
 

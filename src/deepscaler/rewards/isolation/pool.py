@@ -39,6 +39,7 @@ class GraderPool:
     ) -> None:
         path = grader or REWARDS[profile].path
         self._num_workers = num_workers
+        self.limits = limits
         self._closing = threading.Event()
         self._new_process = lambda: GradingProcess(path, limits, self._closing)
         # A process is killed when the thread that started it ends, so the threads live as long as the pool.
