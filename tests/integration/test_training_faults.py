@@ -12,10 +12,10 @@ from zlib import crc32
 
 import pytest
 import torch
-from deepscaler.model_directory import open_model
 from safetensors.torch import load_file
 
 from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
+from deepscaler.cluster.model_directory import open_model
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.loop.build import open_run
