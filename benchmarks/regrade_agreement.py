@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from markers import replace_between_markers
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
-from deepscaler.evaluation.samples import read_samples, samples_table, write_samples
+from deepscaler.evaluation.samples import read_samples, samples_table
 from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Problem
 
@@ -60,7 +61,8 @@ def stored(directory: Path, limit: int | None, out: Path) -> list[dict[str, Any]
         for problem, text in completions(problems, draw):
             number = numbers[problem.id] = numbers.get(problem.id, -1) + 1
             rows.append(row(name, problem, number, text))
-    write_samples(samples_table(rows), out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(samples_table(rows), out)
     return read_samples(out).to_pylist()
 
 

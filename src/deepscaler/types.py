@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -300,9 +299,6 @@ class WeightsInfo:
     version: int
     digest: str
     dtype: str = "float32"
-
-
-Metrics = dict[str, Any]
 
 
 class RunError(RuntimeError):

@@ -81,7 +81,7 @@ def test_models_say_the_name_and_the_context(server: tuple[str, Service]) -> Non
 def test_a_completion_is_the_engines_own(server: tuple[str, Service], model: Path) -> None:
     """The same ids as the engine samples for that key, and their logprobs."""
     tokenizer, weights = load_tokenizer(model), load_model(model)
-    engine = TorchEngine(weights, stop_ids=stop_token_ids(weights, tokenizer), max_active=4)
+    engine = TorchEngine(weights, stop_ids=stop_token_ids(model, tokenizer), max_active=4)
     prompt_ids, prefilled = render_prompt(tokenizer, "37 a+25")
     assert prefilled
     params = SamplingParams(12, 0.7, 0.9, seed=1, step=SERVE_STEP)

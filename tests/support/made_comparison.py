@@ -9,11 +9,12 @@ from typing import Any
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import write_comparison_files
 from deepscaler.evaluation.results import compute_results, write_results
-from deepscaler.evaluation.samples import samples_table, write_samples
+from deepscaler.evaluation.samples import samples_table
 from deepscaler.observability.problem_texts import write_problem_texts
 from deepscaler.report import write_comparison_page
 from deepscaler.types import Problem
 from made_samples import made_rows
+from stored_samples import write_samples
 from synthetic_run import HOSTILE_TEXTS
 
 

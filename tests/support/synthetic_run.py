@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepscaler.observability.rollout_metrics import rollout_metrics
+from deepscaler.observability.rollout_metrics import rollout_stats
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
@@ -140,7 +140,7 @@ def _step_metrics(
     metrics: dict[str, Any] = {
         "stage": str(BUDGETS[stage]),
         "max_completion_tokens": BUDGETS[stage],
-        **rollout_metrics(groups),
+        **rollout_stats(groups).metrics(),
         "entropy_mean": 0.18 + 0.25 * math.exp(-3 * progress) + float(rng.normal(0, 0.01)),
         "grad_norm": float(rng.gamma(12, 0.04)),
         "clip_frac": float(rng.gamma(3, 0.0006)),

@@ -23,7 +23,7 @@ from deepscaler.modeling.load import (
     load_model,
     load_tokenizer,
     resolve_model,
-    stop_token_ids_of,
+    stop_token_ids,
     unknown_ids,
 )
 from deepscaler.modeling.positions import model_context
@@ -67,14 +67,14 @@ class ModelDirectory:
 
     def stop_ids(self, additional: Sequence[int] = ()) -> frozenset[int]:
         """Every token that ends a completion: by the model's files, its chat template, and `additional` ones."""
-        return all_stop_ids(stop_token_ids_of(self.path, self.tokenizer), self.tokenizer, additional)
+        return all_stop_ids(stop_token_ids(self.path, self.tokenizer), self.tokenizer, additional)
 
     def decoder(self, stop_ids: frozenset[int], stop: Sequence[str] = ()) -> Callable[[Any], str]:
         """Completion ids -> text, without the stop token at the end, and up to the first stop string."""
         return decoder(self.tokenizer, stop_ids, stop)
 
     def stopping_fingerprint(self) -> dict[str, Any]:
-        configured = stop_token_ids_of(self.path, self.tokenizer)
+        configured = stop_token_ids(self.path, self.tokenizer)
         return stopping_fingerprint(self.tokenizer, configured, self.config.vocab_size)
 
     def load(self, longest: int, dtype: torch.dtype | None = None) -> Any:

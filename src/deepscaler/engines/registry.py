@@ -23,7 +23,7 @@ Decode = Callable[[Any], str]
 
 
 class ModelFiles(Protocol):
-    """What an engine is opened from: a model directory whose files were checked (`model_directory.ModelDirectory`).
+    """What an engine is opened from: a model directory whose files were checked (`cluster.model_directory`).
 
     config: transformers' configuration. dtype: `float32` or `bfloat16`.
     """

@@ -18,7 +18,6 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from deepscaler.json_text import parse_json
-from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.extract import CLOSE_THINK, OPEN_THINK
 from deepscaler.types import FinishReason, Outcome
 
@@ -77,16 +76,6 @@ def samples_table(rows: Iterable[Mapping[str, Any]], where: str = "samples") -> 
         raise ValueError(_misfit(listed, where) or f"{where}: {error}") from error
     validate_samples(table, where)
     return table
-
-
-def write_samples(table: pa.Table, path: Path) -> None:
-    """Validate and write atomically."""
-    validate_samples(table, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ordered = table.select(SCHEMA.names)
-    write_atomically(
-        path, lambda part: pq.write_table(ordered, part, row_group_size=ROWS_PER_GROUP, compression="zstd")
-    )
 
 
 def read_samples(path: Path, *, texts: bool = True) -> pa.Table:

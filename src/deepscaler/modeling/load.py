@@ -146,24 +146,15 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def stop_token_ids(directory: Path, tokenizer: Any) -> frozenset[int]:
     """Ids that end a completion by the model's files: the tokenizer's EOS and those of the generation config.
 
     `data.stopping.all_stop_ids` adds what the chat template and the settings say.
     """
-    return _stop_ids(getattr(model, "generation_config", None), tokenizer)
-
-
-def stop_token_ids_of(directory: Path, tokenizer: Any) -> frozenset[int]:
-    """The same without loading the model, for an engine that loads it itself."""
     try:
         configured = GenerationConfig.from_pretrained(directory)
     except OSError:  # the file is optional; transformers then goes by the model's configuration, as it does on loading
         configured = GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
-    return _stop_ids(configured, tokenizer)
-
-
-def _stop_ids(configured: Any, tokenizer: Any) -> frozenset[int]:
-    eos = configured.eos_token_id if configured is not None else None
+    eos = configured.eos_token_id
     ids = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
     return frozenset({*ids, tokenizer.eos_token_id})

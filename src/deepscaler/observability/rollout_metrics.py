@@ -70,11 +70,6 @@ def rollout_stats(groups: Sequence[ScoredGroup]) -> RolloutStats:
     )
 
 
-def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """The same under the names of metrics.jsonl. Raises ValueError for no groups."""
-    return rollout_stats(groups).metrics()
-
-
 def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else None

@@ -11,7 +11,7 @@ from deepscaler.cli.evaluate import EvalArguments, evaluate
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.schema import RecipeError
 from deepscaler.engines.vllm import engine as vllm_engine
-from deepscaler.modeling.load import load_model, load_tokenizer, stop_token_ids, stop_token_ids_of
+from deepscaler.modeling.load import load_model, load_tokenizer, stop_token_ids
 from tiny_run import write_model, write_recipe
 
 
@@ -59,4 +59,8 @@ def test_stop_ids_are_known_without_loading_the_model(tmp_path: Path, ids: Any) 
     else:
         model.generation_config.eos_token_id = ids  # type: ignore[union-attr]
         model.generation_config.save_pretrained(directory)  # type: ignore[union-attr, operator]
-    assert stop_token_ids_of(directory, tokenizer) == stop_token_ids(model, tokenizer)
+    loaded = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    assert stop_token_ids(directory, tokenizer) == {
+        *(loaded if isinstance(loaded, list) else [loaded]),
+        tokenizer.eos_token_id,
+    }

@@ -14,9 +14,10 @@ from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.comparison_files import PROBLEM_COLUMNS, SET_COLUMNS, write_comparison_files
 from deepscaler.evaluation.published import COLUMNS, published
 from deepscaler.evaluation.results import compute_results, write_results
-from deepscaler.evaluation.samples import samples_table, write_samples
+from deepscaler.evaluation.samples import samples_table
 from deepscaler.evaluation.tables import print_comparison
 from made_samples import made_rows, row
+from stored_samples import write_samples
 
 
 def write(directory: Path, rows: list[dict[str, Any]], **settings: Any) -> Path:

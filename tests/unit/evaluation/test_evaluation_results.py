@@ -12,10 +12,11 @@ import pytest
 from deepscaler.evaluation.breakdown import budget_curve, read_contamination
 from deepscaler.evaluation.grid import split_benchmarks
 from deepscaler.evaluation.results import add_clean_subset, compute_results, find_changed_samples, write_results
-from deepscaler.evaluation.samples import read_digested, read_results, samples_table, write_samples
+from deepscaler.evaluation.samples import read_digested, read_results, samples_table
 from deepscaler.evaluation.tables import print_results
 from made_comparison import write_evaluation_of
 from made_samples import made_rows, row
+from stored_samples import write_samples
 
 
 def record(rows: list[dict[str, Any]], **options: Any) -> dict[str, Any]:

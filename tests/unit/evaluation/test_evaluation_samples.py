@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepscaler.evaluation.samples import SCHEMA, read_results, read_samples, samples_table, write_samples
+from deepscaler.evaluation.samples import SCHEMA, read_results, read_samples, samples_table
+from stored_samples import write_samples
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepscaler.observability.files import write_atomically
-from deepscaler.observability.rollout_metrics import rollout_metrics
+from deepscaler.observability.rollout_metrics import rollout_stats
 from deepscaler.observability.run_directory import RunDirectory, read_json, read_metrics, read_rollouts
 from deepscaler.types import FinishReason, Group, IntArray, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
@@ -40,7 +40,7 @@ GROUPS = [
 
 
 def test_metrics_of_a_step() -> None:
-    m = rollout_metrics(GROUPS)
+    m = rollout_stats(GROUPS).metrics()
     assert m["reward_mean"] == pytest.approx(4 / 6)
     assert m["truncated_frac"] == m["outcome_truncated_frac"] == pytest.approx(1 / 6)
     assert (m["length_mean"], m["length_correct_mean"], m["length_wrong_mean"]) == (20, 10, 40)
@@ -48,10 +48,10 @@ def test_metrics_of_a_step() -> None:
     assert (m["num_sampled_tokens"], m["num_completions"]) == (120, 6)
     assert sum(m[f"outcome_{o.value}_frac"] for o in Outcome) == pytest.approx(1)
     assert (m["grader_cached_frac"], m["grader_longest_s"]) == (0.2, 0.25)  # of the five that were graded
-    assert "length_wrong_mean" not in rollout_metrics(GROUPS[1:])
-    assert "grader_cached_frac" not in rollout_metrics([scored_group([Outcome.TRUNCATED] * 2, [5, 5])])
+    assert "length_wrong_mean" not in rollout_stats(GROUPS[1:]).metrics()
+    assert "grader_cached_frac" not in rollout_stats([scored_group([Outcome.TRUNCATED] * 2, [5, 5])]).metrics()
     with pytest.raises(ValueError, match="no groups"):
-        rollout_metrics([])
+        rollout_stats([])
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

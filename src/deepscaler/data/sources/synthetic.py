@@ -6,7 +6,6 @@ The labels a, b, c … let a worked solution (`traces`) name the step it is at.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ MODULUS = 100
 LABELS = "abcdefghijklmnopqrstuvwxyz"
 MAX_OPERATIONS = len(LABELS)
 SOURCE = "synthetic"
-_OPERATION = re.compile(r" ([a-z])([+\-*])(\d\d?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +69,6 @@ class Chain:
             source=SOURCE,
             difficulty=float(len(self.operations)),
         )
-
-
-def parse_chain(text: str) -> Chain:
-    """The chain written in `text`. Raises ValueError when it is not one."""
-    operations = tuple(Operation(label, symbol, int(n)) for label, symbol, n in _OPERATION.findall(text))
-    if not operations or not text[:2].isdigit() or str(Chain(int(text[:2]), operations)) != text:
-        raise ValueError(f"{text[:60]!r} is no chain problem such as '37 a+25 b*7'")
-    return Chain(int(text[:2]), operations)
 
 
 def random_chain(num_operations: int, rng: np.random.Generator) -> Chain:

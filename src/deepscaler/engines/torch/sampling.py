@@ -13,7 +13,6 @@ from torch import Tensor
 
 from deepscaler.cpu import fused_ops
 from deepscaler.cpu.dispatch import can_accelerate
-from deepscaler.engines.nonfinite import check_finite
 from deepscaler.randomness import key_of, uniforms
 from deepscaler.types import SamplingParams
 
@@ -32,20 +31,14 @@ class KeyedUniforms:
         return uniforms(self._key, index, BLOCK)
 
 
-def sample_tokens(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Inverse-CDF sampling: (tokens int64 [N], logprobs float32 [N]).
 
     Log-probabilities are those of the temperature-scaled distribution before top-k and top-p, which is what the loss
     uses. `uniform_N` is in [0, 1). Temperature 0 takes the likeliest token and reports its log-probability at
-    temperature 1. Raises RunError for non-finite logits.
+    temperature 1. Non-finite logits give non-finite log-probabilities, which the scheduler refuses: a check here could
+    not run inside a CUDA graph.
     """
-    tokens_N, logprobs_N = draw(logits_NV, uniform_N, params)
-    check_finite(logprobs_N)
-    return tokens_N, logprobs_N
-
-
-def draw(logits_NV: Tensor, uniform_N: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """`sample_tokens` without the check of the result, so that it can run inside a CUDA graph."""
     scaled_NV = logits_NV.float()
     if params.temperature not in (0.0, 1.0):
         scaled_NV = scaled_NV / params.temperature

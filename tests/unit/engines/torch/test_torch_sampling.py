@@ -6,42 +6,42 @@ import numpy as np
 import pytest
 import torch
 
-from deepscaler.engines.torch.sampling import KeyedUniforms, sample_tokens
+from deepscaler.engines.torch.sampling import KeyedUniforms, draw
 from deepscaler.randomness import key_of, uniforms
 from deepscaler.types import SamplingParams
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
 
 
-def draw(params: SamplingParams, count: int = 40_000) -> np.ndarray:
+def frequencies(params: SamplingParams, count: int = 40_000) -> np.ndarray:
     u = torch.from_numpy(np.random.default_rng(0).random(count))
-    tokens, _ = sample_tokens(LOGITS.expand(count, -1), u, params)
+    tokens, _ = draw(LOGITS.expand(count, -1), u, params)
     return np.bincount(tokens.numpy(), minlength=5) / count
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_frequencies_follow_the_scaled_softmax(temperature):
     expected = torch.softmax(LOGITS / temperature, -1).numpy()
-    found = draw(SamplingParams(1, temperature))
+    found = frequencies(SamplingParams(1, temperature))
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / np.sqrt(40_000))
 
 
 def test_top_k_keeps_the_k_most_likely_in_proportion():
     p = torch.softmax(LOGITS, -1).numpy()
     expected = np.where(np.arange(5) < 2, p, 0) / p[:2].sum()
-    np.testing.assert_allclose(draw(SamplingParams(1, 1.0, top_k=2)), expected, atol=0.01)
+    np.testing.assert_allclose(frequencies(SamplingParams(1, 1.0, top_k=2)), expected, atol=0.01)
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
     p = torch.softmax(LOGITS, -1).numpy()
     assert p[0] < 0.7 < p[:2].sum()
-    found = draw(SamplingParams(1, 1.0, top_p=0.7))
+    found = frequencies(SamplingParams(1, 1.0, top_p=0.7))
     np.testing.assert_allclose(found, np.where(np.arange(5) < 2, p, 0) / p[:2].sum(), atol=0.01)
 
 
 def test_logprobs_are_those_of_the_untruncated_distribution():
     params = SamplingParams(1, 0.6, top_p=0.5, top_k=2)
-    tokens, logprobs = sample_tokens(LOGITS.expand(3, -1), torch.tensor([0.1, 0.5, 0.9]), params)
+    tokens, logprobs = draw(LOGITS.expand(3, -1), torch.tensor([0.1, 0.5, 0.9]), params)
     expected = torch.log_softmax(LOGITS / 0.6, -1)[tokens]
     torch.testing.assert_close(logprobs, expected)
 
@@ -49,7 +49,7 @@ def test_logprobs_are_those_of_the_untruncated_distribution():
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53, 1.0])
 def test_extreme_uniforms_never_pick_an_impossible_token(u):
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
-    tokens, logprobs = sample_tokens(logits, torch.tensor([u], dtype=torch.float32), SamplingParams(1))
+    tokens, logprobs = draw(logits, torch.tensor([u], dtype=torch.float32), SamplingParams(1))
     assert tokens.item() == 1
     assert logprobs.item() == 0.0
 
