@@ -8,7 +8,8 @@ import pytest
 
 from conftest import make_model
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
+from deepscaler.engines.vllm.engine import VllmEngine
+from deepscaler.engines.vllm.installation import vllm_version
 from deepscaler.protocols import Sampler
 
 

@@ -12,6 +12,7 @@ from deepscaler.cli.run_commands import loading, prepare
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EvalRecipe, is_evaluation_recipe, load_evaluation
 from deepscaler.config.schema import RecipeError
+from deepscaler.engines.installed import require_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def _overrides(a: EvalArguments) -> list[str]:
 
 
 def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
+    if a.endpoint is None:
+        require_engine(recipe.engine.kind)
     print(f"evaluating {a.model or a.served_model}", flush=True)  # before what takes seconds to load
     from deepscaler.evaluation.datasets import announced, load_suite
 

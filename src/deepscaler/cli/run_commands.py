@@ -13,6 +13,7 @@ from typing import Any
 
 from deepscaler import cpu
 from deepscaler.config import load_recipe
+from deepscaler.engines.installed import require_engine
 from deepscaler.loop.directory_check import check_directory
 from deepscaler.loop.origin import parse_origin
 from deepscaler.loop.progress import Progress
@@ -20,6 +21,7 @@ from deepscaler.loop.progress import Progress
 
 def quickstart(recipe: Path, *, seed: int | None, run_dir: Path, overrides: list[str]) -> int:
     chosen = load_recipe(recipe, overrides if seed is None else [*overrides, f"seed={seed}"])
+    require_engine(chosen.rollout.engine)
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.report import write_report
@@ -56,6 +58,7 @@ def train(
     keep_optimizer: bool = False,
 ) -> int:
     chosen = load_recipe(recipe, overrides)
+    require_engine(chosen.rollout.engine)
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):

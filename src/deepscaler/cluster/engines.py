@@ -55,7 +55,7 @@ def _torch_fingerprint(files: ModelDirectory) -> dict[str, Any]:
 
 
 def _vllm_fingerprint(files: ModelDirectory) -> dict[str, Any]:
-    from deepscaler.engines.vllm.engine import require_vllm
+    from deepscaler.engines.vllm.installation import require_vllm
 
     versions = {"vllm": require_vllm()}
     return engine_fingerprint("vllm", files.dtype, files.device.type, files.stopping_fingerprint(), versions)
@@ -66,7 +66,8 @@ def open_vllm_engine(
     files: ModelDirectory, engine: EngineSection, *, capacity: int, params: SamplingParams
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
-    from deepscaler.engines.vllm.engine import VllmEngine, refuse_stop_strings
+    from deepscaler.engines.vllm.engine import VllmEngine
+    from deepscaler.engines.vllm.sampling import refuse_stop_strings
 
     refuse_stop_strings(params)
     stop_ids = files.stop_ids(params.stop_token_ids)
