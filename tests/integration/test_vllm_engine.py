@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from deepscaler.config.evaluation import load_evaluation
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.vllm import engine as vllm_engine
 from deepscaler.evaluation.datasets import describe
 from deepscaler.loop.evaluate import Job, evaluate_model

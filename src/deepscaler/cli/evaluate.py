@@ -11,8 +11,8 @@ from typing import Any
 from deepscaler.cli.startup import loading, prepare
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EvalRecipe, is_evaluation_recipe, load_evaluation
+from deepscaler.config.parts import require_engine
 from deepscaler.config.schema import RecipeError
-from deepscaler.engines.installed import require_engine
 
 
 @dataclass(frozen=True, slots=True)

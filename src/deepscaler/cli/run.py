@@ -21,7 +21,7 @@ def quickstart(
     """Base model, training, evaluation and report in one go, on a laptop."""
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.engines.installed import require_engine
+    from deepscaler.config.parts import require_engine
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine)
@@ -76,7 +76,7 @@ def train(
         raise typer.BadParameter("--keep-optimizer goes with --from RUN")
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.engines.installed import require_engine
+    from deepscaler.config.parts import require_engine
     from deepscaler.loop.resume_check import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides or [])

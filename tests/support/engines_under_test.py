@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from conftest import make_model
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.vllm.engine import VllmEngine
 from deepscaler.engines.vllm.installation import vllm_version
 from deepscaler.protocols import Sampler
+from tiny_models import make_model
 
 
 class EngineUnderTest(Protocol):
