@@ -94,9 +94,9 @@ VLLM_VERSION := 0.32.0
 	$(VLLM) -m pip install --quiet -c .venv-vllm/constraints.txt -e '.[eval,serve]' pytest pytest-timeout hypothesis
 	touch $@
 
-# The engine conformance suite on vLLM, and an evaluation through it and through its server.
+# The engine conformance suite on vLLM, its own tests, evaluations through it and its server, and training with it.
 test-vllm: .venv-vllm
-	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/engines/conformance/test_engine_conformance.py tests/integration/test_vllm.py $(ARGS)
+	HF_HUB_OFFLINE=1 $(VLLM) -m pytest tests/unit/engines/conformance/test_engine_conformance.py tests/integration/test_vllm_*.py $(ARGS)
 
 # Sampling beside vLLM's CPU build, each in its own environment, in turn; the table goes to docs/benchmarks.md.
 bench-vllm: setup .venv-vllm

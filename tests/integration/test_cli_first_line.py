@@ -31,12 +31,16 @@ sys.argv = ["deepscaler", *sys.argv[1:]]
 from deepscaler.cli.main import main
 main()
 """
+WITHOUT_VLLM = """
+from deepscaler.engines.vllm import installation
+installation.vllm_version = lambda: None
+"""
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/quickstart.toml"
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", HARNESS, *arguments]
+def start(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", before + HARNESS, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -83,3 +87,19 @@ def test_an_origin_that_cannot_be_read_is_refused_before_anything_heavy_is_impor
     said = start("train", RECIPE, "--run-dir", "no-run", "--from", "run@last")
     assert (said.returncode, said.stdout) == (1, "")
     assert "expected RUN or RUN@STEP" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quickstart", RECIPE, "--set", 'rollout.engine="vllm"'],
+        ["train", RECIPE, "--run-dir", "no-run", "--set", 'rollout.engine="vllm"'],
+        ["eval", "some-model", "--engine", "vllm", "--suite", "aime24", "--benchmarks", "no-benchmarks"],
+    ],
+)
+def test_vllm_that_is_not_installed_is_refused_before_a_base_is_made_or_anything_is_loaded(
+    arguments: list[str],
+) -> None:
+    said = start(*arguments, before=WITHOUT_VLLM)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "vLLM is not installed in this environment" in said.stderr and "make .venv-vllm" in said.stderr

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import pytest
 
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
+from deepscaler.engines.vllm.engine import VllmEngine
+from deepscaler.engines.vllm.installation import vllm_version
 from deepscaler.protocols import Sampler
 from tiny_models import make_model
 

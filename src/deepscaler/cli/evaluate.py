@@ -11,6 +11,7 @@ from typing import Any
 from deepscaler.cli.startup import loading, prepare
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EvalRecipe, is_evaluation_recipe, load_evaluation
+from deepscaler.config.parts import require_engine
 from deepscaler.config.schema import RecipeError
 
 
@@ -74,6 +75,8 @@ def _overrides(a: EvalArguments) -> list[str]:
 
 
 def _suite(a: EvalArguments, recipe: EvalRecipe) -> None:
+    if a.endpoint is None:
+        require_engine(recipe.engine.kind)
     print(f"evaluating {a.model or a.served_model}", flush=True)  # before what takes seconds to load
     from deepscaler.evaluation.datasets import announced, load_suite
 

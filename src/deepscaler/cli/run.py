@@ -21,8 +21,10 @@ def quickstart(
     """Base model, training, evaluation and report in one go, on a laptop."""
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
+    from deepscaler.config.parts import require_engine
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    require_engine(chosen.rollout.engine)
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.evaluation.tables import print_summary
@@ -74,9 +76,11 @@ def train(
         raise typer.BadParameter("--keep-optimizer goes with --from RUN")
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
+    from deepscaler.config.parts import require_engine
     from deepscaler.loop.resume_check import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides or [])
+    require_engine(chosen.rollout.engine)
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):

@@ -24,17 +24,24 @@ class EnginePart:
     """An engine in this process, and what of a training recipe it can honour.
 
     path: of its `engines.registry.Engine`. stop_strings: texts that end a completion (rollout.stop). float32_head: the
-    learner's logits in float32 (model.float32_head).
+    learner's logits in float32 (model.float32_head). requires: of a function that raises ValueError where a package is
+    missing that only this engine needs; it loads without torch.
     """
 
     path: str
     stop_strings: bool = True
     float32_head: bool = True
+    requires: str | None = None
 
 
 ENGINES: Mapping[str, EnginePart] = {
     "torch": EnginePart("deepscaler.cluster.embedded:ENGINE"),
-    "vllm": EnginePart("deepscaler.engines.vllm.opening:ENGINE", stop_strings=False, float32_head=False),
+    "vllm": EnginePart(
+        "deepscaler.engines.vllm.opening:ENGINE",
+        stop_strings=False,
+        float32_head=False,
+        requires="deepscaler.engines.vllm.installation:require_vllm",
+    ),
 }
 CLUSTERS: Mapping[str, str] = {"local": "deepscaler.cluster.local:open_local"}
 
@@ -48,6 +55,12 @@ def load(path: str) -> Any:
     """What an import path (`module:attribute`) names."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def require_engine(name: str) -> None:
+    """Raises ValueError with instructions where the engine's package is not installed. Loads no torch."""
+    if requires := ENGINES[name].requires:
+        load(requires)()
 
 
 def one_of(names: Collection[str]) -> AfterValidator:

@@ -10,7 +10,7 @@ import pytest
 from deepscaler.cli.evaluate import EvalArguments, evaluate
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.schema import RecipeError
-from deepscaler.engines.vllm import engine as vllm_engine
+from deepscaler.engines.vllm import installation
 from deepscaler.modeling.load import load_model, load_tokenizer, stop_token_ids
 from tiny_run import write_model, write_recipe
 
@@ -26,7 +26,7 @@ def test_without_vllm_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch
     from deepscaler.loop.evaluate import Job, evaluate_model
     from deepscaler.loop.progress import Progress
 
-    monkeypatch.setattr(vllm_engine, "vllm_version", lambda: None)
+    monkeypatch.setattr(installation, "vllm_version", lambda: None)
     job = Job(load_evaluation(None, ['engine.kind="vllm"']), describe({}), tmp_path / "out", Progress())
     with pytest.raises(ValueError, match=r"vLLM is not installed .* `make \.venv-vllm` makes an environment"):
         evaluate_model(write_model(tmp_path / "model"), job)

@@ -12,7 +12,9 @@ from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.engines.registry import Decode, Engine, ModelFiles, engine_fingerprint
 from deepscaler.engines.sizing import DTYPES
-from deepscaler.engines.vllm.engine import VllmEngine, refuse_stop_strings, require_vllm
+from deepscaler.engines.vllm.engine import VllmEngine
+from deepscaler.engines.vllm.installation import require_vllm
+from deepscaler.engines.vllm.sampling import refuse_stop_strings
 from deepscaler.modeling.load import unknown_ids
 from deepscaler.protocols import Sampler
 from deepscaler.types import SamplingParams

@@ -8,7 +8,7 @@ holds the numbers that the next matmul uses, not those of another copy. One proc
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deepscaler.modeling.files import weight_files
+from deepscaler.modeling.weights import weights_digest
 from deepscaler.types import RunError
 
 HEAD = "lm_head"
@@ -75,6 +76,24 @@ def _shape(module: Any, parameter: str, tensor: Tensor) -> tuple[list[int], tupl
     else:
         return [tensor.shape[0]], tuple(tensor.shape[1:])
     return rows, (module.input_size,) if parameter == "weight" else ()
+
+
+def check_given(given: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Whether these are all weights of the model. Raises KeyError for an unknown name, else ValueError."""
+    shapes = {slot.name: slot.shape for slot in slots(model)}
+    for name, weight in given.items():
+        if shapes[name] != tuple(weight.shape):
+            raise ValueError(f"weight {name} has shape {tuple(weight.shape)}, vLLM's model has {shapes[name]}")
+    if missing := sorted(shapes.keys() - given.keys()):
+        raise ValueError(
+            f"weights are missing, {len(missing)} in all, the first of them {missing[0]}; give vLLM all weights of "
+            "the model at once"
+        )
+
+
+def unsigned_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Digest without the signs of zeros, which are lost where a packed matrix is read back by a matmul."""
+    return weights_digest((name, weight.detach() + 0.0) for name, weight in weights)
 
 
 def held_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
