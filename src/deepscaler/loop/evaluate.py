@@ -17,7 +17,7 @@ from deepscaler.config.setting import values_shaping
 from deepscaler.data.templates import format_question
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
-from deepscaler.evaluation.finish import finish, finish_partial
+from deepscaler.evaluation.output_files import write_evaluation, write_partial_results
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
@@ -203,14 +203,14 @@ def run_job(
                     content["server"] = source.metadata
         except (KeyboardInterrupt, RunError):
             if len(store):
-                path = finish_partial(store, plan, content)
+                path = write_partial_results(store, plan, content)
                 job.progress.message(
                     f"{len(store)} of {counted(plan.num_completions, 'sample')} are kept; Pass@1 so far: {path}"
                 )
             raise
         content["run"] = _run_metadata(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
-        results = finish(store, plan, content)
+        results = write_evaluation(store, plan, content)
     job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
     return results
 

@@ -14,8 +14,8 @@ from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.templates import TemplateFingerprint
 from deepscaler.evaluation.completions import Source
 from deepscaler.evaluation.datasets import Datasets
-from deepscaler.evaluation.finish import write_json
 from deepscaler.evaluation.held_out import LeftOut
+from deepscaler.evaluation.output_files import write_json
 from deepscaler.evaluation.results import find_changed_samples
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_results
 from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE

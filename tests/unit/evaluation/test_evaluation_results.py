@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepscaler.evaluation.benchmark_samples import split_benchmarks
 from deepscaler.evaluation.breakdown import budget_curve, read_contamination
-from deepscaler.evaluation.grid import split_benchmarks
 from deepscaler.evaluation.results import add_clean_subset, compute_results, find_changed_samples, write_results
 from deepscaler.evaluation.samples import read_digested, read_results, samples_table, write_samples
 from deepscaler.evaluation.tables import print_results

@@ -11,8 +11,8 @@ from deepscaler.evaluation.compare import compare_directories
 from deepscaler.loop.validation_notes import notes_on_base
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.report.chart import Chart, Series, Span, draw
-from deepscaler.report.panels import MAX_BANDS, difficulty_bands
 from deepscaler.report.runs import read_runs
+from deepscaler.report.training_charts import MAX_BANDS, difficulty_bands
 from made_comparison import write_evaluation_of
 from made_samples import row
 

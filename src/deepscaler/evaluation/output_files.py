@@ -95,7 +95,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def finish(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Results:
+def write_evaluation(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Results:
     """Write samples.parquet and problems.jsonl, then results.json, which marks a complete evaluation.
 
     metadata: `settings`, and what results.json holds besides the figures.
@@ -109,7 +109,7 @@ def finish(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Resul
     return results
 
 
-def finish_partial(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Path:
+def write_partial_results(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Path:
     """What an interrupted evaluation knows: Pass@1 so far. A file of its own, so that nobody takes it for a result."""
     tally = Tally(len(plan.problems))
     for key, verdict in store.verdicts():
