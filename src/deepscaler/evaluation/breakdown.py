@@ -57,7 +57,7 @@ def budget_curve(samples: BenchmarkSamples) -> list[dict[str, float]] | None:
         {
             "max_tokens": 2**power,
             "pass@1": float(samples.per_problem(samples.rewards * (tokens <= 2**power)).mean()),
-            "cut_frac": float(np.mean(tokens > 2**power)),
+            "truncated_frac": float(np.mean(tokens > 2**power)),
         }
         for power in range(first, last + 1)
     ]

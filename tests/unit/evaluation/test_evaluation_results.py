@@ -56,7 +56,7 @@ def test_a_smaller_budget_cuts_and_never_helps() -> None:
     scores = [point["pass@1"] for point in curve]
     assert scores == sorted(scores)
     assert scores[0] < scores[-1] == pytest.approx(samples.means.mean())
-    assert curve[-1]["cut_frac"] == 0.0
+    assert curve[-1]["truncated_frac"] == 0.0
     tokens, right = np.array(samples.column("num_tokens")), samples.rewards > 0
     b = curve[2]["max_tokens"]
     assert curve[2]["pass@1"] == pytest.approx(np.mean(right & (tokens <= b)))  # exactly b tokens still count
