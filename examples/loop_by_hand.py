@@ -25,6 +25,7 @@ import numpy as np
 
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
+from deepscaler.cluster.model_directory import open_model
 from deepscaler.config import models as config
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.sources.synthetic import evaluation_sets, training_problems
@@ -32,7 +33,6 @@ from deepscaler.data.stream import ProblemStream
 from deepscaler.data.templates import decoder, template_fingerprint
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.loop.progress import Progress
-from deepscaler.model_directory import open_model
 from deepscaler.protocols import Grader, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.toy.base_model import ensure_base

@@ -23,10 +23,10 @@ KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
 point, count = sys.argv[2], int(sys.argv[3])
-from deepscaler.evaluation import finish, store
+from deepscaler.evaluation import output_files, store
 import evaluation_jobs as t
 owner, name = {"sample": (store.SampleStore, "add"), "verdict": (store.SampleStore, "add_verdict"),
-               "table": (finish, "write_rows")}[point]
+               "table": (output_files, "write_rows")}[point]
 original, calls = getattr(owner, name), 0
 def dying(*arguments, **keywords):
     global calls

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import num_processes, open_sharded_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.models import AlgorithmSection, TrainingSection
 from deepscaler.data.templates import decoder
 from deepscaler.engines.torch.stops import plain_decode
-from deepscaler.model_directory import ModelDirectory
 from deepscaler.protocols import Sampler
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import SamplingParams

@@ -11,10 +11,10 @@ import torch
 
 from deepscaler import cpu
 from deepscaler.cluster.embedded import open_torch_engine
+from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.data.templates import decoder
 from deepscaler.engines.sizing import DTYPES
-from deepscaler.model_directory import ModelDirectory
 from deepscaler.modeling.load import unknown_ids
 from deepscaler.observability.environment import package_versions
 from deepscaler.protocols import Sampler

@@ -11,12 +11,12 @@ from torch import nn
 
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.engines.torch.stops import plain_decode
-from deepscaler.model_directory import ModelDirectory
 from deepscaler.protocols import Cluster, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner

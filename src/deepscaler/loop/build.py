@@ -12,6 +12,7 @@ from pathlib import Path
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import CLUSTERS
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.evaluation import evaluation_recipe
@@ -19,19 +20,23 @@ from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
 from deepscaler.evaluation.sources import EngineSource
-from deepscaler.loop.directory_check import check_directory
 from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import MakeSamples, OnPolicy, Step
+from deepscaler.loop.held_out_sets import write_held_out
 from deepscaler.loop.inputs import inputs_of
-from deepscaler.loop.lengths import longest_sequences, too_long
-from deepscaler.loop.origin import Origin
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.resume import find_start
+from deepscaler.loop.resume_check import Origin, check_directory
 from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
-from deepscaler.loop.training_data import Prompts, TrainingData, load_training_data, make_prompts
-from deepscaler.loop.validation import Evaluator, write_held_out
-from deepscaler.model_directory import device_metadata, open_model
+from deepscaler.loop.training_data import (
+    Prompts,
+    TrainingData,
+    load_training_data,
+    longest_sequence,
+    make_prompts,
+)
+from deepscaler.loop.validation import Evaluator
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
@@ -129,18 +134,10 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
     prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
-    policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.context, prompts))
+    policy = PolicyFiles(files, stop_ids, longest_sequence(recipe, files.context, prompts))
     encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
     decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
     return Inputs(training, prompts, encode, decode, policy)
-
-
-def _longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
-    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
-    lengths = longest_sequences(recipe, prompts)
-    if excess := too_long(lengths, context):
-        raise ValueError("\n".join(excess))
-    return max(one.total for one in lengths)
 
 
 def _evaluator(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.cluster.engines import ENGINES
+from deepscaler.cluster.model_directory import ModelDirectory, device_metadata, open_model
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.models import GraderSection
@@ -25,7 +26,6 @@ from deepscaler.evaluation.store import SampleStore
 from deepscaler.json_text import canonical_digest
 from deepscaler.loop.held_out_sets import held_out_sets
 from deepscaler.loop.progress import Progress
-from deepscaler.model_directory import ModelDirectory, device_metadata, open_model
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.cli.eval_commands import EvalArguments, evaluate
+from deepscaler.cli.evaluate import EvalArguments, evaluate
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.config.models import GraderSection

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from deepscaler.cluster.embedded import open_torch_engine
+from deepscaler.cluster.model_directory import open_model
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.loop.build import open_run
 from deepscaler.loop.experience import OnPolicy
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.validation import Evaluator
-from deepscaler.model_directory import open_model
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.load import load_model, load_tokenizer
 from deepscaler.serve.server import ServeOptions, open_service

@@ -28,7 +28,7 @@ SHOWN_CHARACTERS = 1000
 
 def grade_file(
     path: Path, *, out: Path | None, columns: Columns, profile: str, thinking_prefilled: bool, workers: int
-) -> int:
+) -> None:
     """Grade every row of `path` and write one line per row to `out`, whole or not at all; print the outcomes.
 
     Raises ValueError for a row that cannot be graded, before anything is graded or written.
@@ -72,12 +72,11 @@ def grade_file(
     _print_summary(verdicts, cached, time.monotonic() - start)
     if out is not None:
         print(f"written to {out}")
-    return 0
 
 
 def explain(
     text: str, *, references: Sequence[str], profile: str, thinking_prefilled: bool, tolerance: float | None = None
-) -> int:
+) -> None:
     """Print how the verdict on one completion comes about: final part, answer, reading, comparison, outcome."""
     with _pool(profile, 1) as pool:
         verdict = pool.grade([GradeItem(text, references, thinking_prefilled, tolerance)])[0]
@@ -95,7 +94,17 @@ def explain(
         if bare:
             boxed = pool.grade([GradeItem(f"\\boxed{{{text}}}", references, False, tolerance)])[0]
             print(f"inside a box   this text would be {boxed.outcome.value}: {_shown(boxed.detail)}")
-    return 0
+
+
+def completion_text(argument: str) -> str:
+    """The completion itself, or the content of standard input (`-`) or of the file it names."""
+    if argument == "-":
+        return sys.stdin.read()
+    # A completion may be longer than any path and hold characters no path can: never ask the file system
+    # about it.
+    if "\n" not in argument and len(argument) < 1000 and "\0" not in argument and Path(argument).is_file():
+        return Path(argument).read_text(encoding="utf-8")
+    return argument
 
 
 def _final_words(text: str, final: str | None, why: str) -> str:

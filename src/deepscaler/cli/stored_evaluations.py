@@ -1,10 +1,12 @@
-"""What the commands do that work on stored completions: compare, eval-export, eval-import."""
+"""What the commands on stored results do: compare, eval-clean, eval-export, eval-import, report."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def compare(
@@ -80,6 +82,33 @@ def eval_import(
         results, _ = import_completions(imported, out, grader, {"grader": grader_settings(section)})
     print_results(results.content)
     print(f"written to {out / 'results.json'}")
+
+
+def report(runs: Sequence[Path], *, out: Path | None) -> None:
+    from deepscaler.report import write_report
+
+    compared = {run: found for run in runs if (found := _validation_compared(run)) is not None}
+    print(write_report(runs, out or runs[0] / "report.html", compared))
+
+
+def _validation_compared(run: Path) -> dict[str, Any] | None:
+    """The first and the last evaluation inside training, paired by problem; None where there are no two to pair."""
+    from deepscaler.evaluation.compare import compare_directories
+    from deepscaler.evaluation.comparison_files import comparison_json
+
+    whole = sorted(file.parent for file in (run / "evaluations").glob("step-*/results.json"))
+    made = [path for path in whole if path.name.removeprefix("step-").isdigit()]
+    if len(made) < 2:
+        return None
+    try:
+        comparison = compare_directories(made[0], made[-1], common=True)
+    except ValueError as error:
+        print(f"note: {error}; the report has no difference between them", file=sys.stderr)
+        return None
+    return {
+        **comparison_json(comparison),
+        "steps": [int(path.name.removeprefix("step-")) for path in (made[0], made[-1])],
+    }
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from deepscaler.observability.files import write_atomically
 from deepscaler.rewards.math_reward import grade
 
 
-def lint_benchmarks(directory: Path, *, out: Path) -> int:
+def lint_benchmarks(directory: Path, *, out: Path) -> None:
     """Write benchmarks-lint.md and benchmarks-lint.json into `out`; a changed file is linted and named as such."""
     out.mkdir(parents=True, exist_ok=True)
     linted = []
@@ -31,4 +31,3 @@ def lint_benchmarks(directory: Path, *, out: Path) -> int:
     rows_out = [asdict(finding) for benchmark in linted for finding in benchmark.findings]
     write_atomically(table, lambda path: path.write_text(json.dumps(rows_out, indent=1) + "\n", encoding="utf-8"))
     print(f"written to {page} and {table}")
-    return 0

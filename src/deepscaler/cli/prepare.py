@@ -39,7 +39,7 @@ def prepare_command(
     layout: Layout,
     overwrite: bool,
     overrides: list[str],
-) -> int:
+) -> None:
     """Flags win over the recipe's settings. Raises ValueError for what cannot be done, before anything is written."""
     _check_out(out, overwrite)
     if recipe is None and not inputs:
@@ -85,7 +85,6 @@ def prepare_command(
     _show(done, manifest, out)
     if recipe and data and Path(data.source) != out / "train.parquet":
         print(f"to train on it: deepscaler train {recipe} --set data.source={out / 'train.parquet'} --run-dir DIR")
-    return 0
 
 
 def readable(reference: str) -> bool:

@@ -1,4 +1,4 @@
-"""What `eval`, `regrade` and `serve` do. Imported by cli.main when one of them is called."""
+"""What `eval` and `regrade` do: a benchmark suite or a training recipe's held-out sets, here or at a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.cli.run_commands import loading, prepare
+from deepscaler.cli.startup import loading, prepare
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EvalRecipe, is_evaluation_recipe, load_evaluation
 from deepscaler.config.schema import RecipeError
@@ -34,11 +34,12 @@ class EvalArguments:
     api_key_env: str | None
 
 
-def evaluate(arguments: EvalArguments) -> int:
+def evaluate(arguments: EvalArguments) -> None:
     _check(arguments)
     if arguments.recipe is not None and not is_evaluation_recipe(arguments.recipe):
-        return _held_out(arguments, arguments.recipe)
-    return _suite(arguments, load_evaluation(arguments.recipe, _overrides(arguments), suite=arguments.suite))
+        _held_out(arguments, arguments.recipe)
+        return
+    _suite(arguments, load_evaluation(arguments.recipe, _overrides(arguments), suite=arguments.suite))
 
 
 def _check(a: EvalArguments) -> None:
@@ -72,7 +73,7 @@ def _overrides(a: EvalArguments) -> list[str]:
     return [*a.overrides, *(f"{key}={value}" for key, value in flags.items() if value is not None), *named]
 
 
-def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
+def _suite(a: EvalArguments, recipe: EvalRecipe) -> None:
     print(f"evaluating {a.model or a.served_model}", flush=True)  # before what takes seconds to load
     from deepscaler.evaluation.datasets import announced, load_suite
 
@@ -89,10 +90,10 @@ def _suite(a: EvalArguments, recipe: EvalRecipe) -> int:
     else:
         assert a.model is not None
         results = evaluate_model(a.model, job)
-    return _print(results, a.out, progress.warned)
+    _print(results, a.out, progress.warned)
 
 
-def _held_out(a: EvalArguments, path: Path) -> int:
+def _held_out(a: EvalArguments, path: Path) -> None:
     """The held-out sets of a training recipe: its own benchmarks and validation files, or synthetic ones."""
     if a.suite is not None or a.endpoint is not None or a.model is None:
         raise RecipeError(
@@ -114,10 +115,10 @@ def _held_out(a: EvalArguments, path: Path) -> int:
 
     progress = prepare()
     results = evaluate_directory(Path(a.model), chosen, a.out, progress, limit=a.limit)
-    return _print(results, a.out, progress.warned)
+    _print(results, a.out, progress.warned)
 
 
-def regrade(directory: Path, workers: int) -> int:
+def regrade(directory: Path, workers: int) -> None:
     from deepscaler.evaluation.regrade import regrade as grade_again
     from deepscaler.evaluation.regrade import worded
     from deepscaler.evaluation.samples import read_results
@@ -130,25 +131,12 @@ def regrade(directory: Path, workers: int) -> int:
     for line in worded(regraded.transitions):
         print(line)
     print(f"the figures before are kept in {regraded.old_results}")
-    return _print(regraded.results, directory)
+    _print(regraded.results, directory)
 
 
-def serve(model: str, **settings: Any) -> int:
-    with loading(f"loading PyTorch to serve {model}"):
-        from deepscaler.serve.server import ServeOptions, open_service, run
-
-    options = ServeOptions(**settings)
-    prepare()
-    with open_service(model, options) as service:
-        print(f"serving {service.model} at http://{options.host}:{options.port}/v1", flush=True)
-        run(service, options)
-    return 0
-
-
-def _print(results: Any, out: Path, shown: Sequence[str] = ()) -> int:
+def _print(results: Any, out: Path, shown: Sequence[str] = ()) -> None:
     """The table; shown: warnings that were on the screen already."""
     from deepscaler.evaluation.tables import print_results
 
     print_results(results.content, shown)
     print(f"written to {out / 'results.json'}")
-    return 0

@@ -1,11 +1,44 @@
-"""What a run says of its evaluations: the line of metrics.jsonl, and notes on the base model."""
+"""What a run records of a step and of an evaluation: metrics, the curriculum's observation, notes on the base model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from deepscaler.curriculum.controller import StepObservation
+from deepscaler.loop.experience import Collected, Step
+from deepscaler.observability.rollout_metrics import RolloutStats
+from deepscaler.observability.step_stats import StepStats
+from deepscaler.types import UpdateStats
+
 FEW_RIGHT = 0.01  # below this share hardly a group has a right answer, and nothing is learned from the others
+
+
+def step_metrics(
+    step: Step, collected: Collected, stats: RolloutStats, figures: StepStats, update: UpdateStats
+) -> dict[str, Any]:
+    """The line of a step in metrics.jsonl (docs/metrics.md)."""
+    return {
+        "stage": step.stage.name,
+        "max_completion_tokens": step.stage.max_completion_tokens,
+        **stats.metrics(),
+        "correct_by_chance_frac": figures.chance_correct / figures.num_completions,
+        **update.metrics,
+        **step.clock.metrics(),
+        "num_refills": collected.num_refills,
+        "num_trained_groups": len(collected.trained),
+    }
+
+
+def observation(step: int, stats: RolloutStats) -> StepObservation:
+    """What the curriculum decides by."""
+    return StepObservation(
+        step=step,
+        truncated_frac=stats.truncated_frac,
+        reward_mean=stats.reward_mean,
+        length_correct_mean=stats.length_correct_mean,
+        length_wrong_mean=stats.length_wrong_mean,
+    )
 
 
 def notes_on_base(results: Mapping[str, Any]) -> list[str]:

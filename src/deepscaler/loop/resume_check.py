@@ -1,15 +1,26 @@
-"""Checks of a run directory against a recipe. Loads without torch, so that `train` refuses in under a second."""
+"""What `deepscaler train` can go on from: its run directory, or another run's checkpoint (--from). Loads without torch,
+so that `train` refuses in under a second.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe, changed_settings
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import METRICS_FILE, RECIPE_FILE, read_json, read_metrics
-from deepscaler.training.checkpoint import checkpoint_path, read_listed, steps_in
+from deepscaler.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    newest_checkpoint,
+    read_checkpoint,
+    read_listed,
+    steps_in,
+)
 
 SHOWN_KEYS = 5
 
@@ -58,3 +69,35 @@ def _steps_trained(path: Path) -> int:
     file = path / METRICS_FILE
     logged = sum(row["kind"] == "step" for row in read_metrics(file)) if file.is_file() else 0
     return max(logged, sum(1 for _ in (path / "rollouts").glob("step-*.parquet")))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The checkpoint of another run to go on from: of `step`, or the newest that is whole."""
+
+    run: Path
+    step: int | None = None
+    keep_optimizer: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
+
+    def read(self) -> Checkpoint:
+        """Raises ValueError when there is none."""
+        if self.step is not None:
+            return read_checkpoint(self.checkpoints, self.step)
+        found = newest_checkpoint(self.checkpoints)
+        if found is None:
+            raise ValueError(f"--from {self.run}: {self.checkpoints} holds no checkpoint; give the directory of a run")
+        return found
+
+
+def parse_origin(text: str, *, keep_optimizer: bool) -> Origin:
+    """`RUN` or `RUN@STEP`; a directory whose own name ends like a step is taken as a whole."""
+    name, at, step = text.rpartition("@")
+    if not at or Path(text).is_dir():
+        return Origin(Path(text), None, keep_optimizer)
+    if not re.fullmatch(r"[0-9]{1,9}", step):
+        raise ValueError(f"--from {text}: expected RUN or RUN@STEP, for example runs/mine@300")
+    return Origin(Path(name), int(step), keep_optimizer)
