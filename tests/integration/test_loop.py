@@ -105,7 +105,7 @@ def test_weights_that_never_reach_the_sampler_stop_the_run(
         engine = TorchEngine(copy.deepcopy(sampler._own._model), stop_ids=frozenset({1}))
         monkeypatch.setattr(engine, "load_weights", lambda weights: engine.weights_info())
         monkeypatch.setattr(sampler, "_own", engine)
-        with pytest.raises(RuntimeError, match=r"sampling would go on with stale weights"):
+        with pytest.raises(RuntimeError, match=r"sampling would continue with stale weights"):
             train(run)
     assert rows(tmp_path / "run", "step") == []
 

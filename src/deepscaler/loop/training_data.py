@@ -1,4 +1,4 @@
-"""The problems of a run, the stream its stages draw from, and whether every sequence fits into the model's context."""
+"""The problems of a run, the stream of its stages, and the check that every sequence fits into the context."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deepscaler.types import IntArray, Problem
 class TrainingData:
     """source_of: per problem, the index of its entry in data.sources, 0 without a mixture.
 
-    validation: what evaluations inside training ask. left_out: what they do not ask because training holds it.
+    validation: problems of evaluations inside training. left_out: those left out because training holds them.
     """
 
     problems: list[Problem]
@@ -58,8 +58,8 @@ def load_training_data(recipe: Recipe) -> TrainingData:
 class Prompts:
     """Every prompt of a run, rendered once.
 
-    longest: tokens of the longest that each stage can draw. longest_asked: of those of evaluations inside training, 0
-    without any.
+    longest: tokens of the longest that each stage can draw. longest_asked: the same for evaluations inside
+    training, 0 without any.
     """
 
     stream: ProblemStream
@@ -69,9 +69,9 @@ class Prompts:
 
 
 def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message: Callable[[str], object]) -> Prompts:
-    """The stream over the problems that fit, with a plan per stage; says what was left out.
+    """The stream over the problems that fit, with a plan per stage; reports dropped problems.
 
-    Raises ValueError when no prompt fits, or a stage's bands leave it nothing to draw.
+    Raises ValueError if no prompt fits, or the bands of a stage leave no problem.
     """
     data = recipe.data
     for text in validation_notes(training):
@@ -99,7 +99,7 @@ def make_prompts(recipe: Recipe, tokenizer: Any, training: TrainingData, message
 
 
 def validation_notes(training: TrainingData) -> Iterator[str]:
-    """What someone who watches the run must know about its evaluations."""
+    """Notes on the evaluations of the run."""
     sets, tests = training.validation.sets, test_sets(training.validation)
     if tests:
         count = sum(len(sets[name]) for name in tests)
@@ -141,7 +141,7 @@ def longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
 
 
 def longest_sequences(recipe: Recipe, prompts: Prompts) -> list[Length]:
-    """One for every stage that the run can reach, and one for its evaluations where it has any."""
+    """One for every stage that the run can reach, and one for its evaluations if it has any."""
     lengths = list(_of_stages(recipe, prompts.longest))
     if prompts.longest_asked:
         key, budget = "evaluation.max_completion_tokens", recipe.evaluation.max_completion_tokens
@@ -158,7 +158,7 @@ def _of_stages(recipe: Recipe, longest_prompts: Sequence[int]) -> Iterator[Lengt
 
 
 def too_long(lengths: Sequence[Length], context: int) -> list[str]:
-    """What exceeds the context, in words with the way out; empty when everything fits."""
+    """One sentence with a remedy per sequence that exceeds the context; empty if everything fits."""
     return [
         f"{one.where}: the longest prompt has {counted(one.prompt, 'token')}, with {one.key} = {one.budget} that is "
         f"{one.total}, and the model's context is {context}; {_way_out(one, context)}"
