@@ -226,7 +226,7 @@ def _running(pid: int) -> bool:
 
 
 def scored_groups(profile: str, text: str, *problems: Problem) -> list[ScoredGroup]:
-    """Two completions of each problem, the first cut at its budget, graded by a pool as a run makes it."""
+    """Two completions of each problem, the first truncated at its budget, graded by a pool as a run makes it."""
     ids = np.array([7], np.int32)
     reasons = (FinishReason.LENGTH, FinishReason.STOP)
     rollouts = tuple(Rollout("p", i, ids, ids, np.zeros(1, np.float32), reason, 0) for i, reason in enumerate(reasons))

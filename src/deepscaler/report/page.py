@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but itself."""
+"""The report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _page_data(charts: Sequence[Chart], runs: Sequence[RunRecord], sample: Rollo
 
 
 def _chart_data(chart: Chart) -> dict[str, Any]:
-    """What the pointer shows: values by step, and where steps lie in the drawing."""
+    """Data for the tooltip: values by step, and the position of steps in the drawing."""
     x, y = plot_scales(chart, CHART_WIDTH, CHART_HEIGHT)
     return {
         "left": x.start,

@@ -1,4 +1,4 @@
-"""What every page shares: its templates and style, and the policy that lets nothing else in."""
+"""Templates, style and content policy of every page."""
 
 from __future__ import annotations
 

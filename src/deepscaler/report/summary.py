@@ -1,4 +1,4 @@
-"""What the report says in words and tables: metadata of the run, its stages and their changes, alarms, time."""
+"""Texts and tables of the report: metadata of the run, stages, events, alarms, time."""
 
 from __future__ import annotations
 

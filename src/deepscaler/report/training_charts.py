@@ -1,4 +1,4 @@
-"""Which charts a report shows, and of which metrics. Meanings: docs/metrics.md."""
+"""The charts of a report and their metrics (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Value = str | Callable[[Row], float | None]
 
 @dataclass(frozen=True, slots=True)
 class ChartSection:
-    """The charts in groups, each group with a heading and a sentence on how to read it."""
+    """A group of charts with a heading and a sentence on how to read it."""
 
     heading: str
     text: str
