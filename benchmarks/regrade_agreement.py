@@ -1,11 +1,11 @@
-"""How often our verdicts on stored completions are math-verify's, where it is of one mind. Into docs/evaluation.md.
+"""Agreement of our verdicts on stored completions with stable ones of math-verify. Written to docs/evaluation.md.
 
     python benchmarks/regrade_agreement.py [--benchmarks ../shared/data/benchmarks] [--limit N]
 
 Completions for every problem of the five benchmarks: its reference in a box, the same with one digit changed, and the
 reference of the next problem. They are stored as an evaluation stores them and graded from there, by the grader that
-`deepscaler regrade` calls. math-verify is of one mind about a case when the answer verified against the reference and
-the reference against the answer give the same verdict. Every disagreement is listed. Prints JSON.
+`deepscaler regrade` calls. A verdict of math-verify is stable when the answer verified against the
+reference and the reference against the answer give the same one. Every disagreement is listed. Prints JSON.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def main() -> None:
             apart.append((one["problem_id"], again.answer or "", one["references"][0], again.reward == 1.0))
     share = 1 - len(apart) / cases
     lines = [
-        f"{len(rows):,} completions, math-verify of one mind about {cases:,}; the same verdict in {share:.2%}.",
-        "The rest:\n",
+        f"math-verify gives a stable verdict for {cases:,} of {len(rows):,} completions; "
+        f"{share:.2%} of these verdicts equal ours. The others:\n",
         "| problem | answer | reference | ours |",
         "|---|---|---|---|",
         *(f"| {i} | `{_cell(a)}` | `{_cell(r)}` | {'correct' if ok else 'wrong'} |" for i, a, r, ok in apart),

@@ -116,4 +116,4 @@ def test_ctrl_c_keeps_what_came(tmp_path: Path, cli: Cli) -> None:
         assert 20 < stored < 120
         server.script.latency_s = 0.0
         code, said, _ = cli("eval", "--endpoint", server.url, *common)
-        assert code == 0 and f"{stored} of 120 samples are there already" in said
+        assert code == 0 and f"{stored} of 120 samples exist already" in said

@@ -38,7 +38,7 @@ def test_planted_faults_change_no_estimate_and_are_all_counted(tmp_path: Path) -
     content = results.content
     for name, rate in RATES.items():
         figure = content["benchmarks"][name]
-        expected = rate * (1 - figure["truncated_frac"])  # what is cut at the budget counts as wrong
+        expected = rate * (1 - figure["truncated_frac"])  # truncated completions count as wrong
         assert figure["low_resampling"] <= expected <= figure["high_resampling"]
         assert (figure["num_problems"], figure["num_samples"]) == (40, 8)
         assert figure["outcomes"]["truncated"] == figure["truncated_frac"] * 320 > 0

@@ -122,7 +122,7 @@ def test_interrupted_it_makes_only_what_is_missing(
     partial = json.loads((tmp_path / "cut" / "evaluations" / "step-000002" / "results.partial.json").read_text())
     assert partial["num_stored"] == 4
     said = run_to(recipe, tmp_path / "cut")
-    assert "4 of 12 samples are there already" in said
+    assert "4 of 12 samples exist already" in said
     assert evaluations(tmp_path / "cut") == evaluations(tmp_path / "whole")
 
 

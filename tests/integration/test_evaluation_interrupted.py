@@ -22,10 +22,10 @@ from server_script import Script
 KILLED = """
 import os, pathlib, signal, sys
 point, count = sys.argv[1], int(sys.argv[2])
-from deepscaler.evaluation import finish, store
+from deepscaler.evaluation import output_files, store
 import evaluation_jobs as t
 owner, name = {"sample": (store.SampleStore, "add"), "verdict": (store.SampleStore, "add_verdict"),
-               "table": (finish, "write_rows")}[point]
+               "table": (output_files, "write_rows")}[point]
 original, calls = getattr(owner, name), 0
 def dying(*arguments, **keywords):
     global calls

@@ -104,7 +104,7 @@ def test_weights_that_never_reach_the_sampler_stop_the_run(
         engine = TorchEngine(load_model(Path(recipe.model.path or "")), stop_ids=frozenset({1}))
         monkeypatch.setattr(run.cluster.sampler, "generate", engine.generate)
         monkeypatch.setattr(run.cluster.sampler, "load_weights", lambda weights: engine.weights_info())
-        with pytest.raises(RuntimeError, match=r"sampling would go on with stale weights"):
+        with pytest.raises(RuntimeError, match=r"sampling would continue with stale weights"):
             train(run)
     assert rows(tmp_path / "run", "step") == []
 

@@ -110,9 +110,9 @@ def test_stopped_it_goes_on_with_the_same_command_and_with_no_other_origin(made:
     digest, said = go(recipe, path, origin)
     assert digest == straight and "continuing after step 3" in said
     assert steps_in(path / "checkpoints") == [2, 3, 4, 5]
-    with pytest.raises(ValueError, match=r"has steps of its own already, begun from step 2 of"):
+    with pytest.raises(ValueError, match=r"already has steps of its own, started from step 2 of"):
         go(recipe, path, Origin(made / "run", 1))
-    with pytest.raises(ValueError, match=r"has steps of its own already, begun from the base model"):
+    with pytest.raises(ValueError, match=r"already has steps of its own, started from the base model"):
         go(load(made), made / "run", Origin(made / "run", 1))
 
 

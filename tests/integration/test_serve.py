@@ -20,7 +20,7 @@ from deepscaler.data.templates import render_prompt
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.modeling.load import load_model, load_tokenizer, stop_token_ids
 from deepscaler.serve.app import Service
-from deepscaler.serve.choices import SERVE_STEP, Piece, sampling_params
+from deepscaler.serve.output_processor import SERVE_STEP, CompletionOutput, sampling_params
 from deepscaler.serve.requests import parse_chat
 from deepscaler.serve.server import ServeOptions, open_service, read_token
 from deepscaler.types import Request, SamplingParams
@@ -98,19 +98,19 @@ def test_a_completion_is_the_engines_own(server: tuple[str, Service], model: Pat
 
 
 def test_a_server_told_to_stop_does_so_for_every_request(model: Path) -> None:
-    pieces: queue.Queue[Any] = queue.Queue()
+    outputs: queue.Queue[Any] = queue.Queue()
     with open_service(model, ServeOptions(context=400, stop=("1",), stop_token_ids=(10,))) as service:
         body = {"messages": MESSAGES, "model": "m", "n": 32, "stop": "2", "max_tokens": 60}
         asked = parse_chat(body, "m")
         (prompt,) = service.encoder.prompts(asked)
-        service.engine.submit([(prompt.ids, sampling_params(asked, prompt.ids, 400, 1))], asked, pieces.put)
-        seen: list[Piece] = []
-        while sum(piece.finish_reason is not None for piece in seen) < 32:
-            seen.append(pieces.get(timeout=60))
-    assert not any("1" in piece.text or "2" in piece.text for piece in seen)
-    done = [piece for piece in seen if piece.finish_reason is not None]
-    assert not any(10 in piece.tokens[:-1] for piece in done)
-    assert any(piece.tokens[-1] == 10 for piece in done)
+        service.engine.submit([(prompt.ids, sampling_params(asked, prompt.ids, 400, 1))], asked, outputs.put)
+        seen: list[CompletionOutput] = []
+        while sum(output.finish_reason is not None for output in seen) < 32:
+            seen.append(outputs.get(timeout=60))
+    assert not any("1" in output.text or "2" in output.text for output in seen)
+    done = [output for output in seen if output.finish_reason is not None]
+    assert not any(10 in output.token_ids[:-1] for output in done)
+    assert any(output.token_ids[-1] == 10 for output in done)
     with pytest.raises(ValueError, match="--stop"), open_service(model, ServeOptions(stop=("",))):
         pass
 
@@ -172,7 +172,7 @@ def test_plain_completions_take_text_and_ids_and_stop_strings(server: tuple[str,
         ({"messages": MESSAGES, "tools": [{}]}, 400, "tools: .* is not supported"),
         ({"messages": MESSAGES, "frequency_penalty": 1}, 400, "frequency_penalty"),
         (b"{", 400, "not JSON"),
-        (b"[1]", 400, "no JSON object"),
+        (b"[1]", 400, "not a JSON object"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_openais_shape(
@@ -201,7 +201,7 @@ def test_a_token_is_asked_of_everybody(model: Path, monkeypatch: pytest.MonkeyPa
         assert post(address, {"messages": MESSAGES}, Authorization="Bearer no")[0] == 401
         assert post(address, {"messages": MESSAGES}, Authorization="Bearer sesame")[0] == 200
     monkeypatch.delenv("DEEPSCALER_API_KEY")
-    with pytest.raises(ValueError, match=r"can be reached from elsewhere.*DEEPSCALER_API_KEY"):
+    with pytest.raises(ValueError, match=r"can be reached from other machines.*DEEPSCALER_API_KEY"):
         read_token(ServeOptions(host="0.0.0.0"))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.serve import body
+from deepscaler.serve import request_body
 from deepscaler.serve.app import Service
 from deepscaler.serve.connections import BoundedProtocol
 from deepscaler.serve.requests import RequestError
@@ -69,7 +69,7 @@ def complete(address: str, *headers: bytes) -> tuple[int, Any]:
 )  # fmt: skip
 def test_only_the_exact_names_of_this_machine_are_taken(server: tuple[str, Service], host: bytes) -> None:
     status, reply = complete(server[0], b"Host: " + host)
-    assert status == 403 and "are not taken" in reply["error"]["message"]
+    assert status == 403 and "are refused" in reply["error"]["message"]
 
 
 @pytest.mark.parametrize("host", [b"127.0.0.1", b"localhost:8000", b"LOCALHOST", b"[::1]:99"])
@@ -185,13 +185,13 @@ def test_a_request_under_way_is_not_taken_for_silence(
     server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BoundedProtocol, "head_s", 0.1)
-    parse, taken = body.parse, []
+    parse, taken = request_body.parse_body, []
 
     def slow(content: bytes) -> Any:
         taken.append(time.sleep(0.5))
         return parse(content)
 
-    monkeypatch.setattr(body, "parse", slow)
+    monkeypatch.setattr(request_body, "parse_body", slow)
     assert complete(server[0])[0] == 200 and taken
 
 
@@ -211,7 +211,7 @@ def test_an_answer_that_nobody_reads_is_given_up(server: tuple[str, Service], mo
 def test_a_body_that_does_not_come_is_not_waited_for(
     server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "BODY_S", 0.2)
+    monkeypatch.setattr(request_body, "BODY_S", 0.2)
     with connect(server[0]) as connection:
         connection.sendall(HEAD % 99 + b"{")
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
@@ -219,7 +219,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
 
 def test_a_body_that_is_too_long_is_refused_by_its_announced_length(server: tuple[str, Service]) -> None:
     with connect(server[0]) as connection:
-        connection.sendall(HEAD % (body.MAX_BODY_BYTES + 1))
+        connection.sendall(HEAD % (request_body.MAX_BODY_BYTES + 1))
         assert connection.recv(65536).startswith(b"HTTP/1.1 413")
 
 

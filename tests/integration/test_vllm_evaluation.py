@@ -66,7 +66,7 @@ def test_the_command_evaluates_and_goes_on_only_with_the_same_engine(tiny: Path,
     assert settings["engine"]["kind"] == "vllm" and settings["engine"]["dtype"] == "float32"
     assert settings["engine"]["versions"]["vllm"] == vllm_version()
     again = deepscaler(*arguments, "--engine", "vllm")
-    assert again.returncode == 0 and "6 of 6 samples are there already" in again.stdout + again.stderr
+    assert again.returncode == 0 and "6 of 6 samples exist already" in again.stdout + again.stderr
     other = deepscaler(*arguments)
     assert other.returncode != 0 and "engine.kind" in other.stderr
 

@@ -152,7 +152,7 @@ _read_short, _read_long = lru_cache(SHORT_ANSWERS)(_read), lru_cache(LONG_ANSWER
 
 
 def _opaque(tokens: Sequence[Token]) -> list[str]:
-    r"""What is compared when the grammar has no reading: prose without case, braces around one token gone.
+    r"""The text compared if the grammar cannot parse it: prose without case, braces around one token gone.
 
     Not around several letters: `\sqrt ab` is the root of a alone.
     """

@@ -122,7 +122,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Approximated:
-    r"""A value and the decimal that it was rounded to: `25\pi = 78.54`. Either stands for the answer."""
+    r"""A value and the decimal that it was rounded to: `25\pi = 78.54`. Either counts as the answer."""
 
     value: Answer
     rounded: Answer

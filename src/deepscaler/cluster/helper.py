@@ -1,4 +1,4 @@
-"""What a helper process holds: an engine and a gradient computer over weights that lie in shared memory."""
+"""The object in a helper process: an engine and a gradient computer over weights in shared memory."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from deepscaler.types import Request, Rollout, RunError, SamplingParams, Weights
 
 
 class ShardedSampler:
-    """Every helper samples its part of each group. The weights lie in memory that all processes share.
+    """Every helper samples its part of each group. The weights are in memory that all processes share.
 
     helpers: remote `cluster.helper.Helper`s; whoever started them ends them.
     """

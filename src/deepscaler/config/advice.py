@@ -41,7 +41,7 @@ _SYNTHETIC_ONLY = [
 
 
 def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
-    """Settings a person wrote that this recipe does not use. Not refused: --set may switch a part off."""
+    """Settings that a person wrote but this recipe does not use. A warning only, since --set may disable a part."""
     algorithm = recipe.algorithm
     curriculum = [key for key in origins if key.startswith("curriculum.") and key != "curriculum.kind"]
     idle = (
@@ -62,13 +62,13 @@ def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
     mini, algorithm = recipe.optimizer.mini_batch_prompts, recipe.algorithm
     if algorithm.loss == "reinforce" and mini is not None and mini < recipe.rollout.prompts_per_step:
         yield (
-            "algorithm.loss = 'reinforce' has no ratio to correct for the updates before it in a step; "
-            f"optimizer.mini_batch_prompts = {mini} makes several"
+            "algorithm.loss = 'reinforce' has no importance ratio, so updates after the first of a step are biased; "
+            f"optimizer.mini_batch_prompts = {mini} makes several updates per step"
         )
     if algorithm.loss == "gspo" and algorithm.reduction != "sequence_mean":
         yield (
-            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r} weighs a sequence by its "
-            "length; the paper takes 'sequence_mean'"
+            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r} weights a sequence by its "
+            "length; the paper uses 'sequence_mean'"
         )
 
 

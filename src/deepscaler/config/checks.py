@@ -1,7 +1,7 @@
 """Combinations of settings that are refused; settings without effect are reported in `advice.py`.
 
-Every contradiction names both settings and a way out. A rule is a small generator, so adding one is adding a
-function to `_RULES`; `origins` tells what a person has written from what a default or preset brought along.
+Every message names both settings and a remedy. A rule is a small generator; to add one, add a function to `_RULES`.
+`origins` distinguishes settings that a person wrote from those of defaults and presets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Rule = Callable[[Recipe, Origins], Iterator[str]]
 
 
 def contradictions(recipe: Recipe, origins: Origins) -> list[str]:
-    """One line per contradiction, empty when the recipe is sound."""
+    """One line per contradiction; empty if there is none."""
     return [line for rule in _RULES for line in rule(recipe, origins)]
 
 
@@ -45,13 +45,13 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
         return
     if sft.num_heads % sft.num_kv_heads:
         yield (
-            f"sft.num_heads = {sft.num_heads} is no multiple of sft.num_kv_heads = {sft.num_kv_heads}; "
+            f"sft.num_heads = {sft.num_heads} is not a multiple of sft.num_kv_heads = {sft.num_kv_heads}; "
             "every key-value head serves the same number of heads, so choose a divisor"
         )
     if sft.warmup_steps >= sft.steps:
         yield (
-            f"sft.warmup_steps = {sft.warmup_steps} leaves nothing of sft.steps = {sft.steps}; "
-            "lower the first or raise the second"
+            f"sft.warmup_steps = {sft.warmup_steps} leaves no steps of sft.steps = {sft.steps} "
+            "after the warm-up; lower the first or raise the second"
         )
 
 
@@ -60,13 +60,13 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
     engine = ENGINES[name]
     if recipe.rollout.stop and not engine.stop_strings:
         yield (
-            f"rollout.engine = {name!r} with rollout.stop: it runs without the tokenizer, so it knows no texts; name "
-            "the tokens that end a completion (rollout.stop_token_ids), or set rollout.engine = 'torch'"
+            f"rollout.engine = {name!r} with rollout.stop: it runs without a tokenizer here and cannot match strings; "
+            "set rollout.stop_token_ids instead, or rollout.engine = 'torch'"
         )
     if recipe.model.float32_head and not engine.float32_head:
         yield (
-            f"rollout.engine = {name!r} with model.float32_head: it computes its logits in its own way, so the learner "
-            "would use another head; set model.float32_head = false, or rollout.engine = 'torch'"
+            f"rollout.engine = {name!r} with model.float32_head: it has its own computation of logits, so learner and "
+            "sampler would differ; set model.float32_head = false, or rollout.engine = 'torch'"
         )
 
 
@@ -119,7 +119,7 @@ def _sources(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
         if source.path in ("synthetic", "mix"):
             yield (
-                f"data.sources.{index}.path = {source.path!r} is no file; problems made on the spot cannot be mixed "
+                f"data.sources.{index}.path = {source.path!r} is not a file; generated problems cannot be mixed "
                 "with others: set data.source = 'synthetic' without data.sources"
             )
     for index, stage in enumerate(recipe.stages):
@@ -129,7 +129,7 @@ def _sources(recipe: Recipe, _: Origins) -> Iterator[str]:
         if unknown or not stage.sources:
             yield (
                 f"stages.{index}.sources = {list(stage.sources)} must name some of data.sources "
-                f"({', '.join(names) or 'which are absent'}); leave it out to draw from all"
+                f"({', '.join(names) or 'none is defined'}); remove it to draw from all"
             )
 
 
@@ -149,8 +149,8 @@ def _bands(recipe: Recipe, _: Origins) -> Iterator[str]:
             tokens = getattr(stage, name)
             if tokens is not None and tokens > data.max_prompt_tokens:
                 yield (
-                    f"{key}.{name} = {tokens} lies above data.max_prompt_tokens = {data.max_prompt_tokens}, beyond "
-                    "which prompts are dropped at load; raise the second or lower the first"
+                    f"{key}.{name} = {tokens} exceeds data.max_prompt_tokens = {data.max_prompt_tokens}; longer "
+                    "prompts are dropped at load; raise the second or lower the first"
                 )
         if data.source == "synthetic" and (
             (low is not None and low > data.max_operations) or (high is not None and high < data.min_operations)
@@ -162,8 +162,8 @@ def _bands(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
     if recipe.stages[0].drop_solved:
         yield (
-            "stages.0.drop_solved = true has nothing to go by, since no group was sampled before the first of "
-            "[[stages]]; set it in a later stage"
+            "stages.0.drop_solved = true has no effect, because no group is sampled before the first of [[stages]]; "
+            "set it in a later stage"
         )
 
 
@@ -191,7 +191,7 @@ def _stages(recipe: Recipe, _: Origins) -> Iterator[str]:
     for index, stage in enumerate(recipe.stages[:-1]):
         if stage.steps is None:
             yield (
-                f"stages.{index}.steps is missing and curriculum.kind = 'schedule' needs it to know when to go on; set "
+                f"stages.{index}.steps is missing and curriculum.kind = 'schedule' requires it; set "
                 "it, or set curriculum.kind = 'measured'"
             )
     lengths = [stage.steps for stage in recipe.stages]
@@ -200,7 +200,7 @@ def _stages(recipe: Recipe, _: Origins) -> Iterator[str]:
         last = len(recipe.stages) - 1
         yield (
             f"num_steps = {recipe.num_steps} exceeds the sum of stages.*.steps, {total}; "
-            f"remove stages.{last}.steps so that the last stage runs on, or set num_steps = {total}"
+            f"remove stages.{last}.steps so that the last stage continues, or set num_steps = {total}"
         )
 
 
@@ -226,7 +226,7 @@ def _truncated(recipe: Recipe, origins: Origins) -> Iterator[str]:
     elif algorithm.truncated == "soft_penalty" and tokens >= budget:
         brought = "" if written(origins, "algorithm.soft_penalty_tokens") else f" (from preset {recipe.preset!r})"
         yield (
-            f"algorithm.soft_penalty_tokens = {tokens}{brought} covers the whole of "
+            f"algorithm.soft_penalty_tokens = {tokens}{brought} covers all of "
             f"stages.{shortest}.max_completion_tokens = {budget}; a fifth is usual: set algorithm.soft_penalty_tokens "
             f"= {max(budget // 5, 1)}"
         )
@@ -253,8 +253,8 @@ def _filtering(recipe: Recipe, _: Origins) -> Iterator[str]:
     algorithm = recipe.algorithm
     if algorithm.dynamic_sampling and algorithm.drop_zero_variance:
         yield (
-            "algorithm.dynamic_sampling and algorithm.drop_zero_variance both drop groups of equal rewards, only the "
-            "first refills the step; set one of them to false"
+            "algorithm.dynamic_sampling and algorithm.drop_zero_variance both drop groups of equal rewards, but "
+            "only the first refills the step; set one of them to false"
         )
     if algorithm.dynamic_sampling and algorithm.max_refills == 0:
         yield (
@@ -282,13 +282,13 @@ def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
     for key, value, off in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, 0)):
         if value != off:
             yield (
-                f"rollout.{key} = {value} samples from a truncated distribution while algorithm.loss = "
-                f"{recipe.algorithm.loss!r} takes the whole one, a bias no setting corrects; set rollout.{key} = "
-                f"{off:g} and lower rollout.temperature for a sharper one (evaluation.{key} is free)"
+                f"rollout.{key} = {value} samples from a truncated distribution, but algorithm.loss = "
+                f"{recipe.algorithm.loss!r} uses the whole one, and no setting corrects this bias; set rollout.{key} = "
+                f"{off:g} and lower rollout.temperature for a sharper one (evaluation.{key} may be set)"
             )
     if 0 < recipe.algorithm.importance_cap < 1:
         yield (
-            f"algorithm.importance_cap = {recipe.algorithm.importance_cap} lies below the ratio 1 of equal "
+            f"algorithm.importance_cap = {recipe.algorithm.importance_cap} is below 1, the ratio of equal "
             "log-probabilities, so it would only scale down optimizer.learning_rate; set it to 0 (off) or at least 1"
         )
 
@@ -297,8 +297,8 @@ def _controller(recipe: Recipe, _: Origins) -> Iterator[str]:
     curriculum = recipe.curriculum
     if curriculum.kind == "measured" and curriculum.window > curriculum.min_stay:
         yield (
-            f"curriculum.window = {curriculum.window} is longer than curriculum.min_stay = {curriculum.min_stay}; a "
-            "stage could end before its first figure is whole: raise min_stay or shorten the window"
+            f"curriculum.window = {curriculum.window} exceeds curriculum.min_stay = {curriculum.min_stay}, so a "
+            "stage could end before its first window is full; raise min_stay or shorten the window"
         )
 
 

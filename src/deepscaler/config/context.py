@@ -1,4 +1,4 @@
-"""How many tokens a model takes, by its config.json."""
+"""The context length of a model, from its config.json."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ STRETCHED = ("yarn", "linear", "dynamic", "longrope")
 
 
 def context_limit(config: Mapping[str, Any]) -> int:
-    """Tokens of prompt and completion that a model is made for.
+    """Maximum tokens of prompt and completion of a model.
 
-    config: what config.json holds, or `to_dict()` of transformers' configuration. Positions stretched by a factor
-    (yarn, linear, dynamic) reach factor * original; some models give that as max_position_embeddings already.
+    config: the content of config.json, or `to_dict()` of a transformers configuration. RoPE scaling (yarn, linear,
+    dynamic) extends it to factor * original; some models already give that as max_position_embeddings.
     """
     own = int(config["max_position_embeddings"])
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -26,7 +26,7 @@ def context_limit(config: Mapping[str, Any]) -> int:
 
 
 def context_of_directory(path: str | Path) -> int | None:
-    """The limit of a local model directory; None where there is none to read."""
+    """The limit of a local model directory; None if there is no readable config."""
     try:
         return context_limit(parse_json((Path(path) / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -16,7 +16,7 @@ from deepscaler.config.sections.curriculum import StageSection
 
 @dataclass(frozen=True)
 class Size:
-    """One derived number. scope: `run`, `evaluation` or `stage NAME`; value None = not known beforehand."""
+    """One derived number. scope: `run`, `evaluation` or `stage NAME`; value: None if it is not known beforehand."""
 
     scope: str
     name: str
@@ -28,7 +28,7 @@ class Size:
 def derived(recipe: Recipe, world_size: int = 1, cores: int = 1) -> list[Size]:
     """All derived sizes. world_size: number of ranks that share a step's work; raises ValueError below 1.
 
-    cores: of this machine, each of which runs a process where the recipe does not say how many.
+    cores: CPU cores of this machine; one process per core unless the recipe sets the number.
     """
     if world_size < 1:
         raise ValueError(f"world size {world_size}: expected at least 1 rank")
@@ -52,12 +52,12 @@ def group_size(recipe: Recipe, stage: StageSection) -> int:
 
 
 def longest_prompt(recipe: Recipe, stage: StageSection) -> int:
-    """Tokens of the longest prompt that the stage can meet."""
+    """Tokens of the longest prompt that the stage can draw."""
     return min(recipe.data.max_prompt_tokens, stage.longest_prompt or recipe.data.max_prompt_tokens)
 
 
 def scheduled_steps(recipe: Recipe, index: int) -> tuple[int, int] | None:
-    """First and last step (1-based) of a stage; None when never reached or when the controller decides."""
+    """First and last step (1-based) of a stage; None if it is never reached or the controller decides."""
     if recipe.curriculum.kind != "schedule":
         return None
     before = sum(stage.steps or 0 for stage in recipe.stages[:index])
@@ -145,7 +145,7 @@ def _micro_batches(
 
 
 def memory_on_cpu(recipe: Recipe, processes: int) -> list[Size]:
-    """What training takes of a machine without a GPU; nothing where the model's shape is not known beforehand."""
+    """Memory of training on CPU; empty if the shape of the model is not known beforehand."""
     shape = ModelShape.of_recipe(recipe)
     if shape is None:
         return []

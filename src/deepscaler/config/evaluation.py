@@ -47,12 +47,12 @@ class SamplingSection(Section):
         (), shapes="samples", doc="tokens that end a completion, beside EOS and the chat template's end of a turn"
     )
     stop: tuple[StopString, ...] = setting(
-        (), shapes="samples", doc="texts that end a completion and are removed before grading"
+        (), shapes="samples", doc="strings that end a completion and are removed before grading"
     )
 
 
 class EngineSection(Section):
-    """The engine in this process; a server has its own."""
+    """Settings of the engine in this process."""
 
     kind: EngineName = setting(
         "torch",
@@ -82,7 +82,7 @@ class EngineSection(Section):
 
 
 class ClientSection(Section):
-    """How to talk to a server."""
+    """Settings of the client of a server."""
 
     concurrency: int = setting(64, unit="requests", shapes="nothing", doc="requests under way at once", gt=0)
     max_attempts: int = setting(8, shapes="nothing", doc="attempts per sample before it is left out", gt=0)

@@ -44,7 +44,7 @@ class Explanation:
 
 
 def explain(resolved: Resolved, world_size: int = 1, cores: int = 1) -> Explanation:
-    """Everything known about a recipe before it runs. world_size: ranks to show per-rank numbers for."""
+    """Settings, derived sizes and warnings of a recipe. world_size: number of ranks for the per-rank numbers."""
     recipe = resolved.recipe
     rows = tuple(
         SettingRow(

@@ -1,4 +1,4 @@
-"""Merging of recipe files, presets and --set into one table that remembers where every value came from."""
+"""Merges recipe files, presets and --set into one table with the origin of every value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Layers:
         self.origins: dict[str, str] = {}
 
     def merge(self, table: Mapping[str, Any], origin: str) -> None:
-        """Put `table` on top: tables merge key by key, everything else is replaced."""
+        """Merge `table` over this one: tables key by key, everything else is replaced."""
         self._merge_into(self.table, table, origin, "")
 
     def _merge_into(self, target: dict[str, Any], source: Mapping[str, Any], origin: str, prefix: str) -> None:
@@ -66,7 +66,7 @@ class Layers:
         self._replace(target, name, key, parse_value(raw), ORIGIN_SET)
 
     def put_below(self, table: Mapping[str, Any], origin: str) -> None:
-        """Let `table` fill in only what has not been given."""
+        """Merge `table` under this one: only missing values are added."""
         below = Layers()
         below.merge(table, origin)
         given, origins = self.table, self.origins
@@ -79,7 +79,7 @@ class Layers:
         return self.origins.get(key, ORIGIN_DEFAULT)
 
     def place(self, key: str, otherwise: str) -> str:
-        """Where to look for a wrong or missing key: its own origin, or the nearest table's around it."""
+        """Origin of a wrong or missing key: its own, or that of the nearest enclosing table."""
         parts = key.split(".")
         around = (".".join(parts[:size]) for size in range(len(parts), 0, -1))
         return next((self.origins[k] for k in around if k in self.origins), otherwise)
@@ -99,7 +99,7 @@ def _index(target: Any, part: str, above: list[str], text: str) -> Any:
 
 
 def parse_value(raw: str) -> Any:
-    """A TOML value, or the text itself when it is none: `--set model.path=some/dir` needs no quotes."""
+    """The TOML value of a text, or the text itself if it is not TOML: `--set model.path=some/dir` needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {raw}")
     except tomllib.TOMLDecodeError:
@@ -120,7 +120,7 @@ def find_recipe(path: Path) -> Path:
 
 
 def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The file and all it extends, the furthest base first. `extends` is relative to the file saying it."""
+    """The file and all files it extends, the furthest first. `extends` is relative to the file that has it."""
     chain: list[tuple[Path, dict[str, Any]]] = []
     seen: list[Path] = []
     current: Path | None = find_recipe(path)
@@ -128,7 +128,7 @@ def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         identity = current.resolve()
         if identity in seen:
             circle = " -> ".join(p.name for p in [*seen[seen.index(identity) :], identity])
-            raise RecipeError(f"{path}: `extends` runs in a circle: {circle}; remove one of these lines")
+            raise RecipeError(f"{path}: `extends` forms a cycle: {circle}; remove one of these lines")
         seen.append(identity)
         table = _read(current, chain[-1][0] if chain else None)
         base = table.pop("extends", None)

@@ -1,9 +1,9 @@
-"""From a TOML file to a frozen `Recipe`, knowing where every value came from.
+"""Loads a TOML file into a frozen `Recipe` and records the origin of every value.
 
     defaults < preset's [algorithm] values < `extends` chain < file < --set
 
-Tables merge key by key, arrays (`stages` among them) are replaced whole. A mistake is answered once, with all
-that is wrong, each line naming the file and the key.
+Tables are merged key by key; arrays, including `stages`, are replaced as a whole. One error lists all mistakes, one per
+line, each with its file and key.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
-    """`load_recipe`, and where each value came from. Raises RecipeError."""
+    """`load_recipe` with the origin of each value. Raises RecipeError."""
     path = Path(path)
     layers = Layers()
     for file, table in read_chain(path):
@@ -52,11 +52,11 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
         layers.override(override)
     if "suite" in layers.table:
         raise RecipeError(
-            f"{path}: [suite] makes it a recipe of an evaluation, not of a training run; give it to "
+            f"{path}: a recipe with [suite] is for an evaluation, not for a training run; use it with "
             f"`deepscaler eval MODEL --recipe {path}`. docs/evaluation.md explains its settings"
         )
     preset = _preset_of(layers, path)
-    if isinstance(layers.table.get("algorithm", {}), dict):  # otherwise validation says what is wrong with it
+    if isinstance(layers.table.get("algorithm", {}), dict):  # otherwise validation reports the error
         layers.put_below({"algorithm": preset.algorithm}, f"preset '{preset.name}' ({preset.source})")
     recipe = _validate(layers, path)
     origins = {key: layers.origin(key) for key, _, _ in schema.leaves(recipe)}
@@ -73,13 +73,13 @@ def _preset_of(layers: Layers, path: Path) -> Preset:
     near = get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise RecipeError(
-        f"{_where(layers, 'preset', path)}: preset: no preset {name!r}; {hint}There are: {', '.join(PRESETS)}"
+        f"{_where(layers, 'preset', path)}: preset: no preset {name!r}; {hint}Presets: {', '.join(PRESETS)}"
     )
 
 
 def _validate(layers: Layers, path: Path) -> Recipe:
-    # Through JSON, because strict mode there takes arrays for tuples and integers for floats, and nothing else: "12"
-    # for a number or true for a count is refused, not converted.
+    # Validated as JSON, because strict mode then accepts arrays for tuples and integers for floats, and nothing else:
+    # "12" for a number or true for a count is an error.
     try:
         return Recipe.model_validate_json(json.dumps(layers.table), strict=True)
     except ValidationError as error:
@@ -91,6 +91,6 @@ def _validate(layers: Layers, path: Path) -> Recipe:
 
 
 def _where(layers: Layers, key: str, path: Path) -> str:
-    """The file to open for a key, as seen from where the recipe's path was given, or --set."""
+    """The file that sets a key, relative to the working directory, or --set."""
     place = layers.place(key, f"file:{path.name}")
     return str(path.parent / place.removeprefix("file:")) if place.startswith("file:") else place

@@ -1,4 +1,4 @@
-"""How much memory training takes on CPU, by arithmetic on the shapes of the model; `deepscaler explain` shows it.
+"""Estimates the memory of training on CPU from the shapes of the model; `deepscaler explain` shows it.
 
 Weights, gradients and optimizer are counted exactly. Activations are what the layers keep for the backward pass:
 per token and layer 4 widths (two norms and their inputs), the rotated query, key and value, the attention's output,
@@ -58,19 +58,19 @@ class ModelShape:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> ModelShape | None:
-        """Of the model that the recipe makes, or has in a local directory; None where it is not known beforehand."""
+        """Shape of the model that the recipe trains, or of its local directory; None if it is not known beforehand."""
         if recipe.sft is not None:
             s = recipe.sft
             heads = s.num_heads, s.num_kv_heads, s.head_dim
             return cls(s.hidden_size, s.mlp_size, s.num_layers, *heads, vocab_size=0, tie_word_embeddings=True)
         try:
             return cls.of_config(parse_json((Path(recipe.model.path or "") / "config.json").read_text()))
-        except (OSError, ValueError, KeyError, TypeError):  # loading the model reports the fault
+        except (OSError, ValueError, KeyError, TypeError):  # loading the model reports the error
             return None
 
     @property
     def num_parameters(self) -> int:
-        """Without biases and norms, which are a thousandth of it."""
+        """Number of parameters without biases and norms, which are a thousandth of it."""
         width, heads = self.hidden_size, self.num_attention_heads + self.num_key_value_heads
         layer = 2 * width * heads * self.head_dim + 3 * width * self.intermediate_size
         embeddings = self.vocab_size * width * (1 if self.tie_word_embeddings else 2)
@@ -78,7 +78,7 @@ class ModelShape:
 
     @property
     def activation_bytes_per_token(self) -> int:
-        """What the layers keep of one token for the backward pass, float32."""
+        """Bytes that the layers keep per token for the backward pass, in float32."""
         heads = 2 * (self.num_attention_heads + self.num_key_value_heads)
         layer = 4 * self.hidden_size + heads * self.head_dim + 3 * self.intermediate_size
         return FLOAT32 * self.num_hidden_layers * layer
@@ -101,7 +101,7 @@ def cpu_micro_batch_tokens(activation_bytes_per_token: int) -> int:
 
 @dataclass(frozen=True)
 class CpuPeak:
-    """Bytes of all processes together at the most, by what they are for."""
+    """Peak memory in bytes of all processes together, by purpose."""
 
     weights: int  # one copy in shared memory, and the reference's
     gradients: int  # one for each process

@@ -1,7 +1,7 @@
-"""Named sets of [algorithm] values, each with its source. A recipe picks one with a line: `preset = "dapo"`.
+"""Named sets of [algorithm] values, each with its source. A recipe selects one with `preset = "dapo"`.
 
-A preset holds only what its source says about the algorithm. Learning rate, temperature, group size and data
-belong to the recipe; where the source's result hangs on them, `note` says so.
+A preset holds only the algorithm settings of its source. Learning rate, temperature, group size and data belong to the
+recipe; `note` names those on which the result of the source depends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which settings may change when a run goes on; derived from what each setting declares (`setting.py`).
+"""Decides which settings may change on resume, from the declaration of each setting (`setting.py`).
 
-docs/recipes.md lists them for readers, and a test compares.
+docs/recipes.md lists them; a test compares the list.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from deepscaler.json_text import ABSENT, Difference, canonical_digest, differenc
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 (hex) over canonical JSON of every setting that may not change when a run goes on."""
+    """SHA-256 (hex) over canonical JSON of every setting that may not change on resume."""
     leaves = flattened(recipe.model_dump(mode="json"))
     return canonical_digest({k: v for k, v in leaves if not may_change(k) and not _says_nothing(k, v)})
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """What may not change on resume but differs.
+    """Settings that may not change on resume but differ.
 
     old, new: `recipe.model_dump(mode="json")`, as kept in a run's recipe.json.
     """
@@ -32,19 +32,19 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Dif
 
 
 def changed_rounding(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """What differs and changes the order in which sums are rounded, and nothing else."""
+    """Settings that differ and only change the order in which sums are rounded."""
     return [changed for changed in _differences(old, new) if resume_rule(changed.key) == "rounding"]
 
 
 def may_change(key: str) -> bool:
-    """Whether a run may go on with another value of this setting."""
+    """Whether a run may resume with another value of this setting."""
     return resume_rule(key) != "value"
 
 
 def resume_rule(key: str) -> str:
     """How a resumed run compares the setting of a dotted key: `nothing` for one that shapes no step, else as declared.
 
-    What no setting declares, such as a key of an older version, is compared by value.
+    A key without a declaration, such as one of an older version, is compared by value.
     """
     field = _field(key)
     if field is None:

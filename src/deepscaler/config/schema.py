@@ -13,7 +13,7 @@ from deepscaler.config.models import Recipe
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used. The message names file, key and remedy."""
+    """An invalid recipe. The message names file, key and remedy."""
 
 
 def leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
@@ -58,7 +58,7 @@ def all_settings(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[
 
 
 def nearest_key(key: str, root: type[BaseModel] = Recipe) -> str | None:
-    """The known key most like an unknown one: a misspelt sibling, or the same name in another section."""
+    """The known key nearest to an unknown one: a misspelt sibling, or the same name in another section."""
     parent, _, name = key.rpartition(".")
     near = get_close_matches(name, known_keys(parent, root), n=1, cutoff=0.6)
     if near:

@@ -1,7 +1,7 @@
-"""A setting: a pydantic field that also declares its unit and what of a result it shapes.
+"""A setting: a pydantic field that also declares its unit and the results it shapes.
 
-What a resume may change, what an evaluation is identified by and what a base model is named by all derive from these
-declarations (`resume.py`, `evaluation.py`, `toy/base_model.py`); nothing lists settings a second time.
+The settings that may change on resume, the identity of an evaluation and the name of a base model are derived from
+these declarations (`resume.py`, `evaluation.py`, `toy/base_model.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shapes = Literal["base", "samples", "verdict", "update", "nothing"]
 
 # How two results show that they were made with the same setting.
 #   value     the setting itself is recorded and compared
-#   content   the setting says where something is or how it is chosen; a digest or name of what was found is recorded
+#   content   the setting is a path or a choice; a digest or name of the content is recorded instead
 #   rounding  not compared: it only changes the order in which sums are rounded
 Compared = Literal["value", "content", "rounding"]
 

@@ -65,7 +65,7 @@ class Rotation:
 
 
 def admits(stage: StageSection, encoded: EncodedProblem) -> bool:
-    """Whether the problem lies in the stage's bands, ends included. One without difficulty lies in no band of it."""
+    """Whether the problem is in the bands of the stage, ends included; without difficulty it is in no such band."""
     difficulty, tokens = encoded.problem.difficulty, len(encoded.prompt_ids)
     if stage.min_difficulty is not None and (difficulty is None or difficulty < stage.min_difficulty):
         return False
@@ -84,7 +84,7 @@ def plan_stages(
 ) -> list[StagePlan]:
     """One plan per stage. source_of: per problem, the index of its entry in data.sources (0 without a mixture).
 
-    Raises ValueError for a stage that would draw from a source of which no problem lies in its bands.
+    Raises ValueError for a stage that would draw from a source without a problem in its bands.
     """
     names = [source.name for source in data.sources] or [""]
     weights = [source.weight for source in data.sources] or [1.0]
@@ -122,7 +122,7 @@ def _span(low: float | None, high: float | None) -> str:
 
 def _empty(stage: StageSection, number: int, origin: str, held: int) -> str:
     return (
-        f"stages.{number} ({stage.name}): none of the {counted(held, 'usable problem')} of {origin} lies in its bands "
+        f"stages.{number} ({stage.name}): none of the {counted(held, 'usable problem')} of {origin} is in its bands "
         f"({describe_bands(stage) or 'no bands'}); widen stages.{number}.min_difficulty, max_difficulty, "
         f"shortest_prompt or longest_prompt, or leave the source out by stages.{number}.sources"
     )

@@ -148,7 +148,7 @@ class ProblemStream:
             )
 
     def _restart(self, position: int) -> None:
-        """Stand at `position` of the order that tag, stage and dropped problems make."""
+        """Move to `position` of the order that tag, stage and dropped problems make."""
         self.position = position
         parts = self._plans[self._stage].parts
         self._parts = [(part.name, [i for i in part.indices if not self._dropped[i]]) for part in parts]

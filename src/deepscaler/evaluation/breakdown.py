@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepscaler.evaluation.benchmark_samples import BenchmarkSamples
 from deepscaler.evaluation.estimators import estimate, source_clusters
-from deepscaler.evaluation.grid import BenchmarkSamples
 from deepscaler.json_text import parse_json
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
@@ -57,7 +57,7 @@ def budget_curve(samples: BenchmarkSamples) -> list[dict[str, float]] | None:
         {
             "max_tokens": 2**power,
             "pass@1": float(samples.per_problem(samples.rewards * (tokens <= 2**power)).mean()),
-            "cut_frac": float(np.mean(tokens > 2**power)),
+            "truncated_frac": float(np.mean(tokens > 2**power)),
         }
         for power in range(first, last + 1)
     ]
@@ -69,7 +69,7 @@ def by_group(samples: BenchmarkSamples, labels: Sequence[str | None]) -> list[di
     if len(present) < 2:
         return []
     groups = []
-    rewards = samples.reward_grid
+    rewards = samples.reward_matrix
     for label in present:
         members = np.array([other == label for other in labels])
         e = estimate(rewards[members])
@@ -120,7 +120,7 @@ def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dic
     result: dict[str, Any] = {"num_contaminated": int((~clean).sum()), "num_problems": int(clean.sum())}
     if clean.any():
         clusters = source_clusters([s for s, kept in zip(source_labels(samples), clean, strict=True) if kept])
-        e = estimate(samples.reward_grid[clean], clusters)
+        e = estimate(samples.reward_matrix[clean], clusters)
         result |= {"pass@1": e.mean, "low": e.low, "high": e.high}
     return result
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscaler.data.benchmarks.specs import BENCHMARKS
+from deepscaler.evaluation.benchmark_samples import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.breakdown import UNKNOWN_RESAMPLING, source_labels
 from deepscaler.evaluation.estimators import Estimate, combine_sets, estimate, source_clusters
-from deepscaler.evaluation.grid import BenchmarkSamples, Floats, split_benchmarks
 from deepscaler.evaluation.paired import Difference, combine_differences, holm, paired_difference
 from deepscaler.evaluation.results import read_consistent_results
 from deepscaler.evaluation.samples import model_name, read_samples, setting
@@ -237,8 +237,8 @@ def _compare(name: str, before: Side, after: Side, shared: Sequence[str], unpair
         problem_ids=tuple(shared),
         before_means=before_means,
         after_means=after_means,
-        before=_estimate(before, name, first.reward_grid[order_first], clusters),
-        after=_estimate(after, name, second.reward_grid[order_second], clusters),
+        before=_estimate(before, name, first.reward_matrix[order_first], clusters),
+        after=_estimate(after, name, second.reward_matrix[order_second], clusters),
         difference=paired_difference(before_means, after_means, clusters_P=clusters),
         p_holm=math.nan,
         unpaired=unpaired,

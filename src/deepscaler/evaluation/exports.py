@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepscaler.data.benchmarks.load import BENCHMARKS
-from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
+from deepscaler.evaluation.benchmark_samples import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.results import read_consistent_results
 from deepscaler.evaluation.samples import SCHEMA, model_name, open_samples, samples_file, setting
 from deepscaler.observability.counts import counted

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepscaler.config.evaluation import SuiteSection
-from deepscaler.evaluation.finish import verdict_fields, write_rows
+from deepscaler.evaluation.output_files import verdict_fields, write_rows
 from deepscaler.evaluation.regrade import graded
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import FINISH_REASONS, SAMPLES_FILE, UNKNOWN_FINISH, read_digested

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.evaluation.completions import Key
-from deepscaler.evaluation.finish import iterate_samples, verdict_fields, write_rows
+from deepscaler.evaluation.output_files import iterate_samples, verdict_fields, write_rows
 from deepscaler.evaluation.results import Results, compute_results, write_results
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_digested, read_results
 from deepscaler.evaluation.store import SETTINGS_FILE, lock, replace_verdicts

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from deepscaler.answers.equivalence import equivalent
 from deepscaler.evaluation import breakdown
+from deepscaler.evaluation.benchmark_samples import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.estimators import (
     Estimate,
     all_correct_at_k,
@@ -24,7 +25,6 @@ from deepscaler.evaluation.estimators import (
     pass_at_k,
     source_clusters,
 )
-from deepscaler.evaluation.grid import BenchmarkSamples, split_benchmarks
 from deepscaler.evaluation.samples import (
     BOXED,
     CHARACTERS,
@@ -82,7 +82,7 @@ def compute_results(
     estimates: dict[str, Estimate] = {}
     benchmarks: dict[str, Any] = {}
     for samples in split_benchmarks(table):
-        e = estimate(samples.reward_grid, source_clusters(breakdown.source_labels(samples)))
+        e = estimate(samples.reward_matrix, source_clusters(breakdown.source_labels(samples)))
         if breakdown.all_the_same(samples, samples.column(DIGEST)) and setting(settings, "temperature") != 0:
             e = replace(e, **breakdown.UNKNOWN_RESAMPLING)  # copies say nothing about another draw
         estimates[samples.name] = e

@@ -112,7 +112,7 @@ def results_sheet(results: Mapping[str, Any], shown: Collection[str] = ()) -> Sh
         )
     notes += [f"WARNING {', '.join(names)}: {warning}" for warning, names in warnings.items()]
     notes += [f"WARNING {warning}" for warning in results.get("warnings", []) if warning not in shown]
-    columns = ("benchmark", "Pass@1", "± again", f"maj@{most}", f"pass@{most}", "cut", "no answer")
+    columns = ("benchmark", "Pass@1", "± again", f"maj@{most}", f"pass@{most}", "truncated", "no answer")
     average = (*_score(AVERAGE, results["average"]), "", "", "", "")
     explanation = (
         "[ ]: 95% interval over problems, for other problems like these. ± again: standard error for these problems "
@@ -183,8 +183,8 @@ def _shares_sheet(comparison: Comparison) -> Sheet:
         shares = [side.figure(name, share) for share in ("truncated_frac", "no_answer_frac") for side in sides]
         return (name, *(percent(share if is_number(share) else None) for share in shares))
 
-    columns = ("benchmark", "cut A", "cut B", "no answer A", "no answer B")
-    title = "Cut at the budget, and finished without an answer, in percent of all completions"
+    columns = ("benchmark", "truncated A", "truncated B", "no answer A", "no answer B")
+    title = "Truncated at the budget, and finished without an answer, in percent of all completions"
     return Sheet(title, columns, (tuple(map(row, comparison.benchmarks)),))
 
 

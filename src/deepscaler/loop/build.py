@@ -1,4 +1,4 @@
-"""From a recipe and a run directory to a `Run` whose workers are ready."""
+"""Builds a `Run` with all its workers from a recipe and a run directory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a run is made from, read and checked; the weights are not loaded yet."""
+    """The validated inputs of a run; the weights are not loaded yet."""
 
     training: TrainingData
     prompts: Prompts
@@ -59,8 +59,8 @@ def open_run(
 ) -> Iterator[Run]:
     """A run ready for the loop, new or continued from the newest checkpoint; closes its workers at the end.
 
-    origin: what a new directory begins with instead of the base model. Raises ValueError for bad input, for a
-    directory that belongs to another recipe, and when another process works in it; the directory is untouched then.
+    origin: checkpoint that a new directory starts from instead of the base model. Raises ValueError for bad input, for
+    a directory that belongs to another recipe, and when another process works in it; the directory is untouched then.
     """
     check_directory(recipe, path)
     read = read_inputs(recipe, model_path, progress)
@@ -124,11 +124,11 @@ def _make_samples_of(recipe: Recipe) -> MakeSamples:
 
 
 def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
-    """Read problems, tokenizer and model files. Raises ValueError for everything that can be wrong with them."""
+    """Read problems, tokenizer and model files. Raises ValueError for invalid ones."""
     training = load_training_data(recipe)
     files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
     if files.template.depends_on_date:
-        progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
+        progress.message("note: the chat template writes the date into every prompt, so a run on another day differs")
     for text in validation_notes(training):
         progress.message(text)
     prompts = make_prompts(
@@ -144,7 +144,7 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
 def _evaluator(
     recipe: Recipe, read: Inputs, cluster: Cluster, directory: RunDirectory, progress: Progress
 ) -> Evaluator | None:
-    """Evaluations inside training with the run's own sampler and grader, on problems that training does not hold."""
+    """Evaluations inside training with the run's own sampler and grader, on problems not in the training data."""
     training, files = read.training, read.policy.files
     if not training.validation.sets:
         return None
@@ -165,7 +165,7 @@ def _evaluator(
 
 @contextmanager
 def _storage_faults_named(path: Path) -> Iterator[None]:
-    """A full disk and its like end a run with one message, wherever they occur."""
+    """Turn storage errors such as a full disk into a RunError with one message."""
     try:
         yield
     except OSError as error:
@@ -180,7 +180,7 @@ def _storage_faults_named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One process per run directory; the lock dies with the process. A directory where nothing came of it goes."""
+    """Lock the run directory for this process. A new directory is removed again if the run does not start."""
     with new_directory(path):
         lock = path / ".lock"
         with lock.open("w") as file:
@@ -188,7 +188,7 @@ def _lock(path: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(
-                    f"another process is training in {path}; wait for it, or give another --run-dir"
+                    f"another process is training in {path}; wait until it ends, or give another --run-dir"
                 ) from error
             try:
                 yield

@@ -1,4 +1,4 @@
-"""An evaluation from recipe and model to its directory: the embedded engine or a server, one store, one grader."""
+"""Runs an evaluation: embedded engine or server, one store, one grader, one directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepscaler.data.templates import format_question
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
-from deepscaler.evaluation.finish import finish, finish_partial
+from deepscaler.evaluation.output_files import write_evaluation, write_partial_results
 from deepscaler.evaluation.results import Results
 from deepscaler.evaluation.session import run_session
 from deepscaler.evaluation.sources import EngineSource
@@ -38,12 +38,12 @@ Settings = dict[str, Any]
 
 
 def grader_settings(section: GraderSection) -> Settings:
-    """What shapes a verdict: the grader's version and those of its settings that do."""
+    """The version of the grader and its settings that shape verdicts."""
     return {"version": REWARDS[section.profile].version, **values_shaping(section, "verdict")}
 
 
 def recorded_grader(settings: Mapping[str, Any], workers: int) -> GraderSection:
-    """The grader of an evaluation's settings: what shaped its verdicts, with this many processes."""
+    """The grader that an evaluation recorded in its settings, with this many processes."""
     recorded = settings.get("grader", {})
     kept = {name: recorded[name] for name in values_shaping(GraderSection(), "verdict") if name in recorded}
     return GraderSection(**kept, workers=workers)
@@ -65,7 +65,7 @@ def sampling_params(recipe: EvalRecipe) -> SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an evaluation is made of, apart from where its completions come from."""
+    """Inputs of an evaluation, except the source of its completions."""
 
     recipe: EvalRecipe
     datasets: Datasets
@@ -81,7 +81,7 @@ class Job:
         return sampling_params(self.recipe)
 
     def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], template: Mapping[str, Any]) -> Settings:
-        """Everything that shapes a result: what the store compares before it goes on."""
+        """Everything that shapes a result; the store compares it before it resumes."""
         return {
             **settings_of(self.recipe),
             "datasets": dict(self.datasets.identity),
@@ -114,7 +114,7 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
 
 
 def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
-    """Evaluate what an OpenAI-compatible server serves.
+    """Evaluate the model of an OpenAI-compatible server.
 
     Raises EndpointError when the server cannot be used, ValueError for a directory of other settings.
     """
@@ -174,9 +174,9 @@ def run_job(
     thinking_prefilled: bool,
     metadata: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Generate what is missing, grade, write the files. An interrupted evaluation leaves results.partial.json.
+    """Generate missing samples, grade them, write the files. An interrupted evaluation leaves results.partial.json.
 
-    model: the model's name, beside its digest in the settings. thinking_prefilled: whether the prompt opens `<think>`.
+    model: name of the model, recorded beside its digest. thinking_prefilled: whether the prompt opens `<think>`.
     metadata: further entries of results.json.
     """
     started, plan = time.time(), job.plan
@@ -194,7 +194,7 @@ def run_job(
             run_session(plan, source, grader, store, thinking_prefilled=thinking_prefilled, show=job.progress.session)
 
         try:
-            if before == plan.num_completions:  # nothing to generate: no weights to load, no server to ask
+            if before == plan.num_completions:  # nothing to generate, so neither weights nor server are needed
                 session(None)
             else:
                 with open_source() as source:
@@ -203,21 +203,21 @@ def run_job(
                     content["server"] = source.metadata
         except (KeyboardInterrupt, RunError):
             if len(store):
-                path = finish_partial(store, plan, content)
+                path = write_partial_results(store, plan, content)
                 job.progress.message(
                     f"{len(store)} of {counted(plan.num_completions, 'sample')} are kept; Pass@1 so far: {path}"
                 )
             raise
         content["run"] = _run_metadata(started, before, job)
         content["row_hashes"] = {name: list(hashes) for name, hashes in job.datasets.row_hashes.items()}
-        results = finish(store, plan, content)
+        results = write_evaluation(store, plan, content)
     job.progress.end_evaluation(results.average.mean, results.average.low, results.average.high)
     return results
 
 
 @contextmanager
 def _new_store(out: Path, settings: Settings) -> Iterator[SampleStore]:
-    """The store of a directory; one that was made for it goes again where not a single sample came."""
+    """The store of a directory; a new directory is removed again if no sample was stored."""
     new = not out.exists()
     with new_directory(out):
         store = SampleStore(out, settings)
@@ -233,13 +233,13 @@ def _new_store(out: Path, settings: Settings) -> Iterator[SampleStore]:
 def _say_what_is_there(job: Job, store: SampleStore) -> None:
     if store.num_damaged:
         torn = counted(store.num_damaged, "line")
-        job.progress.message(f"{torn} torn by a crash and dropped; the samples are made again")
+        job.progress.message(f"{torn} damaged by a crash and dropped; the samples are generated again")
     if len(store):
-        job.progress.message(f"{len(store)} of {counted(job.plan.num_completions, 'sample')} are there already")
+        job.progress.message(f"{len(store)} of {counted(job.plan.num_completions, 'sample')} exist already")
 
 
 def _run_metadata(started: float, before: int, job: Job) -> dict[str, Any]:
-    """Of the process that finished the evaluation; `resumed_samples` were made by earlier ones."""
+    """Metadata of the process that finished the evaluation; `resumed_samples`: samples of earlier ones."""
     return {
         "started": started,
         "seconds": time.time() - started,

@@ -1,4 +1,4 @@
-"""One step's experience: sample, grade, and, with dynamic sampling, refill until enough groups carry signal."""
+"""Collects the experience of a step: sample, grade, and refill (dynamic sampling) until enough groups have signal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deepscaler.types import GradeItem, Group, Problem, Rollout, SamplingParams,
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The step under way. number: counted from 1."""
+    """The current step. number: counted from 1."""
 
     number: int
     stage: StageSection
@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """`sampled`: every group of the step, for the metrics. `trained`: those the update gets, in sampling order."""
+    """`sampled`: every group of the step, for the metrics. `trained`: groups of the update, in sampling order."""
 
     sampled: list[ScoredGroup]
     trained: list[ScoredGroup]
@@ -40,7 +40,7 @@ MakeSamples = Callable[[Sequence[ScoredGroup], Step], list[list[TrainSample]]]  
 
 
 class Experience(Protocol):
-    """Where a step's graded groups come from."""
+    """Source of the graded groups of a step."""
 
     def collect(self, step: Step) -> Collected: ...
 
@@ -74,8 +74,8 @@ class OnPolicy:
 
         With `dynamic_sampling` (DAPO, arXiv:2503.14476 §3.2) groups whose rewards are all equal are replaced by fresh
         problems, up to `max_refills` rounds; with `drop_zero_variance` they are left out without replacement. A refill
-        may draw a problem of the same step again: its sample indices go on where they were, so no completion is
-        sampled twice.
+        may draw a problem of the same step again: its sample indices continue, so no completion is sampled
+        twice.
         """
         algorithm, wanted = self._algorithm, self._rollout.prompts_per_step
         next_index: dict[str, int] = {}
@@ -104,11 +104,11 @@ class OnPolicy:
     ) -> list[Group]:
         """Groups in the order of `problems`, their rollouts in the order of the sample index.
 
-        next_index: problem id -> its first free sample index in this step, moved on by this call. Who samples twice in
-        a step passes the same one, as equal indices draw equal completions.
+        next_index: problem id -> its first free sample index in this step, advanced by this call. Pass the same
+        mapping to all calls of a step, as equal indices draw equal completions.
         """
         queries = []
-        for problem in problems:  # one problem may occur twice: where two epochs meet, or in a refill
+        for problem in problems:  # a problem may occur twice: between two epochs, or in a refill
             first = next_index.get(problem.id, 0)
             next_index[problem.id] = first + group_size
             queries.append(SampleQuery(problem.id, problem, range(first, first + group_size)))

@@ -1,4 +1,4 @@
-"""The sets that a training recipe is evaluated on: its own benchmarks and validation files, or synthetic ones."""
+"""The evaluation sets of a training recipe: its benchmarks and validation files, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.synthetic import evaluation_sets
 from deepscaler.evaluation.datasets import Datasets, describe
-from deepscaler.evaluation.finish import write_json
 from deepscaler.evaluation.held_out import LeftOut, hold_out
+from deepscaler.evaluation.output_files import write_json
 from deepscaler.types import Problem
 
 HELD_OUT_FILE = "held_out.json"
 
 
 def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
-    """What `deepscaler eval MODEL --recipe FILE` asks: the whole sets, or the first `limit` problems of each.
+    """The sets of `deepscaler eval MODEL --recipe FILE`: all problems, or the first `limit` of each.
 
     Raises RecipeError for a recipe with data of its own that names no set, ValueError for a set that cannot be read.
     """
@@ -43,7 +43,7 @@ def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
 def own_sets(
     section: EvaluationSection, data: DataSection
 ) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, Any]], tuple[str, ...]]:
-    """(problems, origin, warnings) of the recipe's benchmarks and validation files, each of them whole."""
+    """(problems, origin, warnings) of all benchmarks and validation files of the recipe."""
     sets: dict[str, Sequence[Problem]] = {}
     origins: dict[str, Mapping[str, Any]] = {}
     warnings: list[str] = []
@@ -68,7 +68,7 @@ def own_sets(
 def load_validation(
     section: EvaluationSection, data: DataSection, training: Sequence[Problem]
 ) -> tuple[Datasets, tuple[LeftOut, ...]]:
-    """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
+    """A subset of each benchmark and validation file, and the problems left out because training holds them."""
     sets, origins, warnings = own_sets(section, data)
     if not sets:
         return describe({}), ()
@@ -77,12 +77,12 @@ def load_validation(
 
 
 def test_sets(datasets: Datasets) -> list[str]:
-    """Those of the sets that hold test problems."""
+    """The sets with test problems."""
     return [name for name in datasets.sets if name in BENCHMARKS]
 
 
 def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftOut], num_training: int) -> None:
-    """`held_out.json`: which problems are asked inside training, and which are not because training holds them."""
+    """Write `held_out.json`: problems evaluated inside training, and those left out because training holds them."""
     directory.mkdir(parents=True, exist_ok=True)
     document = {
         "compared_with_training_problems": num_training,

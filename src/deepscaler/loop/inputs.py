@@ -1,4 +1,4 @@
-"""Digests of a run's inputs besides its recipe; a run that goes on must have the same inputs."""
+"""Digests of the inputs of a run besides its recipe; a resumed run must have the same inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deepscaler.data.templates import template_hash
 from deepscaler.json_text import canonical_digest, parse_json
 from deepscaler.observability.run_directory import read_json
 
-# Fields that saving a model changes and no computation reads.
+# Fields that change when a model is saved and that no computation reads.
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _WORDS = {
     "weights": "the base model's weights",
@@ -36,7 +36,7 @@ class Inputs:
         return {**asdict(self), "stop_ids": list(self.stop_ids)}
 
     def differing(self, stored: Mapping[str, Any]) -> list[str]:
-        """Field names, in which a checkpoint's record differs."""
+        """Names of the fields that differ from the record of a checkpoint."""
         return [name for name, value in self.as_json().items() if stored.get(name) != value]
 
 

@@ -1,4 +1,4 @@
-"""The training loop. Whoever reads this knows what a step is."""
+"""The training loop."""
 
 from __future__ import annotations
 

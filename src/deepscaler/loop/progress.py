@@ -61,12 +61,12 @@ class Progress:
         print(shown(text), file=self._stream, flush=True)
 
     def warning(self, text: str) -> None:
-        """What a reader of the results must know, said as soon as it is known; kept, so that it is said once."""
+        """Print a warning at once and keep it, so that it is not repeated with the results."""
         self.warned.append(text)
         self.message(f"warning: {text}")
 
     def update(self, text: str, *, force: bool = False) -> None:
-        """The current state; written at intervals, so that logs stay readable."""
+        """Show the current state, at intervals so that logs stay readable."""
         if not force and not self.due():
             return
         self._last_write = time.monotonic()
@@ -93,25 +93,23 @@ class Progress:
         rate = stats.num_sampled_tokens / max(sample_s, 1e-9)
         reward = "-" if stats.reward_mean is None else f"{stats.reward_mean:.3f}"  # None: no grading reached a verdict
         self.update(
-            f"{self._stage} step {step}/{self._num_steps}  reward {reward}"
-            f"  length {stats.length_mean:.0f}  cut {stats.truncated_frac:3.0%}"
+            f"{self._stage} {step}/{self._num_steps}  reward {reward}"
+            f"  length {stats.length_mean:.0f}  truncated {stats.truncated_frac:3.0%}"
             f"  {speed(rate)}  left {duration(left)}",
             force=step == self._num_steps,
         )
 
     def on_rollout(self, rollout: Rollout) -> None:
-        """Called for every completion of a step; a step of many minutes says how far its sampling is."""
+        """Called for every completion; in a long step shows how many are sampled."""
         self._sampled += 1
         if time.monotonic() - self._last_write >= LONG_STEP_S:
-            self.update(
-                f"{self._stage} step {self._step}/{self._num_steps}  {counted(self._sampled, 'completion')} sampled"
-            )
+            self.update(f"{self._stage} {self._step}/{self._num_steps}  {counted(self._sampled, 'completion')} sampled")
 
     def session(self, state: State) -> None:
-        """State of an evaluation with a store: samples, rate, tokens, score so far, time left.
+        """Show the state of an evaluation: samples, rate, tokens, score so far, time left.
 
-        The first to finish are short, and short ones are right more often: a count says so better than a share. Pass@1
-        and its interval come when every problem has an answer.
+        Short completions finish first and are more often right, so a count is shown at first. Pass@1 and its interval
+        follow once every problem has a graded sample.
         """
         last = state.num_graded == state.num_completions
         if state is self._whole or not (last or self.due()):

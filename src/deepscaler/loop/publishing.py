@@ -1,4 +1,4 @@
-"""Published weights arrive at the sampler, or the run stops."""
+"""Loads published weights into the sampler and verifies them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from deepscaler.types import RunError, WeightsInfo
 
 
 def load_checked(sampler: Sampler, weights: PublishedWeights) -> WeightsInfo:
-    """Have the sampler load the weights; returns what it samples from, which is them.
+    """Load the weights into the sampler and return the weights that it reports.
 
     Raises RunError when it reports other weights, by version or by digest.
     """
@@ -16,6 +16,7 @@ def load_checked(sampler: Sampler, weights: PublishedWeights) -> WeightsInfo:
     if (held.version, held.digest) != (weights.version, wanted):
         raise RunError(
             f"after publishing version {weights.version} the engine holds version {held.version} with weights "
-            f"{held.digest[:12]}, the learner {wanted[:12]}; sampling would go on with stale weights, so the run stops"
+            f"{held.digest[:12]}, the learner {wanted[:12]}; sampling would continue with stale weights, so "
+            "the run stops"
         )
     return held

@@ -1,4 +1,4 @@
-"""Going on: with a run in its own directory, exactly, or from its checkpoint in a new one, with other settings."""
+"""Resumes a run exactly in its own directory, or starts a new run from its checkpoint, with other settings."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from deepscaler.training.checkpoint import Checkpoint, CheckpointError, newest_c
 def check_continues(
     recipe: Recipe, inputs: Inputs, stream: ProblemStream, found: Checkpoint, origin: Origin | None, path: Path
 ) -> None:
-    """Whether everything that shapes a step is what it was when the checkpoint of this directory was written.
+    """Check that everything that shapes a step is unchanged since the checkpoint of this directory.
 
-    origin: of the command; a directory that has steps takes only the one it began with. Raises ValueError.
+    origin: of the command; a directory with steps accepts only the one it started from. Raises ValueError.
     """
     state = found.state
     refuse_other_settings(read_json(found.path / RECIPE_FILE) or {}, recipe, path)
     if state["recipe_digest"] != recipe_hash(recipe):
         raise ValueError(
-            f"{found.path} was made with other settings, which its {RECIPE_FILE} does not name; {ways_on(path)}"
+            f"{found.path} was written with other settings that its {RECIPE_FILE} does not name; {ways_on(path)}"
         )
     differing = inputs.differing(state["inputs"])
     if differing:
         raise ValueError(
-            f"since {found.path} was written, {in_words(differing)} changed; put back what was there, or "
+            f"since {found.path} was written, {in_words(differing)} changed; restore the old version, or "
             f"{ways_on(path)}"
         )
     stream.check_same(state["stream"])
@@ -42,14 +42,14 @@ def check_continues(
     if origin is not None and (began is None or origin.step not in (None, began["step"])):
         at = "from the base model" if began is None else f"from step {began['step']} of {began['run']}"
         raise ValueError(
-            f"{path} has steps of its own already, begun {at}; leave out --from to go on with them, or give another "
+            f"{path} already has steps of its own, started {at}; leave out --from to resume it, or give another "
             "--run-dir"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a run begins with: its own newest checkpoint, another run's, or neither, which is the base model."""
+    """The start of a run: its own newest checkpoint, that of another run, or the base model."""
 
     own: Checkpoint | None = None
     other: Checkpoint | None = None
@@ -60,7 +60,7 @@ class Start:
         return self.own is None
 
     def begin(self, run: Run) -> None:
-        """Bring the run there; its sampler has the weights afterwards."""
+        """Load this state into the run and its sampler."""
         if self.own is not None:
             restore(run, self.own)
         elif self.other is not None and self.origin is not None:
@@ -70,7 +70,7 @@ class Start:
 
 
 def find_start(recipe: Recipe, inputs: Inputs, stream: ProblemStream, path: Path, origin: Origin | None) -> Start:
-    """Raises ValueError when the checkpoint to begin with is not one of this recipe and these inputs.
+    """The start of a run. Raises ValueError if the checkpoint does not fit the recipe and inputs.
 
     The caller holds the directory's lock.
     """
@@ -88,7 +88,7 @@ def find_start(recipe: Recipe, inputs: Inputs, stream: ProblemStream, path: Path
 
 
 def restore(run: Run, found: Checkpoint) -> None:
-    """Go on with a run in its own directory, after `check_continues`; reports what changed."""
+    """Resume a run in its own directory, after `check_continues`; reports changes."""
     _load(run, found.path, found.state)
     _say_rounding(run, read_json(found.path / RECIPE_FILE) or {}, found.state["num_processes"])
     damaged = [*found.passed_over, *run.directory.check_records(found.path)]
@@ -103,7 +103,7 @@ def restore(run: Run, found: Checkpoint) -> None:
 
 
 def _load(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
-    """Bring the run to what `Run.state_dict` saved; the engine gets the weights by the ordinary, checked publish."""
+    """Load the state that `Run.state_dict` saved; the weights are published to the engine and verified as usual."""
     if state["step"]:
         run.cluster.learner.load(checkpoint)
     run.step, run.first_step = state["step"], state["first_step"]
@@ -117,7 +117,7 @@ def _load(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
 
 
 def _check_counters(checkpoint: Path, learner: Learner, state: Mapping[str, Any]) -> None:
-    """What the learner goes on with must be what the run had when it was saved. Raises CheckpointError."""
+    """Check that the counters of the loaded learner are those of the saved run. Raises CheckpointError."""
     counters = {"version": (learner.version, state["step"])}  # every step makes one version
     if "num_updates" in state:
         counters["num_updates"] = (learner.num_updates, state["num_updates"])
@@ -131,7 +131,7 @@ def _check_counters(checkpoint: Path, learner: Learner, state: Mapping[str, Any]
 
 
 def check_fits(recipe: Recipe, inputs: Inputs, found: Checkpoint) -> None:
-    """Whether a new run of this recipe can begin with another run's checkpoint. Raises ValueError."""
+    """Check that a new run of this recipe can start from the checkpoint of another run. Raises ValueError."""
     step = found.state["step"]
     if recipe.num_steps <= step:
         raise ValueError(
@@ -149,14 +149,14 @@ def check_fits(recipe: Recipe, inputs: Inputs, found: Checkpoint) -> None:
 
 
 def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
-    """Begin a new directory with another run's checkpoint, after `check_fits`.
+    """Start a new run from the checkpoint of another run, after `check_fits`.
 
-    It brings weights, reference, step, stage and data position; what the recipe says from here on may differ.
+    Weights, reference, step, stage and data position come from the checkpoint; the recipe may differ from here on.
     """
     state = found.state
     for text in found.passed_over:
-        run.progress.message(f"warning: passed over, damaged: {text}")
-    others = [name for name in run.inputs.differing(state["inputs"]) if name != "weights"]  # the checkpoint's count
+        run.progress.message(f"warning: skipped a damaged checkpoint: {text}")
+    others = [name for name in run.inputs.differing(state["inputs"]) if name != "weights"]  # count of the checkpoint
     if others:
         run.progress.message(f"note: {in_words(others)}: not what {found.path} was trained with")
     stage = _stage_of(run.recipe, found)
@@ -176,7 +176,7 @@ def start_from(run: Run, origin: Origin, found: Checkpoint) -> None:
 
 
 def _stage_of(recipe: Recipe, found: Checkpoint) -> int:
-    """The recipe's stage that has the name of the one the checkpoint was in. Raises ValueError."""
+    """The stage of the recipe with the name of the checkpoint's stage. Raises ValueError."""
     before = read_json(found.path / RECIPE_FILE) or {}
     index = found.state["curriculum"]["stage_index"]
     name = before["stages"][index]["name"]
@@ -201,7 +201,7 @@ def _continue_stream(run: Run, state: dict[str, Any]) -> None:
 
 
 def _grader_change(run: Run, state: Mapping[str, Any]) -> str | None:
-    """In words; None when the checkpoint's verdicts were given by the same version, or do not say by which."""
+    """A sentence; None if the checkpoint records the same version of the grader, or none."""
     before, now = state.get("grader_version"), run.grader_version
     if before in (None, now):
         return None

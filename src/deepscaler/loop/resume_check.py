@@ -1,5 +1,6 @@
-"""What `deepscaler train` can go on from: its run directory, or another run's checkpoint (--from). Loads without torch,
-so that `train` refuses in under a second.
+"""Checks what `deepscaler train` resumes: its run directory, or the checkpoint of another run (--from).
+
+Loads without torch, so that `train` fails in under a second.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SHOWN_KEYS = 5
 
 
 def check_directory(recipe: Recipe, path: Path) -> None:
-    """Whether a run of this recipe may work in the directory, as far as a look at its files tells.
+    """Check from its files that a run of this recipe may use the directory.
 
     Raises ValueError for one that was started with other settings, or that lost its checkpoints.
     """
@@ -57,7 +58,7 @@ def refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path)
 
 
 def ways_on(path: Path) -> str:
-    """The remedy: how to go on with what a resume refuses."""
+    """The remedy for a refused resume."""
     return (
         f"go on from its newest checkpoint in a new directory: give the same command another --run-dir and "
         f"--from {path} (--keep-optimizer keeps the optimizer's state)"
@@ -73,7 +74,7 @@ def _steps_trained(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The checkpoint of another run to go on from: of `step`, or the newest that is whole."""
+    """The checkpoint of another run to start from: that of `step`, or the newest undamaged one."""
 
     run: Path
     step: int | None = None
@@ -94,7 +95,7 @@ class Origin:
 
 
 def parse_origin(text: str, *, keep_optimizer: bool) -> Origin:
-    """`RUN` or `RUN@STEP`; a directory whose own name ends like a step is taken as a whole."""
+    """Parse `RUN` or `RUN@STEP`; an existing directory with such a name takes precedence."""
     name, at, step = text.rpartition("@")
     if not at or Path(text).is_dir():
         return Origin(Path(text), None, keep_optimizer)

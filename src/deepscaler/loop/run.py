@@ -1,4 +1,4 @@
-"""A run in progress: its workers, its state, and what happens at the edges of a step."""
+"""A run: its workers, its state, and the work before and after a step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AlarmError(RunError):
 
 @dataclass(slots=True)
 class Run:
-    """Everything the loop touches. `step` is the last completed one."""
+    """Everything that the loop uses. `step` is the last completed one."""
 
     recipe: Recipe
     recipe_digest: str
@@ -78,7 +78,7 @@ class Run:
         return self.step >= self.recipe.num_steps or self.stop.requested
 
     def begin(self) -> None:
-        """A new run's first evaluation and checkpoint."""
+        """First evaluation and checkpoint of a new run."""
         if self.step == self.first_step:
             self.evaluate(self.curriculum.stage)
             self.save()
@@ -89,7 +89,7 @@ class Run:
         return step
 
     def publish(self) -> WeightsInfo:
-        """Hand the learner's weights to the sampler. Raises RunError when it then samples from others."""
+        """Publish the weights of the learner to the sampler. Raises RunError if it does not hold them afterwards."""
         self.weights = self.cluster.learner.publish()
         return load_checked(self.cluster.sampler, self.weights)
 
@@ -101,7 +101,7 @@ class Run:
         update: UpdateStats,
         weights: WeightsInfo,
     ) -> None:
-        """Write the step's files, then evaluate, change the stage and save where it is time. Raises AlarmError."""
+        """Write the files of the step; evaluate, change the stage and save if due. Raises AlarmError."""
         self.step = step.number
         change = self._record(step, collected, mini_batches, update, weights)
         last = step.number == self.recipe.num_steps
@@ -147,7 +147,7 @@ class Run:
         return self.curriculum.observe(observation(self.step, stats))
 
     def _raise_alarms(self, figures: StepStats) -> None:
-        """All of them are written before a fatal one stops the run."""
+        """Record all alarms, then stop the run if one is fatal."""
         alarms = self.alarms.observe(figures)
         for alarm in alarms:
             self.directory.log_event(self.step, "alarm", f"{alarm.name}: {alarm.reason}", {})
@@ -158,9 +158,9 @@ class Run:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Around the loop: the run directory says how it ended, by `finished` or by `stop` with the reason.
+        """Record how the loop ended: `finished`, or `stop` with the reason.
 
-        What kills the process leaves no such line.
+        A killed process leaves no such line.
         """
         try:
             yield
@@ -176,7 +176,7 @@ class Run:
             self.directory.log_event(self.step, "stop", "stopped on request, after the step and its checkpoint", {})
 
     def _begin_stage(self, change: StageChange) -> None:
-        """Restart for the new stage what its section says restarts cold."""
+        """Reset everything that the section of the new stage resets."""
         stage = self.curriculum.stage
         self.stage_ends.append(self.step)
         self.cluster.learner.begin_stage(reset_optimizer=stage.reset_optimizer, reset_reference=stage.reset_reference)
@@ -201,7 +201,7 @@ class Run:
         return self.stop.requested or self.step % self.recipe.checkpoint.every_steps == 0
 
     def evaluate(self, stage: StageSection) -> None:
-        """Pass@1 on the validation sets, none of whose problems is trained on."""
+        """Pass@1 on the validation sets, which share no problem with the training data."""
         if self.validation is None:
             return
         results = self.validation.evaluate(self.step, stage.name, self.weights.digest("float32"))

@@ -1,4 +1,4 @@
-"""What a run records of a step and of an evaluation: metrics, the curriculum's observation, notes on the base model."""
+"""Records of a step and of an evaluation: metrics, observation of the curriculum, notes on the base model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deepscaler.observability.rollout_metrics import RolloutStats
 from deepscaler.observability.step_stats import StepStats
 from deepscaler.types import UpdateStats
 
-FEW_RIGHT = 0.01  # below this share hardly a group has a right answer, and nothing is learned from the others
+FEW_RIGHT = 0.01  # below this share few groups have a right answer, and the others have no signal
 
 
 def step_metrics(
@@ -31,7 +31,7 @@ def step_metrics(
 
 
 def observation(step: int, stats: RolloutStats) -> StepObservation:
-    """What the curriculum decides by."""
+    """Input of the curriculum."""
     return StepObservation(
         step=step,
         truncated_frac=stats.truncated_frac,
@@ -42,7 +42,7 @@ def observation(step: int, stats: RolloutStats) -> StepObservation:
 
 
 def notes_on_base(results: Mapping[str, Any]) -> list[str]:
-    """What the evaluation before the first step shows of the base, with causes where next to nothing is right."""
+    """Notes on the base from the evaluation before the first step, with likely causes if almost nothing is right."""
     records = results["benchmarks"].values()
     total = sum(r["num_completions"] for r in records)
     right = sum(r["outcomes"]["correct"] for r in records)
@@ -54,7 +54,8 @@ def notes_on_base(results: Mapping[str, Any]) -> list[str]:
     if truncated > 0.5:
         said.append(
             "most completions reach the budget: raise stages.0.max_completion_tokens and "
-            "evaluation.max_completion_tokens, or see whether the model stops at all (its eos token, the chat template)"
+            "evaluation.max_completion_tokens, or check whether the model stops at all (its eos token, "
+            "the chat template)"
         )
     if unanswered > 0.5:
         said.append(
@@ -63,14 +64,14 @@ def notes_on_base(results: Mapping[str, Any]) -> list[str]:
         )
     if truncated <= 0.5 and unanswered <= 0.5:
         said.append(
-            "answers come and are wrong: check a few references with `deepscaler grade --explain`, begin with easier "
-            "problems (stages.0.max_difficulty), or take a stronger base"
+            "completions have answers, but wrong ones: check a few references with `deepscaler grade "
+            "--explain`, begin with easier problems (stages.0.max_difficulty), or use a stronger base"
         )
     return [*said, "where no completion of a group is right, training learns nothing from it"]
 
 
 def evaluation_line(results: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What metrics.jsonl says of an evaluation (docs/run-directory.md)."""
+    """The line of an evaluation in metrics.jsonl (docs/run-directory.md)."""
     benchmarks, average = results["benchmarks"], results["average"]
     counts = [b["num_completions"] for b in benchmarks.values()]
     lengths = [b["length_mean"] * count for b, count in zip(benchmarks.values(), counts, strict=True)]

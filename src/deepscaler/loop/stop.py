@@ -1,4 +1,4 @@
-"""Stopping on request: Ctrl-C and SIGTERM end the run after the step, a second one ends it at once."""
+"""Stop requests: Ctrl-C or SIGTERM ends the run after the step, a second one immediately."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StopRequest:
         self.signal_number = number
         name = signal.Signals(number).name
         print(
-            f"\n{name}: finishing this step, then saving. Once more stops at once.",
+            f"\n{name}: finishing this step, then saving. A second signal stops immediately.",
             file=sys.stderr,
             flush=True,
         )

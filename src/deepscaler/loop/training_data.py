@@ -19,7 +19,7 @@ from deepscaler.types import Problem
 class TrainingData:
     """source_of: per problem, the index of its entry in data.sources, 0 without a mixture.
 
-    validation: what evaluations inside training ask. left_out: what they do not ask because training holds it.
+    validation: problems of evaluations inside training. left_out: those left out because training holds them.
     """
 
     problems: list[Problem]
@@ -55,7 +55,7 @@ def load_training_data(recipe: Recipe) -> TrainingData:
 
 
 def validation_notes(training: TrainingData) -> Iterator[str]:
-    """What someone who watches the run must know about its evaluations."""
+    """Notes on the evaluations of the run."""
     sets, tests = training.validation.sets, test_sets(training.validation)
     if tests:
         count = sum(len(sets[name]) for name in tests)

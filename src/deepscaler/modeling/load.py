@@ -65,7 +65,7 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"model {repo_id} is neither a local directory nor to be had from the hub ({type(error).__name__}); "
+            f"model {repo_id} is neither a local directory nor available from the hub ({type(error).__name__}); "
             "download it on a machine with network and give the directory"
         ) from error
 

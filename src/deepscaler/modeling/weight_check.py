@@ -1,6 +1,6 @@
 """Whether a directory's files hold the weights of the model that its config.json describes, before any is loaded.
 
-transformers fills what is missing with random numbers and leaves out what is too much, with a warning at most.
+transformers initialises missing tensors with random numbers and ignores surplus ones, with a warning at most.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _digest(item: tuple[str, Tensor], dtype: torch.dtype | None) -> bytes:
 
 
 class LiveWeights:
-    """Weights of a model in this process, read where they lie, until its next update.
+    """Weights of a model in this process, read in place, until its next update.
 
     A digest is computed when it is first asked for, once per dtype.
     """

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from deepscaler.report.formatting import tick_texts
 from deepscaler.report.scale import Scale, decades, value_range
-from deepscaler.report.wording import tick_texts
 
 Point = tuple[float, float | None]  # (step, value); None is a gap
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 20.0, 26.0

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from deepscaler.json_text import parse_json
 from deepscaler.observability.problem_texts import Question, read_problem_texts
 from deepscaler.report.forest import ForestRow, forest_svg
-from deepscaler.report.panels import OUTCOMES
+from deepscaler.report.formatting import is_number
 from deepscaler.report.rollout_sample import shorten
 from deepscaler.report.style import render_page, write_page
-from deepscaler.report.wording import is_number
+from deepscaler.report.training_charts import OUTCOMES
 
 MAX_LISTED = 400  # changed problems in the table of each benchmark
 MAX_SHOWN = 60  # problems whose completions are on the page: those that changed most, as many of every benchmark

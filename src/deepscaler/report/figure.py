@@ -9,8 +9,8 @@ from markupsafe import escape
 from deepscaler.observability.files import write_atomically
 from deepscaler.report.chart import LETTER_WIDTH, Chart, Series, draw
 from deepscaler.report.palette import FONT, chart_css
-from deepscaler.report.panels import length_chart, pass_at_1_chart, reward_chart, truncated_chart
 from deepscaler.report.runs import read_runs
+from deepscaler.report.training_charts import length_chart, pass_at_1_chart, reward_chart, truncated_chart
 
 PANEL_WIDTH, PANEL_HEIGHT = 400.0, 220.0
 MARGIN, GAP, HEADING = 18.0, 20.0, 42.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from deepscaler.report import wording
+from deepscaler.report import formatting
 from deepscaler.report.scale import Scale, value_range
 
 ROW_HEIGHT = 34.0
@@ -51,15 +51,15 @@ def forest_svg(rows: Sequence[ForestRow], *, narrow: bool = False) -> Markup:
 
 
 def _figures(row: ForestRow) -> str:
-    ends = f"{wording.percent(row.low)} to {wording.percent(row.high)}"
-    return f"{wording.percent(row.mean, sign=True)} ({ends})"
+    ends = f"{formatting.percent(row.low)} to {formatting.percent(row.high)}"
+    return f"{formatting.percent(row.mean, sign=True)} ({ends})"
 
 
 def _axis(x: Scale, height: float, narrow: bool) -> list[Markup]:
     bottom = height - AXIS_HEIGHT + 6
     parts = []
     ticks = x.ticks(4 if narrow else 8)
-    for tick, text in zip(ticks, wording.tick_texts([100 * t for t in ticks], as_percent=False), strict=True):
+    for tick, text in zip(ticks, formatting.tick_texts([100 * t for t in ticks], as_percent=False), strict=True):
         style = "p-axis" if tick == 0 else "p-grid"
         line = '<path class="{s} stroke" d="M{x:.1f} 2V{b:.1f}"/>'
         text_form = '<text class="p-soft fill" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{t}</text>'

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but itself."""
+"""The report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deepscaler.report import summary, wording
+from deepscaler.report import formatting, summary
 from deepscaler.report.chart import Chart, draw, plot_scales
 from deepscaler.report.palette import NUM_RUN_COLOURS
-from deepscaler.report.panels import OUTCOMES, all_panels
 from deepscaler.report.results import Interval, results_of
 from deepscaler.report.rollout_sample import RolloutSample, sample_rollouts
 from deepscaler.report.runs import RunRecord, read_runs
 from deepscaler.report.style import asset, render_page, write_page
+from deepscaler.report.training_charts import OUTCOMES, chart_sections
 
 CHART_WIDTH, CHART_HEIGHT = 376.0, 214.0
 RESULT_WIDTH = 200.0
@@ -35,7 +35,7 @@ def write_report(
 
 
 def render(runs: Sequence[RunRecord], validation: Mapping[Path, Mapping[str, Any]] | None = None) -> str:
-    groups = all_panels(runs)
+    groups = chart_sections(runs)
     charts = [chart for group in groups for chart in group.charts]
     sample = sample_rollouts(runs)
     return render_page(
@@ -84,7 +84,7 @@ def _page_data(charts: Sequence[Chart], runs: Sequence[RunRecord], sample: Rollo
 
 
 def _chart_data(chart: Chart) -> dict[str, Any]:
-    """What the pointer shows: values by step, and where steps lie in the drawing."""
+    """Data for the tooltip: values by step, and the position of steps in the drawing."""
     x, y = plot_scales(chart, CHART_WIDTH, CHART_HEIGHT)
     return {
         "left": x.start,
@@ -110,7 +110,7 @@ def _chart_data(chart: Chart) -> dict[str, Any]:
 
 def chart_svg(chart: Chart) -> Markup:
     values = [v for s in chart.series for _, v in s.points if v is not None]
-    span = f"{wording.number(min(values))} to {wording.number(max(values))}" if values else "no values"
+    span = f"{formatting.number(min(values))} to {formatting.number(max(values))}" if values else "no values"
     label = f"{chart.title}{', ' + chart.unit if chart.unit else ''} by step: {span}. Arrow keys read values."
     body = draw(chart, CHART_WIDTH, CHART_HEIGHT)
     head = '<svg viewBox="0 0 {w:g} {h:g}" role="img" tabindex="0" data-chart="{key}" aria-label="{label}">'
@@ -123,7 +123,7 @@ def result_svg(base: Interval | None, trained: Interval | None) -> Markup:
     parts = [Markup('<path class="p-grid stroke" d="M0 11H{w:g}"/>').format(w=RESULT_WIDTH)]
     parts += [Markup('<path class="p-axis stroke" d="M{x:.1f} 7v8"/>').format(x=q * RESULT_WIDTH) for q in (0, 0.5, 1)]
     for interval, colour in ((base, "muted"), (trained, "accent")):
-        if interval is None or not all(map(wording.is_number, (interval.mean, interval.low, interval.high))):
+        if interval is None or not all(map(formatting.is_number, (interval.mean, interval.low, interval.high))):
             continue
         places = [RESULT_WIDTH * min(1.0, max(0.0, v)) for v in (interval.low, interval.high, interval.mean)]
         shape = '<path class="c-{c} stroke" stroke-width="2" d="M{a:.1f} 11H{b:.1f}"/>'

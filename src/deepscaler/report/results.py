@@ -8,8 +8,8 @@ from typing import Any
 
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
+from deepscaler.report.formatting import is_number
 from deepscaler.report.runs import RunRecord
-from deepscaler.report.wording import is_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import METRICS_FILE, read_json, read_metrics
 from deepscaler.report.chart import Point, Span
-from deepscaler.report.plausible import evaluation_row, event_row, step_row
-from deepscaler.report.wording import is_number
+from deepscaler.report.formatting import is_number
+from deepscaler.report.metrics_rows import evaluation_row, event_row, step_row
 
 Row = dict[str, Any]
 

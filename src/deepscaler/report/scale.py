@@ -1,4 +1,4 @@
-"""Where a value lies on paper: sensible ticks, linear and logarithmic scales."""
+"""Linear and logarithmic scales with round ticks."""
 
 from __future__ import annotations
 

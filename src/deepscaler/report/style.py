@@ -1,4 +1,4 @@
-"""What every page shares: its templates and style, and the policy that lets nothing else in."""
+"""Templates, style and content policy of every page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from deepscaler.observability.files import write_atomically
-from deepscaler.report import wording
+from deepscaler.report import formatting
 from deepscaler.report.palette import COLOURS, chart_css, page_variables
 
 
@@ -34,7 +34,7 @@ def render_page(template: str, *, script: str = "", functions: dict[str, Any] | 
         loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(functions or {})
-    environment.filters.update(percent=wording.percent, p_value=wording.p_value)
+    environment.filters.update(percent=formatting.percent, p_value=formatting.p_value)
     return environment.get_template(template).render(
         css=page_css(), script=Markup(script), script_hash=script_hash(script) if script else "", **values
     )

@@ -1,4 +1,4 @@
-"""What the report says in words and tables: metadata of the run, its stages and their changes, alarms, time."""
+"""Texts and tables of the report: metadata of the run, stages, events, alarms, time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deepscaler.observability.counts import counted
-from deepscaler.report.plausible import table
+from deepscaler.report.formatting import duration, is_number, number, percent
+from deepscaler.report.metrics_rows import json_object
 from deepscaler.report.runs import Row, RunRecord, StageSpan, stage_spans
-from deepscaler.report.wording import duration, is_number, number, percent
 
 EDGE_STEPS = 10  # steps averaged at the start and the end of a stage
 PHASES = {
@@ -53,7 +53,7 @@ class Event:
 
 def run_metadata(run: RunRecord) -> list[tuple[str, str]]:
     """(what, text) for the head of the report; unknown ones are left out."""
-    info, hardware = run.info, table(run.info.get("hardware"))
+    info, hardware = run.info, json_object(run.info.get("hardware"))
     metadata = [
         ("Seed", run.recipe.get("seed")),
         ("Preset", run.recipe.get("preset")),
@@ -101,7 +101,7 @@ def _commit(commit: object) -> str | None:
 
 
 def _versions(info: Mapping[str, Any]) -> str:
-    pairs = [("Python", info.get("python")), *table(info.get("versions")).items()]
+    pairs = [("Python", info.get("python")), *json_object(info.get("versions")).items()]
     return ", ".join(f"{name} {version}" for name, version in pairs if version)
 
 

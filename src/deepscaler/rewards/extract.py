@@ -40,7 +40,7 @@ def final_part(completion: str, *, thinking_prefilled: bool) -> Extraction:
 def extract_answer(completion: str, *, thinking_prefilled: bool) -> Extraction:
     r"""The content of the last outermost, balanced `\boxed{}` of the final part.
 
-    An unterminated last box or an empty one is no answer; an earlier box does not stand in for it. Boxes that are only
+    An unterminated last box or an empty one is no answer; an earlier box is not used instead. Boxes that are only
     joined by commas, "and" or "or" form one list: `\boxed{1} and \boxed{2}` reads `1,2`.
     """
     final = final_part(completion, thinking_prefilled=thinking_prefilled)
@@ -67,7 +67,7 @@ def extract_answer(completion: str, *, thinking_prefilled: bool) -> Extraction:
 
 
 def _outer_boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, content) of every box that stands in no other; end is -1 for one that is never closed."""
+    """(start, end, content) of every outermost box; end is -1 for one that is never closed."""
     position = 0
     while (match := _BOX.search(text, position)) is not None:
         if not match.group().endswith("{"):

@@ -1,4 +1,7 @@
-"""HTTP application: routes, streaming, and client disconnects."""
+"""HTTP application: routes, streaming, and client disconnects.
+
+As in vLLM, `raw_request` is the HTTP request and `request` the parsed one.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from deepscaler.serve.admission import authorize
-from deepscaler.serve.body import read_json
-from deepscaler.serve.choices import Piece, sampling_params
+from deepscaler.serve.authorization import authorize
 from deepscaler.serve.engine_thread import EngineThread, Job
-from deepscaler.serve.prompts import Encoder, Prompt
-from deepscaler.serve.replies import DONE, Reply, event
-from deepscaler.serve.requests import Asked, RequestError, no_such_model, parse_chat, parse_completion
+from deepscaler.serve.output_processor import CompletionOutput, sampling_params
+from deepscaler.serve.prompts import Prompt, PromptEncoder
+from deepscaler.serve.request_body import read_json
+from deepscaler.serve.requests import CompletionRequest, RequestError, no_such_model, parse_chat, parse_completion
+from deepscaler.serve.responses import DONE, ResponseBuilder, server_sent_event
 
 ROUTES = "GET /v1/models, GET /v1/models/NAME, POST /v1/chat/completions, POST /v1/completions, GET /health"
+OutputQueue = asyncio.Queue[CompletionOutput | RequestError]
 
 
 @dataclass(frozen=True)
 class Service:
-    """State of the routes. token: required when set; without it only loopback requests are accepted."""
+    """State that the routes share. token: required when set; without it only loopback requests are accepted."""
 
     engine: EngineThread
-    encoder: Encoder
+    encoder: PromptEncoder
     model: str
     token: str = ""
 
@@ -40,7 +44,7 @@ class Service:
 
     @property
     def model_card(self) -> dict[str, Any]:
-        """The model as OpenAI's API lists it, and its context as vLLM's does."""
+        """The model object of OpenAI's API, with vLLM's `max_model_len`."""
         limit = {"max_model_len": self.engine.capacity}
         return {"id": self.model, "object": "model", "created": 0, "owned_by": "deepscaler", **limit}
 
@@ -52,16 +56,16 @@ def make_app(service: Service) -> Starlette:
 
     async def model(request: Request) -> Response:
         authorize(request, service.token)
-        asked = request.path_params["name"]
-        if asked != service.model:
-            raise no_such_model(asked, service.model)
+        name = request.path_params["name"]
+        if name != service.model:
+            raise no_such_model(name, service.model)
         return JSONResponse(service.model_card)
 
     async def chat(request: Request) -> Response:
-        return await _answer(request, service, parse_chat)
+        return await _create(request, service, parse_chat)
 
     async def completions(request: Request) -> Response:
-        return await _answer(request, service, parse_completion)
+        return await _create(request, service, parse_completion)
 
     async def health(request: Request) -> Response:
         return _health(request, service)
@@ -84,8 +88,10 @@ async def _error_response(request: Request, error: Exception) -> Response:
 
 async def _no_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    refusal = RequestError(f"{request.method} {request.url.path} is not served; there are {ROUTES}", status=status)
-    return JSONResponse(refusal.body(), status_code=status)
+    no_route = RequestError(
+        f"this server has no route {request.method} {request.url.path}; its routes are {ROUTES}", status=status
+    )
+    return JSONResponse(no_route.body(), status_code=status)
 
 
 def _health(request: Request, service: Service) -> Response:
@@ -101,83 +107,86 @@ def _health(request: Request, service: Service) -> Response:
     return JSONResponse({"status": "ok", "open": service.engine.num_open})
 
 
-async def _answer(request: Request, service: Service, parse: Callable[[Any, str], Asked]) -> Response:
-    authorize(request, service.token)
-    asked = parse(await read_json(request), service.model)
-    service.engine.check(asked.n * max(1, len(asked.prompts)))
-    prompts = await asyncio.to_thread(service.encoder.prompts, asked)
-    seeds = [secrets.randbits(63) if asked.seed is None else asked.seed for _ in prompts]
+async def _create(raw_request: Request, service: Service, parse: Callable[[Any, str], CompletionRequest]) -> Response:
+    authorize(raw_request, service.token)
+    request = parse(await read_json(raw_request), service.model)
+    service.engine.check(request.n * max(1, len(request.prompts)))
+    prompts = await asyncio.to_thread(service.encoder.prompts, request)
+    seeds = [secrets.randbits(63) if request.seed is None else request.seed for _ in prompts]
     capacity = service.engine.capacity
-    jobs = [(p.ids, sampling_params(asked, p.ids, capacity, s)) for p, s in zip(prompts, seeds, strict=True)]
-    pieces: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
+    inputs = [(p.ids, sampling_params(request, p.ids, capacity, s)) for p, s in zip(prompts, seeds, strict=True)]
+    outputs: OutputQueue = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
-    def deliver(piece: Piece | RequestError) -> None:
+    def on_output(output: CompletionOutput | RequestError) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended with the server
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+            loop.call_soon_threadsafe(outputs.put_nowait, output)
 
-    job = service.engine.submit(jobs, asked, deliver)
-    reply = Reply(
-        asked,
+    job = service.engine.submit(inputs, request, on_output)
+    builder = ResponseBuilder(
+        request,
         service.model,
         sum(len(prompt.ids) for prompt in prompts),
         lambda token: service.tokenizer.decode([token]),
-        [_echo(service, prompt) if asked.echo else "" for prompt in prompts],
+        [_echo(service, prompt) if request.echo else "" for prompt in prompts],
         prompts[0].thinking,
     )
-    if asked.stream:
-        return StreamingResponse(_stream(reply, job, pieces), media_type="text/event-stream")
-    return await _whole(request, reply, job, pieces)
+    if request.stream:
+        return StreamingResponse(_stream(builder, job, outputs), media_type="text/event-stream")
+    return await _complete(raw_request, builder, job, outputs)
 
 
 def _echo(service: Service, prompt: Prompt) -> str:
     return service.tokenizer.decode(prompt.ids) if prompt.text is None else prompt.text
 
 
-async def _whole(request: Request, reply: Reply, job: Job, pieces: asyncio.Queue[Piece | RequestError]) -> Response:
-    """Wait for the last piece of every choice; cancel them when the client disconnects."""
-    gone = asyncio.create_task(_disconnected(request))
+async def _complete(raw_request: Request, builder: ResponseBuilder, job: Job, outputs: OutputQueue) -> Response:
+    """Wait for the final output of every choice; cancel them when the client disconnects."""
+    disconnected = asyncio.create_task(_wait_for_disconnect(raw_request))
     texts: dict[int, str] = {}
-    done: list[Piece] = []
+    done: list[CompletionOutput] = []
     try:
-        while len(done) < reply.num_choices:
-            get = asyncio.create_task(pieces.get())
-            await asyncio.wait({get, gone}, return_when=asyncio.FIRST_COMPLETED)
+        while len(done) < builder.num_choices:
+            get = asyncio.create_task(outputs.get())
+            await asyncio.wait({get, disconnected}, return_when=asyncio.FIRST_COMPLETED)
             if not get.done():
                 get.cancel()
                 return Response(status_code=499)
-            piece = get.result()
-            if isinstance(piece, RequestError):
-                raise piece
-            texts[piece.index] = texts.get(piece.index, "") + piece.text
-            if piece.finish_reason is not None:
-                text = texts[piece.index]
-                done.append(Piece(piece.index, text, piece.finish_reason, piece.tokens, piece.logprobs))
+            output = get.result()
+            if isinstance(output, RequestError):
+                raise output
+            texts[output.index] = texts.get(output.index, "") + output.text
+            if output.finish_reason is not None:
+                text = texts[output.index]
+                done.append(
+                    CompletionOutput(output.index, text, output.finish_reason, output.token_ids, output.logprobs)
+                )
     finally:
-        gone.cancel()
+        disconnected.cancel()
         job.cancel()
     # Log-probabilities may have millions of entries; serialize them outside of the event loop.
-    return await asyncio.to_thread(lambda: JSONResponse(reply.whole(done)))
+    return await asyncio.to_thread(lambda: JSONResponse(builder.response(done)))
 
 
-async def _stream(reply: Reply, job: Job, pieces: asyncio.Queue[Piece | RequestError]) -> AsyncIterator[bytes]:
+async def _stream(builder: ResponseBuilder, job: Job, outputs: OutputQueue) -> AsyncIterator[bytes]:
     """Server-sent events; closed early when the client disconnects."""
-    left = reply.num_choices
+    left = builder.num_choices
     try:
         while left:
-            piece = await pieces.get()
-            if isinstance(piece, RequestError):
-                yield event(piece.body())
+            output = await outputs.get()
+            if isinstance(output, RequestError):
+                yield server_sent_event(output.body())
                 break
-            yield event(reply.chunk(piece) if piece.logprobs is None else await asyncio.to_thread(reply.chunk, piece))
-            left -= piece.finish_reason is not None
-        if reply.asked.stream_usage:
-            yield event(reply.usage_chunk())
+            large = output.logprobs is not None  # serialized outside of the event loop
+            yield server_sent_event(await asyncio.to_thread(builder.chunk, output) if large else builder.chunk(output))
+            left -= output.finish_reason is not None
+        if builder.request.stream_usage:
+            yield server_sent_event(builder.usage_chunk())
         yield DONE
     finally:
         job.cancel()
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _wait_for_disconnect(raw_request: Request) -> None:
+    while (await raw_request.receive())["type"] != "http.disconnect":
         pass

@@ -1,7 +1,7 @@
 """The thread that owns the engine: requests join and leave its scheduler at any step.
 
-An error ends the completion that caused it. When a step fails without naming the sequence, the sequences that joined
-with it (else all that were running) are retried one by one, and the one that fails alone is the cause. The others keep
+An error ends the completion that caused it. When a step fails without naming the sequence, the sequences that joined in
+that step (if none did, all running ones) are retried one by one, and one that fails alone is the cause. The others keep
 their tokens and continue after a prefill of prompt and tokens.
 """
 
@@ -19,20 +19,20 @@ from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Scheduler
 from deepscaler.engines.torch.scheduler import Sequence as DecodingSequence
 from deepscaler.observability.counts import counted
-from deepscaler.serve.choices import Choice, Deliver, client_error
-from deepscaler.serve.requests import Asked, RequestError
-from deepscaler.serve.text import Detokenizer
+from deepscaler.serve.detokenizer import Detokenizer
+from deepscaler.serve.output_processor import Choice, OutputCallback, client_error
+from deepscaler.serve.requests import CompletionRequest, RequestError
 from deepscaler.types import FinishReason, IntArray, Request, RunError, SamplingParams
 
 IDLE_S = 0.5
-MAX_FAULTS = 16  # consecutive failed steps after which the device itself is tested
-MAX_TRIALS = 3  # retries of one suspected completion
+MAX_FAULTS = 16  # consecutive failed steps before the device itself is tested
+MAX_RETRIES = 3  # of one suspected completion
 
 Decode = Callable[[Sequence[int], bool], str]  # token ids, whether to skip special tokens
 
 
 class Job:
-    """A submitted request. `cancel` from any thread."""
+    """A submitted request. `cancel` may be called from any thread."""
 
     def __init__(self, choices: list[Choice]) -> None:
         self.choices = choices
@@ -43,9 +43,9 @@ class Job:
 
 
 class EngineThread:
-    """capacity: tokens of prompt and completion. max_queued: most sequences waiting or running.
+    """capacity: maximum tokens of prompt and completion. max_queued: maximum sequences waiting or running.
 
-    stop: stop strings of every completion, beside those of its request.
+    stop: stop strings of every completion, in addition to those of its request.
     """
 
     def __init__(
@@ -74,40 +74,51 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, prompts: Iterable[tuple[IntArray, SamplingParams]], asked: Asked, deliver: Deliver) -> Job:
-        """`deliver` receives every piece or an error, in the engine's thread. Raises RequestError when full (429).
+    def submit(
+        self, prompts: Iterable[tuple[IntArray, SamplingParams]], request: CompletionRequest, on_output: OutputCallback
+    ) -> Job:
+        """Queue the completions of a request. Raises RequestError (429) when the queue is full.
 
-        The choices of the first prompt come first.
+        The choices of the first prompt come first. `on_output` receives every output or an error, in this thread.
         """
         self.check()
         choices: list[Choice] = []
-        stops = (*asked.stop, *self._stop)
+        stops = (*request.stop, *self._stop)
         for prompt_ids, params in prompts:
-            request = Request("serve", prompt_ids, asked.n)
-            for sample in range(asked.n):
-                text = Detokenizer(lambda ids: self._decode(ids, asked.skip_special_tokens), stops)
-                sequence, watched = DecodingSequence(request, sample, params), asked.stream or bool(stops)
-                wanted = watched, asked.logprobs, asked.echo
-                choices.append(Choice(len(choices), sequence, text, *wanted, deliver))
+            engine_request = Request("serve", prompt_ids, request.n)
+            for sample in range(request.n):
+                detokenizer = Detokenizer(lambda ids: self._decode(ids, request.skip_special_tokens), stops)
+                sequence = DecodingSequence(engine_request, sample, params)
+                choices.append(
+                    Choice(
+                        index=len(choices),
+                        sequence=sequence,
+                        detokenizer=detokenizer,
+                        incremental=request.stream or bool(stops),
+                        num_logprobs=request.logprobs,
+                        echo=request.echo,
+                        on_output=on_output,
+                    )
+                )
         with self._lock:
-            self._check_room(len(choices))
+            self._check_queue(len(choices))
             self._num_open += len(choices)
         job = Job(choices)
         self._inbox.put(job)
-        self.check()  # a thread that has ended meanwhile does not read its inbox
+        self.check()  # a thread that has ended in the meantime does not read its inbox
         return job
 
     def check(self, count: int = 0) -> None:
         """Raises RequestError when the engine has failed (500) or `count` more completions are too many (429)."""
         if self._failure is not None:
             raise RequestError(f"the engine failed ({self._failure}); restart the server", status=500)
-        self._check_room(count)
+        self._check_queue(count)
 
-    def _check_room(self, count: int) -> None:
+    def _check_queue(self, count: int) -> None:
         if self._num_open + count > self._max_queued:
             raise RequestError(
-                f"{counted(count, 'completion')} asked for, {self._num_open} are waiting or under way, and the "
-                f"server takes {self._max_queued}; try again later",
+                f"{counted(count, 'completion')} requested, {self._num_open} waiting or running, and the server "
+                f"accepts {self._max_queued}; try again later",
                 status=429,
                 code="queue_full",
             )
@@ -124,7 +135,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._decode_all()
-        except Exception as error:  # waiting clients get the error, later requests as well
+        except Exception as error:  # waiting clients and later requests get the error
             self._failure = error
             self._fail_all(error)
             raise
@@ -181,26 +192,26 @@ class EngineThread:
             ))  # fmt: skip
 
     def _advance(self, choice: Choice) -> None:
-        if not choice.watched or choice.sequence.cancelled:
+        if not choice.incremental or choice.sequence.cancelled:
             return
         try:
             choice.advance()
         except Exception as error:  # affects this completion only
             choice.sequence.cancelled, choice.failed = True, True
-            choice.deliver(client_error(error))
+            choice.on_output(client_error(error))
 
     def _finish(self, choice: Choice, reason: FinishReason | None) -> None:
         try:
-            piece = choice.finish(reason, self._stop_ids, self._engine)
+            output = choice.finish(reason, self._stop_ids, self._engine)
         except Exception as error:  # affects this completion only
             self._fail(choice, error)
             return
         self._release(1)
         if not choice.failed:
-            choice.deliver(piece)
+            choice.on_output(output)
 
     def _recover(self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception) -> Scheduler:
-        """A new scheduler with all sequences that did not cause the error. Raises when the device itself has failed."""
+        """A new scheduler with all sequences that did not cause the error. Raises when the device has failed."""
         self._faults += 1
         if self._faults > MAX_FAULTS:
             self._engine.score(np.zeros(2, np.int32), np.ones(1, np.float32), 0)  # raises when the device has failed
@@ -226,10 +237,7 @@ class EngineThread:
     ) -> tuple[list[DecodingSequence], list[DecodingSequence]]:
         """(sequences that caused the error, sequences that may have caused it)."""
         if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):
-            return (
-                error.sequences,
-                [],
-            )  # caused by their own prompts; sequences that are decoded together may affect each other
+            return error.sequences, []  # their own prompts are the cause; only decoding mixes sequences
         if isinstance(error, NonFiniteLogitsError):
             suspects = error.sequences
         else:
@@ -238,8 +246,8 @@ class EngineThread:
         if len(suspects) == 1:
             return [*suspects, *self._same_prompt(suspects[0])], []
         for sequence in suspects:
-            self._choices[sequence].trials += 1
-        failed = [d for d in suspects if self._choices[d].trials > MAX_TRIALS]
+            self._choices[sequence].retries += 1
+        failed = [d for d in suspects if self._choices[d].retries > MAX_RETRIES]
         return failed, [d for d in suspects if d not in failed]
 
     def _same_prompt(self, failed: DecodingSequence) -> list[DecodingSequence]:
@@ -254,7 +262,7 @@ class EngineThread:
         self._release(1)
         if not choice.failed:
             choice.failed = True
-            choice.deliver(client_error(error))
+            choice.on_output(client_error(error))
 
     def _fail_all(self, error: Exception) -> None:
         while not self._inbox.empty():

@@ -1,4 +1,4 @@
-"""From what was asked to token ids: the chat template, the tokenizer, and limits that hold before either works long."""
+"""Prompts of a request as token ids: chat template, tokenizer, and length limits that hold before either runs long."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from deepscaler.data.templates import MAX_NUMBER, OPEN_THINK, encode_rendered, render_messages, template_variables
 from deepscaler.observability.counts import counted
-from deepscaler.serve.fields import RequestError, nearest
-from deepscaler.serve.requests import Asked, Template
+from deepscaler.serve.requests import ChatTemplateOptions, CompletionRequest
+from deepscaler.serve.validation import RequestError, nearest
 from deepscaler.types import IntArray
 
-PROBED_CHARACTERS = 8  # per token of context; text has three or four to a token
+PROBED_CHARACTERS = 8  # per token of context; a token has three or four characters on average
 _CLOSE_THINK = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """text: as rendered or given, None where ids were given. thinking: it ends inside `<think>`."""
+    """text: as rendered or given, None where token ids were given. thinking: the text ends inside `<think>`."""
 
     ids: IntArray
     text: str | None
@@ -27,8 +27,8 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """capacity: most tokens of prompt and completion. num_ids: token ids that model and tokenizer know."""
+class PromptEncoder:
+    """capacity: maximum tokens of prompt and completion. num_ids: number of token ids that model and tokenizer have."""
 
     tokenizer: Any
     capacity: int
@@ -39,24 +39,24 @@ class Encoder:
         longest = max(map(len, self.tokenizer.get_vocab()), default=1)
         object.__setattr__(self, "longest_token", longest)
 
-    def prompts(self, asked: Asked) -> list[Prompt]:
-        """Raises RequestError, for a text that cannot fit without tokenizing all of it."""
-        if asked.is_chat:
-            text = self._rendered(asked)
-            return [Prompt(self._ids(text, asked), text, _opened_thinking(text, asked))]
-        return [self._prompt(prompt, asked) for prompt in asked.prompts]
+    def prompts(self, request: CompletionRequest) -> list[Prompt]:
+        """Raises RequestError; a text that cannot fit is refused without tokenizing all of it."""
+        if request.is_chat:
+            text = self._rendered(request)
+            return [Prompt(self._ids(text, request), text, _opened_thinking(text, request))]
+        return [self._prompt(prompt, request) for prompt in request.prompts]
 
-    def _prompt(self, prompt: str | tuple[int, ...], asked: Asked) -> Prompt:
+    def _prompt(self, prompt: str | tuple[int, ...], request: CompletionRequest) -> Prompt:
         if isinstance(prompt, str):
-            return Prompt(self._ids(prompt, asked), prompt)
+            return Prompt(self._ids(prompt, request), prompt)
         if len(prompt) > self.capacity:
             raise self._too_long(counted(len(prompt), "token"), "prompt")
         if max(prompt) >= self.num_ids or min(prompt) < 0:
-            raise RequestError(f"prompt: token ids go from 0 to {self.num_ids - 1}", param="prompt")
+            raise RequestError(f"prompt: token ids range from 0 to {self.num_ids - 1}", param="prompt")
         return Prompt(np.array(prompt, dtype=np.int32), None)
 
-    def _ids(self, text: str, asked: Asked) -> IntArray:
-        param = "messages" if asked.is_chat else "prompt"
+    def _ids(self, text: str, request: CompletionRequest) -> IntArray:
+        param = "messages" if request.is_chat else "prompt"
         if len(text) > self.capacity * self.longest_token:
             raise self._too_long(
                 f"{counted(len(text), 'character')}, which are at least "
@@ -64,32 +64,34 @@ class Encoder:
                 param,
             )
         probed = self.capacity * PROBED_CHARACTERS
-        # Where a text is cut changes its last few tokens only, so twice the context cannot come from there.
-        if len(text) > probed and len(self._encoded(text[:probed], asked)) > 2 * self.capacity:
+        # Truncating a text changes its last few tokens only, so it cannot add as many tokens as the context has.
+        if len(text) > probed and len(self._encoded(text[:probed], request)) > 2 * self.capacity:
             raise self._too_long(f"more than {counted(2 * self.capacity, 'token')}", param)
-        ids = self._encoded(text, asked)
+        ids = self._encoded(text, request)
         if not ids:
-            raise RequestError(f"{param}: no token", param=param)
+            raise RequestError(f"{param}: it has no tokens; send some text", param=param)
         if max(ids) >= self.num_ids:
             raise RequestError(
-                f"{param}: the tokenizer makes token {max(ids)} of it, and the model has {self.num_ids}", param=param
+                f"{param}: the tokenizer gives token id {max(ids)}, and the model has {self.num_ids} token ids; leave "
+                "out the special token",
+                param=param,
             )
         return np.array(ids, dtype=np.int32)
 
-    def _encoded(self, text: str, asked: Asked) -> list[int]:
-        if asked.is_chat and not asked.add_special_tokens:  # contents may hold the text of control tokens
+    def _encoded(self, text: str, request: CompletionRequest) -> list[int]:
+        if request.is_chat and not request.add_special_tokens:  # contents may hold the text of control tokens
             return encode_rendered(self.tokenizer, [text])[0]
-        return self.tokenizer(text, add_special_tokens=asked.add_special_tokens)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=request.add_special_tokens)["input_ids"]
 
-    def _rendered(self, asked: Asked) -> str:
-        how = asked.template
-        _check_variables(self.tokenizer, how)
-        options = {
-            "add_generation_prompt": how.add_generation_prompt,
-            "continue_final_message": how.continue_final_message,
+    def _rendered(self, request: CompletionRequest) -> str:
+        template = request.template
+        _check_variables(self.tokenizer, template)
+        flags = {
+            "add_generation_prompt": template.add_generation_prompt,
+            "continue_final_message": template.continue_final_message,
         }
         try:
-            return render_messages(self.tokenizer, asked.messages, {**how.variables, **options})
+            return render_messages(self.tokenizer, request.messages, {**template.variables, **flags})
         except ValueError as error:
             raise RequestError(f"{error!s:.1000}", param="messages") from error
 
@@ -101,12 +103,12 @@ class Encoder:
         )
 
 
-def _check_variables(tokenizer: Any, how: Template) -> None:
-    """Raises RequestError for a variable that the template does not read, and so would be without any effect."""
-    if not how.variables:
+def _check_variables(tokenizer: Any, options: ChatTemplateOptions) -> None:
+    """Raises RequestError for a variable that the template does not read."""
+    if not options.variables:
         return
     known = template_variables(tokenizer)
-    for name, value in how.variables.items():
+    for name, value in options.variables.items():
         where = f"chat_template_kwargs.{name:.100}"
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
@@ -119,15 +121,15 @@ def _check_variables(tokenizer: Any, how: Template) -> None:
 
 
 def _holds_large_number(value: Any) -> bool:
-    """Of a loop or a repetition that a template makes of it."""
+    """Whether `value` holds a number that could make a loop or repetition of the template too long."""
     if isinstance(value, dict | list):
         return any(map(_holds_large_number, value.values() if isinstance(value, dict) else value))
     return isinstance(value, int | float) and abs(value) > MAX_NUMBER
 
 
-def _opened_thinking(text: str, asked: Asked) -> bool:
-    """Whether what the model writes next is reasoning."""
-    if not asked.template.continue_final_message:
+def _opened_thinking(text: str, request: CompletionRequest) -> bool:
+    """Whether the prompt ends inside `<think>`, so that the completion begins with reasoning."""
+    if not request.template.continue_final_message:
         return text.rstrip().endswith(OPEN_THINK)
     last = text[text.rfind(OPEN_THINK) :] if OPEN_THINK in text else ""
-    return OPEN_THINK in asked.messages[-1]["content"] and _CLOSE_THINK not in last
+    return OPEN_THINK in request.messages[-1]["content"] and _CLOSE_THINK not in last

@@ -1,4 +1,4 @@
-"""A model directory behind an OpenAI-compatible address, until it is told to stop."""
+"""Serves a model directory over an OpenAI-compatible HTTP API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from deepscaler.cluster.model_directory import open_model
 from deepscaler.engines.sizing import cache_bytes
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.observability.counts import counted
-from deepscaler.serve.admission import LOOPBACK, check_key
 from deepscaler.serve.app import Service, make_app
+from deepscaler.serve.authorization import LOOPBACK, check_key
 from deepscaler.serve.connections import BoundedProtocol
 from deepscaler.serve.engine_thread import EngineThread
-from deepscaler.serve.prompts import Encoder
+from deepscaler.serve.prompts import PromptEncoder
 
-SPARE_CONNECTIONS = 256  # for those that ask for a place in the queue, and for health checks
+SPARE_CONNECTIONS = 256  # above max_queued: for requests that get 429, and for health checks
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """context: most tokens of prompt and completion, 0 = the model's own. token_env: variable with the API key.
+    """context: maximum tokens of prompt and completion, 0 for the model's own. token_env: variable with the API key.
 
-    stop_token_ids, stop: end every completion, beside what the model's files and a request name.
+    stop_token_ids, stop: end every completion, in addition to those of the model's files and of the request.
     """
 
     host: str = "127.0.0.1"
@@ -46,24 +46,24 @@ class ServeOptions:
 def read_token(options: ServeOptions) -> str:
     """The API key from the environment.
 
-    Raises ValueError for an address others can reach, without a key, and for a key that cannot be sent.
+    Raises ValueError for an address that others can reach without a key, and for a key that no header can carry.
     """
     token = os.environ.get(options.token_env, "").strip()
     check_key(token, options.token_env)
     if options.host not in LOOPBACK and not token:
         raise ValueError(
-            f"--host {options.host} can be reached from elsewhere, so requests need a key: set the environment "
-            f"variable {options.token_env}, or name another with --token-env"
+            f"--host {options.host} can be reached from other machines, so requests need an API key: set the "
+            f"environment variable {options.token_env}, or name another variable with --token-env"
         )
     return token
 
 
 @contextmanager
 def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Service]:
-    """The model loaded and its engine running. Raises ModelError, ValueError."""
+    """Load the model and start its engine. Raises ModelError, ValueError."""
     token = read_token(options)
     if "" in options.stop:
-        raise ValueError("--stop: an empty text would end every completion before it begins; leave it out")
+        raise ValueError("--stop: an empty string would end every completion at once; leave it out")
     files = open_model(model_dir, options.dtype)
     if options.context > files.context:
         raise ValueError(
@@ -71,11 +71,11 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
         )
     capacity = options.context or files.context
     model = files.load(capacity)
-    slots = files.slots(capacity=capacity, most=options.max_active)
+    max_num_seqs = files.slots(capacity=capacity, most=options.max_active)
     stop_ids = files.stop_ids(options.stop_token_ids)
     tokenizer = files.tokenizer
     engine = EngineThread(
-        TorchEngine(model, stop_ids=stop_ids, max_active=slots, max_cache_bytes=cache_bytes(files.device, 1)),
+        TorchEngine(model, stop_ids=stop_ids, max_active=max_num_seqs, max_cache_bytes=cache_bytes(files.device, 1)),
         decode=lambda ids, skip: tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
         stop_ids=stop_ids,
         capacity=capacity,
@@ -83,7 +83,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
         stop=options.stop,
     )
     num_ids = min(model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values()) + 1)
-    encoder = Encoder(tokenizer, capacity, num_ids)
+    encoder = PromptEncoder(tokenizer, capacity, num_ids)
     try:
         yield Service(engine, encoder, options.name or Path(model_dir).resolve().name, token)
     finally:
@@ -91,7 +91,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
 
 
 def make_server(service: Service, options: ServeOptions) -> uvicorn.Server:
-    """The HTTP server: connections beyond what may be queued get 503, and silent ones are closed."""
+    """The HTTP server: connections above the limit get 503, and idle ones are closed."""
     config = uvicorn.Config(
         make_app(service),
         host=options.host,
@@ -115,7 +115,7 @@ def run(service: Service, options: ServeOptions) -> None:
 
 
 def _allow_open_files(count: int) -> None:
-    """A connection is an open file, of which a process may have 1,024 in many systems unless it asks for more."""
+    """Raise the limit of open files, 1,024 on many systems: every connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and wanted > soft:

@@ -19,7 +19,7 @@ class MuonHelper(Helper):
     """A helper that also orthogonalises matrices, in the memory of its gradient: never more than there are weights."""
 
     def orthogonalise(self, shapes: Sequence[Shape]) -> None:
-        """The matrices lie in `lent` one after the other, float32, and are replaced there."""
+        """The matrices are in `lent` one after the other, float32, and are replaced there."""
         lent = views_of(self._lent, shapes)
         for matrix, result in zip(lent, orthogonalise_all(lent), strict=True):
             matrix.copy_(result)

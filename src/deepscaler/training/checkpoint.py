@@ -134,7 +134,7 @@ def read_listed(path: Path, name: str) -> dict[str, Any] | None:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when every file has its recorded size and SHA-256.
+    """The fault of a checkpoint, in words; None when every file has its recorded size and SHA-256.
 
     Files that the manifest does not list are somebody's own and are left alone.
     """

@@ -46,7 +46,7 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
 
 def weights_files(directory: Path) -> list[Path]:
-    """The files of a model in the Hugging Face layout, and no other that happens to lie beside them."""
+    """The files of a model in the Hugging Face layout, without other files of the directory."""
     whole, index = directory / WEIGHTS_FILE, read_json(directory / INDEX_FILE)
     if whole.is_file() or index is None:
         return [whole]

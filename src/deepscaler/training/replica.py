@@ -1,4 +1,4 @@
-"""A model replica: weights, reference weights and optimizer, and what is computed with them.
+"""A model replica: weights, reference weights and optimizer, and the computations with them.
 
 The policy learner (training.learner) decides what to update with; a replica computes it. `ModelReplica` is the replica
 of one process; `cluster.replica.SharedReplica` adds processes of the same machine.
@@ -71,7 +71,7 @@ class ModelReplica:
                 group["lr"] = factor * learning_rate
 
     def publish(self, version: int) -> LiveWeights:
-        """The weights where they lie; valid until the next update."""
+        """The weights in place; valid until the next update."""
         self._expire()
         self._published = LiveWeights(version, self._computer.model.named_parameters)
         return self._published

@@ -30,8 +30,8 @@ def test_stages_that_are_cut_short_or_never_reached_are_warned_about(sound: Path
         (["algorithm.max_refills=2"], "algorithm.max_refills is set in --set but not used"),
         (["model.float32_head=true"], "model.float32_head is set in --set but not used"),
         (["data.source=x.jsonl", "data.num_problems=9"], "data.num_problems is set in --set but not used"),
-        (["preset=rloo", "optimizer.mini_batch_prompts=4"], "algorithm.loss = 'reinforce' has no ratio"),
-        (["preset=gspo", "algorithm.reduction=token_mean"], "the paper takes 'sequence_mean'"),
+        (["preset=rloo", "optimizer.mini_batch_prompts=4"], "algorithm.loss = 'reinforce' has no importance ratio"),
+        (["preset=gspo", "algorithm.reduction=token_mean"], "the paper uses 'sequence_mean'"),
     ],
 )
 def test_idle_and_doubtful_settings_are_warned_about(sound: Path, overrides: list[str], expected: str) -> None:

@@ -138,7 +138,7 @@ CONTRADICTIONS = [
         ["stages.1.sources", "data.sources", "(a, b)"],
         ['stages.1.sources=["a"]'],
     ),
-    (['stages.0.sources=["a"]'], ["stages.0.sources", "data.sources (which are absent)"], None),
+    (['stages.0.sources=["a"]'], ["stages.0.sources", "data.sources (none is defined)"], None),
     (
         ["stages.1.min_difficulty=5", "stages.1.max_difficulty=3"],
         ["stages.1.min_difficulty", "stages.1.max_difficulty"],

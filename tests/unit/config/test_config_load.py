@@ -156,5 +156,5 @@ def test_a_loaded_recipe_is_frozen(small: Path) -> None:
 
 
 def test_a_recipe_of_an_evaluation_is_named_as_such() -> None:
-    with pytest.raises(RecipeError, match=r"recipe of an evaluation.*deepscaler eval MODEL --recipe"):
+    with pytest.raises(RecipeError, match=r"\[suite\] is for an evaluation.*deepscaler eval MODEL --recipe"):
         load_recipe(Path(__file__).parents[3] / "recipes" / "eval-competition.toml")

@@ -19,7 +19,7 @@ SHIPPED = ROOT / "recipes" / "quickstart.toml"
 def page_lists() -> list[list[str]]:
     """The keys of each bullet list of the page's section, in order."""
     text = (ROOT / "docs" / "recipes.md").read_text()
-    section = text.split("## Going on with a run\n")[1].split("\n### ")[0]
+    section = text.split("## Resuming a run\n")[1].split("\n### ")[0]
     lists, current = [], ""
     for line in section.splitlines():
         if line.startswith(("- ", "  ")):

@@ -132,7 +132,7 @@ def test_a_band_that_holds_nothing_is_refused_with_its_keys_and_figures() -> Non
         plans_of(recipe({}, {"min_difficulty": 9.0, "longest_prompt": 30}), encoded(10), [0] * 10)
     assert "difficulty 9 or more, prompts of up to 30 tokens" in str(error.value)
     assert "stages.1.min_difficulty" in str(error.value)
-    with pytest.raises(ValueError, match="of source 's1' lies in its bands"):
+    with pytest.raises(ValueError, match="of source 's1' is in its bands"):
         plans_of(recipe({"longest_prompt": 14}, sources=2), encoded(10), [0] * 5 + [1] * 5)
 
 

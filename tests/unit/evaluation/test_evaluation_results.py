@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepscaler.evaluation.benchmark_samples import split_benchmarks
 from deepscaler.evaluation.breakdown import budget_curve, read_contamination
-from deepscaler.evaluation.grid import split_benchmarks
 from deepscaler.evaluation.results import add_clean_subset, compute_results, find_changed_samples, write_results
 from deepscaler.evaluation.samples import read_digested, read_results, samples_table
 from deepscaler.evaluation.tables import print_results
@@ -57,7 +57,7 @@ def test_a_smaller_budget_cuts_and_never_helps() -> None:
     scores = [point["pass@1"] for point in curve]
     assert scores == sorted(scores)
     assert scores[0] < scores[-1] == pytest.approx(samples.means.mean())
-    assert curve[-1]["cut_frac"] == 0.0
+    assert curve[-1]["truncated_frac"] == 0.0
     tokens, right = np.array(samples.column("num_tokens")), samples.rewards > 0
     b = curve[2]["max_tokens"]
     assert curve[2]["pass@1"] == pytest.approx(np.mean(right & (tokens <= b)))  # exactly b tokens still count

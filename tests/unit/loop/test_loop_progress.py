@@ -29,13 +29,13 @@ STATS = replace(
 SAMPLE_S = 100.0
 
 
-def test_a_step_shows_stage_step_reward_length_cut_speed_and_time_left() -> None:
+def test_a_step_shows_stage_step_reward_length_truncated_speed_and_time_left() -> None:
     out = StringIO()
     progress = Progress(out, terminal=False)
     progress.start_step(1750, 1750, STAGE)
     progress.end_step(1750, STATS, SAMPLE_S)
     (line,) = out.getvalue().splitlines()
-    for part in ("24k", "step 1750/1750", "reward 0.123", "length 12345", "cut 100%", "100k tok/s", "left 0 s"):
+    for part in ("24k", "1750/1750", "reward 0.123", "length 12345", "truncated 100%", "100k tok/s", "left 0 s"):
         assert part in line
     assert len(line) <= 79
 
@@ -73,7 +73,7 @@ def test_a_long_step_says_how_far_it_is_and_a_short_one_does_not(monkeypatch: py
     now[0] += LONG_STEP_S
     progress.on_rollout(ROLLOUT)
     progress.on_rollout(ROLLOUT)
-    assert out.getvalue().splitlines()[1:] == [f"{STAGE.name} step 3/12  2 completions sampled"]
+    assert out.getvalue().splitlines()[1:] == [f"{STAGE.name} 3/12  2 completions sampled"]
     progress.end_evaluation(0.25, 0.2, 0.3)
     assert out.getvalue().splitlines()[-1] == "Pass@1 25.0%  [20.0%, 30.0%]"
 
@@ -106,7 +106,7 @@ def test_time_left_counts_steps_only_not_what_ran_before_the_first(monkeypatch: 
         now += 10.0 if step <= 5 else 2.0  # the first steps are long ones
         progress.end_step(step, STATS, SAMPLE_S)
     last = out.getvalue().splitlines()[-1]
-    assert "step 30/60" in last or "step 29/60" in last or "step 28/60" in last
+    assert " 30/60 " in last or " 29/60 " in last or " 28/60 " in last
     seconds = duration(2.0 * (60 - int(last.split("/")[0].split()[-1])))
     assert last.endswith(f"left {seconds}")
 

@@ -11,8 +11,8 @@ from deepscaler.evaluation.compare import compare_directories
 from deepscaler.loop.step_records import notes_on_base
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.report.chart import Chart, Series, Span, draw
-from deepscaler.report.panels import MAX_BANDS, difficulty_bands
 from deepscaler.report.runs import read_runs
+from deepscaler.report.training_charts import MAX_BANDS, difficulty_bands
 from made_comparison import write_evaluation_of
 from made_samples import row
 
@@ -77,5 +77,5 @@ def test_a_base_that_answers_nothing_is_told_with_causes(tmp_path: Path) -> None
     assert "0% truncated, 100% without an answer\nmost completions end without" in said(
         outcome="no_answer", answer=None
     )
-    assert "answers come and are wrong" in said()
+    assert "completions have answers, but wrong ones" in said()
     assert said(outcome="correct") == "base model: 8 of 8 right, 0% truncated, 0% without an answer"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deepscaler.modeling.load import load_tokenizer
-from deepscaler.serve.prompts import Encoder
+from deepscaler.serve.prompts import PromptEncoder
 from deepscaler.serve.requests import RequestError, parse_chat, parse_completion
 from tiny_run import write_model
 
@@ -38,13 +38,13 @@ class Counting:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> Encoder:
+def encoder(tmp_path: Path) -> PromptEncoder:
     tokenizer = load_tokenizer(write_model(tmp_path / "model"))
     tokenizer.chat_template = THINKING
-    return Encoder(Counting(tokenizer), CAPACITY, len(tokenizer))
+    return PromptEncoder(Counting(tokenizer), CAPACITY, len(tokenizer))
 
 
-def render(encoder: Encoder, *contents: str, **body: Any) -> tuple[str, bool]:
+def render(encoder: PromptEncoder, *contents: str, **body: Any) -> tuple[str, bool]:
     roles = ["user", "assistant"] * len(contents)
     messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
     (prompt,) = encoder.prompts(parse_chat({"model": "m", "messages": messages, **body}, "m"))
@@ -52,7 +52,7 @@ def render(encoder: Encoder, *contents: str, **body: Any) -> tuple[str, bool]:
     return prompt.text, prompt.thinking
 
 
-def test_variables_of_the_template_reach_it(encoder: Encoder) -> None:
+def test_variables_of_the_template_reach_it(encoder: PromptEncoder) -> None:
     assert render(encoder, "1") == ("<user>1<assistant><think>", True)
     assert render(encoder, "1", chat_template_kwargs={"enable_thinking": False}) == ("<user>1<assistant>", False)
     assert render(encoder, "1", add_generation_prompt=False) == ("<user>1", False)
@@ -70,13 +70,13 @@ def test_variables_of_the_template_reach_it(encoder: Encoder) -> None:
     ],
 )
 def test_variables_that_the_template_does_not_read_are_refused(
-    encoder: Encoder, variables: dict[str, Any], words: str
+    encoder: PromptEncoder, variables: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RequestError, match=words):
         render(encoder, "1", chat_template_kwargs=variables)
 
 
-def test_a_message_is_gone_on_with_where_it_ended(encoder: Encoder) -> None:
+def test_a_message_is_gone_on_with_where_it_ended(encoder: PromptEncoder) -> None:
     text, thinking = render(encoder, "1", "so it is", continue_final_message=True)
     assert (text, thinking) == ("<user>1<assistant>so it is", False)
     assert render(encoder, "1", "<think>so", continue_final_message=True)[1]
@@ -84,7 +84,7 @@ def test_a_message_is_gone_on_with_where_it_ended(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("unit", ["1", "ab ", "é→", " "])
-def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized(encoder: Encoder, unit: str) -> None:
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized(encoder: PromptEncoder, unit: str) -> None:
     long = unit * (2_000_000 // len(unit))
     for asked in (
         parse_completion({"model": "m", "prompt": long}, "m"),
@@ -96,7 +96,7 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized(encoder: Enc
     assert encoder.tokenizer.characters <= 2 * 8 * CAPACITY
 
 
-def test_a_prompt_somewhat_too_long_is_refused_from_its_beginning(encoder: Encoder) -> None:
+def test_a_prompt_somewhat_too_long_is_refused_from_its_beginning(encoder: PromptEncoder) -> None:
     with pytest.raises(RequestError, match="more than 200 tokens"):
         encoder.prompts(parse_completion({"model": "m", "prompt": "1" * 1000}, "m"))
     assert encoder.tokenizer.characters <= 8 * CAPACITY
@@ -105,12 +105,12 @@ def test_a_prompt_somewhat_too_long_is_refused_from_its_beginning(encoder: Encod
 
 
 @pytest.mark.parametrize("ids", [[110], [-1], [2**31]])
-def test_ids_that_the_model_does_not_have_are_refused(encoder: Encoder, ids: list[int]) -> None:
+def test_ids_that_the_model_does_not_have_are_refused(encoder: PromptEncoder, ids: list[int]) -> None:
     with pytest.raises(RequestError, match=f"from 0 to {encoder.num_ids - 1}"):
         encoder.prompts(parse_completion({"model": "m", "prompt": ids}, "m"))
 
 
-def test_ids_that_only_the_tokenizer_has_are_refused(encoder: Encoder) -> None:
-    smaller = Encoder(encoder.tokenizer, CAPACITY, max(encoder.tokenizer("1")["input_ids"]))
+def test_ids_that_only_the_tokenizer_has_are_refused(encoder: PromptEncoder) -> None:
+    smaller = PromptEncoder(encoder.tokenizer, CAPACITY, max(encoder.tokenizer("1")["input_ids"]))
     with pytest.raises(RequestError, match="the model has"):
         smaller.prompts(parse_completion({"model": "m", "prompt": "1"}, "m"))

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from deepscaler.serve import fields
-from deepscaler.serve.requests import Asked, RequestError, parse_chat, parse_completion
+from deepscaler.serve import validation
+from deepscaler.serve.requests import CompletionRequest, RequestError, parse_chat, parse_completion
 
 MESSAGES = [{"role": "user", "content": "1+1"}]
 
 
-def chat(**body: Any) -> Asked:
+def chat(**body: Any) -> CompletionRequest:
     return parse_chat({"model": "m", "messages": MESSAGES, **body}, "m")
 
 
-def completion(**body: Any) -> Asked:
+def completion(**body: Any) -> CompletionRequest:
     return parse_completion({"model": "m", "prompt": "1+1", **body}, "m")
 
 
@@ -41,7 +41,7 @@ def completion(**body: Any) -> Asked:
         ({"stream": True, "stream_options": {"include_usag": True}}, "did you mean include_usage?"),
         ({"stream_options": {"include_usage": True}}, "with stream true"),
         ({"logprobs": 3}, "expected true or false.*top_logprobs"),
-        ({"top_logprobs": 3}, "needs logprobs to be true"),
+        ({"top_logprobs": 3}, "requires logprobs to be true"),
         ({"logprobs": True, "top_logprobs": 21}, "from 0 to 20"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"stop_token_ids": [True]}, "stop_token_ids"),
@@ -49,7 +49,7 @@ def completion(**body: Any) -> Asked:
         ({"max_tokens": 0}, "from 1"),
         ({"max_completion_tokens": 0, "max_tokens": 5}, "max_completion_tokens: expected a whole number"),
         ({"temperature": float("nan")}, "temperature: expected a number"),
-        ({"continue_final_message": True}, "role must be assistant"),
+        ({"continue_final_message": True}, "role of that message must be assistant"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "exclude each other"),
         ({"chat_template_kwargs": [1]}, "expected an object"),
         ({"messages": [{"role": "user", "contents": "x"}]}, "contents: no such field; did you mean content?"),
@@ -74,10 +74,10 @@ def test_what_a_chat_cannot_have_is_refused(body: dict[str, Any], words: str) ->
         ({"max_tokens": 0}, "from 1"),
         ({"logprobs": True}, "a whole number from 0 to 20"),
         ({"prompt": ["a", 3]}, "prompt: expected"),
-        ({"prompt": ["a", ""]}, "none empty"),
+        ({"prompt": ["a", ""]}, "expected a non-empty text"),
         ({"prompt": [[1], [True]]}, "prompt: expected"),
         ({"prompt": [[1], [[2]]]}, "prompt: expected"),
-        ({"prompt": []}, "none empty"),
+        ({"prompt": []}, "expected a non-empty text"),
     ],
 )
 def test_what_a_completion_cannot_have_is_refused(body: dict[str, Any], words: str) -> None:
@@ -86,18 +86,18 @@ def test_what_a_completion_cannot_have_is_refused(body: dict[str, Any], words: s
 
 
 def test_fields_without_effect_and_neutral_values_are_taken() -> None:
-    without_effect = dict.fromkeys(fields.WITHOUT_EFFECT, "x")
+    without_effect = dict.fromkeys(validation.IGNORED_FIELDS, "x")
     for parse in (chat, completion):
         assert parse(**without_effect) == parse()
-        for name, values in fields.NEUTRAL.items():
+        for name, values in validation.UNSUPPORTED_FIELDS.items():
             for value in values:
                 assert parse(**{name: value}) == parse()
 
 
 def test_null_is_the_default_of_every_field() -> None:
-    for name in fields.CHAT - {"model", "messages"}:
+    for name in validation.CHAT_FIELDS - {"model", "messages"}:
         assert chat(**{name: None}) == chat()
-    for name in fields.COMPLETION - {"model", "prompt"}:
+    for name in validation.COMPLETION_FIELDS - {"model", "prompt"}:
         assert completion(**{name: None}) == completion()
 
 
@@ -120,17 +120,17 @@ def test_prompts_are_texts_ids_or_lists_of_either() -> None:
 
 
 def test_nothing_need_be_sampled_when_the_prompt_is_echoed() -> None:
-    asked = completion(echo=True, max_tokens=0, logprobs=0)
-    assert (asked.echo, asked.max_tokens, asked.logprobs) == (True, 0, 0)
+    request = completion(echo=True, max_tokens=0, logprobs=0)
+    assert (request.echo, request.max_tokens, request.logprobs) == (True, 0, 0)
 
 
 def test_reasoning_of_an_earlier_turn_reaches_the_template_under_its_own_name() -> None:
     turn = {"role": "assistant", "content": "2", "reasoning_content": "so", "tool_calls": None, "refusal": None}
-    asked = chat(messages=[*MESSAGES, turn, {"role": "user", "content": "3"}])
-    assert asked.messages[1] == {"role": "assistant", "content": "2", "reasoning_content": "so"}
+    request = chat(messages=[*MESSAGES, turn, {"role": "user", "content": "3"}])
+    assert request.messages[1] == {"role": "assistant", "content": "2", "reasoning_content": "so"}
 
 
 def test_the_page_on_serving_names_every_field() -> None:
     page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
-    for name in fields.CHAT | fields.COMPLETION | fields.WITHOUT_EFFECT:
+    for name in validation.CHAT_FIELDS | validation.COMPLETION_FIELDS | validation.IGNORED_FIELDS:
         assert re.search(rf"`(stream_options\.)?{name}[`.]", page), name

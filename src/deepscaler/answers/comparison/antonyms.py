@@ -31,7 +31,7 @@ _PAIRS = (
 )
 _COMMAND = re.compile(r"\\(?:left|right|pm|[a-zA-Z]+(?=\s*\{))")
 _ARROW = re.compile(r"\\(?:overrightarrow|overleftarrow|vec)\s*\{\s*([A-Za-z]{2,})\s*\}")
-_SETS = frozenset("ℤℕℚℝℂ") | {"mathbb"}  # the last one stands for any other
+_SETS = frozenset("ℤℕℚℝℂ") | {"mathbb"}  # the last one is for any other
 _SET_WORDS = {
     "integer": "ℤ", "integers": "ℤ", "natural": "ℕ", "naturals": "ℕ", "rational": "ℚ", "rationals": "ℚ", "real": "ℝ",
     "reals": "ℝ", "complex": "ℂ",

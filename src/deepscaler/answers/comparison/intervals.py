@@ -88,7 +88,7 @@ def same_spans(a: Sequence[Span], b: Sequence[Span]) -> bool:
 
 
 def as_relation(reals: Reals) -> Relation | None:
-    """`y < 5 - x` again from the half-line of the y; None for what is no half-line of a variable."""
+    """`y < 5 - x` again from the half-line of the y; None for anything but a half-line of a variable."""
     if len(reals.spans) != 1 or not reals.name:
         return None
     span, variable = reals.spans[0], ("sym", reals.name)

@@ -61,7 +61,7 @@ def _contrary_counts(left: Sequence[str], right: Sequence[str]) -> str:
 
 
 def _counts(values: Sequence[str]) -> list[tuple[str, frozenset[str]]]:
-    """Every number with the words behind it, but for units and for words that stand behind several of them."""
+    """Every number with the words behind it, except units and words that follow several of them."""
     counts: list[tuple[str, set[str]]] = []
     for value in values:
         if value[:1].isdigit():

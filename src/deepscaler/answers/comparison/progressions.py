@@ -52,6 +52,6 @@ def _progression(items: Sequence[Answer]) -> Progression | None:
 
 
 def _leads_to(behind: Sequence[Tree], step: Fraction) -> bool:
-    """Whether what stands behind the dots has the step too: `…, n-1, n`."""
+    """Whether the terms after the dots have the same step: `…, n-1, n`."""
     shifted = [("add", tree, ("num", step, 0)) for tree in behind[:-1]]
     return all(same_value(tree, following) for tree, following in zip(shifted, behind[1:], strict=True))

@@ -11,7 +11,7 @@ ZERO = Fraction(0)
 
 
 def arranged(letter: str, n: Tree, k: Tree) -> Tree | None:
-    """The number of choices of k from n for the letter C, of arrangements for P and A; None for what is a power.
+    """The number of choices of k from n for the letter C, of arrangements for P and A; None for a power.
 
     `C_1^2` is a constant squared, since nobody chooses two from one; so are letters other than n, m, k and their like.
     """
@@ -26,7 +26,7 @@ def arranged(letter: str, n: Tree, k: Tree) -> Tree | None:
 
 
 def _counts(tree: Tree) -> bool:
-    """Whether the tree is made of whole numbers and letters that stand for such."""
+    """Whether the tree is made of whole numbers and letters for whole numbers."""
     if tree[0] == "sym":
         return tree[1] in INTEGER_LETTERS
     if tree[0] == "num":

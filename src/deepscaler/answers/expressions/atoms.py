@@ -125,7 +125,7 @@ class Atoms(Cursor, ABC):
         return ("sym", named_figure(name, corners))
 
     def _behind_scripts(self, mark: str) -> Tree:
-        """`{}^{10}P_3` and `_{10}P_3`: the first number stands before the letter."""
+        """`{}^{10}P_3` and `_{10}P_3`: the first number precedes the letter."""
         if mark == "{":
             self.position += 2
         above = self._script_tree()
@@ -135,14 +135,14 @@ class Atoms(Cursor, ABC):
         known = letter is not None and letter.kind == "letters" and letter.value in ARRANGING
         tree = arranged(letter.value, above, self._script_tree()) if letter is not None and known else None
         if tree is None:
-            raise UnreadableError("scripts before what is no number of choices")
+            raise UnreadableError("scripts before something other than a number of choices")
         return tree
 
     def _script_tree(self) -> Tree:
         return self._braced() if self.value() == "{" else self._atom()
 
     def _between_scripts(self, letter: str) -> Tree | None:
-        """`C_5^2` and `C^2_5`; None, at the same place, for what is no number of choices."""
+        """`C_5^2` and `C^2_5`; None, at the same position, for anything else."""
         start, tokens = self.position, list(self.tokens)
         scripts: dict[str, Tree] = {}
         while self.value() in ("_", "^") and self.value() not in scripts and self.value(1) not in ("'", "*", "circ"):
@@ -215,7 +215,7 @@ class Atoms(Cursor, ABC):
         self.take("{")
         index = self.peek()
         if index is None or index.kind != "letters":
-            raise UnreadableError("a sum over what is no variable")
+            raise UnreadableError("a sum over something other than a variable")
         self.position += 1
         self.take("=")
         low = self.expression()

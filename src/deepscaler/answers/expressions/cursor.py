@@ -1,4 +1,4 @@
-"""A place in a sequence of tokens, with what stands there and how deep the brackets around it are."""
+"""A position in a sequence of tokens, with the token there and the depth of its brackets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cursor:
         return found
 
     def take(self, value: str) -> None:
-        """Step over it; raises UnreadableError where something else stands."""
+        """Step over it; raises UnreadableError for any other token."""
         if not self.accept(value):
             found = self.peek()
             raise UnreadableError(f"expected {value!r}, found {found.value if found else 'the end'!r}")

@@ -1,4 +1,4 @@
-r"""What stands behind a value and may be left out: a second form, `1024\ (=2^{10})`, or a condition, `x+1,\ x\ne1`."""
+r"""Text after a value that may be left out: a second form, `1024\ (=2^{10})`, or a condition, `x+1,\ x\ne1`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SETS = frozenset("ℤℕℚℝℂ")
 
 
 def read_aside(tokens: Tokens, read: Read) -> Answer | None:
-    """None where nothing of the kind stands at the end. Raises UnreadableError."""
+    """None if the end holds nothing of the kind. Raises UnreadableError."""
     if len(tokens) < 4:
         return None
     if is_sign(tokens[-1], ")"):
@@ -128,7 +128,7 @@ def _try(tokens: Tokens, read: Read) -> Answer | None:
 
 
 def _conditioned(tokens: Tokens, read: Read) -> Answer | None:
-    """The first place behind which nothing but conditions stands."""
+    """The first position with only conditions after it."""
     for index, token in top_level(tokens):
         if index and (is_sign(token, ",", ";", "forall") or token.value.lower() in CONDITIONING):
             answer = _with_ranges(tokens[:index], tokens[index:], read)

@@ -11,7 +11,7 @@ from deepscaler.answers.values.same_value import same_value, symbols
 
 
 def assembled(items: list[Answer], *, meet: bool | None) -> Answer:
-    """`meet`: True behind "and", False behind "or", None where only commas stand."""
+    """`meet`: True after "and", False after "or", None with commas only."""
     if len(items) == 1:
         return items[0]
     items = _as_reals(items, meet=meet)

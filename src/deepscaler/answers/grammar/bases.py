@@ -13,7 +13,7 @@ _DIGITS = re.compile(r"(?=.*[0-9])[0-9A-Z]+")
 
 
 def read_based(tokens: Tokens) -> Answer | None:
-    """Digits below which a base stands: `1010_2`, `(2BF)_{16}`, `1010_{two}`."""
+    """Digits with a base as subscript: `1010_2`, `(2BF)_{16}`, `1010_{two}`."""
     tokens = _with_base_below(tokens)
     place = next((i for i, t in enumerate(tokens) if t.value == "_"), 0)
     script = [t for t in tokens[place + 1 :] if t.value not in ("{", "}", "(", ")")]

@@ -33,7 +33,7 @@ def read_choice(tokens: Tokens, read: Read) -> Answer | None:
 
 
 def _has_choice(tokens: Tokens) -> bool:
-    """Whether another choice stands in the tokens: `A: 3, B: 4`."""
+    """Whether the tokens hold another choice: `A: 3, B: 4`."""
     return any(
         t.kind in ("letters", "roman") and "A" <= t.value <= "J" and len(t.value) == 1 and is_sign(mark, ":", ")")
         for t, mark in pairwise(tokens)

@@ -12,7 +12,7 @@ _HALVES = frozenset(["am", "pm"])
 
 
 def read_clock(tokens: Tokens) -> Clock | None:
-    """None for what is no time of day."""
+    """None for anything but a time of day."""
     half = tokens[-1].value.lower() if tokens[-1].kind in ("prose", "letters") else ""
     digits = tokens[:-1] if half in _HALVES else tokens
     half = half if half in _HALVES else ""

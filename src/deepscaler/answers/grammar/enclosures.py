@@ -65,7 +65,7 @@ def _points(entries: list[Answer]) -> Items:
 
 
 def _with_french_brackets(tokens: Tokens) -> Tokens | None:
-    """`]1,2]` as `(1,2]`; None for what is no interval of this kind."""
+    """`]1,2]` as `(1,2]`; None for anything else."""
     signs = [t.value for t in tokens if is_sign(t, "[", "]")]
     if len(signs) != 2 or (signs[0] == "[" and signs[1] == "]"):
         return None

@@ -18,7 +18,7 @@ Rows = tuple[tuple[Tree, ...], ...]
 
 
 def read_matrix(tokens: Tokens) -> Matrix | None:
-    """A matrix or an expression of matrices; None where no matrix stands in the tokens. Raises UnreadableError."""
+    """A matrix or an expression of matrices; None if the tokens hold no matrix. Raises UnreadableError."""
     if not any(t.kind == "cmd" and t.value == "begin" for t in tokens):
         return None
     single = _single(tokens)
@@ -56,7 +56,7 @@ def _single(tokens: Tokens) -> Matrix | None:
 
 
 def _transposed(tokens: Tokens) -> Tokens | None:
-    """What stands before `^T`, in braces or not; None without it."""
+    """The tokens before `^T`, in braces or not; None without it."""
     marks = [t.value for t in tokens[-4:]]
     for mark in (["^", "T"], ["^", "top"], ["^", "intercal"], ["^", "t"], ["^", "'"], ["'"]):
         for written in (mark, [*mark[:-1], "{", mark[-1], "}"]):

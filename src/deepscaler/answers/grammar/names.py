@@ -22,7 +22,7 @@ _ANGLE = re.compile(r"(?:measured)?angle([A-Z]+)")
 def name_of(tokens: Tokens) -> str:
     r"""The text of what has a value: `x`, `f(x)`, `(x, y)`, `AB`, `m\angle A`, `\frac{NO}{BO}`, "area".
 
-    "" for what is rather a value or an expression.
+    "" for a value or an expression.
     """
     tokens = trimmed(tokens)
     if not 0 < len(tokens) <= MAX_NAME_TOKENS:
@@ -46,7 +46,7 @@ def name_of(tokens: Tokens) -> str:
 def quantity_of(tokens: Tokens) -> str:
     r"""The text of a quantity that is no expression of the grammar: `\#S`, `\max f`, `E[X]`, `\text{area of }ABC`.
 
-    "" where no name stands in it, or a word that makes it a condition or the opposite.
+    "" if it holds no name, or a word that makes it a condition or the opposite.
     """
     tokens = trimmed(tokens)
     if not 0 < len(tokens) <= MAX_QUANTITY_TOKENS:
@@ -63,7 +63,7 @@ def quantity_of(tokens: Tokens) -> str:
 
 
 def refuses(token: Token) -> bool:
-    """A word that denies or doubts what stands beside it; NO may well be a segment."""
+    """A word that denies or doubts the value beside it; NO may well be a segment."""
     word = token.kind == "prose" or (token.kind == "letters" and not token.value.isupper())
     return word and token.value.lower() in REFUSING
 

@@ -33,7 +33,7 @@ _POINTING = frozenset(["the", "our", "your"])
 
 
 def read_phrase(tokens: Tokens, read: Read) -> Answer | None:
-    """None where no words stand around a value. Raises UnreadableError."""
+    """None if there are no words around a value. Raises UnreadableError."""
     if not any(is_word(t) for t in tokens):
         return None
     for rule in (_led, _labelled, _sentence, _closed):

@@ -31,7 +31,7 @@ MAX_DEPTH = 8
 
 
 def read_answer(tokens: Tokens, depth: int = 0) -> Answer:
-    """Raises UnreadableError for what is none of the `kinds`."""
+    """Raises UnreadableError for a text of none of the `kinds`."""
     start = 0 if depth else number_condition(tokens) or qualification(tokens)
     if start:
         parameter = next((t.value for t in tokens[start:] if t.kind == "letters" and len(t.value) == 1), "")

@@ -47,7 +47,7 @@ Read = Callable[[Tokens], Answer]
 
 
 def read_relation(tokens: Tokens, read: Read) -> Answer | None:
-    """None where no relation stands at the top. Raises UnreadableError."""
+    """None if there is no relation at the top level. Raises UnreadableError."""
     operators = [RELATIONS[t.value] for _, t in top_level(tokens) if t.kind in ("sign", "cmd") and t.value in RELATIONS]
     if not operators:
         return None
@@ -70,7 +70,7 @@ def read_relation(tokens: Tokens, read: Read) -> Answer | None:
 
 
 def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
-    """`name = value`, a chain of equal values, or an equation; what stands behind ≈ is only near."""
+    """`name = value`, a chain of equal values, or an equation; the value after ≈ is approximate."""
     if operators == ["="] or (operators == ["≈"] and name_of(parts[0])):
         for name, value in ((0, 1), (1, 0)):
             text = name_of(parts[name])
@@ -94,7 +94,7 @@ def _equal(parts: list[Tokens], operators: list[str], read: Read) -> Answer:
 
 
 def _stating(parts: list[Tokens], links: list[Tree | None], read: Read) -> Answer:
-    r"""An equation of expressions with the constant it states, `m+n = 3+4 = 7`; or the value of what is none.
+    r"""An equation of expressions with the constant it states, `m+n = 3+4 = 7`; or the value of anything else.
 
     Constant links agree, which was tested before.
     """
@@ -165,7 +165,7 @@ def _equation(parts: list[Tokens]) -> Relation | None:
 
 
 def _inequality(parts: list[Tokens], operators: list[str]) -> Answer:
-    """An interval where a single variable stands alone or can be isolated, else a relation."""
+    """An interval if a single variable is alone or can be isolated, else a relation."""
     trees = [_side(trimmed(part)) for part in parts]
     if len(trees) == 3 and "!=" not in operators and operators[0][0] == operators[1][0]:
         low, middle, high = trees

@@ -1,4 +1,4 @@
-"""One number or expression with its unit, and what is stripped around any answer before it is parsed."""
+"""One number or expression with its unit, and the text stripped from any answer before it is parsed."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _EXCEPT = frozenset(["except", "but", "excluding", "without"])
 
 
 def read_set(tokens: Tokens, read: Callable[[Tokens], Answer]) -> Answer | None:
-    """None for what is no set of these. Raises UnreadableError."""
+    """None for anything else than a set of these. Raises UnreadableError."""
     if len(tokens) == 1 and tokens[0].kind == "cmd":
         name = tokens[0].value
         return Prose(name) if name in ("ℤ", "ℕ", "ℚ", "ℂ") else {"ℝ": ALL_REALS, "emptyset": EMPTY}.get(name)

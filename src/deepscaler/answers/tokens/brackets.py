@@ -11,7 +11,7 @@ OPENING, CLOSING = frozenset(["(", "[", "{", "\\{"]), frozenset([")", "]", "}", 
 
 
 def top_level(tokens: Tokens) -> Iterator[tuple[int, Token]]:
-    r"""Index and token of what stands in no bracket and no `\begin…\end`. A bracket counts as inside itself.
+    r"""Index and token of everything outside brackets and `\begin…\end`. A bracket counts as inside itself.
 
     Any kind closes any, as half-open intervals need.
     """
@@ -26,7 +26,7 @@ def top_level(tokens: Tokens) -> Iterator[tuple[int, Token]]:
 
 
 def split(tokens: Tokens, separates: Callable[[Token], bool]) -> list[Tokens]:
-    """The parts between the separators that stand in no bracket."""
+    """The parts between the separators outside brackets."""
     cuts = [index for index, token in top_level(tokens) if separates(token)]
     if not cuts:
         return [tokens]

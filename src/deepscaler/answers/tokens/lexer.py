@@ -136,7 +136,7 @@ def tokenize(text: str) -> list[Token]:
 
 
 def _priced(text: str) -> str:
-    r"""`$18` as `\$18`: dollar signs that all stand before digits, and close nothing, are money."""
+    r"""`$18` as `\$18`: dollar signs that all precede digits, and close nothing, are money."""
     signs = _MATHEMATICS.findall(text)
     return _MATHEMATICS.sub(r"\\$", text) if signs and all(sign == "$" for sign in signs) else text
 

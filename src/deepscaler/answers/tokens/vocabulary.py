@@ -51,7 +51,7 @@ NUMBER_SETS = {"R": "ℝ", "Z": "ℤ", "N": "ℕ", "Q": "ℚ", "C": "ℂ"}
 # Upright text inside; words stay words.
 UPRIGHT = _words("text textbf textit textrm textup textnormal textsf texttt textsc mathrm mbox hbox mathsf mathtt "
                     "operatorname emph")  # fmt: skip
-# What stands in the group is meant as it is.
+# The content of the group is taken literally.
 TRANSPARENT = _words(
     "boxed fbox underline overline bar boldsymbol bm mathbf mathit mathcal mathfrak vec overrightarrow hat widehat "
     "tilde ensuremath displaylines overset underbrace overbrace mathop smash mathrel mathbin mathord pmb bold"
@@ -60,7 +60,7 @@ DOTTED = {"dot": 1, "ddot": 2}
 # The group that follows is no part of the answer.
 DROPPED = _words("color textcolor hspace vspace phantom hphantom vphantom label tag cssId class style")
 
-# Words for what is counted, also without \text: 100 dollars, 28 percentage.
+# Counted nouns, also without \text: 100 dollars, 28 percentage.
 COUNTED = _words(
     "people person persons student students child children boys girls men women ways way apples oranges books balls "
     "marbles cards coins stamps cars pages words steps times points point games teams solutions values pairs triangles "

@@ -49,7 +49,7 @@ class Measured:
 
 
 def without_unit(tokens: Sequence[Token]) -> Measured:
-    """The number alone. What is no unit stays, for the expression grammar to accept or to refuse."""
+    """The number alone. Anything else is left to the expression grammar."""
     if any(t.kind == "cmd" and t.value == "mu" for t in tokens):
         tokens = _with_micro_units(tokens)
     if len(tokens) > 1 and tokens[0].kind == "prose" and _is_money(tokens[0].value):
@@ -183,7 +183,7 @@ def _without_remarks(tokens: Sequence[Token]) -> Sequence[Token]:
 
 
 def _spelled(token: Token) -> list[Token]:
-    """The words that one word without spaces stands for: mph, 平方米, 米每秒."""
+    """The words of an abbreviation or a word without spaces: mph, 平方米, 米每秒."""
     word = token.value.lower()
     if word in SPELLED:
         return [Token("prose", part) for part in SPELLED[word].split()]
@@ -201,7 +201,7 @@ def _known(token: Token) -> tuple[str, Fraction] | None:
 
 
 def _compound(tokens: Sequence[Token]) -> Unit:
-    """`km/h`, `square inches`, `m^{-1}`, `words per minute`: what is no known unit and modifies none is left out."""
+    """`km/h`, `square inches`, `m^{-1}`, `words per minute`: other words are left out."""
     powers: dict[str, int] = {}
     size, sign, power = Fraction(1), 1, 1
     last: tuple[str, Fraction] | None = None

@@ -16,7 +16,7 @@ _ARC = {"'": Fraction(1, 60), "''": Fraction(1, 3600)}
 
 
 def read_quantity(tokens: Tokens) -> Scalar | None:
-    """The sum in its first unit; None for what is no sequence of ever smaller units that measure the same."""
+    """The sum in its first unit; None unless the units get smaller and measure the same."""
     parts: list[tuple[Tree, str, Fraction]] = []
     position = 0
     while position < len(tokens):

@@ -16,7 +16,7 @@ from deepscaler.answers.values.sample_points import WHOLE_POINTS, Point, far_poi
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
 FLOAT_ZERO = 1e-9
-ROUNDED_DIGITS = 8  # a decimal this long may stand for the number that it rounds
+ROUNDED_DIGITS = 8  # a decimal this long may equal the number that it rounds
 INTEGER_NAMES = frozenset("nkmNKMjpqrst")
 _WAVES = frozenset(["sin", "cos", "tan", "cis", "exp"])
 _STEPS = frozenset(["sign^", "sum", "prod", "floor", "ceil", "mod", "factorial", "factorial2", "binom", "gcd", "lcm"])
@@ -45,12 +45,12 @@ def calls(tree: Tree) -> frozenset[str]:
 
 
 def mentions(tree: Tree, name: str) -> bool:
-    """Whether the symbol `name` stands in the tree."""
+    """Whether the tree holds the symbol `name`."""
     return tree[:2] == ("sym", name) or any(isinstance(part, tuple) and mentions(part, name) for part in tree[1:])
 
 
 def _is_infinite(tree: Tree) -> bool:
-    """Whether ∞ stands in the tree other than above a sum."""
+    """Whether the tree holds ∞ other than as the limit of a sum."""
     if tree == ("sym", "∞"):
         return True
     parts = (*tree[2:4], tree[5]) if tree[:2] == ("call", "sum") else tree[1:]

@@ -18,7 +18,7 @@ WHOLE_POINTS = 4
 # √(x+1000)² has two pieces as well, but most roots have none that near points do not see: two more points will do.
 ROOT = "root"
 PIECEWISE = frozenset(["abs", "max", "min", "floor", "ceil", "mod", "gcd", "lcm", "sgn", "arg", ROOT])
-MAX_EDGES = 3  # numbers in the expressions around which more points lie
+MAX_EDGES = 3  # numbers in the expressions around which more points are chosen
 NEAR = 2  # as far as near points reach to both sides
 MAX_LEADS = 2  # names that take each of the values in turn
 MAX_EDGE = 10**12

@@ -1,4 +1,4 @@
-"""What is odd in a benchmark: references that contradict their own solutions, duplicates, units, several answers."""
+"""Finds oddities in a benchmark: references that contradict their own solutions, duplicates, units, several answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = Literal[
 KINDS: dict[str, str] = {
     "contradiction": "the reference differs from the boxed value of the row's own solution",
     "unreadable": "the grader does not accept the value that the reference gives",
-    "duplicate": "the same problem stands in an earlier row",
+    "duplicate": "an earlier row has the same problem",
     "out_of_range": "an AIME answer that is no integer from 0 to 999",
     "unit": "the row names a unit that is not part of the reference",
     "tolerance": "the row declares an absolute tolerance",

@@ -28,7 +28,7 @@ class LintedBenchmark:
 def lint_page(linted: Sequence[LintedBenchmark]) -> str:
     """Markdown: an overview, the reviewed references row by row, then every other finding."""
     parts = [
-        "# What is odd in the benchmarks\n",
+        "# Oddities in the benchmarks\n",
         "Written by `deepscaler data lint-benchmarks --benchmarks DIR --out DIR`. Rows count from 0, as in the ids "
         "(`minerva/41`).\n",
         _overview(linted),
@@ -72,7 +72,7 @@ def _review(benchmark: LintedBenchmark) -> str:
         f"The lint compares every reference with the boxed value of the row's own solution, by the grader: "
         f"{len(found)} of {len(problems)} rows differ. {len(reviews)} rows were read one by one; "
         f"{_readings(reviews.values())}. In {repeated} of them the lint itself finds the reference equal to the answer "
-        "of an earlier sub-question that stands in the prompt.\n",
+        "of an earlier sub-question that is in the prompt.\n",
         f"`load_benchmark(..., corrected=True)` replaces {changed} references; the file's own stay the default, for "
         "comparability. Scores on both sets belong side by side.\n",
         _table(

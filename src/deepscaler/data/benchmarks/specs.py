@@ -1,4 +1,4 @@
-"""What is known about the five benchmarks: where they come from, what their files hold, how they deviate."""
+"""Metadata of the five benchmarks: origin, content of their files, and deviations."""
 
 from __future__ import annotations
 

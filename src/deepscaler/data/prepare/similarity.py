@@ -35,7 +35,7 @@ SYNONYMS = FILLERS | frozenset(_SYNONYMS.split())
 MIN_JACCARD = 0.5  # of word pairs, for problems with equal answers
 REWRITTEN_JACCARD = 0.3  # the same where the answer has three digits and more
 MIN_CONTAINMENT = 0.85  # of the shorter problem's word pairs in the longer one
-MIN_LETTERS = 12  # of a text that stands whole in another, for problems with equal answers
+MIN_LETTERS = 12  # of a text contained in another, for problems with equal answers
 LISTED_JACCARD = 0.6  # alike enough to be listed as another question of the same pattern
 
 
@@ -45,7 +45,7 @@ class Match(StrEnum):
     VERBATIM = "verbatim"  # equal up to typesetting, answers agree
     REWORDED = "reworded"  # answers agree, numbers agree, wording close
     ENCODED = "encoded"  # the answer of one is that of the other in the contest's form: 7/18 asked as m + n = 25
-    CONTAINED = "contained"  # one problem's text stands whole inside the other's
+    CONTAINED = "contained"  # one text contains the other
     CONFLICT = "conflict"  # the same text, letter by letter, with answers that differ
     SIMILAR = "similar"  # the same words, another question: other numbers, another quantity asked for
 
@@ -135,7 +135,7 @@ def _encodes(pair: _Pair) -> bool:
             continue
         least = 100 if any(map(_is_mathematics, rest.keys() - SYNONYMS)) else 0  # small numbers agree by accident
         numbers = {number for answer in plain.answers for number in contest_numbers(answer) if number >= least}
-        # Rounding an irrational answer is not checked; that the plain text stands whole in the other is enough.
+        # Rounding an irrational answer is not checked; it is enough that the other contains the plain text.
         rounds = form.keys() & _ROUNDING_WORDS and any(map(_IRRATIONAL.search, plain.answers))
         if numbers.intersection(wholes) or (rounds and pair.contained and rest.keys() <= FILLERS):
             return True
@@ -174,7 +174,7 @@ def _difference(a: Sequence[str], b: Sequence[str]) -> tuple[Counter[str], Count
 
 
 def holds_letters(text: str, part: str, *, least: int = 0) -> bool:
-    """Whether `part` stands whole in `text`, both as `letter_text`, and says enough to be a problem of its own.
+    """Whether `text` contains `part`, both as `letter_text`, and says enough to be a problem of its own.
 
     least: letters it must have. Any part needs a number in it or 40 letters, and its numbers must end where they do.
     """
@@ -188,7 +188,7 @@ def holds_letters(text: str, part: str, *, least: int = 0) -> bool:
 
 
 def holds_numbers(text: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether every number of `part` stands in `text`, as often."""
+    """Whether `text` contains every number of `part`, as often."""
     return not _numbers(_difference(part, text)[0])
 
 

@@ -31,7 +31,7 @@ _DEEPSCALER_AFTER = "Let's think step by step and output the final answer within
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Which columns hold the problem and its answer, a path of names with dots for one inside another
-    (`extra_info.answer`); instruction: what prompts carry besides the problem.
+    (`extra_info.answer`); instruction: the text of prompts besides the problem.
 
     verl's and TRL's layouts are known without their columns' names, and a prepared file has its own.
     """

@@ -29,7 +29,7 @@ from deepscaler.types import Message, SamplingParams
 BYTES_PER_TOKEN = 64  # upper limit of the JSON of a token: the longest tokens of usual vocabularies are runs of spaces
 SPARE_BYTES = 2**20
 MAX_DUPLICATES = 3  # attempts against a server that returns cached replies
-MAX_SILENCES = 2  # silences in a row after which a request is given up
+MAX_SILENCES = 2  # consecutive silences after which a request fails
 _POLL_S = 0.1
 _END = object()
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class OpenAIClient:
         self._jitter = random.Random(params.seed)
         self._texts: dict[str, int] = {}  # id of a reply -> hash of its text
         self._last_success = 0.0
-        self._given_up: set[str] = set()  # questions given up since the last success
+        self._given_up: set[str] = set()  # questions that failed since the last success
 
     def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse]:
         """Yield responses as they arrive. Raises EndpointError for a final failure; closing cancels the rest."""
@@ -227,7 +227,7 @@ class OpenAIClient:
         raise _GaveUpError(f"{fault} ({counted(attempt, 'attempt')})")
 
     async def _chat(self, session: aiohttp.ClientSession, body: dict[str, Any], *, losses: int) -> Reply:
-        """One attempt, given up when the server is silent to all requests, or seems to have dropped this one.
+        """One attempt, ended when the server is silent to all requests, or seems to have dropped this one.
 
         losses: how often it was dropped before. Raises RetryError, EndpointError.
         """

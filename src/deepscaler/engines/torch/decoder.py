@@ -121,7 +121,7 @@ class Decoder:
 
     @property
     def addresses(self) -> tuple[int, ...]:
-        """Where the weights lie that are copies: a captured graph holds good for as long as they stay."""
+        """Addresses of copied weights; a captured graph is valid as long as they do not change."""
         return (self._rotation.data_ptr(), *(layer.joined[0].data_ptr() for layer in self._layers))
 
     def _take_over(self, layer: Any, before: _Layer | None) -> _Layer:
@@ -152,7 +152,7 @@ class Decoder:
         return _Norm(None, self._eps_of(module)), module.weight * module.weight.numel() ** 0.5
 
     def _eps_of(self, module: Any) -> Tensor:
-        """sqrt(width * eps), made once: a captured graph reads it where it lies."""
+        """sqrt(width * eps), made once: a captured graph reads it at its address."""
         value = (module.weight.numel() * module.variance_epsilon) ** 0.5
         if value not in self._root_eps:
             self._root_eps[value] = torch.tensor(value, dtype=torch.float32, device=module.weight.device)
@@ -179,7 +179,7 @@ class Decoder:
         return leave_out(logits, self._forbidden)
 
     def logits(self, token_N: Tensor, position_N: Tensor, attention: DecodeAttention) -> Tensor:
-        """Logits [N, vocabulary] after `token_N` (int64 [N]), which stands at `position_N` (int64 [N])."""
+        """Logits [N, vocabulary] after `token_N` (int64 [N]), at `position_N` (int64 [N])."""
         hidden = F.embedding(token_N, self._base.embed_tokens.weight).float()
         cos, sin = self._rotation.index_select(1, position_N) * self._query_scale  # [N,H+K,D]
         for index, layer in enumerate(self._layers):

@@ -3,7 +3,7 @@ arXiv:2503.14476). Whoever compares with these recipes grades like them; `1/2` a
 
 Normalised away is what typesetting adds: spaces, math delimiters, sizing, text wrappers, other spellings of `\frac`,
 separators of thousands, a closing full stop, case. DAPO's script also drops everything up to the last `=` and a list of
-unit words wherever they stand, by which `2x+z=1` equals `1`; that is not copied.
+unit words at any position, by which `2x+z=1` equals `1`; that is not copied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a store of samples to samples.parquet and results.json; nothing here holds all completions in memory."""
+"""Writes samples.parquet and results.json from a store of samples, without all completions in memory."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def finish(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Results:
+def write_evaluation(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Results:
     """Write samples.parquet and problems.jsonl, then results.json, which marks a complete evaluation.
 
-    metadata: `settings`, and what results.json holds besides the figures.
+    metadata: `settings`, and the other entries of results.json besides the figures.
     """
     rows = (sample_row(c, v, plan.problem(c.key)) for c, v in store.rows(plan.samples()))
     write_rows(store.directory / SAMPLES_FILE, rows)
@@ -109,8 +109,8 @@ def finish(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Resul
     return results
 
 
-def finish_partial(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Path:
-    """What an interrupted evaluation knows: Pass@1 so far. A file of its own, so that nobody takes it for a result."""
+def write_partial_results(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Path:
+    """Write Pass@1 so far of an interrupted evaluation, to a file of its own that is not mistaken for a result."""
     tally = Tally(len(plan.problems))
     for key, verdict in store.verdicts():
         tally.add(key, verdict)

@@ -1,10 +1,10 @@
-"""Rows of metrics.jsonl as the report may rely on them: a value of another type than documented counts as absent."""
+"""Validates rows of metrics.jsonl: a value of another type than docs/metrics.md documents is dropped."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from deepscaler.report.wording import is_number
+from deepscaler.report.formatting import is_number
 
 Row = dict[str, Any]
 
@@ -35,8 +35,8 @@ def event_row(row: Row) -> Row:
     }
 
 
-def table(value: object) -> Row:
-    """A JSON object, or an empty one in place of anything else."""
+def json_object(value: object) -> Row:
+    """`value` if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 

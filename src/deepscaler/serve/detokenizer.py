@@ -1,4 +1,4 @@
-"""Incremental detokenization: holds back text that a later token could change or a stop string truncate."""
+"""Incremental detokenization: holds back text that a later token could change or a stop string could truncate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Detokenizer:
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
         self._decode, self._stops = decode, tuple(stops)
         self._held = max((len(s) for s in stops), default=1) - 1
-        self._start = self._read = 0  # tokens before `_read` are in the text; decoding goes on from `_start`
+        self._start = self._read = 0  # tokens before `_read` are in the text; decoding starts at `_start`
         self._shown = 0
         self.text = ""
         self.stopped = False
@@ -49,7 +49,7 @@ class ReasoningParser:
         self._pending = ""
 
     def push(self, text: str, *, last: bool = False) -> tuple[str, str]:
-        """(reasoning, content) that are final."""
+        """New (reasoning, content) that no later text can change."""
         if not self._thinking:
             return "", text
         self._pending += text

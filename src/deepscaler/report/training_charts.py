@@ -1,4 +1,4 @@
-"""Which charts a report shows, and of which metrics. Meanings: docs/metrics.md."""
+"""The charts of a report and their metrics (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deepscaler.report.chart import Chart, Series
+from deepscaler.report.formatting import is_number
 from deepscaler.report.palette import NUM_RUN_COLOURS
 from deepscaler.report.results import test_set_notes
 from deepscaler.report.runs import Row, RunRecord, chart_spans
-from deepscaler.report.wording import is_number
 
 OUTCOMES = {
     "correct": "right",
@@ -27,8 +27,8 @@ Value = str | Callable[[Row], float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Panels:
-    """The charts in groups, each group with a heading and a sentence on how to read it."""
+class ChartSection:
+    """A group of charts with a heading and a sentence on how to read it."""
 
     heading: str
     text: str
@@ -182,7 +182,7 @@ def _outcomes(runs: Sequence[RunRecord]) -> list[Chart]:
     return charts
 
 
-def _learning(runs: Sequence[RunRecord]) -> Panels:
+def _learning(runs: Sequence[RunRecord]) -> ChartSection:
     build = _Builder(runs)
     groups = build.lines(
         ("all right", "correct", "groups_all_correct_frac"), ("all wrong", "wrong", "groups_all_wrong_frac")
@@ -196,7 +196,7 @@ def _learning(runs: Sequence[RunRecord]) -> Panels:
         length_chart(runs),
         truncated_chart(runs),
     ]
-    return Panels(
+    return ChartSection(
         "Learning",
         _smoothing_text(build.window, staged=bool(build.spans)),
         [*charts, *_outcomes(runs), silent],
@@ -208,7 +208,7 @@ def _smoothing_text(window: int, *, staged: bool) -> str:
     return f"Thin lines are single steps, bold ones means over {window} steps{within}." if window > 1 else ""
 
 
-def _health(runs: Sequence[RunRecord]) -> Panels:
+def _health(runs: Sequence[RunRecord]) -> ChartSection:
     build = _Builder(runs)
     entropy = build.chart(
         "entropy",
@@ -256,21 +256,21 @@ def _health(runs: Sequence[RunRecord]) -> Panels:
     )
     charts = [entropy, mismatch, gradient]
     charts += [c for c in (kl, clipped, skipped) if any(v for s in c.series for _, v in s.points)]
-    return Panels("Health of the optimisation", "", charts)
+    return ChartSection("Health of the optimisation", "", charts)
 
 
-def _speed(runs: Sequence[RunRecord]) -> Panels:
+def _speed(runs: Sequence[RunRecord]) -> ChartSection:
     build = _Builder(runs)
     speeds = build.lines(
         ("sampling", "accent", per_second("num_sampled_tokens", "sample_s")),
         ("training", "second", per_second("num_trained_tokens", "update_s")),
     )
     hint = "Completion tokens sampled, and prompt and completion tokens trained on, while that phase ran."
-    return Panels("Speed", "", [build.chart("speed", "Throughput", "tokens/s", hint, speeds)])
+    return ChartSection("Speed", "", [build.chart("speed", "Throughput", "tokens/s", hint, speeds)])
 
 
-def all_panels(runs: Sequence[RunRecord]) -> list[Panels]:
+def chart_sections(runs: Sequence[RunRecord]) -> list[ChartSection]:
     """Groups of charts; charts without a single value are left out."""
     groups = [_learning(runs), _health(runs), _speed(runs)]
-    shown = [Panels(g.heading, g.text, [c for c in g.charts if c.series]) for g in groups]
+    shown = [ChartSection(g.heading, g.text, [c for c in g.charts if c.series]) for g in groups]
     return [g for g in shown if g.charts]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deepscaler.serve.body import parse
-from deepscaler.serve.fields import RequestError
+from deepscaler.serve.request_body import parse_body
+from deepscaler.serve.validation import RequestError
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from deepscaler.serve.fields import RequestError
     ],
 )
 def test_half_of_a_surrogate_pair_is_no_text(body: bytes) -> None:
-    with pytest.raises(RequestError, match="surrogate pair") as caught:
-        parse(body)
+    with pytest.raises(RequestError, match="lone surrogate") as caught:
+        parse_body(body)
     assert caught.value.status == 400
 
 
 def test_whole_pairs_and_escaped_backslashes_are_text() -> None:
-    assert parse(rb'{"a": "\ud83d\ude00", "b": "\\ud83d"}') == {"a": "\U0001f600", "b": r"\ud83d"}
+    assert parse_body(rb'{"a": "\ud83d\ude00", "b": "\\ud83d"}') == {"a": "\U0001f600", "b": r"\ud83d"}
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def test_whole_pairs_and_escaped_backslashes_are_text() -> None:
 )
 def test_what_is_no_json_in_utf8_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="not JSON") as caught:
-        parse(body)
+        parse_body(body)
     assert caught.value.status == 400

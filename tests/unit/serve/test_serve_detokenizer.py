@@ -1,4 +1,4 @@
-"""Text comes out of tokens piece by piece exactly as it would in one go, and never beyond a stop string."""
+"""Text comes out of tokens output by output exactly as it would in one go, and never beyond a stop string."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscaler.serve.text import Detokenizer, ReasoningParser
+from deepscaler.serve.detokenizer import Detokenizer, ReasoningParser
 
 
 def decode(ids: Sequence[int]) -> str:
-    """A tokenizer whose tokens are bytes: characters of several bytes come in pieces."""
+    """A tokenizer whose tokens are bytes: characters of several bytes come in outputs."""
     return bytes(ids).decode("utf-8", "replace")
 
 
 def stream(text: str, stops: Sequence[str] = ()) -> tuple[list[str], Detokenizer]:
     ids, out = list(text.encode()), Detokenizer(decode, stops)
-    pieces = []
+    outputs = []
     for end in range(1, len(ids) + 1):
-        pieces.append(out.push(ids[:end]))
+        outputs.append(out.push(ids[:end]))
         if out.stopped:
             break
-    pieces.append(out.push(ids, last=True))
-    return pieces, out
+    outputs.append(out.push(ids, last=True))
+    return outputs, out
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="aé→𝄞 </think>", max_size=20))
 def test_pieces_add_up_to_the_text(text: str) -> None:
-    pieces, out = stream(text)
-    assert "".join(pieces) == out.text == text
-    assert all("\ufffd" not in piece for piece in pieces)
+    outputs, out = stream(text)
+    assert "".join(outputs) == out.text == text
+    assert all("\ufffd" not in output for output in outputs)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="abc", max_size=20), st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=3))
 def test_nothing_is_shown_beyond_the_first_stop_string(text: str, stops: list[str]) -> None:
-    pieces, out = stream(text, stops)
+    outputs, out = stream(text, stops)
     # The first stop string to be complete ends the text; of those complete at once, the one that begins first.
     ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(s) for s in stops)]
     begins = [text[: ends[0]].find(s) for s in stops if s in text[: ends[0]]] if ends else []
-    assert "".join(pieces) == out.text == (text[: min(begins)] if ends else text)
+    assert "".join(outputs) == out.text == (text[: min(begins)] if ends else text)
     assert out.stopped == bool(ends)
 
 

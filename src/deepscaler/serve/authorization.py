@@ -1,7 +1,7 @@
-"""Authorization of requests: by API key; without a key only programs of this machine, and no web page.
+"""Authorization of requests: by API key; without a key only programs on this machine, and no web page.
 
-A page in the user's browser can reach a loopback port. Its requests carry the Origin of the page, another Host after
-DNS rebinding, and no JSON media type unless this server has allowed it first (CORS).
+A page in the user's browser can reach a loopback port. Its requests carry the Origin of the page, a foreign Host after
+DNS rebinding, and a JSON media type only if this server allows it in a CORS preflight.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from deepscaler.serve.fields import RequestError
+from deepscaler.serve.validation import RequestError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -28,11 +28,14 @@ def authorize(request: Request, token: str) -> None:
         return
     hosts = request.headers.getlist("host")
     if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-        raise RequestError(f"requests to {hosts[0] if hosts else ''!r:.200} are not taken; ask 127.0.0.1", status=403)
+        raise RequestError(
+            f"requests to host {hosts[0] if hosts else ''!r:.200} are refused without an API key; use 127.0.0.1",
+            status=403,
+        )
     for origin in request.headers.getlist("origin"):
         if not _is_local(origin):
             raise RequestError(
-                f"requests of web pages of {origin!r:.200} are not taken; serve with an API key to let others ask",
+                f"requests from web pages of {origin!r:.200} are refused; set an API key to allow them",
                 status=403,
             )
 
@@ -49,10 +52,10 @@ def _has_key(request: Request, token: str) -> bool:
 
 
 def check_key(token: str, name: str) -> None:
-    """Raises ValueError for a key that no header can carry. name: the environment variable it comes from."""
+    """Raises ValueError for a key that no HTTP header can carry. name: the environment variable that holds it."""
     if any(not c.isprintable() or c.isspace() for c in token):
         raise ValueError(
-            f"the key in {name} holds a space or a control character, which no Authorization header can carry; take "
+            f"the key in {name} holds a space or a control character, which no Authorization header can carry; use "
             "letters, digits and -._~+/="
         )
 

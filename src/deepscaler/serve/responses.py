@@ -1,4 +1,4 @@
-"""What the server answers: OpenAI's objects for chats and plain completions, whole or in pieces."""
+"""Builds OpenAI's response objects for chats and plain completions: a single response, or chunks of a stream."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from functools import cache
 from itertools import accumulate
 from typing import Any
 
-from deepscaler.serve.choices import Logprobs, Piece
-from deepscaler.serve.requests import Asked
-from deepscaler.serve.text import ReasoningParser
+from deepscaler.serve.detokenizer import ReasoningParser
+from deepscaler.serve.output_processor import CompletionOutput, Logprobs
+from deepscaler.serve.requests import CompletionRequest
 
 
 @dataclass
-class Reply:
-    """One request's answer in the making. token_text: the text of a single token, for logprobs.
+class ResponseBuilder:
+    """Builds the response to one request. token_text: the text of a single token, for logprobs.
 
-    echoed: for each prompt what precedes its completions: its text, or nothing. thinking: the prompt opened `<think>`,
-    so that a chat's text begins with reasoning.
+    echoed_prompts: the text in front of the completions of each prompt; empty without `echo`. thinking: the prompt ends
+    inside `<think>`, so that the text of a chat begins with reasoning.
     """
 
-    asked: Asked
+    request: CompletionRequest
     model: str
     num_prompt_tokens: int
     token_text: Callable[[int], str]
-    echoed: Sequence[str] = ("",)
+    echoed_prompts: Sequence[str] = ("",)
     thinking: bool = False
     num_completion_tokens: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
-        self._chat = self.asked.is_chat
-        self.num_choices = self.asked.n * len(self.echoed)
+        self._chat = self.request.is_chat
+        self.num_choices = self.request.n * len(self.echoed_prompts)
         thinking = self.thinking and self._chat
-        self._splitters = [ReasoningParser(thinking=thinking) for _ in range(self.num_choices)]
+        self._reasoning_parsers = [ReasoningParser(thinking=thinking) for _ in range(self.num_choices)]
         self._started: set[int] = set()
         self.token_text = cache(self.token_text)
 
-    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """From the one last piece of each choice (with all its text)."""
-        choices = [self._choice(piece) for piece in sorted(pieces, key=lambda p: p.index)]
-        self.num_completion_tokens = sum(len(p.tokens) for p in pieces)
+    def response(self, outputs: Sequence[CompletionOutput]) -> dict[str, Any]:
+        """The response, from the final output of each choice with all of its text."""
+        choices = [self._choice(output) for output in sorted(outputs, key=lambda output: output.index)]
+        self.num_completion_tokens = sum(len(output.token_ids) for output in outputs)
         kind = "chat.completion" if self._chat else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self.usage()}
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
-        """One piece of a streamed answer."""
-        self.num_completion_tokens += len(piece.tokens)
-        last, first = piece.finish_reason is not None, piece.index not in self._started
-        self._started.add(piece.index)
-        choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
+    def chunk(self, output: CompletionOutput) -> dict[str, Any]:
+        """A chunk of a streamed response."""
+        self.num_completion_tokens += len(output.token_ids)
+        last, first = output.finish_reason is not None, output.index not in self._started
+        self._started.add(output.index)
+        choice: dict[str, Any] = {"index": output.index, "finish_reason": output.finish_reason}
         if self._chat:
-            reasoning, content = self._splitters[piece.index].push(piece.text, last=last)
+            reasoning, content = self._reasoning_parsers[output.index].push(output.text, last=last)
             role = {"role": "assistant"} if first else {}
             thoughts = {"reasoning_content": reasoning} if reasoning else {}
             choice["delta"] = {**role, **thoughts, **({"content": content} if content or not thoughts else {})}
         else:
-            choice["text"] = (self._echo(piece) if first else "") + piece.text
-        if last and piece.logprobs is not None:
-            choice["logprobs"] = self._logprobs(piece.logprobs)
+            choice["text"] = (self._echo(output) if first else "") + output.text
+        if last and output.logprobs is not None:
+            choice["logprobs"] = self._logprobs(output.logprobs)
         return {**self._head("chat.completion.chunk" if self._chat else "text_completion"), "choices": [choice]}
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -71,34 +71,33 @@ class Reply:
         return {**self._head(kind), "choices": [], "usage": self.usage()}
 
     def usage(self) -> dict[str, int]:
-        made = self.num_completion_tokens
         return {
             "prompt_tokens": self.num_prompt_tokens,
-            "completion_tokens": made,
-            "total_tokens": self.num_prompt_tokens + made,
+            "completion_tokens": self.num_completion_tokens,
+            "total_tokens": self.num_prompt_tokens + self.num_completion_tokens,
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
         prefix = "chatcmpl" if self._chat else "cmpl"
         return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
-    def _echo(self, piece: Piece) -> str:
-        return self.echoed[piece.index // self.asked.n]
+    def _echo(self, output: CompletionOutput) -> str:
+        return self.echoed_prompts[output.index // self.request.n]
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
-        choice["logprobs"] = None if piece.logprobs is None else self._logprobs(piece.logprobs)
+    def _choice(self, output: CompletionOutput) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": output.index, "finish_reason": output.finish_reason}
+        choice["logprobs"] = None if output.logprobs is None else self._logprobs(output.logprobs)
         if not self._chat:
-            return {**choice, "text": self._echo(piece) + piece.text}
-        reasoning, content = self._splitters[piece.index].push(piece.text, last=True)
+            return {**choice, "text": self._echo(output) + output.text}
+        reasoning, content = self._reasoning_parsers[output.index].push(output.text, last=True)
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if reasoning or self.thinking:
             message["reasoning_content"] = reasoning
         return {**choice, "message": message}
 
     def _logprobs(self, logprobs: Logprobs) -> dict[str, Any]:
-        """Under the distribution before top_k and top_p."""
-        texts = [self.token_text(token) for token in logprobs.tokens]
+        """Log-probabilities under the distribution before top_k and top_p."""
+        texts = [self.token_text(token) for token in logprobs.token_ids]
         tops = self._alternatives(logprobs)
         values = [*[None] * (len(texts) - len(logprobs.values)), *logprobs.values]
         if not self._chat:
@@ -115,13 +114,13 @@ class Reply:
         return {"content": [{**_entry(t, v), "top_logprobs": [_entry(*a) for a in top]} for t, v, top in rows]}
 
     def _alternatives(self, logprobs: Logprobs) -> list[list[tuple[str, float]]]:
-        """Beside each token the likeliest ones with their logprobs; none where none were wanted."""
+        """The likeliest tokens at each position with their logprobs; none where the request wants none."""
         scores = logprobs.scores
         if scores is None:
-            return [[] for _ in logprobs.tokens]
+            return [[] for _ in logprobs.token_ids]
         rows = zip(scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True)
         tops = [[(self.token_text(i), v) for i, v in zip(ids, values, strict=True)] for ids, values in rows]
-        return [[] for _ in range(len(logprobs.tokens) - len(tops))] + tops
+        return [[] for _ in range(len(logprobs.token_ids) - len(tops))] + tops
 
 
 def _entry(text: str, logprob: float | None) -> dict[str, Any]:
@@ -129,14 +128,14 @@ def _entry(text: str, logprob: float | None) -> dict[str, Any]:
 
 
 def _by_text(alternatives: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Of several tokens that read alike (parts of a character), the likeliest."""
+    """The largest logprob of each text: several tokens may have the same text (parts of a character)."""
     best: dict[str, float] = {}
     for text, value in alternatives:
         best[text] = max(value, best.get(text, value))
     return best
 
 
-def event(document: dict[str, Any]) -> bytes:
+def server_sent_event(document: dict[str, Any]) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 

@@ -1,4 +1,4 @@
-"""Body of a request: JSON of bounded size, received within bounded time, valid Unicode."""
+"""Reads the body of a request: JSON of bounded size, received within bounded time, valid Unicode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect, Request
 
 from deepscaler.json_text import parse_json
-from deepscaler.serve.fields import RequestError
+from deepscaler.serve.validation import RequestError
 
 MAX_BODY_BYTES = 8 * 2**20
 BODY_S = 60.0  # for the whole body
@@ -17,8 +17,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 async def read_json(request: Request) -> Any:
-    """Raises RequestError."""
-    # A browser sends a foreign page's request without asking first only for other media types than this one.
+    """The JSON document of the request. Raises RequestError."""
+    # A browser sends another site's request with this media type only after a CORS preflight.
     kinds = request.headers.getlist("content-type")
     if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "application/json":
         raise RequestError("expected Content-Type: application/json", status=415)
@@ -32,14 +32,14 @@ async def read_json(request: Request) -> Any:
                 if len(body) > MAX_BODY_BYTES:
                     raise _too_long()
     except TimeoutError:
-        raise RequestError(f"the body had not come after {BODY_S:g} s", status=408) from None
+        raise RequestError(f"the body was not complete after {BODY_S:g} s", status=408) from None
     except ClientDisconnect as error:
-        raise RequestError("the client went away", status=499) from error
-    return parse(bytes(body))
+        raise RequestError("the client disconnected", status=499) from error
+    return parse_body(bytes(body))
 
 
-def parse(body: bytes) -> Any:
-    """The JSON document in `body`. Raises RequestError for what is none, or holds half of a surrogate pair."""
+def parse_body(body: bytes) -> Any:
+    """The JSON document in `body`. Raises RequestError for invalid JSON and for lone surrogates."""
     try:
         text = body.decode("utf-8")
         document = parse_json(text, parse_constant=_no_number)
@@ -56,8 +56,8 @@ def _refuse_lone_surrogates(document: Any) -> None:
         value = left.pop()
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
             raise RequestError(
-                r"the body holds half of a surrogate pair (such as \ud83d without what follows it), which is no text; "
-                "encode it as UTF-8"
+                r"the body holds a lone surrogate (such as \ud83d without its second half), which is invalid; encode "
+                "the text as UTF-8"
             )
         left.extend([*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ())
 
@@ -67,4 +67,4 @@ def _too_long() -> RequestError:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Shares are fractions of 1; a value that is missing or not finite is a dash."""
+"""Formats numbers for reading. Shares are fractions of 1; a missing or non-finite value is a dash."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ class BenchmarkSamples:
         return self.per_problem(self.rewards)
 
     @property
-    def reward_grid(self) -> Floats:
+    def reward_matrix(self) -> Floats:
         """Rewards float64 [P, S], NaN where a problem has fewer samples than others."""
         counts = self.sample_counts
-        grid = np.full((len(counts), int(counts.max())), np.nan)
-        grid[self.problem_of_row, self._place_in_problem()] = self.rewards
-        return grid
+        matrix = np.full((len(counts), int(counts.max())), np.nan)
+        matrix[self.problem_of_row, self._place_in_problem()] = self.rewards
+        return matrix
 
     def _place_in_problem(self) -> NDArray[np.int64]:
         starts = np.concatenate([[0], np.cumsum(self.sample_counts)[:-1]])
