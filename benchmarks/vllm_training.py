@@ -55,8 +55,8 @@ def record_digests() -> list[Record]:
     published: list[Record] = []
     load_weights = VllmEngine.load_weights
 
-    def recorded(engine: VllmEngine, weights: Any) -> Any:
-        held = load_weights(engine, weights)
+    def recorded(self: VllmEngine, weights: Any) -> Any:
+        held = load_weights(self, weights)
         published.append({"version": held.version, "held": held.digest, "published": weights.digest(held.dtype)})
         return held
 
