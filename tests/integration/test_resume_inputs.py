@@ -19,7 +19,7 @@ from deepscaler.loop.loop import train
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.resume_check import Origin
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards.profiles.deepscaler import GRADER_VERSION
 from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import steps_in
 from deepscaler.types import RunError

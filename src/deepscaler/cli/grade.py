@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from deepscaler.cli.grade_rows import Columns, Row, read_rows
-from deepscaler.config.models import GraderSection
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.loop.progress import Progress, duration
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically

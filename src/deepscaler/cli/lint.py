@@ -11,7 +11,7 @@ from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark, read_row
 from deepscaler.data.benchmarks.page import LintedBenchmark, lint_page
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import write_atomically
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 
 
 def lint_benchmarks(directory: Path, *, out: Path) -> None:

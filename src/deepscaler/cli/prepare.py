@@ -18,7 +18,7 @@ from deepscaler.data.sources.references import value_in
 from deepscaler.evaluation.held_out import same_answer
 from deepscaler.observability.counts import counted
 from deepscaler.observability.terminal import control
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Problem
 
 WIDTH = 80

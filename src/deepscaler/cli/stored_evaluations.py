@@ -67,7 +67,7 @@ def eval_import(
     thinking_prefilled: bool,
     workers: int,
 ) -> None:
-    from deepscaler.config.models import GraderSection
+    from deepscaler.config.sections.evaluation import GraderSection
     from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
     from deepscaler.evaluation.imports import ImportedFile, import_completions
     from deepscaler.evaluation.tables import print_results

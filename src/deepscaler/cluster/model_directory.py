@@ -6,7 +6,7 @@ Opening reads configuration and tokenizer and checks the names and shapes of the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from deepscaler.data.stopping import all_stop_ids
-from deepscaler.data.templates import TemplateFingerprint, encode_problem, template_fingerprint
+from deepscaler.data.templates import TemplateFingerprint, decoder, encode_problem, template_fingerprint
 from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
 from deepscaler.modeling.load import (
     ModelError,
@@ -68,6 +68,10 @@ class ModelDirectory:
     def stop_ids(self, additional: Sequence[int] = ()) -> frozenset[int]:
         """Every token that ends a completion: by the model's files, its chat template, and `additional` ones."""
         return all_stop_ids(stop_token_ids_of(self.path, self.tokenizer), self.tokenizer, additional)
+
+    def decoder(self, stop_ids: frozenset[int], stop: Sequence[str] = ()) -> Callable[[Any], str]:
+        """Completion ids -> text, without the stop token at the end, and up to the first stop string."""
+        return decoder(self.tokenizer, stop_ids, stop)
 
     def stopping_fingerprint(self) -> dict[str, Any]:
         configured = stop_token_ids_of(self.path, self.tokenizer)

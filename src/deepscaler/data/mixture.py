@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from deepscaler.config.models import DataSection, StageSection
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
 from deepscaler.data.templates import EncodedProblem
 from deepscaler.observability.counts import counted
 

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.local import PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
-from deepscaler.cluster.registry import CLUSTERS
+from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.derived import updates_per_step
 from deepscaler.config.evaluation import evaluation_recipe
@@ -21,6 +20,7 @@ from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
+from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.sources import EngineSource
 from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import MakeSamples, OnPolicy, Step
@@ -69,7 +69,7 @@ def open_run(
         _lock(path),
         _storage_faults_named(path),
         StopRequest() as stop,
-        CLUSTERS[recipe.cluster.kind](recipe, read.policy) as cluster,
+        load_cluster(recipe.cluster.kind)(recipe, read.policy) as cluster,
     ):
         weights = cluster.learner.publish()
         inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
@@ -156,7 +156,7 @@ def _evaluator(
         datasets=training.validation,
         source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=read.decode),
         grader=cluster.grader,
-        engine=ENGINES[recipe.rollout.engine].fingerprint(files),
+        engine=load_engine(recipe.rollout.engine).fingerprint(files),
         template=files.template,
         directory=path,
         progress=progress,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deepscaler.algorithms.signal import split_by_signal
-from deepscaler.config.models import AlgorithmSection, RolloutSection, StageSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.clock import StepClock

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import Recipe
-from deepscaler.config.models import DataSection, EvaluationSection
 from deepscaler.config.schema import RecipeError
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.evaluation import EvaluationSection
 from deepscaler.data.benchmarks.load import load_benchmark
 from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.sources.load import load_problems

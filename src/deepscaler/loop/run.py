@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepscaler.config.models import Recipe, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.curriculum.controller import Curriculum, StageChange
 from deepscaler.data.stream import ProblemStream
 from deepscaler.loop.experience import Collected, Experience, MakeSamples, Step

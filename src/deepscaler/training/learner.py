@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepscaler.config.models import AlgorithmSection, OptimizerSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.protocols import PublishedWeights, Replica
@@ -36,6 +37,10 @@ class PolicyLearner:
         self.version = 0
         self.num_updates = 0
         self._skipped_in_a_row = 0
+
+    @property
+    def replica(self) -> Replica:
+        return self._replica
 
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
         self._replica.begin_stage(reset_optimizer=reset_optimizer, reset_reference=reset_reference)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepscaler.config.models import DataSection, EvaluationSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.evaluation import EvaluationSection
 from deepscaler.data.identity import problem_id
 from deepscaler.observability.counts import counted
 from deepscaler.randomness import generator

@@ -12,7 +12,7 @@ from deepscaler.cli.lint import lint_benchmarks
 from deepscaler.data.benchmarks.lint import Finding, lint_benchmark, sub_answers, top_level_items
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark, read_rows
 from deepscaler.data.benchmarks.review import reviewed_rows
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Verdict
 from shared_data import shared
 

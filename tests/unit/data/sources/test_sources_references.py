@@ -24,7 +24,7 @@ from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.question_lint import question_fault
 from deepscaler.data.sources.readers import DataError
 from deepscaler.data.sources.references import NoAnswerError, WrongTypeError, num_sentences, read_answers, value_in
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Problem, Verdict
 from shared_data import shared
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Verdict
 
 CORRECT = Verdict(Outcome.CORRECT, 1.0, "7", "fine")

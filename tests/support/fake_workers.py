@@ -16,7 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from deepscaler.config.models import CheckpointSection, DataSection, ModelSection, Recipe, RolloutSection, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import CheckpointSection
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.mixture import Part, StagePlan
 from deepscaler.data.stream import ProblemStream

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepscaler.config.models import DataSection, ModelSection, Recipe, RolloutSection, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
 
 
 def bare_recipe(*, temperature: float = 1.0, sections: dict[str, Any] | None = None, **model: Any) -> Recipe:

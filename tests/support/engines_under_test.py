@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from conftest import make_model
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.vllm.engine import VllmEngine, vllm_version
 from deepscaler.protocols import Sampler
+from tiny_models import make_model
 
 
 class EngineUnderTest(Protocol):

@@ -8,8 +8,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from deepscaler.rewards import math_reward
 from deepscaler.rewards.isolation.worker import refuse
+from deepscaler.rewards.profiles import deepscaler
 from deepscaler.types import GradeItem, Verdict
 
 _NOTED = ("exec", "compile", "import", "marshal.", "pickle.", "code.", "builtins.", "sys._getframe", "mmap.")
@@ -32,10 +32,10 @@ def grade(item: GradeItem) -> Verdict:
     if not _listening:
         _listening.append(True)
         # What loads lazily loads now.
-        math_reward.grade(GradeItem(r"\boxed{\sin 1}", ["\\cos 2"], thinking_prefilled=False))
+        deepscaler.grade(GradeItem(r"\boxed{\sin 1}", ["\\cos 2"], thinking_prefilled=False))
         sys.addaudithook(_note)
     noted.clear()
-    verdict = math_reward.grade(item)
+    verdict = deepscaler.grade(item)
     return replace(verdict, detail=json.dumps(noted))
 
 

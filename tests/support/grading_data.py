@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SHARED = Path(__file__).parents[2] / "shared"
-FORMS = Path(__file__).parent / "unit" / "answers" / "answer_forms.txt"
+from shared_data import SHARED
+
+FORMS = Path(__file__).parents[1] / "unit" / "answers" / "answer_forms.txt"
 DATA, GRADING = SHARED / "data", SHARED / "grading"
 FILES = (
     "train/aime",

@@ -12,7 +12,7 @@ from deepscaler.config import Recipe
 from deepscaler.modeling.weights import weights_digest
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.learner import PolicyLearner
-from deepscaler.training.replica import ModelReplica, adamw, policy_computer
+from deepscaler.training.replica import ModelReplica, Optimizers, adamw, policy_computer
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Parts:
     replica: ModelReplica
     computer: GradientComputer
     model: Any
+    optimizers: list[torch.optim.Optimizer]  # all that the replica made, the one in use last
 
     def update(self, *mini_batches: Any) -> Any:
         return self.learner.update(list(mini_batches))
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        ((optimizer, _),) = self.replica._optimizers
-        return optimizer
+        return self.optimizers[-1]
 
     def weights(self) -> torch.Tensor:
         return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()]).clone()
@@ -44,8 +44,15 @@ def policy_learner(model: Any, recipe: Recipe, *, sgd: float | None = None) -> P
     if sgd is not None:
         factor = sgd / recipe.optimizer.learning_rate
         make = lambda model: [(torch.optim.SGD(model.parameters(), lr=1.0), factor)]  # noqa: E731
-    replica = ModelReplica(computer, make)
-    return Parts(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), replica, computer, model)
+    made: list[torch.optim.Optimizer] = []
+
+    def recorded(model: torch.nn.Module) -> Optimizers:
+        ((optimizer, factor),) = make(model)
+        made.append(optimizer)
+        return [(optimizer, factor)]
+
+    replica = ModelReplica(computer, recorded)
+    return Parts(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), replica, computer, model, made)
 
 
 def loaded(parts: Parts, directory: Path) -> Parts:

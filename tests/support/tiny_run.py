@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deepscaler.config.models import SftSection
+from deepscaler.config.sections.model import SftSection
 from deepscaler.toy.supervised import new_model
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.toy.traces import WORDS
