@@ -41,7 +41,8 @@ def test_training_samples_tokens_only(padded, tmp_path, dtype):
     settings = [f'model.dtype="{dtype}"', 'rollout.stop=["1"]', "rollout.stop_token_ids=[10]"]
     with open_run(load_recipe(path, settings), padded, tmp_path / "run", Progress()) as run:
         assert isinstance(run.experience, OnPolicy)
-        computer: Any = run.cluster.learner._replica._computer
+        learner: Any = run.cluster.learner
+        computer = learner._replica._computer
         assert computer.reference is not None
         for model in (computer.model, computer.reference):
             ids = forbidden_ids(model)

@@ -203,7 +203,7 @@ def test_a_sequence_that_the_cache_cannot_hold_is_refused(tiny_model: Callable[.
 def test_a_device_that_fails_at_every_step_is_said_to_have_failed(start: Callable[..., Running]) -> None:
     server = start()
 
-    def fails(ids: Any, lengths: Any, attention: Any) -> Any:
+    def fails(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     server.engine._decoder.prompt_logits = server.engine.score = fails

@@ -97,8 +97,7 @@ def test_kl_pulls_back_to_the_reference(tiny_model, make_samples_of):
         for parameter in learner.model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
     first = learner.update(samples).metrics["kl_mean"]
-    for _ in range(20):
-        last = learner.update(samples).metrics["kl_mean"]
+    last = [learner.update(samples).metrics["kl_mean"] for _ in range(20)][-1]
     assert 0 < last < 0.5 * first
 
 
@@ -175,7 +174,7 @@ def test_an_optimizer_that_is_new_or_was_reset_is_loaded(tiny_model, make_sample
 
 def test_the_learning_rate_reported_is_the_one_the_optimizer_holds(tiny_model, make_samples_of):
     learner = policy_learner(tiny_model(), recipe())
-    learner.replica._set_learning_rate = lambda rate: learner.optimizer.param_groups[0].update(lr=0.0)
+    learner.replica._set_learning_rate = lambda learning_rate: learner.optimizer.param_groups[0].update(lr=0.0)
     assert learner.update(make_samples_of(LENGTHS)).learning_rate == 0.0
 
 

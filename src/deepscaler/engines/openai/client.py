@@ -204,7 +204,7 @@ class OpenAIClient:
         self, session: aiohttp.ClientSession, request: ChatRequest, body: dict[str, Any]
     ) -> ChatResponse:
         """Retry until success. Raises _GaveUpError after `max_attempts`, EndpointError for a final failure."""
-        fault, wait_s, duplicates, seen = "", 0.0, 0, Counter[str]()
+        fault, wait_s, duplicates, seen, attempt = "", 0.0, 0, Counter[str](), 0
         for attempt in range(1, self._section.max_attempts + 1):
             if attempt > 1:
                 await asyncio.sleep(max(self._backoff(attempt - 1), wait_s))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepscaler.config.evaluation import ClientSection
-from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
+from deepscaler.engines.openai.client import ChatRequest, ChatResponse, OpenAIClient, request_seed
 from deepscaler.engines.openai.http import EndpointError, check_address
 from deepscaler.engines.openai.probe import ReplyMonitor, check_server, probe_sampling
 from deepscaler.engines.openai.reply import MalformedReplyError, error_message, parse_reply
@@ -253,9 +253,10 @@ def test_replies_give_away_what_was_changed() -> None:
     with ScriptedServer(Script(echo, say_usage=False, say_finish=False, faults=faults)) as server:
         c = client(server)
         monitor = ReplyMonitor(c)
-        for answer in c.complete(chat_requests(10)):
-            monitor.record(answer)
-            assert answer.reply.num_tokens is None and answer.reply.finish_reason is FinishReason.UNKNOWN
+        answers = list(c.complete(chat_requests(10)))
+    for answer in answers:
+        monitor.record(answer)
+        assert answer.reply.num_tokens is None and answer.reply.finish_reason is FinishReason.UNKNOWN
     words = " ".join(monitor.warnings())
     assert "10 of 10 replies had no known finish reason" in words and "10 of 10 replies had no token count" in words
     monitor = ReplyMonitor(c)
@@ -263,7 +264,7 @@ def test_replies_give_away_what_was_changed() -> None:
     short = json.loads(reply({"content": "x"}, usage={"completion_tokens": 50}, model="scripted"))
     short["choices"][0]["finish_reason"] = "length"
     for r in (over, parse_reply(json.dumps(short).encode())):
-        monitor.record(type(answer)(answer.request, r, 0.1))
+        monitor.record(ChatResponse(answers[0].request, r, 0.1))
     words = " ".join(monitor.warnings())
     assert "1 of 2 replies were longer than the budget" in words and "1 of 2 replies were truncated before" in words
     assert "replies name the model m, not scripted" in words
