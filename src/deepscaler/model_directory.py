@@ -69,7 +69,7 @@ class ModelDirectory:
         """Every token that ends a completion: by the model's files, its chat template, and `additional` ones."""
         return all_stop_ids(stop_token_ids_of(self.path, self.tokenizer), self.tokenizer, additional)
 
-    def stopping_fingerprint(self) -> dict[str, Any]:
+    def stopping_fingerprint(self) -> dict[str, object]:
         configured = stop_token_ids_of(self.path, self.tokenizer)
         return stopping_fingerprint(self.tokenizer, configured, self.config.vocab_size)
 
@@ -117,7 +117,7 @@ def open_model(path: str | Path, dtype: str, revision: str | None = None) -> Mod
     return ModelDirectory(directory, config, tokenizer, device, pick_dtype(dtype, device))
 
 
-def stopping_fingerprint(tokenizer: Any, configured: frozenset[int], rows: int) -> dict[str, Any]:
+def stopping_fingerprint(tokenizer: Any, configured: frozenset[int], rows: int) -> dict[str, object]:
     """Stop tokens that only the chat template names, and how many of the head's `rows` are no tokens.
 
     Empty where there is neither, as it was before either was recorded.

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -302,7 +301,7 @@ class WeightsInfo:
     dtype: str = "float32"
 
 
-Metrics = dict[str, Any]
+Metrics = dict[str, object]
 
 
 class RunError(RuntimeError):

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from deepscaler import cpu
 from deepscaler.config import load_recipe
@@ -96,7 +95,7 @@ def report(runs: list[Path], *, out: Path | None) -> int:
     return 0
 
 
-def _validation_compared(run: Path) -> dict[str, Any] | None:
+def _validation_compared(run: Path) -> dict[str, object] | None:
     """The first and the last evaluation inside training, paired by problem; None where there are no two to pair."""
     from deepscaler.evaluation.compare import compare_directories
     from deepscaler.evaluation.comparison_files import comparison_json

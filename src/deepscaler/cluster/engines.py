@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -18,9 +18,9 @@ from deepscaler.model_directory import ModelDirectory
 from deepscaler.modeling.load import unknown_ids
 from deepscaler.observability.environment import package_versions
 from deepscaler.protocols import Sampler
-from deepscaler.types import SamplingParams
+from deepscaler.types import IntArray, SamplingParams
 
-Decode = Callable[[Any], str]
+Decode = Callable[[IntArray], str]
 
 
 class Open(Protocol):
@@ -35,13 +35,13 @@ class Open(Protocol):
 class Engine:
     """fingerprint: what of the engine shapes a completion; raises ValueError where it is not installed."""
 
-    fingerprint: Callable[[ModelDirectory], dict[str, Any]]
+    fingerprint: Callable[[ModelDirectory], dict[str, object]]
     open: Open
 
 
 def engine_fingerprint(
-    kind: str, dtype: str, device: str, stopping: Mapping[str, Any], versions: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+    kind: str, dtype: str, device: str, stopping: Mapping[str, object], versions: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """What of an engine shapes a completion: the settings of `EngineSection` that do, resolved, and its environment.
 
     stopping: `model_directory.stopping_fingerprint`. versions: of packages beside ours, torch and transformers.
@@ -50,11 +50,11 @@ def engine_fingerprint(
     return {"kind": kind, "versions": packages, "dtype": dtype, "device": device, **stopping}
 
 
-def _torch_fingerprint(files: ModelDirectory) -> dict[str, Any]:
+def _torch_fingerprint(files: ModelDirectory) -> dict[str, object]:
     return engine_fingerprint("torch", files.dtype, files.device.type, files.stopping_fingerprint())
 
 
-def _vllm_fingerprint(files: ModelDirectory) -> dict[str, Any]:
+def _vllm_fingerprint(files: ModelDirectory) -> dict[str, object]:
     from deepscaler.engines.vllm.engine import require_vllm
 
     versions = {"vllm": require_vllm()}

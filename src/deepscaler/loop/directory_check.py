@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config import Recipe, changed_settings
 from deepscaler.observability.counts import counted
@@ -32,7 +31,7 @@ def check_directory(recipe: Recipe, path: Path) -> None:
         )
 
 
-def refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
+def refuse_other_settings(stored: Mapping[str, object], recipe: Recipe, path: Path) -> None:
     """stored: the recipe that the run in `path` was started with. Raises ValueError naming what differs."""
     changed = changed_settings(stored, recipe.model_dump(mode="json"))
     if not changed:

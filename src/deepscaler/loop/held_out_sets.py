@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config import Recipe
 from deepscaler.config.schema import RecipeError
@@ -34,11 +33,11 @@ def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
 
 def own_sets(
     recipe: Recipe,
-) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, Any]], tuple[str, ...]]:
+) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, object]], tuple[str, ...]]:
     """(problems, origin, warnings) of the recipe's benchmarks and validation files, each of them whole."""
     section = recipe.evaluation
     sets: dict[str, Sequence[Problem]] = {}
-    origins: dict[str, Mapping[str, Any]] = {}
+    origins: dict[str, Mapping[str, object]] = {}
     warnings: list[str] = []
     for name in section.benchmarks:
         loaded = load_benchmark(name, Path(section.benchmarks_dir) if section.benchmarks_dir else None)

@@ -39,7 +39,7 @@ class Service:
         return self.encoder.tokenizer
 
     @property
-    def model_card(self) -> dict[str, Any]:
+    def model_card(self) -> dict[str, object]:
         """The model as OpenAI's API lists it, and its context as vLLM's does."""
         limit = {"max_model_len": self.engine.capacity}
         return {"id": self.model, "object": "model", "created": 0, "owned_by": "deepscaler", **limit}
@@ -101,7 +101,7 @@ def _health(request: Request, service: Service) -> Response:
     return JSONResponse({"status": "ok", "open": service.engine.num_open})
 
 
-async def _answer(request: Request, service: Service, parse: Callable[[Any, str], Asked]) -> Response:
+async def _answer(request: Request, service: Service, parse: Callable[[object, str], Asked]) -> Response:
     authorize(request, service.token)
     asked = parse(await read_json(request), service.model)
     service.engine.check(asked.n * max(1, len(asked.prompts)))

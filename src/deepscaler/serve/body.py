@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -16,7 +16,7 @@ BODY_S = 60.0  # for the whole body
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request) -> object:
     """Raises RequestError."""
     # A browser sends a foreign page's request without asking first only for other media types than this one.
     kinds = request.headers.getlist("content-type")
@@ -38,7 +38,7 @@ async def read_json(request: Request) -> Any:
     return parse(bytes(body))
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes) -> object:
     """The JSON document in `body`. Raises RequestError for what is none, or holds half of a surrogate pair."""
     try:
         text = body.decode("utf-8")
@@ -50,7 +50,7 @@ def parse(body: bytes) -> Any:
     return document
 
 
-def _refuse_lone_surrogates(document: Any) -> None:
+def _refuse_lone_surrogates(document: object) -> None:
     left = [document]
     while left:
         value = left.pop()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 SAMPLING = frozenset({
     "model", "n", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stop_token_ids", "logprobs",
@@ -25,7 +24,7 @@ WITHOUT_EFFECT = frozenset({
     "request_id", "cache_salt", "priority",
 })  # fmt: skip
 # Not implemented: taken only with a value that changes nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: dict[str, tuple[object, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "parallel_tool_calls": (None, True, False),
@@ -75,7 +74,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "vllm_xargs": (None, {}),
 }
 MESSAGE = frozenset({"role", "content", "reasoning_content"})
-MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {
+MESSAGE_NEUTRAL: dict[str, tuple[object, ...]] = {
     "name": (None,),
     "reasoning": (None,),
     "refusal": (None,),
@@ -86,7 +85,7 @@ MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": (None,),
 }
 STREAM_OPTIONS = frozenset({"include_usage"})
-STREAM_OPTIONS_NEUTRAL: dict[str, tuple[Any, ...]] = {
+STREAM_OPTIONS_NEUTRAL: dict[str, tuple[object, ...]] = {
     "continuous_usage_stats": (None, False),
     "include_obfuscation": (None, True, False),
 }
@@ -99,14 +98,14 @@ class RequestError(Exception):
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, object]:
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
         kind = "rate_limit_exceeded" if self.status == 429 else kind
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def check_fields(
-    document: Mapping[str, Any], known: Iterable[str], neutral: Mapping[str, tuple[Any, ...]], where: str = ""
+    document: Mapping[str, object], known: Iterable[str], neutral: Mapping[str, tuple[object, ...]], where: str = ""
 ) -> None:
     """Raises RequestError for a field that is unknown, or not implemented and not neutral. where: before each name."""
     known = frozenset(known)
@@ -127,7 +126,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def check_other_endpoint(document: Mapping[str, Any], known: Iterable[str], others: Iterable[str], path: str) -> None:
+def check_other_endpoint(
+    document: Mapping[str, object], known: Iterable[str], others: Iterable[str], path: str
+) -> None:
     """Raises RequestError for a field that belongs to the other endpoint, which is at `path`."""
     for name in document:
         if name not in known and name in others:

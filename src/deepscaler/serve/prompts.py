@@ -118,7 +118,7 @@ def _check_variables(tokenizer: Any, how: Template) -> None:
             raise RequestError(f"{where}: holds a number above {MAX_NUMBER}", param="chat_template_kwargs")
 
 
-def _holds_large_number(value: Any) -> bool:
+def _holds_large_number(value: object) -> bool:
     """Of a loop or a repetition that a template makes of it."""
     if isinstance(value, dict | list):
         return any(map(_holds_large_number, value.values() if isinstance(value, dict) else value))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
-from typing import Any
 
 from deepscaler.serve.choices import Logprobs, Piece
 from deepscaler.serve.requests import Asked
@@ -42,19 +41,19 @@ class Reply:
         self._started: set[int] = set()
         self.token_text = cache(self.token_text)
 
-    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, object]:
         """From the one last piece of each choice (with all its text)."""
         choices = [self._choice(piece) for piece in sorted(pieces, key=lambda p: p.index)]
         self.num_completion_tokens = sum(len(p.tokens) for p in pieces)
         kind = "chat.completion" if self._chat else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self.usage()}
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
+    def chunk(self, piece: Piece) -> dict[str, object]:
         """One piece of a streamed answer."""
         self.num_completion_tokens += len(piece.tokens)
         last, first = piece.finish_reason is not None, piece.index not in self._started
         self._started.add(piece.index)
-        choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
+        choice: dict[str, object] = {"index": piece.index, "finish_reason": piece.finish_reason}
         if self._chat:
             reasoning, content = self._splitters[piece.index].push(piece.text, last=last)
             role = {"role": "assistant"} if first else {}
@@ -66,7 +65,7 @@ class Reply:
             choice["logprobs"] = self._logprobs(piece.logprobs)
         return {**self._head("chat.completion.chunk" if self._chat else "text_completion"), "choices": [choice]}
 
-    def usage_chunk(self) -> dict[str, Any]:
+    def usage_chunk(self) -> dict[str, object]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head(kind), "choices": [], "usage": self.usage()}
 
@@ -78,25 +77,25 @@ class Reply:
             "total_tokens": self.num_prompt_tokens + made,
         }
 
-    def _head(self, kind: str) -> dict[str, Any]:
+    def _head(self, kind: str) -> dict[str, object]:
         prefix = "chatcmpl" if self._chat else "cmpl"
         return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
     def _echo(self, piece: Piece) -> str:
         return self.echoed[piece.index // self.asked.n]
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
+    def _choice(self, piece: Piece) -> dict[str, object]:
+        choice: dict[str, object] = {"index": piece.index, "finish_reason": piece.finish_reason}
         choice["logprobs"] = None if piece.logprobs is None else self._logprobs(piece.logprobs)
         if not self._chat:
             return {**choice, "text": self._echo(piece) + piece.text}
         reasoning, content = self._splitters[piece.index].push(piece.text, last=True)
-        message: dict[str, Any] = {"role": "assistant", "content": content}
+        message: dict[str, object] = {"role": "assistant", "content": content}
         if reasoning or self.thinking:
             message["reasoning_content"] = reasoning
         return {**choice, "message": message}
 
-    def _logprobs(self, logprobs: Logprobs) -> dict[str, Any]:
+    def _logprobs(self, logprobs: Logprobs) -> dict[str, object]:
         """Under the distribution before top_k and top_p."""
         texts = [self.token_text(token) for token in logprobs.tokens]
         tops = self._alternatives(logprobs)
@@ -124,7 +123,7 @@ class Reply:
         return [[] for _ in range(len(logprobs.tokens) - len(tops))] + tops
 
 
-def _entry(text: str, logprob: float | None) -> dict[str, Any]:
+def _entry(text: str, logprob: float | None) -> dict[str, object]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
@@ -136,7 +135,7 @@ def _by_text(alternatives: Sequence[tuple[str, float]]) -> dict[str, float]:
     return best
 
 
-def event(document: dict[str, Any]) -> bytes:
+def event(document: dict[str, object]) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 

@@ -26,7 +26,7 @@ class Template:
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Asked:
         return bool(self.messages)
 
 
-def parse_chat(body: Any, model: str) -> Asked:
+def parse_chat(body: object, model: str) -> Asked:
     """Raises RequestError."""
     document = _document(body, fields.CHAT, fields.COMPLETION, "/v1/completions")
     _check_model(document, model)
@@ -82,7 +82,7 @@ def parse_chat(body: Any, model: str) -> Asked:
     )
 
 
-def parse_completion(body: Any, model: str) -> Asked:
+def parse_completion(body: object, model: str) -> Asked:
     """Raises RequestError."""
     document = _document(body, fields.COMPLETION, fields.CHAT, "/v1/chat/completions")
     _check_model(document, model)
@@ -102,7 +102,7 @@ def parse_completion(body: Any, model: str) -> Asked:
     )
 
 
-def _document(body: Any, known: frozenset[str], others: frozenset[str], path: str) -> Mapping[str, Any]:
+def _document(body: object, known: frozenset[str], others: frozenset[str], path: str) -> Mapping[str, object]:
     if not isinstance(body, dict):
         raise RequestError("the body is no JSON object")
     check_other_endpoint(body, known, others, path)
@@ -110,24 +110,25 @@ def _document(body: Any, known: frozenset[str], others: frozenset[str], path: st
     return body
 
 
-def _check_model(document: Mapping[str, Any], model: str) -> None:
+def _check_model(document: Mapping[str, object], model: str) -> None:
     asked = document.get("model")
     if asked != model:
         raise no_such_model(asked, model)
 
 
-def no_such_model(asked: Any, model: str) -> RequestError:
+def no_such_model(asked: object, model: str) -> RequestError:
     words = f"The model {asked!r:.200} does not exist; this server has {model!r}"
     return RequestError(words, param="model", status=404, code="model_not_found")
 
 
-def _prompts(prompt: Any) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(prompt: object) -> tuple[str | tuple[int, ...], ...]:
     """One text, one list of token ids, or a list of texts or of such lists."""
-    several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
-    return tuple(_prompt(p) for p in prompt) if several else (_prompt(prompt),)
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        return tuple(map(_prompt, prompt))
+    return (_prompt(prompt),)
 
 
-def _prompt(prompt: Any) -> str | tuple[int, ...]:
+def _prompt(prompt: object) -> str | tuple[int, ...]:
     if isinstance(prompt, str) and prompt:
         return prompt
     if isinstance(prompt, list) and prompt and all(type(i) is int for i in prompt):
@@ -135,7 +136,7 @@ def _prompt(prompt: Any) -> str | tuple[int, ...]:
     raise RequestError("prompt: expected a text, a list of token ids, or a list of either; none empty", param="prompt")
 
 
-def _message(message: Any, index: int) -> dict[str, str]:
+def _message(message: object, index: int) -> dict[str, str]:
     where = f"messages.{index}"
     if not isinstance(message, dict) or message.get("role") not in ("system", "developer", "user", "assistant"):
         raise RequestError(f"{where}: expected role system, user or assistant, and content", param="messages")
@@ -149,14 +150,14 @@ def _message(message: Any, index: int) -> dict[str, str]:
     return {"role": role, "content": content, **({"reasoning_content": thoughts} if thoughts else {})}
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: object, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise RequestError(f"{where}: expected text; this server takes no other content", param="messages")
     check_fields(part, ("type", "text"), {}, f"{where}.")
     return part["text"]
 
 
-def _template(document: Mapping[str, Any], messages: list[Any]) -> Template:
+def _template(document: Mapping[str, object], messages: list[Any]) -> Template:
     going_on = flag(document, "continue_final_message", default=False)
     prompt = flag(document, "add_generation_prompt", default=not going_on)
     if going_on and prompt:
@@ -176,7 +177,7 @@ def _template(document: Mapping[str, Any], messages: list[Any]) -> Template:
     return Template(prompt, going_on, variables or {})
 
 
-def _chat_logprobs(document: Mapping[str, Any]) -> int | None:
+def _chat_logprobs(document: Mapping[str, object]) -> int | None:
     wanted = flag(document, "logprobs", default=False, hint="; how many alternatives is top_logprobs")
     top = int(number(document, "top_logprobs", 0, 0, MAX_TOP_LOGPROBS, whole=True))
     if top and not wanted:
@@ -184,11 +185,11 @@ def _chat_logprobs(document: Mapping[str, Any]) -> int | None:
     return top if wanted else None
 
 
-def _count(document: Mapping[str, Any], name: str, *, least: int) -> int | None:
+def _count(document: Mapping[str, object], name: str, *, least: int) -> int | None:
     return None if document.get(name) is None else int(number(document, name, 1, least, 2**31, whole=True))
 
 
-def _asked(document: Mapping[str, Any], **what: Any) -> Asked:
+def _asked(document: Mapping[str, object], **what: Any) -> Asked:
     temperature = number(document, "temperature", 1.0, 0.0, 100.0)
     stream = flag(document, "stream", default=False)
     return Asked(
@@ -206,7 +207,7 @@ def _asked(document: Mapping[str, Any], **what: Any) -> Asked:
     )
 
 
-def _stream_usage(options: Any, stream: bool) -> bool:
+def _stream_usage(options: object, stream: bool) -> bool:
     if options is None:
         return False
     if not isinstance(options, dict) or not stream:

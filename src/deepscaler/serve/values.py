@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from deepscaler.serve.fields import RequestError
 
@@ -12,7 +11,7 @@ MAX_STOP_CHARACTERS = 200
 MAX_STOP_IDS = 64
 
 
-def flag(document: Mapping[str, Any], name: str, *, default: bool, hint: str = "") -> bool:
+def flag(document: Mapping[str, object], name: str, *, default: bool, hint: str = "") -> bool:
     """true or false; null is the default."""
     value = document.get(name)
     if value is None:
@@ -23,7 +22,7 @@ def flag(document: Mapping[str, Any], name: str, *, default: bool, hint: str = "
 
 
 def number(
-    document: Mapping[str, Any], name: str, default: float, least: float, most: float, *, whole: bool = False
+    document: Mapping[str, object], name: str, default: float, least: float, most: float, *, whole: bool = False
 ) -> float:
     """A number from `least` to `most`; null is the default."""
     value = document.get(name)
@@ -36,7 +35,7 @@ def number(
     return value
 
 
-def stop_texts(value: Any) -> tuple[str, ...]:
+def stop_texts(value: object) -> tuple[str, ...]:
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         raise RequestError(f"stop: expected a text or a list of at most {MAX_STOPS}", param="stop")
@@ -46,7 +45,7 @@ def stop_texts(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def stop_ids(value: Any) -> tuple[int, ...]:
+def stop_ids(value: object) -> tuple[int, ...]:
     ids = [] if value is None else value
     if not isinstance(ids, list) or len(ids) > MAX_STOP_IDS or not all(type(i) is int and i >= 0 for i in ids):
         raise RequestError(
