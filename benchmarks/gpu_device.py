@@ -18,16 +18,13 @@ from model_sizes import SIZES, build
 from records import machine
 
 from deepscaler import cpu
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    KlSection,
-    ModelSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection, KlSection
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.lifetime import die_with_parent
 from deepscaler.modeling.attention import NAME
 from deepscaler.modeling.positions import cast_parameters

@@ -20,7 +20,7 @@ Judge = Callable[[str, list[str]], bool]  # response, alternatives -> correct
 
 
 def ours() -> Judge:
-    from deepscaler.rewards.math_reward import grade
+    from deepscaler.rewards.profiles.deepscaler import grade
     from deepscaler.types import GradeItem
 
     return lambda response, golds: grade(GradeItem(response, golds, thinking_prefilled=False)).reward == 1.0
@@ -58,7 +58,7 @@ GRADERS: dict[str, tuple[Callable[[], Judge], str]] = {
 
 def version(name: str) -> str:
     if name == "ours":
-        from deepscaler.rewards.math_reward import GRADER_VERSION
+        from deepscaler.rewards.profiles.deepscaler import GRADER_VERSION
 
         return GRADER_VERSION
     return metadata.version(GRADERS[name][1])

@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, default=ROOT / ".." / "shared" / "grading" / "dev.jsonl")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "chaos"), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
     items = ordinary_items(arguments.cases)
     kinds = ("none", "answers", *COMMANDS)
     cpu: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -20,7 +20,7 @@ from grading import HOSTILE
 from markers import replace_between_markers
 
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
-from deepscaler.rewards.math_reward import GRADER_VERSION, grade
+from deepscaler.rewards.profiles.deepscaler import GRADER_VERSION, grade
 from deepscaler.types import GradeItem
 
 ROOT = Path(__file__).resolve().parents[1]

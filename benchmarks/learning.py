@@ -23,7 +23,11 @@ from policy_learner import make_learner
 from records import machine, middle, with_range, write_table
 
 from deepscaler import cpu
-from deepscaler.config.models import DataSection, ModelSection, Recipe, RolloutSection, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.cpu.matmul import matmul
 from deepscaler.modeling.attention import NAME
 from deepscaler.training import gradients, logprobs

@@ -24,7 +24,8 @@ from records import machine, write_table
 
 from deepscaler import cpu
 from deepscaler.config import memory
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import NAME, forward_hidden
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.packing import pack

@@ -9,6 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler import cpu
 from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.families.registry import family_of
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {  # 1.1 M parameters
@@ -45,4 +46,4 @@ def build(size: str, attention: str, *, max_tokens: int = 32768) -> Any:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(attention)
-    return cpu.accelerate(model) if attention == NAME else model
+    return cpu.accelerate(model, family_of(model).parts) if attention == NAME else model

@@ -24,7 +24,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
 from deepscaler.evaluation.samples import read_samples, samples_table, write_samples
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Problem
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -45,8 +45,8 @@ stop = false
 # The engine is replaced once the command has imported it, so that the imports are the command's own.
 FIRST_TOKEN = """
 import os, sys, time
-from deepscaler.cli import main, run_commands
-def prepare(inner=run_commands.prepare):
+from deepscaler.cli import main, startup
+def prepare(inner=startup.prepare):
     from deepscaler.engines.torch.engine import TorchEngine
     def first(self, requests, params, generate=TorchEngine.generate):
         next(iter(generate(self, requests, params)))
@@ -54,7 +54,7 @@ def prepare(inner=run_commands.prepare):
         os._exit(0)
     TorchEngine.generate = first
     return inner()
-run_commands.prepare = prepare
+startup.prepare = prepare
 sys.argv = ["deepscaler", *sys.argv[1:]]
 main.main()
 """

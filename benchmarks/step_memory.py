@@ -29,15 +29,12 @@ from deepscaler import cpu
 from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import divided, sharded_sampler, start_helpers
 from deepscaler.config.memory import ModelShape, cpu_peak
-from deepscaler.config.models import (
-    DataSection,
-    ModelSection,
-    OptimizerSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import OptimizerSection, TrainingSection
 from deepscaler.modeling.attention import NAME
 from deepscaler.training.replica import policy_computer
 from deepscaler.types import Request, SamplingParams, TrainSample

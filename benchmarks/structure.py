@@ -43,11 +43,12 @@ SHAPING_PLACES = (
     ("config/setting.py", "Shapes = Literal["),
     ("config/resume.py", "FREE = ("),
     ("config/evaluation.py", 'include={"limit", "corrected", "instruction"}'),
-    ("loop/evaluate.py", 'exclude={"workers"}'),
+    ("orchestration/evaluate.py", 'exclude={"workers"}'),
+    ("orchestration/evaluate.py", "**settings_of(self.recipe),"),
     ("loop/evaluate.py", "**settings_of(self.recipe),"),
     ("orchestration/base_model.py", 'include={"instruction", "min_operations", "max_operations"}'),
     ("orchestration/engines.py", 'return {"kind": "torch", "versions"'),
-    ("cluster/engines.py", 'return {"kind": kind, "versions"'),
+    ("engines/registry.py", '"kind": kind,'),
     ("cli/eval_commands.py", 'GraderSection(**{**kept, "workers": workers})'),
 )
 
@@ -71,29 +72,29 @@ class Source:
 class Example:
     """An existing part, by which the files that another of its kind touches are found.
 
-    texts: string constants, modules: parts of an imported path, that name it in code. exempt: folders and files that
-    use the same word for something else.
+    texts: string constants, modules: parts of an imported path, that name it in code. own: where the paths of
+    its files begin, in old versions and new ones. exempt: folders and files that use the same word for something else.
     """
 
     texts: frozenset[str]
     modules: frozenset[str]
-    own: str
+    own: tuple[str, ...]
     exempt: tuple[str, ...] = ()
 
 
 REWARD = Example(
     frozenset({"string"}),
     frozenset({"string_match"}),
-    own="string_match",
+    own=("rewards/string_match", "rewards/profiles/string"),
     exempt=("data/", "evaluation/exports.py", "evaluation/samples.py", "observability/"),  # types of columns
 )
 ENGINE = Example(
     frozenset({"vllm"}),
     frozenset({"vllm", "vllm_engine", "vllm_weights"}),
-    own="vllm",
+    own=("engines/vllm/", "rollout/vllm"),
     exempt=("engines/openai/probe.py", "rollout/openai_probe.py"),  # kinds of servers
 )
-FAMILY = Example(frozenset({"qwen3", "q_norm"}), frozenset(), own="qwen3")
+FAMILY = Example(frozenset({"qwen3", "q_norm"}), frozenset({"qwen3"}), own=("modeling/families/qwen3",))
 
 
 def read_sources(checkout: Path) -> list[Source]:
@@ -110,9 +111,7 @@ def naming_files(sources: Sequence[Source], example: Example) -> list[str]:
     return [
         source.path
         for source in sources
-        if example.own not in source.path
-        and not source.path.startswith(example.exempt)
-        and _names(source.tree, example)
+        if not source.path.startswith((*example.own, *example.exempt)) and _names(source.tree, example)
     ]
 
 
@@ -199,7 +198,7 @@ def removed_classes(sources: Sequence[Source]) -> int:
 
 
 def counted_files(paths: Sequence[str]) -> str:
-    return f"{len(paths)} ({', '.join(f'`{path}`' for path in paths)})"
+    return f"{len(paths)} ({', '.join(f'`{path}`' for path in paths)})" if paths else "0"
 
 
 ROWS: tuple[tuple[str, Callable[[Sequence[Source]], str]], ...] = (

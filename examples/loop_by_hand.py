@@ -25,14 +25,21 @@ import numpy as np
 
 from deepscaler import cpu
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.config import models as config
+from deepscaler.cluster.model_directory import open_model
+from deepscaler.config import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.evaluation import EvaluationSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.sources.synthetic import evaluation_sets, training_problems
 from deepscaler.data.stream import ProblemStream
 from deepscaler.data.templates import decoder, template_fingerprint
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.loop.progress import Progress
-from deepscaler.model_directory import open_model
 from deepscaler.protocols import Grader, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.toy.base_model import ensure_base
@@ -47,14 +54,14 @@ MAX_COMPLETION_TOKENS = 64  # what is not finished by then is truncated and earn
 MAX_PROMPT_TOKENS = 32
 
 
-def make_recipe(seed: int, num_steps: int, warm_up: int) -> config.Recipe:
+def make_recipe(seed: int, num_steps: int, warm_up: int) -> Recipe:
     """The settings of everything below. On the command line of the program this is a TOML file."""
-    return config.Recipe(
+    return Recipe(
         name="by-hand",
         seed=seed,
         num_steps=num_steps,
         # Worked solutions: six in ten spell the operation out digit by digit; of the others three in ten are wrong.
-        sft=config.SftSection(
+        sft=SftSection(
             steps=warm_up,
             tokens_per_step=1024,
             spelled_frac=0.6,
@@ -65,16 +72,14 @@ def make_recipe(seed: int, num_steps: int, warm_up: int) -> config.Recipe:
             restart_frac=0.0,
             spiral_enter=0.0,
         ),
-        data=config.DataSection(
-            source="synthetic", instruction="", num_problems=2000, min_operations=1, max_operations=1
-        ),
-        rollout=config.RolloutSection(prompts_per_step=PROMPTS_PER_STEP, group_size=GROUP_SIZE, temperature=1.0),
-        stages=(config.StageSection(name="only", max_completion_tokens=MAX_COMPLETION_TOKENS),),
-        algorithm=config.AlgorithmSection(
+        data=DataSection(source="synthetic", instruction="", num_problems=2000, min_operations=1, max_operations=1),
+        rollout=RolloutSection(prompts_per_step=PROMPTS_PER_STEP, group_size=GROUP_SIZE, temperature=1.0),
+        stages=(StageSection(name="only", max_completion_tokens=MAX_COMPLETION_TOKENS),),
+        algorithm=AlgorithmSection(
             advantage="group_normalized", loss="clipped_surrogate", reduction="token_mean", clip_low=0.2, clip_high=0.28
         ),
-        optimizer=config.OptimizerSection(learning_rate=3e-4),
-        evaluation=config.EvaluationSection(num_problems=100, set_operations=(1,)),
+        optimizer=OptimizerSection(learning_rate=3e-4),
+        evaluation=EvaluationSection(num_problems=100, set_operations=(1,)),
     )
 
 
@@ -167,7 +172,7 @@ def main() -> None:
 
 def train_step(
     step: int,
-    recipe: config.Recipe,
+    recipe: Recipe,
     stream: ProblemStream,
     experience: Experience,
     learner: PolicyLearner,

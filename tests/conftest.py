@@ -1,4 +1,4 @@
-"""Shared small objects: tiny real models of every supported family, built offline from their configurations."""
+"""Fixtures for every test: a tiny real model, training samples of it, plain torch without the acceleration on CPU."""
 
 from __future__ import annotations
 
@@ -9,67 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from deepscaler import cpu
 from deepscaler.cpu.matmul import prefers_onednn
 from deepscaler.cpu.settings import ACCELERATION, is_accelerated
-from deepscaler.modeling.attention import NAME
 from deepscaler.types import TrainSample
+from tiny_models import VOCABULARY, make_model
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # such small products only wait for each other on several threads
-
-VOCABULARY = 40
-STOP_ID = 1
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
-
-
-def make_model(
-    family: str = "qwen2",
-    *,
-    seed: int = 0,
-    tied: bool = True,
-    head_dim: int = 8,
-    accelerated: bool = True,
-    max_tokens: int = 128,
-) -> Any:
-    """Random weights, scaled up so that the distribution is far from uniform and errors would show."""
-    config_class, model_class = FAMILIES[family]
-    config = config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=4 * head_dim,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=head_dim,
-        max_position_embeddings=max_tokens,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=STOP_ID,
-        pad_token_id=0,
-    )
-    torch.manual_seed(seed)
-    model = model_class(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(8.0)
-    model.set_attn_implementation(NAME)
-    return cpu.accelerate(model) if accelerated else model
 
 
 @pytest.fixture

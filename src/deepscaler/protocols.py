@@ -110,6 +110,16 @@ class Learner(Protocol):
         ...
 
 
+class Validation(Protocol):
+    """Evaluations inside training."""
+
+    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
+        """What results.json holds after this step, made by the sampler's weights, which have this digest."""
+        ...
+
+    def files_of(self, step: int) -> list[Path]: ...
+
+
 class AppliedUpdate(NamedTuple):
     """grad_norm: of the whole gradient before clipping. learning_rate: what the optimizer holds, its largest."""
 

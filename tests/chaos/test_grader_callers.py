@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.rewards.isolation.pool import GraderPool
 from deepscaler.rewards.isolation.process import Limits
 from deepscaler.types import GradeItem, Outcome
 
 LIMITS = Limits(wall_s=60.0, cpu_s=2.0, memory_mib=1024)
-PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def box(answer: str) -> str:
@@ -89,7 +89,7 @@ def test_from_a_daemonic_process_which_may_have_no_children_of_multiprocessing(m
 
 
 def test_limits_hold_for_a_caller_that_blocks_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF, signal.SIGTERM})
     try:
         limits = Limits(wall_s=60, cpu_s=0.2, memory_mib=1024)
@@ -166,7 +166,7 @@ def test_ten_megabytes_of_answer_thoughts_or_reference_hurt_nobody(pool: GraderP
 
 
 def test_closing_ends_a_grading_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     pool = GraderPool(num_workers=1, limits=LIMITS, grader="faulty_graders:misbehave")
     pool.grade([GradeItem("warm", ["7"], thinking_prefilled=True)])
     raised: list[Exception] = []
@@ -196,15 +196,18 @@ def test_memory_stays_flat_over_a_hundred_thousand_verdicts() -> None:
             assert len(pool.grade([GradeItem(box(a), ["7"], True) for a in answers])) == count
 
         grade(0, 120_000)  # the caches of 8,192 verdicts and 4,096 readings fill first
-        before = _resident_mib(pool)
+        before = _resident_mib()
         for start in range(120_000, 220_000, 10_000):
             grade(start, 10_000)
-        assert _resident_mib(pool) - before < 8
+        assert _resident_mib() - before < 8
 
 
-def _resident_mib(pool: GraderPool) -> float:
-    supervisor = pool._processes[0]._supervisor
-    assert supervisor is not None
-    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in ["self", *children]]
+def _resident_mib() -> float:
+    """Of this process and all below it: supervisors and grading processes."""
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in ["self", *_descendants(os.getpid())]]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _descendants(pid: int) -> list[str]:
+    children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    return [pid for child in children for pid in (child, *_descendants(int(child)))]

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.rewards.isolation.pool import GraderPool
 from deepscaler.rewards.isolation.process import Limits
 from deepscaler.rewards.scoring import items_of, scored
 from deepscaler.types import FinishReason, GradeItem, Group, Outcome, Problem, Rollout, RunError, ScoredGroup
 
 HERE = Path(__file__).parent
-PLACES = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-
 
 # Waiting is generous, since the machine may be busy; processor time is counted per process and may be short.
 LIMITS = Limits(wall_s=60.0, cpu_s=0.5, memory_mib=512)
@@ -37,7 +36,7 @@ def make_pool(grader: str = "faulty_graders:misbehave", num_workers: int = 1, li
 def shared_pool() -> Iterator[GraderPool]:
     """One supervisor for the whole file: it survives everything that the grading processes do."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("PYTHONPATH", PLACES)
+        monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
         monkeypatch.setenv("SECRET_TOKEN", "hunter2")
         with make_pool() as made:
             made.grade([GradeItem("start it now", ["7"], thinking_prefilled=True)])
@@ -51,14 +50,14 @@ def pool(shared_pool: GraderPool) -> GraderPool:
 
 @pytest.fixture
 def impatient_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderPool]:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     with make_pool(limits=SHORT_WAIT) as made:
         yield made
 
 
 @pytest.fixture
 def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraderPool]:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     with make_pool() as made:
         yield made
 
@@ -150,7 +149,7 @@ def test_large_batches_do_not_block(pool: GraderPool) -> None:
 
 
 def test_many_threads_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     results: dict[int, list[Outcome]] = {}
     with make_pool(num_workers=2) as pool:
         threads = [
@@ -190,7 +189,7 @@ threading.Thread(target=lambda: pool.grade([GradeItem("hang", ["7"], True)]), da
 time.sleep(0.3)
 __import__("os").kill(__import__("os").getpid(), 9)
 """
-    environment = {**os.environ, "PYTHONPATH": PLACES}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     pid = int(done.stdout)
     assert _gone(pid)

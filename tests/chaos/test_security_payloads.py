@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.rewards.isolation.pool import GraderPool
 from deepscaler.rewards.isolation.process import Limits
 from deepscaler.types import GradeItem, Outcome, Verdict
 
-PLACES = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 MARK = "pwned"
 PAYLOADS = (
     f"__import__('os').system('touch {MARK}')",
@@ -29,7 +28,7 @@ PAYLOADS = (
     f"[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen'][0]('touch {MARK}',shell=True)",
     "__builtins__.__dict__['__import__']('os').fork()",
     "globals().clear()",
-    "setattr(__import__('deepscaler.rewards.math_reward'),'grade',None)",
+    "setattr(__import__('deepscaler.rewards.profiles.deepscaler'),'grade',None)",
     f"Symbol('x').__class__.__init__.__globals__['os'].system('touch {MARK}')",
     f"S(\"__import__('os').system('touch {MARK}')\")",
     f"lambdify([],\"open('{MARK}','w')\")()",
@@ -96,7 +95,7 @@ def _grade(function: str, items: list[GradeItem]) -> list[Verdict]:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The working directory of test and grading process, with nothing in it."""
-    monkeypatch.setenv("PYTHONPATH", PLACES)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -22,8 +22,8 @@ from deepscaler.algorithms.batch import make_samples
 from deepscaler.algorithms.importance import truncated_importance_weights
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
-from deepscaler.config.models import AlgorithmSection
 from deepscaler.config.presets import PRESETS
+from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.types import FinishReason, Group, Outcome, Problem, Rollout, ScoredGroup, Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of TRL and what it imports, none of ours

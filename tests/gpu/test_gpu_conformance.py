@@ -20,9 +20,12 @@ import torch
 from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
-from deepscaler.config.models import AlgorithmSection, KlSection, Recipe, TrainingSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection, KlSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.loop.publishing import load_checked
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.modeling.head import float32_logits
 from deepscaler.modeling.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
@@ -98,7 +101,7 @@ def test_far_positions_over_many_blocks_equal_the_learner(
     assert far < (0.02 if dtype == "bfloat16" else 1e-3), (found[:, :100].mean(), far)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("float32_head", [False, True])
 def test_in_bfloat16_engine_and_learner_differ_by_rounding(
     tiny_model: Callable[..., Any], family: str, float32_head: bool

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.loop.evaluate import (
     evaluate_endpoint,
 )
@@ -21,8 +22,7 @@ from scripted_server import Script, ScriptedServer
 
 KILLED = """
 import os, pathlib, signal, sys
-sys.path.insert(0, sys.argv[1])
-point, count = sys.argv[2], int(sys.argv[3])
+point, count = sys.argv[1], int(sys.argv[2])
 from deepscaler.evaluation import finish, store
 import evaluation_jobs as t
 owner, name = {"sample": (store.SampleStore, "add"), "verdict": (store.SampleStore, "add_verdict"),
@@ -37,7 +37,7 @@ def dying(*arguments, **keywords):
     return result
 setattr(owner, name, dying)
 from deepscaler.loop.evaluate import evaluate_endpoint
-evaluate_endpoint(sys.argv[4], "scripted", t.job(pathlib.Path(sys.argv[5]), "sampling.num_samples=2"))
+evaluate_endpoint(sys.argv[3], "scripted", t.job(pathlib.Path(sys.argv[4]), "sampling.num_samples=2"))
 """
 
 
@@ -47,20 +47,9 @@ def test_killed_at_three_points_the_final_table_is_the_same(tmp_path: Path) -> N
         evaluate_endpoint(server.url, "scripted", job(whole, "sampling.num_samples=2"))
         server.bodies.clear()
         for point, count in (("sample", 40), ("verdict", 30), ("table", 1)):
-            command = [
-                sys.executable,
-                "-c",
-                KILLED,
-                str(Path(__file__).parents[1]),
-                point,
-                str(count),
-                server.url,
-                str(killed),
-            ]
-            path = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
-            ended = subprocess.run(
-                command, env={**os.environ, "PYTHONPATH": path}, timeout=200, capture_output=True, text=True
-            )
+            command = [sys.executable, "-c", KILLED, point, str(count), server.url, str(killed)]
+            environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+            ended = subprocess.run(command, env=environment, timeout=200, capture_output=True, text=True)
             assert ended.returncode == -signal.SIGKILL, ended.stderr
             assert not (killed / "results.json").exists()
         # A torn last line on top of it, as a power failure leaves it.

@@ -16,7 +16,7 @@ from deepscaler.evaluation.samples import read_samples
 from deepscaler.observability.run_directory import read_metrics
 from tiny_run import deepscaler, final_digests, write_recipe
 
-HERE = Path(__file__).parent
+KILLED_RUN = Path(__file__).parents[1] / "support" / "killed_run.py"
 NUM_STEPS = 6
 
 
@@ -82,7 +82,7 @@ def test_the_run_really_learns_something(undisturbed: Path) -> None:
 )
 def test_killed_at_a_point_and_resumed(recipe: Path, undisturbed: Path, point: str, count: int) -> None:
     run_dir = recipe.parent / point
-    command = [sys.executable, str(HERE / "killed_run.py"), point, str(count), str(recipe), str(run_dir)]
+    command = [sys.executable, str(KILLED_RUN), point, str(count), str(recipe), str(run_dir)]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (run_dir / "checkpoints" / f"step-{NUM_STEPS:06d}").exists()

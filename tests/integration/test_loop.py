@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -20,6 +19,7 @@ from deepscaler.loop.experience import OnPolicy
 from deepscaler.loop.loop import train
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.run import AlarmError, Run
+from deepscaler.modeling.load import load_model
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.training.learner import TrainingDivergedError
 from deepscaler.types import Rollout, SamplingParams
@@ -101,10 +101,9 @@ def test_weights_that_never_reach_the_sampler_stop_the_run(
     """The classic silent failure: publishing that does nothing. Here the engine keeps a copy of its own."""
     recipe = load("model.dtype=float32")
     with opened(recipe, tmp_path / "run") as run:
-        sampler: Any = run.cluster.sampler
-        engine = TorchEngine(copy.deepcopy(sampler._own._model), stop_ids=frozenset({1}))
-        monkeypatch.setattr(engine, "load_weights", lambda weights: engine.weights_info())
-        monkeypatch.setattr(sampler, "_own", engine)
+        engine = TorchEngine(load_model(Path(recipe.model.path or "")), stop_ids=frozenset({1}))
+        monkeypatch.setattr(run.cluster.sampler, "generate", engine.generate)
+        monkeypatch.setattr(run.cluster.sampler, "load_weights", lambda weights: engine.weights_info())
         with pytest.raises(RuntimeError, match=r"sampling would go on with stale weights"):
             train(run)
     assert rows(tmp_path / "run", "step") == []

@@ -24,7 +24,9 @@ from deepscaler.cluster.processes import sharded_sampler, start_helpers
 from deepscaler.cluster.replica import GradientHelper, SharedReplica
 from deepscaler.cluster.sampling import ShardedSampler
 from deepscaler.cluster.sharding import split_evenly, split_requests
-from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.toy.muon import orthogonalise_all
@@ -171,13 +173,12 @@ def test_an_abandoned_generation_does_not_disturb_the_next(three: Processes) -> 
     assert by_key(three.sampler.generate(requests(), PARAMS)).keys() == expected.keys()
 
 
-def test_a_helper_that_sees_other_weights_stops_the_run(
-    three: Processes, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_helper_that_sees_other_weights_stops_the_run(three: Processes, tiny_model: Callable[..., Any]) -> None:
     other = LiveWeights(7, tiny_model(seed=3).named_parameters)
-    monkeypatch.setattr(three.sampler, "_own", TorchEngine(tiny_model(), stop_ids=STOP))
+    remotes = [helper.remote for helper in three.helpers]
+    sampler = ShardedSampler(TorchEngine(tiny_model(), stop_ids=STOP), remotes)
     with pytest.raises(RunError, match="does not see the weights of version 7"):
-        three.sampler.load_weights(other)
+        sampler.load_weights(other)
 
 
 def test_a_dead_worker_is_an_error_with_a_remedy(three: Processes) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from deepscaler.cli.run_commands import train_command
+from deepscaler.cli.run import train_command
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.loop.build import open_run
 from deepscaler.loop.loop import train
-from deepscaler.loop.origin import Origin, parse_origin
 from deepscaler.loop.progress import Progress
+from deepscaler.loop.resume_check import Origin, parse_origin
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.training.checkpoint import steps_in
 from tiny_run import deepscaler, write_model, write_recipe
@@ -169,10 +169,10 @@ def test_the_command_line_goes_on_and_prints_the_command_as_it_was_given(made: P
 
 def test_a_command_can_be_pasted_into_a_shell() -> None:
     overrides = ["data.instruction=Think. It's $5", 'evaluation.benchmarks=["aime24"]']
-    assert train_command(Path("my recipe.toml"), run_dir=Path("r"), overrides=overrides, origin="a@3") == (
+    assert train_command(Path("my recipe.toml"), Path("r"), overrides, origin="a@3") == (
         "deepscaler train 'my recipe.toml' --run-dir r --set 'data.instruction=Think. It'\"'\"'s $5' "
         "--set 'evaluation.benchmarks=[\"aime24\"]' --from a@3"
     )
-    assert train_command(Path("t"), run_dir=Path("r"), overrides=[], origin="a", keep_optimizer=True).endswith(
+    assert train_command(Path("t"), Path("r"), [], origin="a", keep_optimizer=True).endswith(
         "--from a --keep-optimizer"
     )

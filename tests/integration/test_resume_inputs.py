@@ -16,10 +16,10 @@ from deepscaler.config import Recipe, load_recipe
 from deepscaler.data.sources.synthetic import generate_problems
 from deepscaler.loop.build import open_run
 from deepscaler.loop.loop import train
-from deepscaler.loop.origin import Origin
 from deepscaler.loop.progress import Progress
+from deepscaler.loop.resume_check import Origin
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.rewards.math_reward import GRADER_VERSION
+from deepscaler.rewards.profiles.deepscaler import GRADER_VERSION
 from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import steps_in
 from deepscaler.types import RunError

@@ -14,6 +14,7 @@ import pytest
 from deepscaler.serve import body
 from deepscaler.serve.app import Service
 from deepscaler.serve.connections import BoundedProtocol
+from deepscaler.serve.requests import RequestError
 from deepscaler.serve.server import ServeOptions, read_token
 from served_model import served
 from tiny_run import write_model
@@ -139,7 +140,11 @@ def test_a_key_is_compared_as_it_is_sent(model: Path, monkeypatch: pytest.Monkey
         assert ask(address, "GET /health") == (200, {"status": "ok"})
         with_key = ask(address, "GET /health", b"Authorization: Bearer " + key.encode())
         assert with_key == (200, {"status": "ok", "open": 0})
-        monkeypatch.setattr(service.engine, "_failure", RuntimeError("gone"))
+
+        def failed(count: int = 0) -> None:
+            raise RequestError("the engine failed", status=500)
+
+        monkeypatch.setattr(service.engine, "check", failed)
         assert ask(address, "GET /health") == (503, {"status": "failed"})
 
 

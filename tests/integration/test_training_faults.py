@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,8 @@ from zlib import crc32
 
 import pytest
 import torch
+from deepscaler.model_directory import open_model
+from safetensors.torch import load_file
 
 from deepscaler.algorithms.kl import KL_ESTIMATORS, k3
 from deepscaler.config import Recipe, load_recipe
@@ -24,8 +25,11 @@ from deepscaler.loop.run import AlarmError, Run
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.protocols import PublishedWeights
+from deepscaler.training import gradients, optimizer_state
 from deepscaler.training.checkpoint import CheckpointError
 from deepscaler.training.learner import PolicyLearner
+from deepscaler.training.logprobs import token_logprobs
+from deepscaler.training.optimizer_state import OPTIMIZER_FILE
 from deepscaler.training.replica import ModelReplica
 from deepscaler.types import (
     GradeItem,
@@ -92,29 +96,25 @@ def alarms(path: Path) -> list[str]:
     return [reason.split(":")[0] for _, event, reason in events(path) if event == "alarm"]
 
 
-def own_engine(run: Run) -> Any:
+def own_engine(run: Run, patch: pytest.MonkeyPatch) -> TorchEngine:
     """An engine with a copy of the weights, as one in another process or of another precision has."""
-    sampler: Any = run.cluster.sampler
-    model, stop_ids = copy.deepcopy(sampler._own._model), frozenset(sampler._own._stops.ids.tolist())
-    sampler._own = TorchEngine(model, stop_ids=stop_ids, max_active=16)
-    return sampler._own
+    assert run.recipe.model.path
+    files = open_model(run.recipe.model.path, "float32")
+    engine = TorchEngine(files.load(longest=128), stop_ids=files.stop_ids(), max_active=16)
+    patch.setattr(run.cluster.sampler, "generate", engine.generate)
+    return engine
 
 
 def replica_of(run: Run) -> ModelReplica:
     assert isinstance(run.cluster.learner, PolicyLearner)
-    replica = run.cluster.learner._replica
+    replica = run.cluster.learner.replica
     assert isinstance(replica, ModelReplica)
     return replica
 
 
-def optimizer_of(run: Run) -> torch.optim.Optimizer:
-    ((optimizer, _),) = replica_of(run)._optimizers
-    return optimizer
-
-
 def stale(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Weights never arrive, and what the engine reports of itself is what was published."""
-    engine = own_engine(run)
+    engine = own_engine(run, patch)
 
     def load(weights: PublishedWeights) -> WeightsInfo:
         engine.version = weights.version
@@ -125,7 +125,7 @@ def stale(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 def late(run: Run, patch: pytest.MonkeyPatch) -> None:
     """Weights arrive two steps late, under the newest version number."""
-    engine, queue = own_engine(run), []
+    engine, queue = own_engine(run, patch), []
 
     def load(weights: PublishedWeights) -> WeightsInfo:
         queue.append([(name, weight.detach().clone()) for name, weight in weights.tensors("float32")])
@@ -148,7 +148,10 @@ def old_version(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def loss_temperature(run: Run, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(replica_of(run)._computer, "_temperature", 0.7)
+    def warmer(*arguments: Any, **settings: Any) -> Any:
+        return token_logprobs(*arguments, **settings | {"temperature": 0.7})
+
+    patch.setattr(gradients, "token_logprobs", warmer)
 
 
 def detached(run: Run, patch: pytest.MonkeyPatch) -> None:
@@ -158,7 +161,7 @@ def detached(run: Run, patch: pytest.MonkeyPatch) -> None:
 
     def lost(*arguments: Any) -> Any:
         sums = accumulate(*arguments)
-        for parameter in replica._computer.model.parameters():
+        for parameter in replica.computer.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         return sums
 
@@ -166,12 +169,13 @@ def detached(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def no_learning_rate(run: Run, patch: pytest.MonkeyPatch) -> None:
-    groups = optimizer_of(run).param_groups
-    patch.setattr(replica_of(run), "_set_learning_rate", lambda rate: [group.update(lr=0.0) for group in groups])
+    replica = replica_of(run)
+    apply = replica.apply
+    patch.setattr(replica, "apply", lambda rate, max_grad_norm: apply(0.0, max_grad_norm))
 
 
 def no_step(run: Run, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(optimizer_of(run), "step", lambda: None)
+    patch.setattr(torch.optim.AdamW, "step", lambda self: None)
 
 
 def every_other_skipped(run: Run, patch: pytest.MonkeyPatch) -> None:
@@ -190,7 +194,7 @@ def kl_of_the_wrong_sign(run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def reference_follows(run: Run, patch: pytest.MonkeyPatch) -> None:
-    computer = replica_of(run)._computer
+    computer = replica_of(run).computer
     patch.setattr(computer, "reference", computer.model)
 
 
@@ -287,8 +291,7 @@ def test_a_resume_without_the_optimizers_moments_is_refused(
     with opened(tmp_path, model, num_steps=2) as run:
         train(run)
     with monkeypatch.context() as patch:
-        patch.setattr("deepscaler.training.optimizer_state.load_file", lambda path: {})
-        patch.setattr("deepscaler.training.optimizer_state._load_parameters", lambda model, files: None)
+        patch.setattr(optimizer_state, "load_file", lambda path: {} if path.name == OPTIMIZER_FILE else load_file(path))
         with pytest.raises(RunError, match="moments of 0 updates, but 2 have been applied"), opened(tmp_path, model):
             pass
     with opened(tmp_path, model) as run:

@@ -26,7 +26,8 @@ import torch
 from safetensors.torch import save_file
 
 from deepscaler.config.evaluation import load_evaluation
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.engines.vllm import engine as vllm_engine
 from deepscaler.engines.vllm.engine import VllmEngine, vllm_version

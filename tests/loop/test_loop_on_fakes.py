@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Any
 
 import pytest
 
+from child_pythonpath import PYTHONPATH
 from deepscaler.loop.loop import train
 from deepscaler.loop.run import Run
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.types import RunError
 from fake_workers import FakeLearner, FakeSampler, fake_run, recipe
-
-TESTS = Path(__file__).resolve().parents[1]
 
 
 def learner_of(run: Run) -> FakeLearner:
@@ -91,6 +91,7 @@ def test_the_loop_loads_no_torch(tmp_path: Path) -> None:
         f"train(fake_run(Path({str(tmp_path)!r}), recipe()));"
         "print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
     )
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=TESTS)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.stdout == "[]\n", done.stderr

@@ -14,7 +14,7 @@ from torch import Tensor
 from deepscaler.algorithms.advantages import ADVANTAGES
 from deepscaler.algorithms.overlong import soft_overlong_penalty
 from deepscaler.algorithms.reduction import REDUCTIONS
-from deepscaler.config.models import AlgorithmSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.observability.counts import counted
 from deepscaler.types import FinishReason, Rollout, ScoredGroup, TrainSample
 

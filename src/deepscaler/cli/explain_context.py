@@ -42,8 +42,7 @@ def _largest_possible(recipe: Recipe) -> int:
 def _counted(recipe: Recipe, context: int) -> tuple[list[Size], list[str]]:
     """Longest prompt kept per stage, and what exceeds the context."""
     try:
-        from deepscaler.loop.lengths import longest_sequences, too_long
-        from deepscaler.loop.training_data import load_training_data, make_prompts
+        from deepscaler.loop.training_data import load_training_data, longest_sequences, make_prompts, too_long
         from deepscaler.modeling.load import load_tokenizer
 
         assert recipe.model.path is not None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import num_processes, open_sharded_engine
 from deepscaler.config.evaluation import EngineSection
-from deepscaler.config.models import AlgorithmSection, TrainingSection
-from deepscaler.data.templates import decoder
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
+from deepscaler.engines.registry import Decode, Engine, ModelFiles, engine_fingerprint
 from deepscaler.engines.torch.stops import plain_decode
-from deepscaler.model_directory import ModelDirectory
 from deepscaler.protocols import Sampler
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import SamplingParams
@@ -20,8 +19,8 @@ from deepscaler.types import SamplingParams
 
 @contextmanager
 def open_torch_engine(
-    files: ModelDirectory, engine: EngineSection, *, capacity: int, params: SamplingParams
-) -> Iterator[tuple[Sampler, Callable[[Any], str]]]:
+    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+) -> Iterator[tuple[Sampler, Decode]]:
     """The engine in this process and its helpers, and what turns its ids into text.
 
     capacity: tokens of prompt and completion. params: what ends a completion.
@@ -33,4 +32,7 @@ def open_torch_engine(
     stop_ids = files.stop_ids(params.stop_token_ids)
     settings = EngineSettings(stop_ids, slots, plain_decode(files.tokenizer))
     with open_sharded_engine(computer, settings, count=count) as sampler:
-        yield sampler, decoder(files.tokenizer, stop_ids, params.stop)
+        yield sampler, files.decoder(stop_ids, params.stop)
+
+
+ENGINE = Engine(lambda files: engine_fingerprint("torch", files), open_torch_engine)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EngineSection
+from deepscaler.engines.registry import load_engine
 from deepscaler.engines.torch.stops import plain_decode
-from deepscaler.model_directory import ModelDirectory
 from deepscaler.protocols import Cluster, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
@@ -75,6 +75,6 @@ def _open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
         processes=recipe.training.processes,
     )
     params = SamplingParams(policy.longest, stop_token_ids=rollout.stop_token_ids, stop=rollout.stop)
-    opened = ENGINES[rollout.engine].open(policy.files, section, capacity=policy.longest, params=params)
+    opened = load_engine(rollout.engine).open(policy.files, section, capacity=policy.longest, params=params)
     with opened as (sampler, _):
         yield sampler

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
+from deepscaler.config.parts import ENGINES
 
 Origins = Mapping[str, str]
 Rule = Callable[[Recipe, Origins], Iterator[str]]
@@ -55,17 +56,16 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 
 
 def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
-    rollout, model = recipe.rollout, recipe.model
-    if rollout.engine != "vllm":
-        return
-    if rollout.stop:
+    name = recipe.rollout.engine
+    engine = ENGINES[name]
+    if recipe.rollout.stop and not engine.stop_strings:
         yield (
-            "rollout.engine = 'vllm' with rollout.stop: it runs without the tokenizer, so it knows no texts; name the "
-            "tokens that end a completion (rollout.stop_token_ids), or set rollout.engine = 'torch'"
+            f"rollout.engine = {name!r} with rollout.stop: it runs without the tokenizer, so it knows no texts; name "
+            "the tokens that end a completion (rollout.stop_token_ids), or set rollout.engine = 'torch'"
         )
-    if model.float32_head:
+    if recipe.model.float32_head and not engine.float32_head:
         yield (
-            "rollout.engine = 'vllm' with model.float32_head: vLLM computes its logits in its own way, so the learner "
+            f"rollout.engine = {name!r} with model.float32_head: it computes its logits in its own way, so the learner "
             "would use another head; set model.float32_head = false, or rollout.engine = 'torch'"
         )
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from deepscaler.config.memory import ModelShape, cpu_micro_batch_tokens, cpu_peak
-from deepscaler.config.models import Recipe, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
 
 
 @dataclass(frozen=True)

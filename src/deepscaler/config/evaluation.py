@@ -10,8 +10,11 @@ from typing import Literal
 from pydantic import ValidationError
 
 from deepscaler.config.layers import Layers, read_chain
-from deepscaler.config.models import GraderSection, Recipe, StopString, TokenId
+from deepscaler.config.models import Recipe
+from deepscaler.config.parts import EngineName
 from deepscaler.config.schema import RecipeError, explain_error
+from deepscaler.config.sections.evaluation import GraderSection
+from deepscaler.config.sections.rollout import StopString, TokenId
 from deepscaler.config.setting import Section, setting, values_shaping
 
 COMPETITION = ("aime24", "amc23", "math500", "minerva", "olympiadbench")
@@ -51,7 +54,7 @@ class SamplingSection(Section):
 class EngineSection(Section):
     """The engine in this process; a server has its own."""
 
-    kind: Literal["torch", "vllm"] = setting(
+    kind: EngineName = setting(
         "torch",
         shapes="samples",
         compared="content",

@@ -79,7 +79,8 @@ def explain_error(error: Mapping[str, Any], root: type[BaseModel] = Recipe) -> s
         return f"{key}: unknown key; {hint}"
     if kind == "missing":
         return f"{key}: missing; it has no default, so the recipe must set it"
-    return f"{key}: expected {_expected(error)}, given {_shown(given)}"
+    hint = error.get("ctx", {}).get("hint", "")
+    return f"{key}: expected {_expected(error)}, given {_shown(given)}{hint}"
 
 
 _KINDS = {

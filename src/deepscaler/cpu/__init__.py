@@ -1,4 +1,4 @@
-"""Speed on CPU: `accelerate(model)`, operations with a torch reference beside each, and process-wide settings.
+"""Speed on CPU: `accelerate`, operations with a torch reference beside each, and process-wide settings.
 
 Importing this package loads neither torch nor numba; numba is loaded by the first operation that runs a kernel.
 DEEPSCALER_CPU_ACCELERATION=0 switches all of it off: then plain torch computes.
@@ -14,10 +14,11 @@ from deepscaler.cpu.settings import available_cores, is_accelerated, keep_freed_
 __all__ = ["accelerate", "available_cores", "compile_kernels", "is_accelerated", "keep_freed_memory", "prepare"]
 
 
-def accelerate(model: Any) -> Any:
+def accelerate(model: Any, parts: Callable[[Any], Any]) -> Any:
     """Let the model's layers compute through this package; returns the model, whose modules and weights stay.
 
     Called wherever a model is loaded or built. A model that is not in float32 on CPU stays as it is.
+    parts: the modules of a layer by what they compute, `family_of(model).parts`.
     """
     from deepscaler.cpu.dispatch import can_accelerate
     from deepscaler.cpu.layers import use_fused_layers
@@ -25,7 +26,7 @@ def accelerate(model: Any) -> Any:
 
     if can_accelerate(model.get_input_embeddings().weight):
         use_onednn(model)
-        use_fused_layers(model)
+        use_fused_layers(model, parts)
     return model
 
 

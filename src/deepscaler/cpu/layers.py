@@ -1,4 +1,4 @@
-"""The layers of a Qwen2, Qwen3 or Llama model with fused operations between their matrix products.
+"""The layers of a model with fused operations between their matrix products.
 
 The modules stay transformers' own, with their parameters, names and state: only their class is replaced, by one that
 computes the same in fewer passes over memory (measured in docs/experiments.md).
@@ -6,6 +6,7 @@ computes the same in fewer passes over memory (measured in docs/experiments.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,20 +16,22 @@ from deepscaler.cpu.dispatch import can_accelerate
 from deepscaler.cpu.fused_ops import rms_norm, rotary, silu_mul
 
 
-def use_fused_layers(model: Any) -> None:
-    """Replace the class of every RMS norm, and of every layer whose parts are the known ones."""
+def use_fused_layers(model: Any, parts: Callable[[Any], Any]) -> None:
+    """Replace the class of every RMS norm, and of every layer whose parts are those of Llama, with the same activation.
+
+    parts: the modules of a layer (`modeling.families`).
+    """
     for layer in model.base_model.layers:
-        if not isinstance(layer, FusedLayer) and _is_known(layer):
-            layer.plain_class, layer.__class__ = type(layer), FusedLayer
+        if not isinstance(layer, FusedLayer) and _is_known(parts(layer)):
+            layer.parts, layer.plain_class, layer.__class__ = parts, type(layer), FusedLayer
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.__class__ = FusedRMSNorm
 
 
-def _is_known(layer: Any) -> bool:
-    module, mlp = layer.self_attn, layer.mlp
-    parts = [(module, ("q_proj", "k_proj", "v_proj", "o_proj")), (mlp, ("gate_proj", "up_proj", "down_proj"))]
-    linears = [getattr(owner, name, None) for owner, names in parts for name in names]
+def _is_known(parts: Any) -> bool:
+    module = parts.attention
+    linears = (parts.query, parts.key, parts.value, parts.out, parts.gate, parts.up, parts.down)
     return (
         all(isinstance(linear, nn.Linear) for linear in linears)
         and module.config.hidden_act in ("silu", "swish")
@@ -59,32 +62,30 @@ class FusedLayer(GradientCheckpointingLayer):
     The module's own class computes padded batches, other dtypes, and calls without an attention context.
     """
 
-    self_attn: Any
-    mlp: Any
-    input_layernorm: Any
-    post_attention_layernorm: Any
+    parts: Callable[[Any], Any]
     plain_class: type[nn.Module]
 
     def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
         attention_context = context.get("attention_context")
         if len(hidden_states) > 1 or attention_context is None or not can_accelerate(hidden_states):
             return self.plain_class.forward(self, hidden_states, **context)
-        normed, hidden = _normed(self.input_layernorm, hidden_states.squeeze(0))
-        branch = _attended(self.self_attn, normed, context["position_embeddings"], attention_context)
-        normed, hidden = _normed(self.post_attention_layernorm, hidden, branch)
-        gated = silu_mul(self.mlp.gate_proj(normed), self.mlp.up_proj(normed))
-        return (hidden + self.mlp.down_proj(gated)).unsqueeze(0)
+        parts = self.parts(self)
+        normed, hidden = _normed(parts.attention_norm, hidden_states.squeeze(0))
+        branch = _attended(parts, normed, context["position_embeddings"], attention_context)
+        normed, hidden = _normed(parts.mlp_norm, hidden, branch)
+        gated = silu_mul(parts.gate(normed), parts.up(normed))
+        return (hidden + parts.down(gated)).unsqueeze(0)
 
 
-def _attended(module: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], context: Any) -> Tensor:
+def _attended(parts: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], context: Any) -> Tensor:
+    module = parts.attention
     query, key, value = (
-        linear(normed).view(len(normed), -1, module.head_dim)
-        for linear in (module.q_proj, module.k_proj, module.v_proj)
+        linear(normed).view(len(normed), -1, module.head_dim) for linear in (parts.query, parts.key, parts.value)
     )
-    if hasattr(module, "q_norm"):
-        query, key = module.q_norm(query), module.k_norm(key)
+    if parts.query_norm is not None:
+        query, key = parts.query_norm(query), parts.key_norm(key)
     cos, sin = (x.squeeze(0) for x in rotation)
     query, key = rotary(query, cos, sin), rotary(key, cos, sin)
     query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     out = context.attend(module.layer_idx, query, key, value, module.scaling)
-    return module.o_proj(out.squeeze(0).transpose(0, 1).reshape(len(normed), -1))
+    return parts.out(out.squeeze(0).transpose(0, 1).reshape(len(normed), -1))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deepscaler.config.models import CurriculumSection, StageSection
+from deepscaler.config.sections.curriculum import CurriculumSection, StageSection
 from deepscaler.curriculum.signals import mean, mean_of_present, slope
 from deepscaler.observability.counts import counted
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from deepscaler.config.models import Recipe, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.data.templates import EncodedProblem
 from deepscaler.observability.counts import counted
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_LOOK_S = 0.1
+CHECK_INTERVAL_S = 0.1
 _IDLE_LOOKS = 20  # after so many without anything to watch the thread ends
 
 
@@ -103,7 +103,7 @@ class _Watchman:
     def _look(self) -> None:
         idle = 0
         while idle < _IDLE_LOOKS:
-            time.sleep(_LOOK_S)
+            time.sleep(CHECK_INTERVAL_S)
             with self._lock:
                 for watch in self._watches:
                     if time.monotonic() > watch.deadline:

@@ -10,28 +10,33 @@ from functools import partial
 from pathlib import Path
 
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.cluster.engines import ENGINES
 from deepscaler.cluster.local import PolicyFiles
-from deepscaler.cluster.registry import CLUSTERS
+from deepscaler.cluster.model_directory import device_metadata, open_model
+from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.evaluation import evaluation_recipe
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
+from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.sources import EngineSource
-from deepscaler.loop.directory_check import check_directory
 from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import MakeSamples, OnPolicy, Step
+from deepscaler.loop.held_out_sets import write_held_out
 from deepscaler.loop.inputs import inputs_of
-from deepscaler.loop.lengths import longest_sequences, too_long
-from deepscaler.loop.origin import Origin
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.resume import find_start
+from deepscaler.loop.resume_check import Origin, check_directory
 from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
-from deepscaler.loop.training_data import Prompts, TrainingData, load_training_data, make_prompts
-from deepscaler.loop.validation import Evaluator, write_held_out
-from deepscaler.model_directory import device_metadata, open_model
+from deepscaler.loop.training_data import (
+    Prompts,
+    TrainingData,
+    load_training_data,
+    longest_sequence,
+    make_prompts,
+)
+from deepscaler.loop.validation import Evaluator
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
@@ -68,7 +73,7 @@ def open_run(
         _lock(path),
         _storage_faults_named(path),
         StopRequest() as stop,
-        CLUSTERS[recipe.cluster.kind](recipe, read.policy) as cluster,
+        load_cluster(recipe.cluster.kind)(recipe, read.policy) as cluster,
     ):
         weights = cluster.learner.publish()
         inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
@@ -129,18 +134,10 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
         progress.message("note: the chat template writes today's date into every prompt, so another day's run differs")
     prompts = make_prompts(recipe, files.tokenizer, training, progress.message)
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
-    policy = PolicyFiles(files, stop_ids, _longest_sequence(recipe, files.context, prompts))
+    policy = PolicyFiles(files, stop_ids, longest_sequence(recipe, files.context, prompts))
     encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
     decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
     return Inputs(training, prompts, encode, decode, policy)
-
-
-def _longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
-    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
-    lengths = longest_sequences(recipe, prompts)
-    if excess := too_long(lengths, context):
-        raise ValueError("\n".join(excess))
-    return max(one.total for one in lengths)
 
 
 def _evaluator(
@@ -158,7 +155,7 @@ def _evaluator(
         datasets=training.validation,
         source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=read.decode),
         grader=cluster.grader,
-        engine=ENGINES[recipe.rollout.engine].fingerprint(files),
+        engine=load_engine(recipe.rollout.engine).fingerprint(files),
         template=files.template,
         directory=path,
         progress=progress,

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscaler.cluster.engines import ENGINES
+from deepscaler.cluster.model_directory import ModelDirectory, device_metadata, open_model
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
-from deepscaler.config.models import GraderSection
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.config.setting import values_shaping
 from deepscaler.data.templates import format_question
+from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
 from deepscaler.evaluation.finish import finish, finish_partial
@@ -25,7 +26,6 @@ from deepscaler.evaluation.store import SampleStore
 from deepscaler.json_text import canonical_digest
 from deepscaler.loop.held_out_sets import held_out_sets
 from deepscaler.loop.progress import Progress
-from deepscaler.model_directory import ModelDirectory, device_metadata, open_model
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory
@@ -98,7 +98,7 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     Raises ModelError for a model that cannot be used, ValueError for a directory of other settings or an engine that
     is not installed.
     """
-    engine = ENGINES[job.recipe.engine.kind]
+    engine = load_engine(job.recipe.engine.kind)
     files = open_model(model, job.recipe.engine.dtype)
     settings = job.settings({"sha256": files.sha256()}, engine.fingerprint(files), asdict(files.template))
     prefilled = files.template.thinking_prefilled
@@ -146,7 +146,7 @@ def _engine_source(files: ModelDirectory, job: Job) -> Iterator[Source]:
     prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
     files.check_context(list(prompts.values()), job.params.max_completion_tokens)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
-    open_engine = ENGINES[job.recipe.engine.kind].open
+    open_engine = load_engine(job.recipe.engine.kind).open
     with open_engine(files, job.recipe.engine, capacity=capacity, params=job.params) as (sampler, decode):
         yield EngineSource(sampler, job.params, encode=prompts.__getitem__, decode=decode)
 

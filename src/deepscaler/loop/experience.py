@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deepscaler.algorithms.signal import split_by_signal
-from deepscaler.config.models import Recipe, StageSection
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.data.stream import ProblemStream
 from deepscaler.observability.clock import StepClock

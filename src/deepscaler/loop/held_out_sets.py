@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from deepscaler.config import Recipe
 from deepscaler.config.schema import RecipeError
 from deepscaler.data.benchmarks.load import load_benchmark
+from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.synthetic import evaluation_sets
 from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.finish import write_json
+from deepscaler.evaluation.held_out import LeftOut, hold_out
 from deepscaler.types import Problem
+
+HELD_OUT_FILE = "held_out.json"
 
 
 def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
@@ -56,3 +62,29 @@ def own_sets(
             or_default_fields=True,
         )
     return sets, origins, tuple(warnings)
+
+
+def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datasets, tuple[LeftOut, ...]]:
+    """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
+    sets, origins, warnings = own_sets(recipe)
+    if not sets:
+        return describe({}), ()
+    held_out = hold_out(sets, recipe.evaluation.during_training_problems, training)
+    return describe(held_out.sets, origins, warnings), held_out.left_out
+
+
+def test_sets(datasets: Datasets) -> list[str]:
+    """Those of the sets that hold test problems."""
+    return [name for name in datasets.sets if name in BENCHMARKS]
+
+
+def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftOut], num_training: int) -> None:
+    """`held_out.json`: which problems are asked inside training, and which are not because training holds them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    document = {
+        "compared_with_training_problems": num_training,
+        "test_sets": test_sets(datasets),
+        "problems": {name: [p.id for p in problems] for name, problems in datasets.sets.items()},
+        "left_out": [asdict(one) for one in left_out],
+    }
+    write_json(directory / HELD_OUT_FILE, document)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import TextIO
 
-from deepscaler.config.models import StageSection
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.evaluation.session import State
 from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats

@@ -10,12 +10,12 @@ from typing import Any
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.resume import changed_rounding
 from deepscaler.data.stream import ProblemStream
-from deepscaler.loop.directory_check import refuse_other_settings, ways_on
 from deepscaler.loop.inputs import Inputs, in_words
-from deepscaler.loop.origin import Origin
+from deepscaler.loop.resume_check import Origin, refuse_other_settings, ways_on
 from deepscaler.loop.run import Run
 from deepscaler.observability.run_directory import RECIPE_FILE, read_json
-from deepscaler.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers
+from deepscaler.protocols import Learner
+from deepscaler.training.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, remove_leftovers
 
 
 def check_continues(
@@ -89,7 +89,7 @@ def find_start(recipe: Recipe, inputs: Inputs, stream: ProblemStream, path: Path
 
 def restore(run: Run, found: Checkpoint) -> None:
     """Go on with a run in its own directory, after `check_continues`; reports what changed."""
-    run.load(found.path, found.state)
+    _load(run, found.path, found.state)
     _say_rounding(run, read_json(found.path / RECIPE_FILE) or {}, found.state["num_processes"])
     damaged = [*found.passed_over, *run.directory.check_records(found.path)]
     for text in damaged:
@@ -100,6 +100,34 @@ def restore(run: Run, found: Checkpoint) -> None:
         remarks += f"; {change}"
     run.directory.log_event(run.step, "resume", f"continued after step {run.step}{remarks}", {})
     run.progress.message(f"continuing after step {run.step} from {found.path}")
+
+
+def _load(run: Run, checkpoint: Path, state: Mapping[str, Any]) -> None:
+    """Bring the run to what `Run.state_dict` saved; the engine gets the weights by the ordinary, checked publish."""
+    if state["step"]:
+        run.cluster.learner.load(checkpoint)
+    run.step, run.first_step = state["step"], state["first_step"]
+    _check_counters(checkpoint, run.cluster.learner, state)
+    run.origin = state["origin"]
+    run.stage_ends, run.results = list(state["stage_ends"]), list(state["results"])
+    run.curriculum.load_state_dict(state["curriculum"])
+    run.stream.load_state_dict(state["stream"])
+    run.alarms.load_state_dict(state["alarms"])
+    run.publish()
+
+
+def _check_counters(checkpoint: Path, learner: Learner, state: Mapping[str, Any]) -> None:
+    """What the learner goes on with must be what the run had when it was saved. Raises CheckpointError."""
+    counters = {"version": (learner.version, state["step"])}  # every step makes one version
+    if "num_updates" in state:
+        counters["num_updates"] = (learner.num_updates, state["num_updates"])
+    for name, (loaded, saved) in counters.items():
+        if loaded != saved:
+            raise CheckpointError(
+                f"{checkpoint}: the learner was loaded with {name} = {loaded}, the run was saved with {saved}; "
+                "optimizer and learning rate would go on from another point. Move this checkpoint away to go on from "
+                "an earlier one"
+            )
 
 
 def check_fits(recipe: Recipe, inputs: Inputs, found: Checkpoint) -> None:

@@ -7,39 +7,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from deepscaler.config.models import Recipe, StageSection
-from deepscaler.curriculum.controller import Curriculum, StageChange, StepObservation
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.curriculum.controller import Curriculum, StageChange
 from deepscaler.data.stream import ProblemStream
 from deepscaler.loop.experience import Collected, Experience, MakeSamples, Step
 from deepscaler.loop.inputs import Inputs
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.publishing import load_checked
+from deepscaler.loop.step_records import evaluation_line, notes_on_base, observation, step_metrics
 from deepscaler.loop.stop import StopRequest
-from deepscaler.loop.validation_notes import evaluation_line, notes_on_base
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
-from deepscaler.observability.rollout_metrics import RolloutStats, rollout_stats
+from deepscaler.observability.rollout_metrics import rollout_stats
 from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_stats import StepStats, step_stats
-from deepscaler.protocols import Cluster, Learner, PublishedWeights
+from deepscaler.protocols import Cluster, PublishedWeights, Validation
 from deepscaler.rewards.registry import REWARDS
-from deepscaler.training.checkpoint import CheckpointError, prune, save_checkpoint
+from deepscaler.training.checkpoint import prune, save_checkpoint
 from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
 
 BASE_MODEL_FILE = "base_model.json"
-
-
-class Validation(Protocol):
-    """Evaluations inside training."""
-
-    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
-        """What results.json holds after this step, made by the sampler's weights, which have this digest."""
-        ...
-
-    def files_of(self, step: int) -> list[Path]: ...
 
 
 class AlarmError(RunError):
@@ -112,7 +103,7 @@ class Run:
     ) -> None:
         """Write the step's files, then evaluate, change the stage and save where it is time. Raises AlarmError."""
         self.step = step.number
-        change = self._record(collected, mini_batches, update, weights, step.clock)
+        change = self._record(step, collected, mini_batches, update, weights)
         last = step.number == self.recipe.num_steps
         if last or change is not None or self._evaluation_due():
             self.evaluate(step.stage)
@@ -123,19 +114,19 @@ class Run:
 
     def _record(
         self,
+        step: Step,
         collected: Collected,
         mini_batches: Sequence[Sequence[TrainSample]],
         update: UpdateStats,
         weights: WeightsInfo,
-        clock: StepClock,
     ) -> StageChange | None:
         """Write the step's files, raise its alarms, and ask the curriculum. Raises AlarmError for a fatal alarm.
 
         mini_batches: what the update got. weights: what was published after it.
         """
-        stage, stats = self.curriculum.stage, rollout_stats(collected.sampled)
+        stats = rollout_stats(collected.sampled)
         figures = step_stats(
-            stage=stage.name,
+            stage=step.stage.name,
             stats=stats,
             sampled=collected.sampled,
             trained=collected.trained,
@@ -146,23 +137,14 @@ class Run:
             num_problems=self.stream.num_problems,
             weights=weights,
         )
-        metrics: dict[str, Any] = {
-            "stage": stage.name,
-            "max_completion_tokens": stage.max_completion_tokens,
-            **stats.metrics(),
-            "correct_by_chance_frac": figures.chance_correct / figures.num_completions,
-            **update.metrics,
-            **clock.metrics(),
-            "num_refills": collected.num_refills,
-            "num_trained_groups": len(collected.trained),
-        }
+        metrics = step_metrics(step, collected, stats, figures, update)
         for group in collected.sampled:
             self.stream.note(group.group.problem.id, solved=group.solved)
-        self.directory.write_rollouts(self.step, stage.name, collected.sampled, self.decode_prompt)
+        self.directory.write_rollouts(self.step, step.stage.name, collected.sampled, self.decode_prompt)
         self.directory.log_step(self.step, metrics)
-        self.progress.end_step(self.step, stats, clock.seconds("sample"))
+        self.progress.end_step(self.step, stats, step.clock.seconds("sample"))
         self._raise_alarms(figures)
-        return self.curriculum.observe(_observation(self.step, stats))
+        return self.curriculum.observe(observation(self.step, stats))
 
     def _raise_alarms(self, figures: StepStats) -> None:
         """All of them are written before a fatal one stops the run."""
@@ -265,43 +247,6 @@ class Run:
             "num_updates": self.cluster.learner.num_updates,
         }
 
-    def load(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint of this run; the engine gets the weights by the ordinary, checked publish."""
-        if state["step"]:
-            self.cluster.learner.load(checkpoint)
-        self.step, self.first_step = state["step"], state["first_step"]
-        _check_counters(checkpoint, self.cluster.learner, state)
-        self.origin = state["origin"]
-        self.stage_ends, self.results = list(state["stage_ends"]), list(state["results"])
-        self.curriculum.load_state_dict(state["curriculum"])
-        self.stream.load_state_dict(state["stream"])
-        self.alarms.load_state_dict(state["alarms"])
-        self.publish()
-
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def _check_counters(checkpoint: Path, learner: Learner, state: dict[str, Any]) -> None:
-    """What the learner goes on with must be what the run had when it was saved. Raises CheckpointError."""
-    counters = {"version": (learner.version, state["step"])}  # every step makes one version
-    if "num_updates" in state:
-        counters["num_updates"] = (learner.num_updates, state["num_updates"])
-    for name, (loaded, saved) in counters.items():
-        if loaded != saved:
-            raise CheckpointError(
-                f"{checkpoint}: the learner was loaded with {name} = {loaded}, the run was saved with {saved}; "
-                "optimizer and learning rate would go on from another point. Move this checkpoint away to go on from "
-                "an earlier one"
-            )
-
-
-def _observation(step: int, stats: RolloutStats) -> StepObservation:
-    return StepObservation(
-        step=step,
-        truncated_frac=stats.truncated_frac,
-        reward_mean=stats.reward_mean,
-        length_correct_mean=stats.length_correct_mean,
-        length_wrong_mean=stats.length_wrong_mean,
-    )

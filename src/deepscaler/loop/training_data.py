@@ -1,4 +1,4 @@
-"""The problems of a run, and the stream its stages draw from."""
+"""The problems of a run, the stream its stages draw from, and whether every sequence fits into the model's context."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepscaler.config import Recipe
+from deepscaler.config.derived import scheduled_steps
 from deepscaler.data.mixture import describe_bands, plan_stages
 from deepscaler.data.sources.load import load_mixture, load_problems
 from deepscaler.data.sources.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
 from deepscaler.data.stream import ProblemStream
 from deepscaler.data.templates import encode_problems
 from deepscaler.evaluation.datasets import Datasets, describe
-from deepscaler.evaluation.held_out import LeftOut, hold_out
-from deepscaler.loop.held_out_sets import own_sets
-from deepscaler.loop.validation import test_sets
+from deepscaler.evaluation.held_out import LeftOut
+from deepscaler.loop.held_out_sets import load_validation, test_sets
 from deepscaler.observability.counts import counted
 from deepscaler.types import IntArray, Problem
 
@@ -52,15 +52,6 @@ def load_training_data(recipe: Recipe) -> TrainingData:
         )
         source_of = [0] * len(problems)
     return TrainingData(problems, source_of, *load_validation(recipe, problems))
-
-
-def load_validation(recipe: Recipe, training: Sequence[Problem]) -> tuple[Datasets, tuple[LeftOut, ...]]:
-    """A subset of each of the recipe's benchmarks and validation files, and what of them training holds."""
-    sets, origins, warnings = own_sets(recipe)
-    if not sets:
-        return describe({}), ()
-    held_out = hold_out(sets, recipe.evaluation.during_training_problems, training)
-    return describe(held_out.sets, origins, warnings), held_out.left_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +116,58 @@ def validation_notes(training: TrainingData) -> Iterator[str]:
         )
     for text in training.validation.warnings:
         yield f"note: {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """The longest sequence of a stage, or of the evaluations inside training. key: the setting of its budget."""
+
+    where: str
+    key: str
+    prompt: int
+    budget: int
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.budget
+
+
+def longest_sequence(recipe: Recipe, context: int, prompts: Prompts) -> int:
+    """Tokens. Raises ValueError when a stage, or an evaluation inside training, can exceed the model's context."""
+    lengths = longest_sequences(recipe, prompts)
+    if excess := too_long(lengths, context):
+        raise ValueError("\n".join(excess))
+    return max(one.total for one in lengths)
+
+
+def longest_sequences(recipe: Recipe, prompts: Prompts) -> list[Length]:
+    """One for every stage that the run can reach, and one for its evaluations where it has any."""
+    lengths = list(_of_stages(recipe, prompts.longest))
+    if prompts.longest_asked:
+        key, budget = "evaluation.max_completion_tokens", recipe.evaluation.max_completion_tokens
+        lengths.append(Length("the evaluations inside training", key, prompts.longest_asked, budget))
+    return lengths
+
+
+def _of_stages(recipe: Recipe, longest_prompts: Sequence[int]) -> Iterator[Length]:
+    for index, (stage, longest) in enumerate(zip(recipe.stages, longest_prompts, strict=True)):
+        if recipe.curriculum.kind == "schedule" and scheduled_steps(recipe, index) is None:
+            continue
+        key = f"stages.{index}.max_completion_tokens"
+        yield Length(f"stage {stage.name}", key, longest, stage.max_completion_tokens)
+
+
+def too_long(lengths: Sequence[Length], context: int) -> list[str]:
+    """What exceeds the context, in words with the way out; empty when everything fits."""
+    return [
+        f"{one.where}: the longest prompt has {counted(one.prompt, 'token')}, with {one.key} = {one.budget} that is "
+        f"{one.total}, and the model's context is {context}; {_way_out(one, context)}"
+        for one in lengths
+        if one.total > context
+    ]
+
+
+def _way_out(one: Length, context: int) -> str:
+    if one.prompt < context:
+        return f"set {one.key} = {context - one.prompt} or fewer, or choose a model with a longer context"
+    return "lower data.max_prompt_tokens, or choose a model with a longer context"

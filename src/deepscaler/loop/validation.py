@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deepscaler.config.evaluation import EvalRecipe
-from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.templates import TemplateFingerprint
 from deepscaler.evaluation.completions import Source
 from deepscaler.evaluation.datasets import Datasets
-from deepscaler.evaluation.finish import write_json
-from deepscaler.evaluation.held_out import LeftOut
 from deepscaler.evaluation.results import find_changed_samples
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_results
 from deepscaler.evaluation.store import JOURNAL, SETTINGS_FILE
 from deepscaler.json_text import differences
 from deepscaler.loop.evaluate import Job, run_job
+from deepscaler.loop.held_out_sets import test_sets
 from deepscaler.loop.progress import Progress
 from deepscaler.observability.problem_texts import PROBLEMS_FILE
 from deepscaler.observability.run_directory import read_json
 from deepscaler.protocols import Grader
-
-HELD_OUT_FILE = "held_out.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +92,3 @@ class Evaluator:
             number += 1
         path.rename(aside)
         self.progress.message(f"{path} {reason}: kept as {aside.name}")
-
-
-def test_sets(datasets: Datasets) -> list[str]:
-    """Those of the sets that hold test problems."""
-    return [name for name in datasets.sets if name in BENCHMARKS]
-
-
-def write_held_out(directory: Path, datasets: Datasets, left_out: Sequence[LeftOut], num_training: int) -> None:
-    """`held_out.json`: which problems are asked inside training, and which are not because training holds them."""
-    directory.mkdir(parents=True, exist_ok=True)
-    document = {
-        "compared_with_training_problems": num_training,
-        "test_sets": test_sets(datasets),
-        "problems": {name: [p.id for p in problems] for name, problems in datasets.sets.items()},
-        "left_out": [asdict(one) for one in left_out],
-    }
-    write_json(directory / HELD_OUT_FILE, document)

@@ -20,7 +20,6 @@ from deepscaler.cpu.dispatch import can_accelerate
 from deepscaler.cpu.packed_attention import SegmentKeys, packed_attention
 
 NAME = "deepscaler"
-SUPPORTED_FAMILIES = ("qwen2", "qwen3", "llama")
 
 
 class AttentionContext(Protocol):

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from deepscaler import cpu
-from deepscaler.modeling.attention import NAME, SUPPORTED_FAMILIES
+from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.families.registry import FAMILIES, family_of
 from deepscaler.modeling.head import forbid_ids
 from deepscaler.modeling.positions import fit_positions
 from deepscaler.modeling.weight_check import check_weights
@@ -95,7 +96,7 @@ def load_model(
         raise ModelError(f"{directory} cannot be used: {error}") from error
     if tokenizer is not None:
         forbid_ids(model, unknown_ids(tokenizer, model.get_output_embeddings().weight.shape[0]))
-    return cpu.accelerate(model.to(device).eval())
+    return cpu.accelerate(model.to(device).eval(), family_of(model).parts)
 
 
 def read_config(directory: Path) -> Any:
@@ -105,10 +106,9 @@ def read_config(directory: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         why = " ".join(str(error).split())
         raise ModelError(f"{directory / 'config.json'} cannot be used: {why}") from error
-    if config.model_type not in SUPPORTED_FAMILIES:
+    if config.model_type not in FAMILIES:
         raise ModelError(
-            f"{directory}: model_type {config.model_type!r} is not supported; "
-            f"supported are {', '.join(SUPPORTED_FAMILIES)}"
+            f"{directory}: model_type {config.model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
     return config
 

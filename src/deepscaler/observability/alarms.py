@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deepscaler.config.models import AlarmSection
+from deepscaler.config.sections.training import AlarmSection
 from deepscaler.observability import alarm_conditions as when
 from deepscaler.observability.alarm_conditions import KL_ZERO_UPDATES, Seen
 from deepscaler.observability.draws import DrawMemory

@@ -1,15 +1,16 @@
-"""The rewards a recipe can name in `grader.profile`. A new reward is a module beside this one and its line here.
+"""The rewards that a recipe can name in `grader.profile`: one module each in `profiles/`, whose name is the reward's.
 
-Its module holds `grade`, `explain` and `GRADER_VERSION` as `string_match` does, and loads no torch: it runs in the
-grading processes. Its name is also listed in `config.models.GraderProfile`, which may not import this layer.
+A new reward is a new file there, nothing else. It holds `grade`, `explain` and `GRADER_VERSION` as `profiles/string.py`
+does, and loads no torch: it runs in the grading processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
-from deepscaler.rewards import math_reward, string_match
+from deepscaler.config import parts
 from deepscaler.types import GradeItem, Verdict
 
 
@@ -32,7 +33,9 @@ class Reward:
         return f"{self.grade.__module__}:{self.grade.__name__}"
 
 
-REWARDS: dict[str, Reward] = {
-    "deepscaler": Reward(math_reward.grade, math_reward.explain, math_reward.GRADER_VERSION),
-    "string": Reward(string_match.grade, string_match.explain, string_match.GRADER_VERSION),
-}
+def _read(name: str) -> Reward:
+    module = import_module(f"{parts.PROFILES}.{name}")
+    return Reward(module.grade, module.explain, module.GRADER_VERSION)
+
+
+REWARDS: dict[str, Reward] = {name: _read(name) for name in parts.REWARDS}

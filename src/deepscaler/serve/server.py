@@ -11,9 +11,9 @@ from pathlib import Path
 
 import uvicorn
 
+from deepscaler.cluster.model_directory import open_model
 from deepscaler.engines.sizing import cache_bytes
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.model_directory import open_model
 from deepscaler.observability.counts import counted
 from deepscaler.serve.admission import LOOPBACK, check_key
 from deepscaler.serve.app import Service, make_app

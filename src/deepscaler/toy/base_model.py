@@ -12,8 +12,8 @@ import torch
 from deepscaler.cluster.local import num_processes, start_helpers
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
-from deepscaler.config.models import SftSection
 from deepscaler.config.schema import RecipeError
+from deepscaler.config.sections.model import SftSection
 from deepscaler.config.setting import values_shaping
 from deepscaler.data.identity import problem_id
 from deepscaler.data.sources.synthetic import held_out_ids, random_chain

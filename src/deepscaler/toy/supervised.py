@@ -18,8 +18,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler import cpu
 from deepscaler.cluster.replica import SharedReplica
-from deepscaler.config.models import AlgorithmSection, SftSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.families.registry import family_of
 from deepscaler.observability.destinations import directory_destination
 from deepscaler.observability.files import fsync, storage_fault
 from deepscaler.randomness import key_of
@@ -62,7 +65,7 @@ def new_model(section: SftSection, tokenizer: Any, seed: int) -> Any:
     torch.manual_seed(int(key_of("init", seed)[0]) % 2**63)
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(NAME)
-    return cpu.accelerate(model)
+    return cpu.accelerate(model, family_of(model).parts)
 
 
 def sft_computer(model: Any, training: TrainingSection) -> GradientComputer:
@@ -80,7 +83,7 @@ def train(
     """`section.steps` updates of the replica, which has this model; returns the record of the run."""
     start = time.monotonic()
     loss, num_tokens = float("nan"), 0
-    batches = (_next_batch(samples, section.tokens_per_step) for _ in range(section.steps))
+    batches = (next_batch(samples, section.tokens_per_step) for _ in range(section.steps))
     following, making_tokens = next(batches), round(_making_cost(model) * section.tokens_per_step)
     for step in range(section.steps):
         batch = following
@@ -109,7 +112,7 @@ def optimizers(section: SftSection, orthogonalise: Orthogonalise) -> Callable[[n
     return make
 
 
-def _next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
+def next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
     """Samples until the token budget is reached; every completion token weighs the same."""
     batch: Batch = []
     used = 0

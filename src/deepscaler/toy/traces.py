@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepscaler.config.models import SftSection
+from deepscaler.config.sections.model import SftSection
 from deepscaler.data.sources.synthetic import MODULUS, Chain, Operation
 
 FILLERS = ("Hmm ", "Okay ", "Let me see ", "So ", "Right ")

@@ -17,7 +17,8 @@ from deepscaler.algorithms.importance import truncated_importance_weights
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.config.memory import ModelShape
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import forward_hidden
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.positions import check_rotations

@@ -37,6 +37,10 @@ class PolicyLearner:
         self.num_updates = 0
         self._skipped_in_a_row = 0
 
+    @property
+    def replica(self) -> Replica:
+        return self._replica
+
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
         self._replica.begin_stage(reset_optimizer=reset_optimizer, reset_reference=reset_reference)
         if reset_optimizer:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepscaler.config.models import OptimizerSection, Recipe
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.gradients import GradientComputer, Logprobs
@@ -37,6 +38,10 @@ class ModelReplica:
         self._make_optimizers = make_optimizers
         self._optimizers = make_optimizers(computer.model)
         self._published: LiveWeights | None = None
+
+    @property
+    def computer(self) -> GradientComputer:
+        return self._computer
 
     def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
         return self._computer.logprobs(samples, of=of)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deepscaler.algorithms.advantages import ADVANTAGES, all_equal
-from deepscaler.config.models import AlgorithmSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
 
 REWARDS = [[1.0, 0.0, 0.0, 0.5], [1.0, 1.0, 0.0, 1.0], [0.25, -0.5, 0.75, 0.1], [1.0, 1.0, 1.0, 1.0]]
 

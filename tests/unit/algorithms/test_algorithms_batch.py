@@ -12,7 +12,7 @@ import torch
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.algorithms.overlong import soft_overlong_penalty
 from deepscaler.algorithms.signal import split_by_signal
-from deepscaler.config.models import AlgorithmSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.types import (
     FinishReason,
     Group,

@@ -9,7 +9,7 @@ import torch
 
 from deepscaler.algorithms.importance import truncated_importance_weights
 from deepscaler.algorithms.kl import KL_ESTIMATORS
-from deepscaler.config.models import KlSection
+from deepscaler.config.sections.algorithm import KlSection
 
 FORMULAS = {
     "k1": lambda p, q: p - q,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from deepscaler.algorithms.losses import LOSSES, combine
-from deepscaler.config.models import AlgorithmSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
 
 Floats = list[float]
 SEGMENTS = [0, 0, 0, 2, 2, 2, 2, 1, 1, 3, 3, 3, 3, 3]  # completion 2 comes before completion 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepscaler.algorithms.reduction import REDUCTIONS
-from deepscaler.config.models import AlgorithmSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
 
 NUM_TOKENS = torch.tensor([[3, 1, 7], [2, 5, 5]])
 ALL = torch.ones(2, 3, dtype=torch.bool)

@@ -13,7 +13,7 @@ from deepscaler.answers.equivalence import MAX_PARSED_CHARACTERS, equivalent, ex
 from deepscaler.answers.kinds import Scalar
 from deepscaler.answers.values.budget import UndefinedError
 from deepscaler.answers.values.exact import exact_value
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from deepscaler.answers.equivalence import equivalent, explain, is_parsable
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
 
 MAX_SECONDS = 0.5  # of one comparison, in processor time; 0.1 is the most that was measured

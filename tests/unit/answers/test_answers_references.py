@@ -8,7 +8,7 @@ import re
 import pytest
 
 from deepscaler.answers.equivalence import equivalent, is_parsable
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
 from grading_data import DATA, mutations, references
 

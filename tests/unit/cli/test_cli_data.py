@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.cli import main as cli
-from deepscaler.cli.data_commands import readable
+from deepscaler.cli.prepare import readable
 from deepscaler.config import load_recipe
 from deepscaler.data.benchmarks.load import BENCHMARKS
 from deepscaler.data.sources.load import load_problems

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from importlib import metadata
 
+import pytest
+
 from deepscaler.cli import doctor
 
 
@@ -34,20 +36,33 @@ def test_doctor_works_without_torch() -> None:
     assert findings["gpu"]["status"] == "note"
 
 
-def test_an_extra_with_a_missing_package_says_how_to_add_it() -> None:
-    finding = doctor._extra("track", ["pytest>=8", "surely-not-installed>=2"])
-    assert finding.status == "note"
-    assert "surely-not-installed is not installed" in finding.text
-    assert "'.[track]'" in finding.text
+def finding(topic: str) -> doctor.Finding:
+    (found,) = [finding for finding in doctor.diagnose() if finding.topic == topic]
+    return found
 
 
-def test_a_package_that_is_too_old_is_told() -> None:
-    finding = doctor._extra("", ["pytest>=9999"])
-    assert finding.status == "missing"
-    assert "pytest>=9999 is needed" in finding.text
+def test_an_extra_with_a_missing_package_says_how_to_add_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = ["pytest>=8; extra == 'track'", "surely-not-installed>=2; extra == 'track'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: needed)
+    found = finding("extra track")
+    assert found.status == "note"
+    assert "surely-not-installed is not installed" in found.text
+    assert "'.[track]'" in found.text
 
 
-def test_a_small_amount_is_a_note() -> None:
-    assert doctor._amount(doctor.GIB, 4, "more is better") == ("note", "1.0 GiB; more is better")
-    assert doctor._amount(8 * doctor.GIB, 4, "more is better") == ("ok", "8.0 GiB")
-    assert doctor._amount(None, 4, "x")[0] == "note"
+def test_a_package_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda name: ["pytest>=9999"])
+    found = finding("core packages")
+    assert found.status == "missing"
+    assert "pytest>=9999 is needed" in found.text
+
+
+def test_a_small_amount_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, status, text in (
+        (doctor.GIB, "note", "1.0 GiB; "),
+        (8 * doctor.GIB, "ok", "8.0 GiB"),
+        (None, "note", "unknown"),
+    ):
+        monkeypatch.setattr(doctor, "usable_memory", lambda size=size: size)
+        found = finding("memory")
+        assert found.status == status and found.text.startswith(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.cli.eval_commands import EvalArguments, evaluate
+from deepscaler.cli.evaluate import EvalArguments, evaluate
 from deepscaler.config.evaluation import load_evaluation
 from deepscaler.config.schema import RecipeError
 from deepscaler.engines.vllm import engine as vllm_engine

@@ -167,7 +167,7 @@ def test_training_loads_without_the_optional_packages_and_leaves_the_collector_a
         "import gc, sys\n"
         "for name in ('aiohttp', 'starlette', 'uvicorn', 'vllm', 'trl'):\n"
         "    sys.modules[name] = None\n"
-        "from deepscaler.cli.run_commands import loading\n"
+        "from deepscaler.cli.startup import loading\n"
         "try:\n"
         "    with loading():\n"
         "        assert not gc.isenabled()\n"

@@ -8,7 +8,8 @@ import pytest
 
 from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import divided, open_sharded_engine, start_helpers
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.training.gradients import GradientComputer
 from engine_runs import PARAMS, first_end, letters, requests
 

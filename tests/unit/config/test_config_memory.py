@@ -7,15 +7,12 @@ from dataclasses import asdict
 import pytest
 
 from deepscaler.config.memory import KEPT_BYTES, ModelShape, cpu_peak
-from deepscaler.config.models import (
-    DataSection,
-    ModelSection,
-    OptimizerSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import OptimizerSection, TrainingSection
 
 # Shape, and MiB that two processes took at the most: 8 x 8 completions of 192 tokens, two steps.
 MEASURED = {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
-from deepscaler.cluster.engines import engine_fingerprint
 from deepscaler.config import load_recipe, recipe_hash
 from deepscaler.config.evaluation import EngineSection, EvalRecipe, load_evaluation, settings_of
-from deepscaler.config.models import GraderSection, Recipe
+from deepscaler.config.models import Recipe
 from deepscaler.config.schema import all_settings
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.config.setting import Compared, Section, Shapes, compared_of, setting, shapes_of, values_shaping
+from deepscaler.engines.registry import engine_fingerprint
 from deepscaler.json_text import canonical_digest
 from deepscaler.loop.evaluate import grader_settings, recorded_grader
 from deepscaler.toy.base_model import base_directory
@@ -94,7 +96,8 @@ def test_no_two_sections_of_an_evaluation_share_the_name_of_a_recorded_setting()
 
 def test_the_fingerprint_of_an_engine_has_every_setting_that_shapes_samples() -> None:
     shaping = {key for key, field in all_settings(EngineSection) if compared_of(field) != "rounding"}
-    assert shaping <= engine_fingerprint("torch", "float32", "cpu", {}).keys()
+    files: Any = SimpleNamespace(dtype="float32", device=SimpleNamespace(type="cpu"), stopping_fingerprint=dict)
+    assert shaping <= engine_fingerprint("torch", files).keys()
 
 
 def test_regrading_keeps_what_shaped_the_verdicts() -> None:

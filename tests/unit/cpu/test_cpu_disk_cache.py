@@ -84,10 +84,14 @@ def test_the_folder_is_another_one_for_another_time_stamp_text_processor_or_plac
 
 
 def test_where_nothing_can_be_written_the_functions_live_as_long_as_the_process(tmp_path, monkeypatch):
-    monkeypatch.delenv(disk_cache.ROOT, raising=False)
-    monkeypatch.setattr(disk_cache, "_is_writable", lambda root: False)
+    monkeypatch.setenv(disk_cache.ROOT, "unset again after the test")
+    monkeypatch.delenv(disk_cache.ROOT)
+    source = tmp_path / "kernels.py"
+    for name in ("kernels.py", "__pycache__", "cache"):  # files, below which no folder can be made
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(disk_cache.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
-    assert disk_cache.folder(SOURCE).parent == tmp_path
+    assert disk_cache.folder(source).parent == tmp_path
     assert os.environ[disk_cache.ROOT] == str(tmp_path)  # as worker processes will find it
 
 

@@ -15,6 +15,7 @@ from deepscaler.cpu.layers import FusedLayer, FusedRMSNorm, use_fused_layers
 from deepscaler.cpu.matmul import OneDnnLinear
 from deepscaler.cpu.settings import ACCELERATION
 from deepscaler.modeling.attention import PackedAttention, forward_hidden
+from deepscaler.modeling.families.registry import FAMILIES, family_of
 from deepscaler.training.replica import enable_checkpointing
 
 CPU = torch.device("cpu")
@@ -62,12 +63,12 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("lengths", "sequences"), ROWS)
 def test_values_and_gradients_equal_those_of_the_modules(tiny_model, family, lengths, sequences):
     model = with_uneven_weights(tiny_model(family, accelerated=False))
     exact = copy.deepcopy(model).double()
-    use_fused_layers(model)
+    use_fused_layers(model, family_of(model).parts)
     assert all(type(layer) is FusedLayer for layer in model.base_model.layers)
     assert type(model.base_model.norm) is FusedRMSNorm
     row = row_of(lengths, sequences)
@@ -78,7 +79,7 @@ def test_other_dtypes_and_autocast_give_the_bits_of_the_modules_own_code(tiny_mo
     for family in ("qwen2", "qwen3"):
         model = with_uneven_weights(tiny_model(family, accelerated=False)).double()
         plain, row = copy.deepcopy(model), row_of([20, 9])
-        use_fused_layers(model)
+        use_fused_layers(model, family_of(model).parts)
         assert all(torch.equal(a, b) for a, b in zip(results(model, row), results(plain, row), strict=True))
         model, plain = model.float(), plain.float()
         found, expected = (forward_hidden(m, *row, half=torch.bfloat16) for m in (model, plain))
@@ -87,7 +88,7 @@ def test_other_dtypes_and_autocast_give_the_bits_of_the_modules_own_code(tiny_mo
 
 def test_checkpointing_changes_no_bit_and_keeps_less(tiny_model):
     model, row, saved = with_uneven_weights(tiny_model("qwen3", accelerated=False)), row_of([60, 60]), []
-    use_fused_layers(model)
+    use_fused_layers(model, family_of(model).parts)
     for switched in (False, True):
         if switched:
             enable_checkpointing(model)
@@ -103,8 +104,8 @@ def test_checkpointing_changes_no_bit_and_keeps_less(tiny_model):
 def test_models_go_to_worker_processes_and_to_files_as_before(tiny_model, tmp_path):
     model, row = tiny_model("qwen2", accelerated=False), row_of([12])
     names = [name for name, _ in model.named_parameters()]
-    use_fused_layers(model)
-    use_fused_layers(model)  # twice, as when learner and engine share a model
+    use_fused_layers(model, family_of(model).parts)
+    use_fused_layers(model, family_of(model).parts)  # twice, as when learner and engine share a model
     assert [name for name, _ in model.named_parameters()] == names
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(forward_hidden(model, *row), forward_hidden(again, *row))
@@ -117,8 +118,10 @@ def test_models_go_to_worker_processes_and_to_files_as_before(tiny_model, tmp_pa
 def test_only_known_layers_in_float32_are_replaced_and_none_when_switched_off(tiny_model, request):
     model = tiny_model("qwen2", accelerated=False)
     model.config.hidden_act = "gelu"
-    assert not fused(cpu.accelerate(model), FusedLayer)
-    assert not fused(cpu.accelerate(tiny_model("qwen2", accelerated=False).bfloat16()), FusedLayer, FusedRMSNorm)
+    parts = family_of(model).parts
+    assert not fused(cpu.accelerate(model, parts), FusedLayer)
+    half = tiny_model("qwen2", accelerated=False).bfloat16()
+    assert not fused(cpu.accelerate(half, parts), FusedLayer, FusedRMSNorm)
     assert fused(tiny_model("qwen2"), FusedLayer) and fused(tiny_model("qwen2"), FusedRMSNorm)
     request.getfixturevalue("without_acceleration")
     assert not fused(tiny_model("qwen2"), FusedLayer, FusedRMSNorm, OneDnnLinear)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.modeling.attention import PackedAttention
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.replica import enable_checkpointing
 
@@ -145,7 +147,7 @@ def test_a_second_derivative_is_refused():
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_update_is_the_same_without_acceleration(tiny_model, make_samples_of, request, family):
     results = []
     for accelerated in (True, False):

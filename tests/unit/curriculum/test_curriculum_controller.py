@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from deepscaler.config.models import CurriculumSection, StageSection
+from deepscaler.config.sections.curriculum import CurriculumSection, StageSection
 from deepscaler.curriculum.controller import Curriculum, StageChange, StepObservation
 
 STAGES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import subprocess
@@ -89,13 +90,15 @@ def test_an_end_just_at_the_limit_is_a_result_or_a_timeout_and_nothing_comes_lat
 ) -> None:
     """slow_s: from the decision to raise to the exception, in which the work may well come to its end."""
 
-    def slow_raise(self: Any, exception: object, inner: Any = time_limit._Watch._raise) -> None:
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def slow(thread: ctypes.c_ulong, exception: Any) -> int:
         if exception is not None and slow_s:
             time.sleep(slow_s)
-        inner(self, exception)
+        return raise_in(thread, exception)
 
-    monkeypatch.setattr(time_limit._Watch, "_raise", slow_raise)
-    monkeypatch.setattr(time_limit, "_LOOK_S", 1e-5)
+    monkeypatch.setattr(ctypes.pythonapi, "PyThreadState_SetAsyncExc", slow)
+    monkeypatch.setattr(time_limit, "CHECK_INTERVAL_S", 1e-5)
     rng, outcomes = random.Random(0), {"done": 0, "late": 0}
     end = time.monotonic() + 20
     while min(outcomes.values()) < 100 and time.monotonic() < end:
@@ -118,7 +121,7 @@ def test_one_thread_watches_all_and_ends_when_there_is_nothing_to_watch(monkeypa
             return list(pool.map(lambda _: map_within(5.0, lambda _: watching(), [spin(0.01)]), range(4)))
 
     assert map_within(5.0, four_at_once, [0]) == [[[1]] * 4]
-    monkeypatch.setattr(time_limit, "_LOOK_S", 1e-3)
+    monkeypatch.setattr(time_limit, "CHECK_INTERVAL_S", 1e-3)
     end = time.monotonic() + 20
     while watching() and time.monotonic() < end:
         time.sleep(0.01)

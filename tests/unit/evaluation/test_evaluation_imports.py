@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.config.evaluation import SuiteSection
-from deepscaler.config.models import GraderSection
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.evaluation.compare import compare_directories
 from deepscaler.evaluation.exports import export
 from deepscaler.evaluation.imports import ImportedFile, import_completions

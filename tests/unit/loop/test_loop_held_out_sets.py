@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from deepscaler.cli.eval_commands import EvalArguments, evaluate
+from deepscaler.cli.evaluate import EvalArguments, evaluate
 from deepscaler.config import Recipe, load_recipe
 from deepscaler.config.evaluation import evaluation_recipe
-from deepscaler.config.models import GraderSection
 from deepscaler.config.schema import RecipeError
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.evaluation.datasets import announced
 from deepscaler.loop.evaluate import grader_settings
 from deepscaler.loop.held_out_sets import held_out_sets
 from deepscaler.loop.progress import Progress
-from deepscaler.rewards import math_reward, string_match
+from deepscaler.rewards.profiles import deepscaler, string
 from deepscaler.toy.base_model import ensure_base
 from shared_data import shared
 from tiny_run import RECIPE
@@ -81,6 +81,6 @@ def test_flags_of_a_server_are_refused_without_one(given: dict[str, Any], flag: 
 
 def test_an_evaluation_records_the_version_of_the_grader_it_was_graded_with() -> None:
     """Else stored verdicts by equality of text would outlive a new version of it."""
-    assert grader_settings(GraderSection(profile="string"))["version"] == string_match.GRADER_VERSION
-    assert grader_settings(GraderSection())["version"] == math_reward.GRADER_VERSION
-    assert string_match.GRADER_VERSION != math_reward.GRADER_VERSION
+    assert grader_settings(GraderSection(profile="string"))["version"] == string.GRADER_VERSION
+    assert grader_settings(GraderSection())["version"] == deepscaler.GRADER_VERSION
+    assert string.GRADER_VERSION != deepscaler.GRADER_VERSION

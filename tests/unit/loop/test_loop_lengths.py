@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from deepscaler.config import load_recipe
-from deepscaler.data import templates
 from deepscaler.loop.build import open_run
 from deepscaler.loop.experience import OnPolicy
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.validation import Evaluator
+from deepscaler.types import SamplingParams
 from tiny_run import deepscaler, write_recipe
 
 
@@ -50,12 +51,13 @@ def test_evaluations_inside_training_count_and_stages_that_are_never_reached_do_
 
 def test_prompts_of_training_are_rendered_once(tmp_path, monkeypatch):
     path, rendered = write_recipe(tmp_path, processes=1), []
-    original = templates._render_all
-    monkeypatch.setattr(
-        templates,
-        "_render_all",
-        lambda t, c, *more: original(t, [rendered.append(m[0]["content"]) or m for m in c], *more),
-    )
+    render = PreTrainedTokenizerBase.apply_chat_template
+
+    def counting(self, conversation, **options):
+        rendered.append(conversation[0]["content"])
+        return render(self, conversation, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", counting)
     recipe = load_recipe(path)
     with open_run(recipe, tmp_path / "model", tmp_path / "run", Progress()) as run:
         problems = run.stream.take(recipe.data.num_problems)
@@ -63,7 +65,7 @@ def test_prompts_of_training_are_rendered_once(tmp_path, monkeypatch):
         before = len(rendered)
         assert isinstance(run.validation, Evaluator)
         asked = [p for problems in run.validation.datasets.sets.values() for p in problems]
-        assert all(len(run.experience._encode(p)) for p in (*problems, *asked))
+        run.experience.sample([*problems, *asked], 1, SamplingParams(1), {})
         assert len(rendered) == before and {p.prompt for p in problems} <= set(rendered)
 
 

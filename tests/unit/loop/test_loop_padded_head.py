@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
 
 import pytest
 
 from deepscaler.cluster.embedded import open_torch_engine
+from deepscaler.cluster.model_directory import open_model
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.loop.build import open_run
 from deepscaler.loop.experience import OnPolicy
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.validation import Evaluator
-from deepscaler.model_directory import open_model
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.load import load_model, load_tokenizer
-from deepscaler.serve.server import ServeOptions, open_service
+from deepscaler.training.learner import PolicyLearner
+from deepscaler.training.replica import ModelReplica
 from deepscaler.types import Request, SamplingParams
+from served_model import served
 from tiny_run import write_model, write_recipe
 
 PADDING = 64
@@ -41,8 +46,10 @@ def test_training_samples_tokens_only(padded, tmp_path, dtype):
     settings = [f'model.dtype="{dtype}"', 'rollout.stop=["1"]', "rollout.stop_token_ids=[10]"]
     with open_run(load_recipe(path, settings), padded, tmp_path / "run", Progress()) as run:
         assert isinstance(run.experience, OnPolicy)
-        learner: Any = run.cluster.learner
-        computer = learner._replica._computer
+        assert isinstance(run.cluster.learner, PolicyLearner)
+        replica = run.cluster.learner.replica
+        assert isinstance(replica, ModelReplica)
+        computer = replica.computer
         assert computer.reference is not None
         for model in (computer.model, computer.reference):
             ids = forbidden_ids(model)
@@ -66,6 +73,10 @@ def test_evaluation_and_serving_do_as_well(padded):
         rollouts = list(sampler.generate([Request("a", prompt, 32)], params))
     assert max(int(r.completion_ids.max()) for r in rollouts) < count
     assert not any("1" in decode(r.completion_ids) for r in rollouts)
-    with open_service(padded, ServeOptions(context=100)) as service:
-        ids = forbidden_ids(service.engine._engine._model)
-        assert ids is not None and len(ids) == PADDING
+    asked = {"model": "tiny", "prompt": "12", "max_tokens": 40, "n": 32, "seed": 1, "logprobs": 0}
+    with served(padded, context=100) as (address, _):
+        call = HttpRequest(f"{address}/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        with urlopen(call, timeout=60) as reply:
+            choices = json.load(reply)["choices"]
+    tokens = [token for choice in choices for token in choice["logprobs"]["tokens"]]
+    assert len(tokens) > 100 and all(tokens)  # a row without a token would be an empty text

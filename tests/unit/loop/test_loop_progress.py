@@ -10,7 +10,7 @@ from io import StringIO
 import numpy as np
 import pytest
 
-from deepscaler.config.models import StageSection
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.evaluation.completions import Key
 from deepscaler.evaluation.estimators import estimate
 from deepscaler.evaluation.session import State, Tally

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from deepscaler.config.context import context_limit, context_of_directory
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.modeling.load import ModelError, load_model
 from deepscaler.modeling.positions import cast_parameters, fit_positions, model_context

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.modeling.load import ModelError, checked_config, load_model
 
 Tensors = dict[str, torch.Tensor]
@@ -52,7 +53,7 @@ def rename(prefix: str) -> Callable[[Tensors], object]:
     return change
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_whole_models_are_loaded_as_they_were_saved(tiny_model, tmp_path, family, tied):
     model = tiny_model(family, tied=tied)

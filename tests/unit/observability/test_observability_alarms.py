@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepscaler.config.models import AlarmSection
+from deepscaler.config.sections.training import AlarmSection
 from deepscaler.observability.alarms import MISMATCH_LIMITS, RULES, Alarms
 from deepscaler.observability.step_stats import StepStats
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.config.models import AlarmSection, AlgorithmSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import AlarmSection
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.draws import MAX_PROBLEMS, DrawMemory, Repeats
 from deepscaler.observability.rollout_metrics import rollout_stats

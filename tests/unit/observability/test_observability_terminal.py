@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepscaler.config.models import StageSection
+from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.evaluation.tables import Sheet, print_sheets
 from deepscaler.loop.progress import Progress
 from deepscaler.observability import terminal

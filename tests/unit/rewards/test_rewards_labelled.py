@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
 from grading_data import GRADING, labelled, texts
 

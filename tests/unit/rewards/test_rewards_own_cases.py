@@ -13,7 +13,7 @@ from itertools import permutations
 from pathlib import Path
 
 from deepscaler.answers import equal
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
 from grading_data import mutations, read_forms
 

@@ -1,19 +1,26 @@
-"""One registry of rewards: every profile a recipe can name is in it, and can be run where completions are graded."""
+"""A module in rewards/profiles is a reward: a recipe can name it, and it runs where completions are graded."""
 
 from __future__ import annotations
 
 import sys
-from typing import get_args
+from pathlib import Path
 
 import pytest
 
-from deepscaler.config.models import GraderProfile
+from deepscaler.config.sections.evaluation import GraderSection
+from deepscaler.rewards import profiles
 from deepscaler.rewards.registry import REWARDS
 from deepscaler.types import GradeItem, Outcome
 
 
-def test_a_recipe_can_name_every_reward_and_no_other() -> None:
-    assert set(get_args(GraderProfile)) == set(REWARDS)
+def test_every_module_is_a_reward_and_the_two_that_recipes_name_are_there() -> None:
+    modules = {path.stem for path in Path(profiles.__path__[0]).glob("*.py")} - {"__init__"}
+    assert set(REWARDS) == modules >= {"deepscaler", "string"}
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_recipe_can_name_every_reward(name: str) -> None:
+    assert GraderSection(profile=name).profile == name
 
 
 @pytest.mark.parametrize("name", REWARDS)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from deepscaler.rewards.string_match import grade, normalized
+from deepscaler.rewards.profiles.string import grade, normalized
 from deepscaler.types import GradeItem, Outcome
 
 

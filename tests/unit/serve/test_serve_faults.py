@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.engines.torch.block_attention import CpuStep
+from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.serve.choices import Piece, sampling_params
 from deepscaler.serve.engine_thread import MAX_FAULTS, EngineThread
@@ -104,20 +106,22 @@ def test_logits_that_are_no_numbers_end_their_own_completion_only(start: Callabl
         assert server.thread.num_open == 0
 
 
-def test_those_under_way_keep_their_tokens_when_another_fails(start: Callable[..., Running]) -> None:
+def test_those_under_way_keep_their_tokens_when_another_fails(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (expected,) = start(stop_ids=frozenset()).results([asked([5, 6, 7], max_tokens=90, temperature=0)])
     assert isinstance(expected, tuple) and len(expected) == 90
     server = start(stop_ids=frozenset())
     begun, arrived = threading.Event(), threading.Event()
-    step = server.engine._step.run
+    step = CpuStep.run
 
-    def slow(rows: Any, changed: bool) -> Any:
+    def slow(self: CpuStep, rows: Any, changed: bool) -> Any:
         if len(rows.sequences[0].tokens) == 10 and not begun.is_set():
             begun.set()
             assert arrived.wait(60)
-        return step(rows, changed)
+        return step(self, rows, changed)
 
-    server.engine._step.run = slow
+    monkeypatch.setattr(CpuStep, "run", slow)
     going = server.submit(asked([5, 6, 7], max_tokens=90, temperature=0))
     assert begun.wait(60)
     refused = server.submit(asked([POISON]))
@@ -140,18 +144,18 @@ def test_a_completion_that_overflows_on_its_way_spoils_no_other(start: Callable[
 
 
 def test_a_prompt_that_breaks_the_forward_pass_is_found_among_those_beside_it(
-    start: Callable[..., Running], caplog: pytest.LogCaptureFixture
+    start: Callable[..., Running], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = start().results(healthy())
     server = start()
-    forward = server.engine._decoder.prompt_logits
+    forward = Decoder.prompt_logits
 
-    def fails(ids: Any, lengths: Any, attention: Any) -> Any:
+    def fails(self: Decoder, ids: Any, lengths: Any, attention: Any) -> Any:
         if bool((ids == 20).any()):
             raise MemoryError("no memory for this prompt")
-        return forward(ids, lengths, attention)
+        return forward(self, ids, lengths, attention)
 
-    server.engine._decoder.prompt_logits = fails
+    monkeypatch.setattr(Decoder, "prompt_logits", fails)
     results = server.results([*healthy()[:2], asked([20, 20]), *healthy()[2:], asked([4, 20])])
     assert [r for r in results if isinstance(r, tuple)] == expected
     assert [str(r) for r in results if isinstance(r, RequestError)] == [
@@ -200,13 +204,16 @@ def test_a_sequence_that_the_cache_cannot_hold_is_refused(tiny_model: Callable[.
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_device_that_fails_at_every_step_is_said_to_have_failed(start: Callable[..., Running]) -> None:
+def test_a_device_that_fails_at_every_step_is_said_to_have_failed(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = start()
 
-    def fails(*arguments: Any, **named: Any) -> Any:
+    def fails(*_: Any) -> Any:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    server.engine._decoder.prompt_logits = server.engine.score = fails
+    monkeypatch.setattr(Decoder, "prompt_logits", fails)
+    monkeypatch.setattr(TorchEngine, "score", fails)
     results = server.results([asked([5]) for _ in range(MAX_FAULTS + 5)])
     assert all(isinstance(r, RequestError) and r.status == 500 for r in results)
     server.thread.close()

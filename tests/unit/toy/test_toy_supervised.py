@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepscaler.cluster.replica import SharedReplica
-from deepscaler.config.models import SftSection, TrainingSection
+from deepscaler.config.sections.model import SftSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.data.sources.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.toy.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise, orthogonalise_all
-from deepscaler.toy.supervised import _next_batch, as_sample, new_model, optimizers, save_base, sft_computer, train
+from deepscaler.toy.supervised import as_sample, new_model, next_batch, optimizers, save_base, sft_computer, train
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.toy.traces import WORDS, worked_solution
 from deepscaler.types import RunError, TrainSample
@@ -70,8 +71,8 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_completions() -> None:
 def test_batches_leave_the_samples_they_are_made_of_alone() -> None:
     """One sample in every batch: the next batch is made while the one before it is still trained on."""
     one, other = (next(samples()) for _ in range(2))
-    first = _next_batch(iter([one]), budget=1)
-    second = _next_batch(iter([one, other]), budget=one.num_tokens + 1)
+    first = next_batch(iter([one]), budget=1)
+    second = next_batch(iter([one, other]), budget=one.num_tokens + 1)
     assert [float(s.token_weights.sum()) for s in first] == pytest.approx([1.0])
     assert sum(float(s.token_weights.sum()) for s in second) == pytest.approx(1.0)
     assert (one.token_weights == 1.0).all() and (other.token_weights == 1.0).all()

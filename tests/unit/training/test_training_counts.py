@@ -16,12 +16,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from bare_recipe import bare_recipe
 from deepscaler import cpu
 from deepscaler.config.memory import MICRO_BATCH_BYTES, MICRO_BATCH_TOKENS, ModelShape
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.cpu.packed_attention import FusedAttention
 from deepscaler.engines.torch import engine as torch_engine
 from deepscaler.loop.publishing import load_checked
 from deepscaler.modeling import weights as weights_module
 from deepscaler.modeling.attention import NAME, PackedAttention, forward_hidden
+from deepscaler.modeling.families.registry import FAMILIES, family_of
 from deepscaler.training import logprobs
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import rows_per_chunk, token_logprobs
@@ -78,7 +80,7 @@ def model_of(num_layers: int) -> Any:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(NAME)
-    return cpu.accelerate(model)
+    return cpu.accelerate(model, family_of(model).parts)
 
 
 def recorded_update(num_layers: int, samples: list[TrainSample]) -> Recorder:
@@ -194,7 +196,7 @@ def test_the_activations_kept_for_the_backward_pass_are_those_of_the_formula(tin
     assert expected * 0.9 < found < expected * 1.35  # beside the layers: embedding, final norm, rotary tables
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_sharing_a_prompt_changes_neither_values_nor_gradients(tiny_model, make_samples_of, family):
     samples = [*group(make_samples_of), *make_samples_of([3, 8], seed=9), *group(make_samples_of, size=2, length=1)]
     results = []

@@ -10,17 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepscaler.config.models import (
-    AlgorithmSection,
-    DataSection,
-    KlSection,
-    ModelSection,
-    OptimizerSection,
-    Recipe,
-    RolloutSection,
-    StageSection,
-    TrainingSection,
-)
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.algorithm import AlgorithmSection, KlSection
+from deepscaler.config.sections.curriculum import StageSection
+from deepscaler.config.sections.data import DataSection
+from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.rollout import RolloutSection
+from deepscaler.config.sections.training import OptimizerSection, TrainingSection
 from deepscaler.modeling.weights import weights_digest
 from deepscaler.training.learner import TrainingDivergedError
 from deepscaler.training.optimizer_state import OPTIMIZER_FILE
@@ -174,7 +170,8 @@ def test_an_optimizer_that_is_new_or_was_reset_is_loaded(tiny_model, make_sample
 
 def test_the_learning_rate_reported_is_the_one_the_optimizer_holds(tiny_model, make_samples_of):
     learner = policy_learner(tiny_model(), recipe())
-    learner.replica._set_learning_rate = lambda learning_rate: learner.optimizer.param_groups[0].update(lr=0.0)
+    apply = learner.replica.apply
+    learner.replica.apply = lambda learning_rate, max_grad_norm: apply(0.0, max_grad_norm)
     assert learner.update(make_samples_of(LENGTHS)).learning_rate == 0.0
 
 

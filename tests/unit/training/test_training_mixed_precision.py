@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from bare_recipe import bare_recipe
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling import attention
 from deepscaler.modeling.attention import PackedAttention, forward_hidden
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.types import TrainSample
@@ -72,7 +74,7 @@ def _rest(sample: TrainSample) -> tuple[Any, ...]:
     return tuple(getattr(sample, name) for name in fields)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_attention_gets_one_half_precision_type_though_the_rotation_is_float32(
     tiny_model: Callable[..., Any], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

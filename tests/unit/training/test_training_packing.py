@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepscaler.modeling.attention import forward_hidden
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.training.packing import pack, plan_micro_batches
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def test_a_sequence_over_the_budget_is_refused_by_name():
         plan_micro_batches([4, 11], 10)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_packed_equals_padded_logprobs(tiny_model, make_samples_of, family):
     model = tiny_model(family)
     samples = make_samples_of([5, 17, 1, 9])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepscaler.config.models import SourceSection
+from deepscaler.config.sections.data import SourceSection
 from deepscaler.data.identity import problem_id
 from deepscaler.data.sources.broken_text import fault_of, repair_latex
 from deepscaler.data.sources.conversations import ConversationError

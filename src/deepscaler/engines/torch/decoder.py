@@ -1,4 +1,4 @@
-"""One decoding step of a Qwen2, Qwen3 or Llama model: the arithmetic of transformers' modules in a third of the calls.
+"""One decoding step of a model: the arithmetic of transformers' modules in a third of the calls.
 
 At small sizes the modules cost more than the arithmetic (docs/decisions/0006-decoder-and-blocks.md). Query, key and
 value weights are joined into one product and rotated together. Weights are taken over from the model by `refresh`,
@@ -21,6 +21,7 @@ from torch import Tensor
 from deepscaler.cpu.matmul import Matmul, decode_matmul
 from deepscaler.engines.torch.kv_cache import PrefillAttention
 from deepscaler.modeling.attention import forward_hidden
+from deepscaler.modeling.families.registry import family_of
 from deepscaler.modeling.head import float32_logits, forbidden_ids, leave_out
 from deepscaler.modeling.positions import changes_with_length, check_rotations
 
@@ -83,8 +84,9 @@ class Decoder:
             )
         check_rotations(model)
         self._model, self._base = model, model.base_model
-        first = self._base.layers[0].self_attn
-        weight = first.q_proj.weight
+        self._parts = family_of(model).parts
+        first = self._parts(self._base.layers[0])
+        weight = first.query.weight
         self.matmul = matmul or decode_matmul(weight)
         self._dtype: torch.dtype = weight.dtype
         self._float32_head = float32_head and weight.dtype != torch.float32
@@ -92,9 +94,9 @@ class Decoder:
         self._root_eps: dict[float, Tensor] = {}
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = first.head_dim
+        self.head_dim: int = first.attention.head_dim
         self._query_scale = torch.ones(self.heads + self.kv_heads, 1, device=weight.device)
-        self._query_scale[: self.heads] = first.scaling
+        self._query_scale[: self.heads] = first.attention.scaling
         self._layers: list[_Layer] = []
         self._head: Weights
         self._norm: _Norm
@@ -124,25 +126,23 @@ class Decoder:
 
     def _take_over(self, layer: Any, before: _Layer | None) -> _Layer:
         """The weights of a layer; those that are copies go to where they lay `before`."""
-        module, mlp = layer.self_attn, layer.mlp
-        attention_norm, attention_factor = self._take_norm(layer.input_layernorm)
-        mlp_norm, mlp_factor = self._take_norm(layer.post_attention_layernorm)
+        parts = self._parts(layer)
+        attention_norm, attention_factor = self._take_norm(parts.attention_norm)
+        mlp_norm, mlp_factor = self._take_norm(parts.mlp_norm)
         head_norms = [
             _Norm(norm.weight, self._eps_of(norm)) if norm is not None else None
-            for norm in (getattr(module, "q_norm", None), getattr(module, "k_norm", None))
+            for norm in (parts.query_norm, parts.key_norm)
         ]
         return _Layer(
             attention_norm=attention_norm,
             query_norm=head_norms[0],
             key_norm=head_norms[1],
-            joined=self._packed(
-                [module.q_proj, module.k_proj, module.v_proj], attention_factor, before and before.joined
-            ),
-            out=self._packed([module.o_proj]),
+            joined=self._packed([parts.query, parts.key, parts.value], attention_factor, before and before.joined),
+            out=self._packed([parts.out]),
             mlp_norm=mlp_norm,
-            gate=self._packed([mlp.gate_proj], mlp_factor),
-            up=self._packed([mlp.up_proj], mlp_factor),
-            down=self._packed([mlp.down_proj]),
+            gate=self._packed([parts.gate], mlp_factor),
+            up=self._packed([parts.up], mlp_factor),
+            down=self._packed([parts.down]),
         )
 
     def _take_norm(self, module: Any) -> tuple[_Norm, Tensor | None]:

@@ -40,7 +40,7 @@ class VerdictCache:
         answer = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled).answer if short else None
         if answer is None:  # decided by the extraction alone, or too long
             return self._grade(item)
-        key = self._key(answer, item.references, item.tolerance)
+        key = verdict_key(self._identity, answer, item.references, item.tolerance)
         known = self._verdicts.get(key)
         if known is not None:
             self._verdicts.move_to_end(key)
@@ -52,6 +52,8 @@ class VerdictCache:
                 self._verdicts.popitem(last=False)
         return verdict
 
-    def _key(self, answer: str, references: Sequence[str], tolerance: float | None) -> bytes:
-        content = json.dumps([self._identity, tolerance, list(references), answer])
-        return hashlib.sha256(content.encode("ascii")).digest()
+
+def verdict_key(identity: str, answer: str, references: Sequence[str], tolerance: float | None) -> bytes:
+    """SHA-256 of everything a verdict depends on."""
+    content = json.dumps([identity, tolerance, list(references), answer])
+    return hashlib.sha256(content.encode("ascii")).digest()

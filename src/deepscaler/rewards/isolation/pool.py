@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from deepscaler.config.models import GraderSection
+from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.rewards.extract import CLOSE_THINK
 from deepscaler.rewards.isolation.process import GradingProcess, Limits
 from deepscaler.rewards.registry import REWARDS
@@ -39,6 +39,7 @@ class GraderPool:
     ) -> None:
         path = grader or REWARDS[profile].path
         self._num_workers = num_workers
+        self.limits = limits
         self._closing = threading.Event()
         self._new_process = lambda: GradingProcess(path, limits, self._closing)
         # A process is killed when the thread that started it ends, so the threads live as long as the pool.

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from deepscaler.cli.benchmark_commands import lint_benchmarks
+from deepscaler.cli.lint import lint_benchmarks
 from deepscaler.data.benchmarks.lint import Finding, lint_benchmark, sub_answers, top_level_items
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark, read_rows
 from deepscaler.data.benchmarks.review import reviewed_rows
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Verdict
 from shared_data import shared
 
@@ -129,7 +129,7 @@ def test_commas_at_the_top_level_separate_answers() -> None:
 
 def test_the_command_writes_page_and_table_of_all_five(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert lint_benchmarks(shared("data", "benchmarks"), out=out) == 0
+    lint_benchmarks(shared("data", "benchmarks"), out=out)
     page = (out / "benchmarks-lint.md").read_text()
     assert all(spec.title in page for spec in BENCHMARKS.values())
     for row in reviewed_rows("minerva"):

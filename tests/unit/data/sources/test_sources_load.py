@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.data.sources.load import DataError, load_problems
+from shared_data import shared
 
 ROWS: list[dict[str, Any]] = [
     {"problem": "1+1?", "answer": "2"},
@@ -101,12 +102,8 @@ def test_a_missing_file_is_named() -> None:
         load_problems("nowhere.json")
 
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmarks of ../shared/data are not here")
 def test_every_real_benchmark_file_is_read_or_its_row_named() -> None:
-    files = sorted((SHARED / "benchmarks").glob("*.json"))
+    files = sorted(shared("data", "benchmarks").glob("*.json"))
     assert files
     for file in files:
         try:

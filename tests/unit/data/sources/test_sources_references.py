@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepscaler.cli import grade_rows
-from deepscaler.cli.data_commands import readable
+from deepscaler.cli.prepare import readable
 from deepscaler.data.benchmarks.lint import lint_benchmark
 from deepscaler.data.benchmarks.load import clean_answer
 from deepscaler.data.benchmarks.specs import BENCHMARKS
@@ -24,7 +24,7 @@ from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.question_lint import question_fault
 from deepscaler.data.sources.readers import DataError
 from deepscaler.data.sources.references import NoAnswerError, WrongTypeError, num_sentences, read_answers, value_in
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Problem, Verdict
 from shared_data import shared
 
@@ -128,7 +128,7 @@ def test_the_value_in_a_sentence_is_what_a_person_would_box(reference: str, valu
 def test_the_lint_asks_whether_the_value_is_graded_correct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not whether a text equals itself, which every text does."""
     assert readable("\\frac12") and readable("7")
-    monkeypatch.setattr("deepscaler.cli.data_commands.grade", _verdict)
+    monkeypatch.setattr("deepscaler.cli.prepare.grade", _verdict)
     assert not readable("The answer surely is 72.")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepscaler.config import load_recipe
-from deepscaler.config.models import SftSection
+from deepscaler.config.sections.model import SftSection
 from deepscaler.data.sources.synthetic import (
     Chain,
     Operation,
@@ -20,7 +20,7 @@ from deepscaler.data.sources.synthetic import (
     training_problems,
     validation_sets,
 )
-from deepscaler.rewards.math_reward import grade
+from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.toy.traces import spelled, worked_solution
 from deepscaler.types import GradeItem, Outcome
 

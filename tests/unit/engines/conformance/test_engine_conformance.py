@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.protocols import Sampler
 from deepscaler.types import FinishReason, Request, Rollout, SamplingParams
@@ -37,7 +38,7 @@ def run(engine: Sampler, wanted: list[Request], params: SamplingParams = PARAMS)
     return result
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_equal_a_full_forward_of_transformers(kind, family):
     model = kind.model(family)
     rollouts = run(kind.start(model, stop_ids=STOP, max_active=5), requests(4))

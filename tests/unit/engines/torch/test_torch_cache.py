@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 import torch
 
 from deepscaler.cpu.matmul import Matmul, OneDnnMatmul, has_onednn
+from deepscaler.engines.torch import engine as engine_module
 from deepscaler.engines.torch.block_allocator import BlockAllocator
-from deepscaler.engines.torch.block_attention import CpuStep
 from deepscaler.engines.torch.decode_state import Sequence
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
@@ -107,15 +108,18 @@ def test_blocks_are_free_when_their_last_holder_leaves() -> None:
 @pytest.mark.parametrize("accelerated", [True, False])
 @pytest.mark.parametrize("matmul", MATMULS, ids=lambda x: type(x).__name__)
 def test_all_ways_of_computing_a_step_give_the_same_completions(
-    tiny_model: Callable[..., Any], request: pytest.FixtureRequest, matmul: Matmul, accelerated: bool
+    tiny_model: Callable[..., Any],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    matmul: Matmul,
+    accelerated: bool,
 ) -> None:
-    engine = TorchEngine(tiny_model("qwen3"), stop_ids=NEVER)
-    expected = run(engine, requests(3))
+    model = tiny_model("qwen3")
+    expected = run(TorchEngine(model, stop_ids=NEVER), requests(3))
     if not accelerated:
         request.getfixturevalue("without_acceleration")
-    engine._decoder = Decoder(engine._model, matmul)
-    engine._step = CpuStep(engine._decoder, engine.cache)
-    assert_equal(run(engine, requests(3)), expected)
+    monkeypatch.setattr(engine_module, "Decoder", partial(Decoder, matmul=matmul))
+    assert_equal(run(TorchEngine(model, stop_ids=NEVER), requests(3)), expected)
 
 
 def test_completions_do_not_depend_on_where_their_blocks_lie(tiny_model: Callable[..., Any]) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.modeling.head import forbid_ids
 from deepscaler.modeling.load import unknown_ids

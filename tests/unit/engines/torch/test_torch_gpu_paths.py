@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deepscaler.config.models import AlgorithmSection, TrainingSection
+from deepscaler.config.sections.algorithm import AlgorithmSection
+from deepscaler.config.sections.training import TrainingSection
 from deepscaler.cpu.matmul import Matmul
 from deepscaler.engines.torch import flash_attention
 from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Sequence
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.modeling.positions import cast_parameters
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, TrainSample
@@ -48,7 +50,7 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flash_attention, "flash_blocks", reference)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("blocks", [100, 9])
 def test_flash_attention_over_blocks_gives_the_same_completions(
     tiny_model: Callable[..., Any], flash: None, family: str, blocks: int

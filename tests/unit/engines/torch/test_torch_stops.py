@@ -12,6 +12,7 @@ from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Sequence
 from deepscaler.types import FinishReason, SamplingParams
 from engine_runs import PARAMS, first_end, letters, requests, run
+from scripted_server import Script, ScriptedServer
 
 NEVER: frozenset[int] = frozenset()
 
@@ -52,13 +53,7 @@ def test_an_engine_without_a_tokenizer_refuses_stop_strings(tiny_model):
 
 def test_a_server_is_asked_to_stop_where_the_recipe_says():
     params = SamplingParams(10, stop=("\n\nQ:",), stop_token_ids=(7,))
-    client = OpenAIClient("http://127.0.0.1:1/v1", "m", params, ClientSection())
-    asked: dict = {}
-    client._complete = lambda session, ask, body: asked.update(body) or _never()  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError):
-        client.probe("x")
+    with ScriptedServer(Script(lambda question, index: "7")) as server:
+        OpenAIClient(server.url, "scripted", params, ClientSection()).probe("x")
+    (asked,) = server.bodies
     assert asked["stop"] == ["\n\nQ:"] and asked["stop_token_ids"] == [7]
-
-
-async def _never():
-    raise RuntimeError("not sent")

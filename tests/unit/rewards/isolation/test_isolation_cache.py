@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import product
 
 import pytest
 
-from deepscaler.rewards import math_reward, string_match
-from deepscaler.rewards.isolation.cache import VerdictCache
+from deepscaler.rewards.isolation.cache import VerdictCache, verdict_key
 from deepscaler.rewards.isolation.pool import without_thoughts
+from deepscaler.rewards.profiles import deepscaler, string
 from deepscaler.types import GradeItem, Outcome, Verdict
-
-DEV = Path(__file__).parents[4] / "shared" / "grading" / "dev.jsonl"
+from shared_data import shared
 
 
 @dataclass
@@ -44,14 +43,12 @@ def test_equal_answers_of_a_group_are_decided_once_however_their_texts_differ() 
 
 def test_everything_a_verdict_depends_on_is_in_the_key() -> None:
     counting = Counting()
-    first, second = VerdictCache(counting.grade, "v1"), VerdictCache(counting.grade, "v2")
-    first._verdicts = second._verdicts  # one store, as if it outlived a change of version
-    for cache in (first, second):
-        for answer in ("7", "8"):
-            for references in (["7"], ["7", "8"], ["78"]):
-                for tolerance in (None, 0.0, 0.1):
-                    cache.grade(GradeItem(box(answer), references, thinking_prefilled=True, tolerance=tolerance))
-    assert len(counting.calls) == len(set(counting.calls)) * 3 * 3 * 2 == 36
+    cache, keys = VerdictCache(counting.grade, "v1"), set()
+    for answer, references, tolerance in product(("7", "8"), (["7"], ["7", "8"], ["78"]), (None, 0.0, 0.1)):
+        assert not cache.grade(GradeItem(box(answer), references, True, tolerance=tolerance)).cached
+        keys |= {verdict_key(version, answer, references, tolerance) for version in ("v1", "v2")}
+    assert len(counting.calls) == len(cache) == 18
+    assert len(keys) == 36  # a store that outlives a change of version would be asked in vain
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.GRADER_FAILED])
@@ -102,7 +99,7 @@ COMPLETIONS = (
 )
 
 
-@pytest.mark.parametrize("grade", [math_reward.grade, string_match.grade])
+@pytest.mark.parametrize("grade", [deepscaler.grade, string.grade])
 @pytest.mark.parametrize("prefilled", [True, False])
 def test_neither_the_cache_nor_dropping_the_thoughts_changes_a_verdict(grade, prefilled: bool) -> None:
     cache = VerdictCache(grade, "v")
@@ -114,16 +111,15 @@ def test_neither_the_cache_nor_dropping_the_thoughts_changes_a_verdict(grade, pr
                 assert grade(GradeItem(without_thoughts(completion), references, thinking_prefilled=prefilled)) == plain
 
 
-@pytest.mark.skipif(not DEV.is_file(), reason=f"{DEV} is not there; it comes with the project's data, not the package")
 def test_a_verdict_does_not_depend_on_what_was_graded_before() -> None:
     """The labelled cases forwards, backwards and in a cache that forgets: caches at every level change nothing."""
-    cases = [json.loads(line) for line in DEV.read_text().splitlines()]
+    cases = [json.loads(line) for line in shared("grading", "dev.jsonl").read_text().splitlines()]
     items = [
         (c["response"], [str(g) for g in (c["gold"] if isinstance(c["gold"], list) else [c["gold"]])]) for c in cases
     ]
 
     def verdicts(order: Sequence[int], size: int) -> list[Verdict]:
-        cache = VerdictCache(math_reward.grade, "v", max_verdicts=size)
+        cache = VerdictCache(deepscaler.grade, "v", max_verdicts=size)
         found = {i: cache.grade(GradeItem(*items[i], thinking_prefilled=False)) for i in order}
         return [found[i] for i in range(len(items))]
 

@@ -1,0 +1,152 @@
+"""Commands of the panel Run: quickstart, sft, train, serve."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepscaler.cli.options import Overrides, RecipeArgument
+
+
+def quickstart(
+    recipe: RecipeArgument = Path("recipes/quickstart.toml"),
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the recipe's seed.")] = None,
+    run_dir: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/quickstart"),
+    overrides: Overrides = None,
+) -> None:
+    """Base model, training, evaluation and report in one go, on a laptop."""
+    from deepscaler.cli.startup import loading, prepare_for_training
+    from deepscaler.config import load_recipe
+
+    chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
+    with loading(f"loading PyTorch for the quickstart by {recipe}"):
+        from deepscaler.toy.quickstart import quickstart as run_quickstart
+    from deepscaler.evaluation.tables import print_summary
+    from deepscaler.report import write_report
+
+    progress = prepare_for_training()
+    summary = run_quickstart(chosen, run_dir, progress)
+    report_file = Path(summary["report"])
+    write_report([report_file.parent], report_file)
+    print_summary(summary)
+    print(f"model   {summary['model']}\nreport  {report_file}\nfigures {run_dir / 'summary.json'}")
+    print(f"wall time {summary['wall_s']:.0f} s")
+
+
+def sft(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(help="Model directory to write; else below sft.output.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make the base model that a recipe's sft section describes, from synthetic worked solutions."""
+    from deepscaler.cli.startup import loading, prepare_for_training
+    from deepscaler.config import load_recipe
+
+    chosen = load_recipe(recipe, overrides or [])
+    if chosen.sft is None:
+        raise ValueError(f"{recipe} has no [sft] section, so there is no base model to make")
+    if out is not None and out.exists():
+        raise ValueError(f"{out} exists; give a directory that does not, or remove it")
+    with loading(f"loading PyTorch to make the base model of {recipe}"):
+        from deepscaler.toy.base_model import ensure_base
+
+    print(ensure_base(chosen, prepare_for_training(), out)[0])
+
+
+def train(
+    recipe: RecipeArgument,
+    run_dir: Annotated[Path, typer.Option(help="New, or a run to go on with.")],
+    overrides: Overrides = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN[@STEP]", help="Begin a new --run-dir with a checkpoint of another run."),
+    ] = None,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="With --from: keep the optimizer's state too.")
+    ] = False,
+) -> None:
+    """Train by reinforcement learning; goes on by itself where the run directory left off."""
+    if keep_optimizer and origin is None:
+        raise typer.BadParameter("--keep-optimizer goes with --from RUN")
+    from deepscaler.cli.startup import loading, prepare_for_training
+    from deepscaler.config import load_recipe
+    from deepscaler.loop.resume_check import check_directory, parse_origin
+
+    chosen = load_recipe(recipe, overrides or [])
+    check_directory(chosen, run_dir)
+    begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
+    with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
+        from deepscaler.loop.build import open_run
+        from deepscaler.loop.loop import train as run_loop
+        from deepscaler.toy.base_model import ensure_base
+
+    progress = prepare_for_training()
+    base, _, _ = ensure_base(chosen, progress)
+    with open_run(chosen, base, run_dir, progress, begin) as run:
+        step = run_loop(run)
+        interrupted = run.stop.signal_number
+    if interrupted is not None and step < chosen.num_steps:
+        again = train_command(recipe, run_dir, overrides or [], origin=origin, keep_optimizer=keep_optimizer)
+        print(f"stopped after step {step}; the same command continues: {again}")
+        raise typer.Exit(128 + interrupted)
+    print(f"finished after step {step}: {run_dir / 'checkpoints' / f'step-{step:06d}'}")
+
+
+def train_command(
+    recipe: Path, run_dir: Path, overrides: Sequence[str], *, origin: str | None = None, keep_optimizer: bool = False
+) -> str:
+    """The command as it was given, ready to be pasted into a shell."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    begin = [] if origin is None else ["--from", origin]
+    keep = ["--keep-optimizer"] if keep_optimizer else []
+    return shlex.join(["deepscaler", "train", str(recipe), "--run-dir", str(run_dir), *settings, *begin, *keep])
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or hub id.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Any but loopback needs a key in the environment.")] = "127.0.0.1",
+    name: Annotated[str, typer.Option(help="What clients call the model; else the directory's name.")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
+    max_active: Annotated[int, typer.Option(min=1, help="Completions decoded at once.")] = 64,
+    max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
+    context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
+    token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends every completion. Repeatable.")
+    ] = None,
+    stop_token_ids: Annotated[
+        list[int] | None,
+        typer.Option("--stop-token-id", min=0, help="Ends every completion, beside the model's own. Repeatable."),
+    ] = None,
+) -> None:
+    """Serve a model through an OpenAI-compatible API."""
+    from deepscaler.cli.startup import loading, prepare
+
+    with loading(f"loading PyTorch to serve {model}"):
+        from deepscaler.serve.server import ServeOptions, open_service
+        from deepscaler.serve.server import run as run_server
+
+    options = ServeOptions(
+        host=host,
+        port=port,
+        name=name,
+        dtype=dtype,
+        max_active=max_active,
+        max_queued=max_queued,
+        context=context,
+        token_env=token_env,
+        stop=tuple(stop or ()),
+        stop_token_ids=tuple(stop_token_ids or ()),
+    )
+    prepare()
+    with open_service(model, options) as service:
+        print(f"serving {service.model} at http://{options.host}:{options.port}/v1", flush=True)
+        run_server(service, options)
+
+
+COMMANDS = {"quickstart": quickstart, "sft": sft, "train": train, "serve": serve}

@@ -1,0 +1,122 @@
+"""What the commands on stored results do: compare, eval-clean, eval-export, eval-import, report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def compare(
+    evaluation_a: Path,
+    evaluation_b: Path,
+    *,
+    published: bool,
+    common: bool,
+    out: Path | None,
+    names: tuple[str, str] = ("", ""),
+) -> None:
+    """Files first: whoever reads only the first lines of the tables still gets them."""
+    from deepscaler.evaluation.compare import compare_directories
+    from deepscaler.evaluation.comparison_files import write_comparison_files
+    from deepscaler.evaluation.samples import samples_file
+    from deepscaler.evaluation.tables import print_comparison
+    from deepscaler.report import write_comparison_page
+
+    comparison = compare_directories(evaluation_a, evaluation_b, common=common, names=names)
+    files: list[Path] = []
+    if out is not None:
+        files = write_comparison_files(out, comparison, with_published=published)
+        first, second = samples_file(evaluation_a), samples_file(evaluation_b)
+        files.append(write_comparison_page(files[0], first, second, out / "comparison.html"))
+    print_comparison(comparison, with_published=published)
+    for file in files:
+        print(file)
+
+
+def eval_clean(directory: Path, contamination: Path) -> None:
+    from deepscaler.evaluation.results import add_clean_subset
+    from deepscaler.evaluation.tables import print_results
+
+    print_results(add_clean_subset(directory, contamination))
+
+
+def eval_export(directory: Path, *, kind: str, out: Path, benchmarks: Path | None) -> None:
+    from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+    from deepscaler.evaluation.exports import export
+    from deepscaler.evaluation.samples import read_results
+
+    prompts: dict[str, str] = {}
+    if benchmarks is not None:
+        for name in read_results(directory)["benchmarks"].keys() & BENCHMARKS.keys():
+            prompts |= {p.id: p.prompt for p in load_benchmark(name, benchmarks).problems}
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    for file in export(kind, directory, out, prompts=prompts, date=date):
+        print(file)
+
+
+def eval_import(
+    file: Path,
+    *,
+    benchmarks: Path | None,
+    out: Path,
+    benchmark: str | None,
+    columns: Sequence[str],
+    thinking_prefilled: bool,
+    workers: int,
+) -> None:
+    from deepscaler.config.sections.evaluation import GraderSection
+    from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+    from deepscaler.evaluation.imports import ImportedFile, import_completions
+    from deepscaler.evaluation.tables import print_results
+    from deepscaler.loop.evaluate import grader_settings
+    from deepscaler.rewards.isolation.pool import make_grader
+
+    names = [benchmark] if benchmark is not None else list(BENCHMARKS)
+    sets = {name: load_benchmark(name, benchmarks).problems for name in names}
+    section = GraderSection(workers=workers)
+    imported = ImportedFile(file, _mapping(columns), sets, benchmark, thinking_prefilled)
+    with make_grader(section) as grader:
+        results, _ = import_completions(imported, out, grader, {"grader": grader_settings(section)})
+    print_results(results.content)
+    print(f"written to {out / 'results.json'}")
+
+
+def report(runs: Sequence[Path], *, out: Path | None) -> None:
+    from deepscaler.report import write_report
+
+    compared = {run: found for run in runs if (found := _validation_compared(run)) is not None}
+    print(write_report(runs, out or runs[0] / "report.html", compared))
+
+
+def _validation_compared(run: Path) -> dict[str, Any] | None:
+    """The first and the last evaluation inside training, paired by problem; None where there are no two to pair."""
+    from deepscaler.evaluation.compare import compare_directories
+    from deepscaler.evaluation.comparison_files import comparison_json
+
+    whole = sorted(file.parent for file in (run / "evaluations").glob("step-*/results.json"))
+    made = [path for path in whole if path.name.removeprefix("step-").isdigit()]
+    if len(made) < 2:
+        return None
+    try:
+        comparison = compare_directories(made[0], made[-1], common=True)
+    except ValueError as error:
+        print(f"note: {error}; the report has no difference between them", file=sys.stderr)
+        return None
+    return {
+        **comparison_json(comparison),
+        "steps": [int(path.name.removeprefix("step-")) for path in (made[0], made[-1])],
+    }
+
+
+def _mapping(columns: Sequence[str]) -> dict[str, str]:
+    """`completion=response` -> {"completion": "response"}."""
+    pairs: dict[str, str] = {}
+    for text in columns:
+        name, equals, column = text.partition("=")
+        if not equals or not name or not column:
+            raise ValueError(f"--map {text}: expected FIELD=COLUMN, such as completion=response")
+        pairs[name] = column
+    return pairs

@@ -1,0 +1,71 @@
+"""Parts that a recipe chooses by name: rewards, engines, constructions of a cluster.
+
+Settings load without torch and know nothing of the folders above them, so parts are listed here as import paths
+(`module:attribute`), and imported by `load` when they are used. A reward needs no line: its module in
+`rewards/profiles/` is its name.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePart:
+    """An engine in this process, and what of a training recipe it can honour.
+
+    path: of its `engines.registry.Engine`. stop_strings: texts that end a completion (rollout.stop). float32_head: the
+    learner's logits in float32 (model.float32_head).
+    """
+
+    path: str
+    stop_strings: bool = True
+    float32_head: bool = True
+
+
+ENGINES: Mapping[str, EnginePart] = {
+    "torch": EnginePart("deepscaler.cluster.embedded:ENGINE"),
+    "vllm": EnginePart("deepscaler.engines.vllm.opening:ENGINE", stop_strings=False, float32_head=False),
+}
+CLUSTERS: Mapping[str, str] = {"local": "deepscaler.cluster.local:open_local"}
+
+PROFILES = "deepscaler.rewards.profiles"
+REWARDS: tuple[str, ...] = tuple(
+    sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "rewards" / "profiles")]))
+)
+
+
+def load(path: str) -> Any:
+    """What an import path (`module:attribute`) names."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def one_of(names: Collection[str]) -> AfterValidator:
+    """Refuses a text that is none of these names; the error lists them and suggests the nearest."""
+
+    def check(given: str) -> str:
+        if given in names:
+            return given
+        near = get_close_matches(given, names, n=1, cutoff=0.6)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        expected = " or ".join(f"'{name}'" for name in names)
+        raise PydanticCustomError(
+            "unknown_part", "Input should be one of {expected}", {"expected": expected, "hint": hint}
+        )
+
+    return AfterValidator(check)
+
+
+EngineName = Annotated[str, one_of(ENGINES)]
+ClusterKind = Annotated[str, one_of(CLUSTERS)]
+RewardName = Annotated[str, one_of(REWARDS)]

@@ -1,0 +1,54 @@
+"""What turns rewards into a gradient: advantages, loss, reduction, filters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from deepscaler.config.setting import Section, setting
+
+
+class KlSection(Section):
+    estimator: Literal["k1", "k2", "k3"] = setting("k3", shapes="update", doc="Schulman's estimator used in the loss")
+    coefficient: float = setting(
+        0.0, shapes="update", doc="added to the loss with a plus sign; 0 = off and no reference kept", ge=0
+    )
+
+
+class AlgorithmSection(Section):
+    advantage: Literal["group_normalized", "mean_baseline", "leave_one_out", "batch_normalized"] = setting(
+        "group_normalized", shapes="update", doc="how rewards become advantages"
+    )
+    reduction: Literal["token_mean", "sequence_mean", "prompt_mean", "fixed_length"] = setting(
+        "token_mean", shapes="update", doc="how token losses add up over the whole optimizer step"
+    )
+    loss: Literal["clipped_surrogate", "cispo", "gspo", "reinforce"] = setting(
+        "clipped_surrogate", shapes="update", doc="policy-gradient loss"
+    )
+    clip_low: float = setting(0.2, shapes="update", doc="lower clip distance of the ratio", ge=0)
+    clip_high: float = setting(0.2, shapes="update", doc="upper clip distance of the ratio", ge=0)
+    kl: KlSection = KlSection()
+    entropy_coefficient: float = setting(0.0, shapes="update", doc="entropy bonus, subtracted from the loss", ge=0)
+    truncated: Literal["train", "mask", "soft_penalty"] = setting(
+        "train",
+        shapes="update",
+        doc="completions truncated at the budget: train on reward 0, mask, or a soft overlong penalty",
+    )
+    soft_penalty_tokens: int = setting(
+        0,
+        unit="tokens",
+        shapes="update",
+        doc="soft_penalty: reward falls linearly from 0 to -1 over the last so many tokens",
+        ge=0,
+    )
+    importance_cap: float = setting(
+        0.0, shapes="update", doc="cap of the truncated importance weight trainer/sampler; 0 = off", ge=0
+    )
+    dynamic_sampling: bool = setting(
+        False, shapes="samples", doc="drop groups whose rewards are all equal and sample more until the step is full"
+    )
+    max_refills: int = setting(
+        3, unit="rounds", shapes="samples", doc="dynamic_sampling: rounds before going on with fewer", ge=0
+    )
+    drop_zero_variance: bool = setting(
+        False, shapes="update", doc="drop groups whose rewards are all equal, without refilling (ScaleRL)"
+    )
