@@ -102,7 +102,7 @@ def measure_ours(case: Case) -> Measurement:
     engine.lengths = case.lengths
     learner = make_learner(model, recipe())
     requests = [Request(str(i), prompt, case.group) for i, prompt in enumerate(prompts(case))]
-    step_s, sample_s = [], []
+    step_s, sample_s, stats = [], [], None
     for step in range(case.warm_up + case.steps):
         start = time.process_time()
         params = SamplingParams(max_completion_tokens=int(case.lengths.max()), step=step)
@@ -117,6 +117,7 @@ def measure_ours(case: Case) -> Measurement:
         stats = learner.update(samples)
         load_checked(engine, learner.publish())
         step_s.append(time.process_time() - start)
+    assert stats is not None
     expected = int(case.lengths.sum()) + PROMPT_TOKENS * len(case.lengths)
     assert stats.metrics["num_trained_tokens"] == expected, "every token of every completion is trained on, none twice"
     return _measurement(case, step_s, sample_s)

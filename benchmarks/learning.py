@@ -141,6 +141,7 @@ def measure(size: str, tokens: int, rounds: int) -> dict[str, Any]:
     flops = work(model, samples)
     learner.update([samples[:8]])
     shares, silent, phases = [], [], []
+    rate = 0.0
     for _ in range(rounds):
         before = rate_of(matmul)
         seconds = cpu_seconds(lambda: learner.update([samples]))

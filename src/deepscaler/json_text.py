@@ -34,7 +34,7 @@ def _brackets(text: str | bytes | bytearray) -> int:
     return text.count(b"[") + text.count(b"{")
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: object) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [child for parent in level for child in _children(parent)]
@@ -43,7 +43,7 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _children(value: Any) -> list[Any]:
+def _children(value: object) -> list[object]:
     children = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
     return [child for child in children if isinstance(child, list | dict)]
 
@@ -53,7 +53,7 @@ def _too_deep() -> str:
 
 
 def canonical_digest(
-    value: Any, *, separators: tuple[str, str] = (",", ":"), default: Callable[[Any], Any] | None = None
+    value: object, *, separators: tuple[str, str] = (",", ":"), default: Callable[[object], object] | None = None
 ) -> str:
     """SHA-256 (hex) of the value's canonical JSON: keys sorted, ASCII, no spaces.
 
@@ -63,7 +63,7 @@ def canonical_digest(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of every leaf; an array's elements are numbered. An empty table or array has no leaf."""
     if isinstance(value, Mapping):
         items = value.items()
@@ -89,21 +89,21 @@ class Difference:
     """A leaf in which two documents differ; `ABSENT` on the side that does not have it."""
 
     key: str
-    before: Any
-    after: Any
+    before: object
+    after: object
 
     def words(self) -> str:
         """`key: value before -> value after`, long values truncated."""
         return f"{self.key}: {_shown(self.before)} -> {_shown(self.after)}"
 
 
-def differences(before: Any, after: Any) -> list[Difference]:
+def differences(before: object, after: object) -> list[Difference]:
     """Every leaf that only one of two documents has, or that differs, sorted by its dotted key."""
     first, second = dict(flattened(before)), dict(flattened(after))
     pairs = ((key, first.get(key, ABSENT), second.get(key, ABSENT)) for key in sorted(first.keys() | second.keys()))
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value) if value is ABSENT else json.dumps(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

@@ -34,7 +34,8 @@ class PublishedWeights(Protocol):
     dtype: as PyTorch names it, `float32` or `bfloat16`.
     """
 
-    version: int
+    @property
+    def version(self) -> int: ...
 
     def digest(self, dtype: str) -> str:
         """SHA-256 (hex) that the weights have when they are cast to `dtype` (weights.weights_digest)."""

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def _grade_and_send(end: Connection) -> None:
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_from_a_daemonic_process_which_may_have_no_children_of_multiprocessing(method: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     process = context.Process(target=_grade_and_send, args=(theirs,), daemon=True)
     process.start()

@@ -164,6 +164,7 @@ def test_a_whole_step_updates_publishes_and_resumes(
     learner = policy_learner(model, settings)
     engine = TorchEngine(half, stop_ids=STOP, max_active=16, max_cache_bytes=2**24)
     load_checked(engine, learner.learner.publish())
+    samples = []
     for step in range(2):
         samples = as_samples(list(engine.generate(requests(), PARAMS)))
         engine.release_memory()

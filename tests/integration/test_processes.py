@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +167,7 @@ def test_an_abandoned_generation_does_not_disturb_the_next(three: Processes) -> 
     expected = by_key(three.sampler.generate(requests(), PARAMS))
     started = three.sampler.generate(requests(), PARAMS)
     next(started)
+    assert isinstance(started, Generator)
     started.close()
     assert by_key(three.sampler.generate(requests(), PARAMS)).keys() == expected.keys()
 

@@ -65,7 +65,7 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_steps(recipe: Recipe, path: Path, *stops: int) -> tuple[str, str]:
     """(digest of the weights at the end, what was said); the run is closed and opened again after each stop."""
-    out = StringIO()
+    out, digest = StringIO(), ""
     for stop in stops:
         shorter = recipe.model_copy(update={"num_steps": stop})
         with open_run(shorter, Path(recipe.model.path or ""), path, Progress(out, terminal=False)) as run:

@@ -68,7 +68,7 @@ _ACTS: dict[str, Callable[[str], object]] = {
     "spin": _spin,
     "long": _one_long_operation,
     "die": lambda _: os._exit(3),
-    "segfault": lambda _: faulthandler._sigsegv(),
+    "segfault": lambda _: faulthandler._sigsegv(),  # type: ignore[attr-defined]  # private: made for such tests
     "raise": _raise,
     "eat": lambda _: len(bytearray(2**34)),
     "hoard": _hoard,

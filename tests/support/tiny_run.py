@@ -79,8 +79,9 @@ stop = false
 
 def write_model(directory: Path, *, hidden_size: int = 32, head_dim: int = 16) -> Path:
     """A Hugging Face directory with random weights, a tokenizer and a chat template."""
-    shape = {"num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "mlp_size": 48}
-    section = SftSection(hidden_size=hidden_size, head_dim=head_dim, **shape)
+    section = SftSection(
+        hidden_size=hidden_size, head_dim=head_dim, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48
+    )
     tokenizer = build_tokenizer(WORDS)
     new_model(section, tokenizer, seed=5).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

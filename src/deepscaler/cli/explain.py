@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -119,7 +118,7 @@ def show_presets(*, as_json: bool) -> None:
         console.print(Padding(Text(_values(preset.algorithm), style="dim"), (0, 0, 1, 2)))
 
 
-def _values(algorithm: Any, prefix: str = "") -> str:
+def _values(algorithm: Mapping[str, object], prefix: str = "") -> str:
     parts = [
         _values(value, f"{key}.") if isinstance(value, dict) else f"{prefix}{key} = {shown(value)}"
         for key, value in algorithm.items()
@@ -127,7 +126,7 @@ def _values(algorithm: Any, prefix: str = "") -> str:
     return ", ".join(parts)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as written in TOML; texts without quotes."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -38,7 +38,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    id: Any
+    id: object
     item: GradeItem
 
 
@@ -63,7 +63,7 @@ def read_rows(path: Path, columns: Columns, *, thinking_prefilled: bool) -> Iter
         yield Row(_json_id(identity, where), GradeItem(response, references, thinking_prefilled, tolerance))
 
 
-def _records(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:
+def _records(path: Path, columns: Columns) -> Iterator[tuple[str, object]]:
     """(place, content). One object per row in every format."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -85,7 +85,7 @@ def _records(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:
                     yield where, _json(_text(line, f"{path}: {where}"), f"{path}: {where}")
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _csv(path: Path) -> Iterator[tuple[str, object]]:
     csv.field_size_limit(2**31 - 1)
     with path.open("rb") as binary:
         lines = (_text(line, f"{path}: line {number}") for number, line in enumerate(binary, start=1))
@@ -102,7 +102,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"{path}: line {reader.line_num}: no CSV: {error}") from error
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path, columns: Columns) -> Iterator[tuple[str, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,7 +119,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"{path}: no readable Parquet: {error}") from error
 
 
-def _as_number(value: Any) -> Any:
+def _as_number(value: object) -> object:
     if isinstance(value, list):
         return [_as_number(v) for v in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -136,8 +136,8 @@ def _text(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _json(text: str, where: str) -> Any:
-    def no_number(word: str) -> Any:
+def _json(text: str, where: str) -> object:
+    def no_number(word: str) -> object:
         raise ValueError(f"{word} is no JSON")
 
     try:
@@ -146,7 +146,7 @@ def _json(text: str, where: str) -> Any:
         raise ValueError(f"{where}: no JSON: {error}") from error
 
 
-def _field(record: dict[str, Any], name: str, where: str, flag: str) -> Any:
+def _field(record: dict[str, object], name: str, where: str, flag: str) -> object:
     if name not in record:
         there = [str(column) for column in record][:SHOWN_COLUMNS]
         raise ValueError(
@@ -155,9 +155,9 @@ def _field(record: dict[str, Any], name: str, where: str, flag: str) -> Any:
     return record[name]
 
 
-def _references(value: Any, columns: Columns, where: str) -> list[str]:
+def _references(value: object, columns: Columns, where: str) -> list[str]:
     """Alternatives. None and "" stay, as an empty one: the grader's `bad_reference` is for that."""
-    alternatives = value if isinstance(value, list) else [value]
+    alternatives: list[Any] = value if isinstance(value, list) else [value]
     for alternative in alternatives:
         if not isinstance(alternative, str | None):
             kind = _kind(alternative) + (" inside a list" if isinstance(value, list) else "")
@@ -178,7 +178,7 @@ def _reference(text: str | None) -> str:
         return text
 
 
-def _tolerance(record: dict[str, Any], name: str, where: str) -> float | None:
+def _tolerance(record: dict[str, object], name: str, where: str) -> float | None:
     value = _field(record, name, where, "--tolerance-column")
     if value is None or value == "":
         return None
@@ -191,7 +191,7 @@ def _tolerance(record: dict[str, Any], name: str, where: str) -> float | None:
     return tolerance
 
 
-def _json_id(value: Any, where: str) -> Any:
+def _json_id(value: object, where: str) -> object:
     """The id as it goes out: numbers as numbers, texts as texts."""
     if isinstance(value, Number):
         return int(value) if value.lstrip("-").isdigit() and len(value) < 19 else str(value)
@@ -200,7 +200,7 @@ def _json_id(value: Any, where: str) -> Any:
     return value
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     """The type as JSON's users call it."""
     names = {Number: "a number", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch.multiprocessing as multiprocessing
 
@@ -25,7 +25,7 @@ class _Call(NamedTuple):
     number: int
     streamed: bool
     method: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
 
 
 class _Message(NamedTuple):
@@ -33,7 +33,7 @@ class _Message(NamedTuple):
 
     number: int
     kind: str
-    value: Any
+    value: object
 
 
 class ProcessRemote:
@@ -59,10 +59,10 @@ class ProcessRemote:
         assert self._process.pid is not None
         return self._process.pid
 
-    def call(self, method: str, *arguments: Any) -> ProcessFuture:
+    def call(self, method: str, *arguments: object) -> ProcessFuture:
         return ProcessFuture(self, self._send(False, method, arguments))
 
-    def stream(self, method: str, *arguments: Any) -> ProcessStream:
+    def stream(self, method: str, *arguments: object) -> ProcessStream:
         """One at a time: the stream before must have ended or been closed."""
         self._cancelled.clear()
         return ProcessStream(self, self._send(True, method, arguments))
@@ -99,7 +99,7 @@ class ProcessRemote:
         """Nobody waits for the rest of this call's messages."""
         self._arrived.pop(number, None)
 
-    def _send(self, streamed: bool, method: str, arguments: tuple[Any, ...]) -> int:
+    def _send(self, streamed: bool, method: str, arguments: tuple[object, ...]) -> int:
         self._num_calls += 1
         self._arrived[self._num_calls] = deque()
         try:
@@ -128,7 +128,7 @@ class ProcessFuture:
     def __init__(self, remote: ProcessRemote, number: int) -> None:
         self._remote, self._number = remote, number
 
-    def result(self) -> Any:
+    def result(self) -> object:
         """Once. Raises RunError when the child died, failed, or is silent past the limit."""
         try:
             return self._remote.receive(self._number).value
@@ -141,10 +141,10 @@ class ProcessStream:
         self._remote, self._number = remote, number
         self._ended = False
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         if self._ended:
             raise StopIteration
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -201,12 +201,12 @@ def evaluation_recipe(
     )
 
 
-def settings_of(recipe: EvalRecipe) -> dict[str, Any]:
+def settings_of(recipe: EvalRecipe) -> dict[str, object]:
     """The settings that shape the samples and are compared by value, without the names of their sections.
 
     An empty array is left out, so that samples made before there was such a setting stay usable.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in values_shaping(recipe, "samples").items():
         found |= value if isinstance(value, dict) else {name: value}
     return {name: value for name, value in found.items() if value != []}

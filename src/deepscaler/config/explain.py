@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from deepscaler.config import schema
 from deepscaler.config.advice import warnings_for
@@ -18,7 +17,7 @@ class SettingRow:
     """One setting. value: JSON-like (arrays are lists), None = absent; origin: as in `Resolved.origins`."""
 
     key: str
-    value: Any
+    value: object
     unit: str
     origin: str
     doc: str
@@ -32,7 +31,7 @@ class Explanation:
     sizes: tuple[Size, ...]
     warnings: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For `--json`; keys are part of the interface."""
         return {
             "name": self.name,

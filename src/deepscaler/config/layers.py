@@ -26,11 +26,11 @@ class Layers:
         self.table: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
 
-    def merge(self, table: Mapping[str, Any], origin: str) -> None:
+    def merge(self, table: Mapping[str, object], origin: str) -> None:
         """Merge `table` over this one: tables key by key, everything else is replaced."""
         self._merge_into(self.table, table, origin, "")
 
-    def _merge_into(self, target: dict[str, Any], source: Mapping[str, Any], origin: str, prefix: str) -> None:
+    def _merge_into(self, target: dict[str, Any], source: Mapping[str, object], origin: str, prefix: str) -> None:
         for name, value in source.items():
             key = f"{prefix}{name}"
             if not isinstance(value, Mapping):
@@ -40,7 +40,7 @@ class Layers:
                 self._replace(target, name, key, {}, origin)
             self._merge_into(target[name], value, origin, key + ".")
 
-    def _replace(self, target: Any, name: Any, key: str, value: Any, origin: str) -> None:
+    def _replace(self, target: Any, name: str | int, key: str, value: object, origin: str) -> None:
         for leaf, inner in flattened(value, key):
             if isinstance(inner, date | time):  # datetime is a date
                 raise RecipeError(f"{_bare(origin)}: {leaf}: no setting takes a date or time, given {inner}")
@@ -65,7 +65,7 @@ class Layers:
         name = _index(target, parts[-1], parts[:-1], text)
         self._replace(target, name, key, parse_value(raw), ORIGIN_SET)
 
-    def put_below(self, table: Mapping[str, Any], origin: str) -> None:
+    def put_below(self, table: Mapping[str, object], origin: str) -> None:
         """Merge `table` under this one: only missing values are added."""
         below = Layers()
         below.merge(table, origin)
@@ -85,7 +85,7 @@ class Layers:
         return next((self.origins[k] for k in around if k in self.origins), otherwise)
 
 
-def _index(target: Any, part: str, above: list[str], text: str) -> Any:
+def _index(target: object, part: str, above: list[str], text: str) -> str | int:
     """The table key or array index that `part` names."""
     if isinstance(target, dict):
         return part
@@ -98,7 +98,7 @@ def _index(target: Any, part: str, above: list[str], text: str) -> Any:
     return int(part)
 
 
-def parse_value(raw: str) -> Any:
+def parse_value(raw: str) -> object:
     """The TOML value of a text, or the text itself if it is not TOML: `--set model.path=some/dir` needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {raw}")
@@ -119,9 +119,9 @@ def find_recipe(path: Path) -> Path:
     return next((file for file in (shipped, shipped.with_name(f"{path.name}.toml")) if file.is_file()), path)
 
 
-def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+def read_chain(path: Path) -> list[tuple[Path, dict[str, object]]]:
     """The file and all files it extends, the furthest first. `extends` is relative to the file that has it."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
+    chain: list[tuple[Path, dict[str, object]]] = []
     seen: list[Path] = []
     current: Path | None = find_recipe(path)
     while current is not None:
@@ -139,7 +139,7 @@ def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     return chain[::-1]
 
 
-def _read(path: Path, wanted_by: Path | None) -> dict[str, Any]:
+def _read(path: Path, wanted_by: Path | None) -> dict[str, object]:
     by = f" (named by `extends` in {wanted_by})" if wanted_by else ""
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))

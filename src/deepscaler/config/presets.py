@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Preset:
     name: str
     source: str
     note: str
-    algorithm: Mapping[str, Any]
+    algorithm: Mapping[str, object]
 
 
 _GRPO = {

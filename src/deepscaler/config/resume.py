@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -23,7 +22,7 @@ def recipe_hash(recipe: Recipe) -> str:
     return canonical_digest({k: v for k, v in leaves if not may_change(k) and not _says_nothing(k, v)})
 
 
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+def changed_settings(old: Mapping[str, object], new: Mapping[str, object]) -> list[Difference]:
     """Settings that may not change on resume but differ.
 
     old, new: `recipe.model_dump(mode="json")`, as kept in a run's recipe.json.
@@ -31,7 +30,7 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Dif
     return [changed for changed in _differences(old, new) if not may_change(changed.key)]
 
 
-def changed_rounding(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+def changed_rounding(old: Mapping[str, object], new: Mapping[str, object]) -> list[Difference]:
     """Settings that differ and only change the order in which sums are rounded."""
     return [changed for changed in _differences(old, new) if resume_rule(changed.key) == "rounding"]
 
@@ -52,7 +51,7 @@ def resume_rule(key: str) -> str:
     return "nothing" if shapes_of(field) == "nothing" else compared_of(field)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+def _differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[Difference]:
     found = differences(old, new)
     return [one for one in found if one.before is not ABSENT or not _says_nothing(one.key, one.after)]
 

@@ -16,7 +16,7 @@ class RecipeError(ValueError):
     """An invalid recipe. The message names file, key and remedy."""
 
 
-def leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
+def leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object, FieldInfo]]:
     """(dotted key, value, field) of every setting, in order; an absent section is one leaf, None."""
     for name, field in type(model).model_fields.items():
         key, value = f"{prefix}{name}", getattr(model, name)
@@ -105,7 +105,7 @@ def _expected(error: Mapping[str, Any]) -> str:
     return str(error["msg"]).removeprefix("Input should be ").removeprefix("a value ")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = f'"{value}"' if isinstance(value, str) else str(value)

@@ -80,7 +80,9 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]  # the decorator hides the names of the parameters
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         from deepscaler.cpu.kernels import packed_attention
 
         saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error

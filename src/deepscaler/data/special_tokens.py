@@ -12,9 +12,12 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepscaler.json_text import parse_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _NONCE = secrets.token_hex(6)  # names that no text can hold by chance or on purpose
 _TEXT_MARK = f"\ue0f0{_NONCE}t%d\ue0f1"  # in a content, for the text of control token number %d
@@ -55,7 +58,7 @@ class ControlTokens:
         longest_first = sorted(map(re.escape, self.texts), key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first) or r"(?!)")
 
-    def mark_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def mark_message(self, message: Mapping[str, str]) -> dict[str, str]:
         """The message with marks. An assistant's thoughts keep their tokens, which the template may look for."""
         own = self._special - _THOUGHTS if message.get("role") == "assistant" else None
         return {
@@ -96,7 +99,7 @@ def _not_as_text(text: str) -> ValueError:
 
 
 @lru_cache(maxsize=2)
-def _plain_tokenizer(tokenizer: Any, controls: Sequence[str]) -> tuple[Any, dict[int, int]]:
+def _plain_tokenizer(tokenizer: Any, controls: Sequence[str]) -> tuple[Tokenizer, dict[int, int]]:
     """(the tokenizer with its control tokens renamed, ids of it -> ids of the original where they differ)."""
     from tokenizers import AddedToken, Tokenizer
 

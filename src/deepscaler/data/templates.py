@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 from jinja2 import meta, nodes
 from jinja2.ext import Extension
+from jinja2.parser import Parser
 
 from deepscaler.data.special_tokens import RenderedText, control_tokens
 from deepscaler.data.time_limit import map_within
@@ -108,7 +109,7 @@ def _asking(question: str) -> list[dict[str, str]]:
 
 
 def render_messages(
-    tokenizer: Any, messages: Sequence[dict[str, str]], options: Mapping[str, Any] | None = None
+    tokenizer: Any, messages: Sequence[dict[str, str]], options: Mapping[str, object] | None = None
 ) -> str:
     """As `render_text`, for a conversation of `role` and `content` whose last message is the question.
 
@@ -128,12 +129,12 @@ def template_variables(tokenizer: Any) -> frozenset[str]:
 
 
 def _render_all(
-    tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]], options: Mapping[str, Any] | None = None
+    tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]], options: Mapping[str, object] | None = None
 ) -> list[str]:
     """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError."""
     _refuse_bombs(template_text(tokenizer))
     controls = control_tokens(tokenizer)
-    chosen: dict[str, Any] = {"add_generation_prompt": True, **(options or {})}
+    chosen: dict[str, object] = {"add_generation_prompt": True, **(options or {})}
 
     def render(messages: Sequence[dict[str, str]]) -> str:
         marked = [controls.mark_message(message) for message in messages]
@@ -184,10 +185,10 @@ def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
         )
 
 
-def decoder(tokenizer: Any, stop_ids: frozenset[int], stop: Sequence[str] = ()) -> Callable[[Any], str]:
+def decoder(tokenizer: Any, stop_ids: frozenset[int], stop: Sequence[str] = ()) -> Callable[[IntArray], str]:
     """Completion ids -> text, without the stop token at the end, and up to the first stop string."""
 
-    def decode(ids: Any) -> str:
+    def decode(ids: IntArray) -> str:
         kept = ids[:-1] if len(ids) and int(ids[-1]) in stop_ids else ids
         text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         found = [at for end in stop if (at := text.find(end)) >= 0]
@@ -241,7 +242,7 @@ class _GenerationTag(Extension):
 
     tags: ClassVar[set[str]] = {"generation"}  # type: ignore[misc]
 
-    def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

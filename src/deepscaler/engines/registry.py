@@ -47,7 +47,7 @@ class ModelFiles(Protocol):
         """Completion ids -> text, without what ended it."""
         ...
 
-    def stopping_fingerprint(self) -> dict[str, Any]: ...
+    def stopping_fingerprint(self) -> dict[str, object]: ...
 
     def load(self, longest: int) -> Any:
         """The model with its weights, for sequences of at most `longest` tokens."""
@@ -70,7 +70,7 @@ class Open(Protocol):
 class Engine:
     """fingerprint: what of the engine shapes a completion; raises ValueError where it is not installed."""
 
-    fingerprint: Callable[[ModelFiles], dict[str, Any]]
+    fingerprint: Callable[[ModelFiles], dict[str, object]]
     open: Open
 
 
@@ -81,7 +81,7 @@ def load_engine(name: str) -> Engine:
     return engine
 
 
-def engine_fingerprint(kind: str, files: ModelFiles, versions: Mapping[str, str] | None = None) -> dict[str, Any]:
+def engine_fingerprint(kind: str, files: ModelFiles, versions: Mapping[str, str] | None = None) -> dict[str, object]:
     """What of an engine shapes a completion: the settings of `EngineSection` that do, resolved, and its environment.
 
     versions: of packages beside ours, torch and transformers.

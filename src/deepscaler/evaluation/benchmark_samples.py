@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class BenchmarkSamples:
         starts = np.concatenate([[0], np.cumsum(self.sample_counts)[:-1]])
         return np.arange(len(self.problem_of_row)) - starts[self.problem_of_row]
 
-    def of_problems(self, values: list[Any]) -> list[Any]:
+    def of_problems(self, values: list[T]) -> list[T]:
         """The value of each problem's first row, from one value per row."""
         firsts = np.searchsorted(self.problem_of_row, np.arange(len(self.problem_ids)))
         return [values[i] for i in firsts]

@@ -18,7 +18,7 @@ QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "
 MAX_DIFFICULTIES = 10  # more distinct values are grouped by their whole part
 
 
-def token_statistics(samples: BenchmarkSamples) -> dict[str, Any] | None:
+def token_statistics(samples: BenchmarkSamples) -> dict[str, object] | None:
     """Mean and quantiles of completion tokens, of all and split by right and wrong; None where counts are unknown."""
     tokens = _tokens(samples)
     if tokens is None:
@@ -63,7 +63,7 @@ def budget_curve(samples: BenchmarkSamples) -> list[dict[str, float]] | None:
     ]
 
 
-def by_group(samples: BenchmarkSamples, labels: Sequence[str | None]) -> list[dict[str, Any]]:
+def by_group(samples: BenchmarkSamples, labels: Sequence[str | None]) -> list[dict[str, object]]:
     """Pass@1 with its interval for every label of problems [P], in sorted order; [] when labels tell nothing apart."""
     present = sorted({label for label in labels if label is not None}, key=_number_then_text)
     if len(present) < 2:
@@ -114,10 +114,10 @@ def all_the_same(samples: BenchmarkSamples, digests: Sequence[bytes]) -> bool:
     return len(digests) > len(samples.problem_ids) == len(texts)
 
 
-def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dict[str, Any]:
+def clean_subset(samples: BenchmarkSamples, contaminated: frozenset[str]) -> dict[str, object]:
     """Pass@1 over the problems that are not in the training data, as a contamination record lists them."""
     clean = np.array([identity not in contaminated for identity in samples.problem_ids])
-    result: dict[str, Any] = {"num_contaminated": int((~clean).sum()), "num_problems": int(clean.sum())}
+    result: dict[str, object] = {"num_contaminated": int((~clean).sum()), "num_problems": int(clean.sum())}
     if clean.any():
         clusters = source_clusters([s for s, kept in zip(source_labels(samples), clean, strict=True) if kept])
         e = estimate(samples.reward_matrix[clean], clusters)

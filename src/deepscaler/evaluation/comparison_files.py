@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
+from deepscaler.evaluation.estimators import Estimate
 from deepscaler.evaluation.markdown import comparison_markdown
 from deepscaler.evaluation.paired import Difference
 from deepscaler.evaluation.published import Published, published
@@ -26,9 +26,9 @@ _FORMULA = re.compile(
 )
 
 
-def comparison_json(comparison: Comparison, *, with_published: bool = False) -> dict[str, Any]:
+def comparison_json(comparison: Comparison, *, with_published: bool = False) -> dict[str, object]:
     """The content of comparison.json: fractions of 1; `problems` rows are [id, mean before, mean after]."""
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "before": _side(comparison.before),
         "after": _side(comparison.after),
         "sets": {name: {**_set(c), **_shares(comparison, name)} for name, c in comparison.benchmarks.items()},
@@ -46,7 +46,7 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
     return content
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: Side) -> dict[str, object]:
     return {
         "label": side.label,
         "path": str(side.path),
@@ -56,7 +56,7 @@ def _side(side: Side) -> dict[str, Any]:
     }
 
 
-def _set(c: BenchmarkComparison) -> dict[str, Any]:
+def _set(c: BenchmarkComparison) -> dict[str, object]:
     return {
         **_difference(c.difference),
         "p_holm": c.p_holm,
@@ -72,17 +72,17 @@ def _set(c: BenchmarkComparison) -> dict[str, Any]:
     }
 
 
-def _shares(comparison: Comparison, name: str) -> dict[str, Any]:
+def _shares(comparison: Comparison, name: str) -> dict[str, object]:
     """[before, after] of what each results.json says of all its completions."""
     sides = (comparison.before, comparison.after)
     return {share: [side.figure(name, share) for side in sides] for share in ("truncated_frac", "no_answer_frac")}
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
+def _difference(difference: Difference) -> dict[str, object]:
     return {name: finite(value) for name, value in asdict(difference).items()}
 
 
-def _published(table: Published) -> dict[str, Any]:
+def _published(table: Published) -> dict[str, object]:
     """Marked as what it is; nothing is computed with it."""
     return {**asdict(table), "measured_here": False}
 
@@ -128,22 +128,30 @@ SET_COLUMNS = (
 PROBLEM_COLUMNS = ("benchmark", "problem_id", "before", "after", "difference")
 
 
-def set_rows(comparison: Comparison) -> list[Sequence[Any]]:
+def set_rows(comparison: Comparison) -> list[Sequence[object]]:
     """One row per benchmark, then the average, whose Holm p-value and unpaired problems do not exist."""
-    rows: list[Sequence[Any]] = []
+    rows: list[Sequence[object]] = []
     for name, c in comparison.benchmarks.items():
         rows.append(_row(name, c.before, c.after, c.difference, c.se_resampling, c.p_holm, len(c.unpaired)))
     first, second = comparison.average_before, comparison.average_after
     return [*rows, _row("average", first, second, comparison.total, comparison.se_resampling, None, None)]
 
 
-def _row(name: str, before: Any, after: Any, d: Difference, again: float, p_holm: Any, unpaired: Any) -> list[Any]:
+def _row(
+    name: str,
+    before: Estimate,
+    after: Estimate,
+    d: Difference,
+    again: float,
+    p_holm: float | None,
+    unpaired: int | None,
+) -> list[object]:
     sides = [value for e in (before, after) for value in (e.mean, e.low, e.high)]
     values = [*sides, d.mean, d.low, d.high, d.se, again, d.p_value, p_holm, d.smallest_resolvable]
     return [name, d.num_problems, *(finite(v) for v in values), unpaired]
 
 
-def problem_rows(comparison: Comparison) -> list[Sequence[Any]]:
+def problem_rows(comparison: Comparison) -> list[Sequence[object]]:
     return [
         (name, identity, float(before), float(after), float(after - before))
         for name, c in comparison.benchmarks.items()
@@ -151,7 +159,7 @@ def problem_rows(comparison: Comparison) -> list[Sequence[Any]]:
     ]
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -159,7 +167,7 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     """A text that a spreadsheet would take for a formula is kept a text; a carriage return would begin a row there."""
     if not isinstance(value, str):
         return value

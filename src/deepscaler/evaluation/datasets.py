@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config.evaluation import EvalRecipe, SuiteSection
 from deepscaler.data.benchmarks.load import load_benchmark, row_hash
 from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
 
-Origins = Mapping[str, Mapping[str, Any]]
+Origins = Mapping[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Datasets:
     """
 
     sets: Mapping[str, Sequence[Problem]]
-    identity: Mapping[str, Mapping[str, Any]]
+    identity: Mapping[str, Mapping[str, object]]
     row_hashes: Mapping[str, Sequence[str]]
     warnings: tuple[str, ...] = ()
 
@@ -37,7 +36,7 @@ def load_suite(suite: SuiteSection, directory: Path | None) -> Datasets:
     if directory is not None and not directory.is_dir():
         raise ValueError(f"--benchmarks {directory} is no directory; name the one that holds the benchmark files")
     sets: dict[str, Sequence[Problem]] = {}
-    origins: dict[str, Mapping[str, Any]] = {}
+    origins: dict[str, Mapping[str, object]] = {}
     warnings: list[str] = []
     for name in suite.benchmarks:
         loaded = load_benchmark(name, directory, corrected=suite.corrected)

@@ -112,7 +112,7 @@ def lm_eval(evaluated: Evaluated, out: Path) -> list[Path]:
 
 
 def _lm_eval_lines(
-    samples: BenchmarkSamples, prompts: Prompts, settings: Mapping[str, Any]
+    samples: BenchmarkSamples, prompts: Prompts, settings: Mapping[str, object]
 ) -> Iterator[dict[str, Any]]:
     for number, (identity, rows) in enumerate(_by_problem(samples)):
         doc = {"id": identity, "problem": prompts.get(identity), "answer": rows[0]["references"]}
@@ -133,7 +133,7 @@ def _lm_eval_lines(
         }
 
 
-def _generation(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _generation(settings: Mapping[str, object]) -> dict[str, object]:
     names = {"max_gen_toks": "max_completion_tokens", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
     found = {theirs: setting(settings, ours) for theirs, ours in names.items()}
     return {"do_sample": found["temperature"] != 0, **{k: v for k, v in found.items() if v is not None}}
@@ -246,7 +246,7 @@ def hub(evaluated: Evaluated, out: Path) -> list[Path]:
     return files
 
 
-def _notes(record: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _notes(record: Mapping[str, Any], settings: Mapping[str, object]) -> str:
     parts = [
         f"Pass@1 in percent, mean of {counted(record['num_samples'], 'sample')} on "
         f"{counted(record['num_problems'], 'problem')}"

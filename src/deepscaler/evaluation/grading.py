@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.protocols import Grader
@@ -15,7 +14,6 @@ from deepscaler.types import FinishReason, GradeItem, Problem, RunError, Verdict
 BATCH = 64  # completions handed to the grader's processes at once
 MOST_WAITING = 1024  # then generation waits: texts of many megabytes must not pile up
 WAIT_S = 600.0  # longest wait for a batch, whose completions each have a limit of seconds
-_END = object()
 
 
 class GradingPipeline:
@@ -24,8 +22,8 @@ class GradingPipeline:
     def __init__(self, grader: Grader, *, thinking_prefilled: bool) -> None:
         self._grader = grader
         self._prefilled = thinking_prefilled
-        self._waiting: queue.Queue[Any] = queue.Queue(maxsize=MOST_WAITING)
-        self._verdicts: queue.Queue[Any] = queue.Queue()
+        self._waiting: queue.Queue[tuple[Key, GradeItem] | None] = queue.Queue(maxsize=MOST_WAITING)
+        self._verdicts: queue.Queue[tuple[Key, Verdict] | Exception] = queue.Queue()
         self._under_way = 0
         self._thread = threading.Thread(target=self._work, name="grading", daemon=True)
         self._thread.start()
@@ -67,7 +65,7 @@ class GradingPipeline:
                 self._waiting.get_nowait()
             except queue.Empty:
                 break
-        self._waiting.put(_END)
+        self._waiting.put(None)
         self._thread.join(timeout=WAIT_S)
 
     def _next(self, seconds: float) -> tuple[Key, Verdict]:
@@ -88,8 +86,8 @@ class GradingPipeline:
             batch = [self._waiting.get()]
             while len(batch) < BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            ended = _END in batch
-            pairs = [pair for pair in batch if pair is not _END]
+            ended = None in batch
+            pairs = [pair for pair in batch if pair is not None]
             try:
                 verdicts = self._grader.grade([item for _, item in pairs])
             except (RunError, ValueError, RuntimeError) as error:  # raised where the verdicts are read

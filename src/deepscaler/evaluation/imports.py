@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,7 +58,7 @@ class ImportedFile:
 
 
 def import_completions(
-    file: ImportedFile, out: Path, grader: Grader, settings: Mapping[str, Any]
+    file: ImportedFile, out: Path, grader: Grader, settings: Mapping[str, object]
 ) -> tuple[Results, int]:
     """Grade every completion and write samples.parquet and results.json to `out`, which must not hold an evaluation.
 
@@ -97,7 +96,7 @@ def import_completions(
     return results, missing
 
 
-def _ungraded_rows(file: ImportedFile) -> Iterator[dict[str, Any]]:
+def _ungraded_rows(file: ImportedFile) -> Iterator[dict[str, object]]:
     problems = _Lookup(file.sets)
     rows: dict[tuple[str, str, int], int] = {}
     for number, record in enumerate(_records(file.path)):
@@ -142,7 +141,7 @@ class _Lookup:
         self._ids = {(name, p.id): p for name, problems in sets.items() for p in problems}
         self._texts = {(name, _plain(p.prompt)): p for name, problems in sets.items() for p in problems}
 
-    def find(self, benchmark: str, value: Any, where: str) -> Problem:
+    def find(self, benchmark: str, value: object, where: str) -> Problem:
         problems = self._sets[benchmark]
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < len(problems):
@@ -161,7 +160,7 @@ class _Lookup:
         )
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def _records(path: Path) -> Iterator[dict[str, object]]:
     if path.suffix == ".parquet":
         try:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_AT_ONCE):
@@ -182,8 +181,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _value(record: Mapping[str, Any], column: str, where: str) -> Any:
-    value: Any = record
+def _value(record: Mapping[str, object], column: str, where: str) -> object:
+    value: object = record
     for part in [column] if column in record else column.split("."):
         if not isinstance(value, Mapping) or part not in value:
             known = ", ".join(map(str, record))
@@ -192,14 +191,14 @@ def _value(record: Mapping[str, Any], column: str, where: str) -> Any:
     return value
 
 
-def _benchmark(file: ImportedFile, values: Mapping[str, Any], where: str) -> str:
+def _benchmark(file: ImportedFile, values: Mapping[str, object], where: str) -> str:
     name = values.get("benchmark", file.benchmark or next(iter(file.sets)))
-    if name not in file.sets:
+    if not isinstance(name, str) or name not in file.sets:
         raise ValueError(f"{where}: benchmark {_short(name)} is not among {', '.join(file.sets)}")
     return name
 
 
-def _texts(value: Any, where: str) -> list[str]:
+def _texts(value: object, where: str) -> list[str]:
     """One text, a list of texts, or a list in a list, as the harness saves repeats."""
     if isinstance(value, str):
         texts = [value]
@@ -215,7 +214,7 @@ def _texts(value: Any, where: str) -> list[str]:
     return texts
 
 
-def _each(values: Mapping[str, Any], name: str, offset: int, count: int, where: str) -> Any:
+def _each(values: Mapping[str, object], name: str, offset: int, count: int, where: str) -> object:
     """The value of one of a row's completions: of a list its item, else the value itself."""
     value = values.get(name)
     if not isinstance(value, list):
@@ -225,19 +224,19 @@ def _each(values: Mapping[str, Any], name: str, offset: int, count: int, where: 
     return value[offset]
 
 
-def _finish(value: Any, where: str) -> str:
+def _finish(value: object, where: str) -> str:
     if value is None:
         return UNKNOWN_FINISH
-    if value not in FINISH_REASONS:
+    if not isinstance(value, str) or value not in FINISH_REASONS:
         raise ValueError(f"{where}: finish_reason {_short(value)}; known are {', '.join(FINISH_REASONS)}")
     return value
 
 
-def _count(value: Any, where: str) -> int | None:
+def _count(value: object, where: str) -> int | None:
     return None if value is None else _whole(value, where)
 
 
-def _whole(value: Any, where: str) -> int:
+def _whole(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{where}: expected a whole number, found {_short(value)}")
     return value
@@ -247,7 +246,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value!r:.80}"
 
 

@@ -58,7 +58,7 @@ class Journal:
         os.ftruncate(self._descriptor, intact)
         self._end = intact
 
-    def append(self, row: dict[str, Any]) -> Place:
+    def append(self, row: dict[str, object]) -> Place:
         """Raises RunError when the line cannot be stored whole; then the file ends where it ended before."""
         data = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
         line = b"%08x %b\n" % (zlib.crc32(data), data)

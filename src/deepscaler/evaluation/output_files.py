@@ -26,7 +26,7 @@ PARTIAL_FILE = "results.partial.json"
 GROUP_CHARACTERS = 2**23
 
 
-def sample_row(completion: Completion, verdict: Verdict, problem: Problem) -> dict[str, Any]:
+def sample_row(completion: Completion, verdict: Verdict, problem: Problem) -> dict[str, object]:
     """One row of samples.parquet."""
     return {
         "benchmark": completion.key.benchmark,
@@ -46,7 +46,7 @@ def sample_row(completion: Completion, verdict: Verdict, problem: Problem) -> di
     }
 
 
-def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+def verdict_fields(verdict: Verdict) -> dict[str, object]:
     return {
         "outcome": verdict.outcome.value,
         "reward": verdict.reward,
@@ -55,7 +55,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """samples.parquet, written in groups of rows as they come, whole or not at all.
 
     Raises RunError where the file cannot be written.
@@ -90,7 +90,7 @@ def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any
         yield group
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
+def write_json(path: Path, document: Mapping[str, object]) -> None:
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
@@ -109,7 +109,7 @@ def write_evaluation(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]
     return results
 
 
-def write_partial_results(store: SampleStore, plan: Plan, metadata: Mapping[str, Any]) -> Path:
+def write_partial_results(store: SampleStore, plan: Plan, metadata: Mapping[str, object]) -> Path:
     """Write Pass@1 so far of an interrupted evaluation, to a file of its own that is not mistaken for a result."""
     tally = Tally(len(plan.problems))
     for key, verdict in store.verdicts():

@@ -32,7 +32,7 @@ class Regraded:
     old_results: Path
 
 
-def regrade(directory: Path, grader: Grader, grader_settings: Mapping[str, Any]) -> Regraded:
+def regrade(directory: Path, grader: Grader, grader_settings: Mapping[str, object]) -> Regraded:
     """Grade every completion of a finished evaluation again. Raises ValueError when the directory holds none.
 
     The old results.json stays as results.N.json, and changes.N.jsonl names every completion whose verdict changed.
@@ -42,7 +42,9 @@ def regrade(directory: Path, grader: Grader, grader_settings: Mapping[str, Any])
         return _regrade(directory, old, grader, grader_settings)
 
 
-def _regrade(directory: Path, old: Mapping[str, Any], grader: Grader, grader_settings: Mapping[str, Any]) -> Regraded:
+def _regrade(
+    directory: Path, old: Mapping[str, Any], grader: Grader, grader_settings: Mapping[str, object]
+) -> Regraded:
     settings = {**old.get("settings", {}), "grader": dict(grader_settings)}
     prefilled = bool(settings.get("template", {}).get("thinking_prefilled", False))
     transitions: Counter[tuple[str, str]] = Counter()

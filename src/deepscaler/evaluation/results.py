@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from deepscaler.answers.equivalence import equivalent
 from deepscaler.evaluation import breakdown
@@ -42,6 +43,7 @@ from deepscaler.observability.counts import counted
 from deepscaler.observability.files import fingerprint, write_atomically
 from deepscaler.types import FinishReason, Outcome
 
+T = TypeVar("T")
 MAX_COMPARED_CHARACTERS = 200  # longer answers vote together only when their texts are the same
 LONG_TOKENS, LONG_CHARACTERS = 256, 1024  # completions of so many do not repeat by chance
 SUSPICIOUS_FRAC = 0.05
@@ -66,10 +68,10 @@ def same_answer(answer: str, other: str) -> bool:
 
 def compute_results(
     table: pa.Table,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     equal: Equal = same_answer,
-    **metadata: Any,
+    **metadata: object,
 ) -> Results:
     """All figures of a samples table. Fractions of 1, tokens, seconds; what is unknown is null.
 
@@ -80,7 +82,7 @@ def compute_results(
         raise ValueError("there are no samples to compute results from")
     table = without_texts(table)
     estimates: dict[str, Estimate] = {}
-    benchmarks: dict[str, Any] = {}
+    benchmarks: dict[str, object] = {}
     for samples in split_benchmarks(table):
         e = estimate(samples.reward_matrix, source_clusters(breakdown.source_labels(samples)))
         if breakdown.all_the_same(samples, samples.column(DIGEST)) and setting(settings, "temperature") != 0:
@@ -92,7 +94,7 @@ def compute_results(
     return Results(estimates, average, content)
 
 
-def estimate_json(e: Estimate) -> dict[str, Any]:
+def estimate_json(e: Estimate) -> dict[str, object]:
     values = {
         "pass@1": e.mean,
         "low": e.low,
@@ -108,7 +110,7 @@ def estimate_json(e: Estimate) -> dict[str, Any]:
     return {name: finite(value) for name, value in values.items()}
 
 
-def finite(value: Any) -> Any:
+def finite(value: T) -> T | None:
     """None where a single problem or sample leaves an error unknown: JSON has neither infinity nor NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -144,7 +146,7 @@ def read_consistent_results(directory: Path) -> dict[str, Any]:
     return results
 
 
-def _write(content: Mapping[str, Any], directory: Path) -> None:
+def _write(content: Mapping[str, object], directory: Path) -> None:
     file = directory / SAMPLES_FILE
     samples = {"samples_sha256": fingerprint(file).sha256} if file.is_file() else {}
     text = json.dumps({**content, **samples}, indent=1, allow_nan=False) + "\n"
@@ -175,7 +177,7 @@ def add_clean_subset(directory: Path, contamination: Path) -> dict[str, Any]:
 def _benchmark(
     samples: BenchmarkSamples,
     e: Estimate,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     equal: Equal,
 ) -> dict[str, Any]:
     outcomes = Counter(samples.column("outcome"))
@@ -211,7 +213,7 @@ def rates_by_k(samples: BenchmarkSamples, equal: Equal) -> dict[str, dict[str, f
     right = np.rint(np.bincount(samples.problem_of_row, weights=samples.rewards > 0, minlength=len(counts)))
     groups = [(int(n), right[counts == n].astype(np.int64)) for n in np.unique(counts)]
 
-    def mean(rate: Any, k: int) -> float:
+    def mean(rate: Callable[[int, NDArray[np.int64], int], NDArray[np.float64]], k: int) -> float:
         return sum(float(rate(n, correct, k).sum()) for n, correct in groups) / len(counts)
 
     votes = _votes(samples, equal)
@@ -234,7 +236,7 @@ def _votes(samples: BenchmarkSamples, equal: Equal) -> list[dict[int, float]]:
 
 
 def warnings_of(
-    samples: BenchmarkSamples, record: Mapping[str, Any], repeated: np.ndarray, settings: Mapping[str, Any]
+    samples: BenchmarkSamples, record: Mapping[str, Any], repeated: np.ndarray, settings: Mapping[str, object]
 ) -> list[str]:
     """What a reader of the score must know, in words."""
     total, outcomes = record["num_completions"], record["outcomes"]

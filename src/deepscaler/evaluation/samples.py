@@ -58,7 +58,7 @@ DIGEST, BOXED, CHARACTERS = "digest", "boxed", "characters"
 ABOUT = pa.schema([(DIGEST, pa.binary()), (BOXED, pa.string()), (CHARACTERS, pa.int64())])
 
 
-def samples_table(rows: Iterable[Mapping[str, Any]], where: str = "samples") -> pa.Table:
+def samples_table(rows: Iterable[Mapping[str, object]], where: str = "samples") -> pa.Table:
     """Rows as a validated table. Raises ValueError naming `where`, row and field; missing nullable fields are null."""
     listed = list(rows)
     for number, row in enumerate(listed):
@@ -113,14 +113,14 @@ def without_texts(table: pa.Table) -> pa.Table:
     return table.drop_columns([name for name in table.column_names if name in TEXT_COLUMNS])
 
 
-def _with_about(table: pa.Table, about: list[dict[str, Any]]) -> pa.Table:
+def _with_about(table: pa.Table, about: list[dict[str, object]]) -> pa.Table:
     columns = pa.Table.from_pylist(about, schema=ABOUT)
     for field in ABOUT:
         table = table.append_column(field, columns.column(field.name))
     return table
 
 
-def _about(texts: Iterable[Any]) -> list[dict[str, Any]]:
+def _about(texts: Iterable[pa.Scalar]) -> list[dict[str, object]]:
     rows = []
     for value in texts:
         text = value.as_py()
@@ -178,13 +178,13 @@ def read_results(directory: Path) -> dict[str, Any]:
     return results
 
 
-def model_name(settings: Mapping[str, Any]) -> str:
+def model_name(settings: Mapping[str, object]) -> str:
     """The name or path of the model; empty where the settings hold none."""
     model = settings.get("model")
     return str((model.get("name") if isinstance(model, Mapping) else model) or "")
 
 
-def setting(settings: Mapping[str, Any], name: str) -> Any:
+def setting(settings: Mapping[str, object], name: str) -> object:
     """A sampling setting, at the top or under `sampling`; None where it is not recorded."""
     sampling = settings.get("sampling")
     return sampling.get(name, settings.get(name)) if isinstance(sampling, Mapping) else settings.get(name)
@@ -254,7 +254,7 @@ def _check_unique(table: pa.Table, where: str) -> None:
         raise ValueError(f"{where}, row {row}, field sample_index: {name} appears more than once; keep one of the rows")
 
 
-def _indices(code: Any) -> np.ndarray:
+def _indices(code: pa.Array | pa.ChunkedArray) -> np.ndarray:
     array = code.combine_chunks() if isinstance(code, pa.ChunkedArray) else code
     return np.asarray(array.indices)
 
@@ -267,7 +267,7 @@ def _nullable() -> str:
     return ", ".join(name for name in SCHEMA.names if name in NULLABLE)
 
 
-def _misfit(rows: Sequence[Mapping[str, Any]], where: str) -> str | None:
+def _misfit(rows: Sequence[Mapping[str, object]], where: str) -> str | None:
     """The first value that its column's type cannot hold, in words."""
     for number, row in enumerate(rows):
         for name in SCHEMA.names:

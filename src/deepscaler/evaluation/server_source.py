@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
 
 from deepscaler.data.templates import format_question
 from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
@@ -24,10 +23,10 @@ class ServerSource:
         client: OpenAIClient,
         instruction: str,
         found: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> None:
         self._client, self._found = client, list(found)
-        self.metadata: Mapping[str, Any] = metadata or {}
+        self.metadata: Mapping[str, object] = metadata or {}
         self._instruction = instruction
         self._monitor = ReplyMonitor(client)
 

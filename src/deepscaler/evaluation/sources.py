@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
 
 from deepscaler.data.requests import Encode, SampleQuery, make_requests
 from deepscaler.evaluation.completions import Completion, Key, Plan
 from deepscaler.protocols import Sampler
-from deepscaler.types import Rollout, SamplingParams
+from deepscaler.types import IntArray, Rollout, SamplingParams
 
 
 class EngineSource:
@@ -20,7 +19,7 @@ class EngineSource:
         params: SamplingParams,
         *,
         encode: Encode,
-        decode: Callable[[Any], str],
+        decode: Callable[[IntArray], str],
     ) -> None:
         self._sampler, self._params = sampler, params
         self._encode, self._decode = encode, decode
@@ -55,5 +54,5 @@ class EngineSource:
         return []
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         return {}

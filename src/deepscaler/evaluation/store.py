@@ -47,7 +47,7 @@ def lock(directory: Path) -> TextIO:
 class SampleStore:
     """Completions and verdicts of one evaluation directory. One process at a time; memory holds no texts."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, object]) -> None:
         """Raises ValueError when the directory holds samples made with other settings, or another process writes."""
         self.directory = directory
         self._lock = lock(directory)
@@ -131,7 +131,7 @@ class SampleStore:
         self.close()
 
 
-def replace_verdicts(directory: Path, verdicts: Mapping[Key, Verdict], grader_settings: Mapping[str, Any]) -> None:
+def replace_verdicts(directory: Path, verdicts: Mapping[Key, Verdict], grader_settings: Mapping[str, object]) -> None:
     """Let a store hold these verdicts, made with this grader, so that going on with it mixes nothing."""
 
     def write(temporary: Path) -> None:
@@ -146,12 +146,12 @@ def replace_verdicts(directory: Path, verdicts: Mapping[Key, Verdict], grader_se
     _write_settings(directory, {**stored.get("settings", {}), "grader": dict(grader_settings)})
 
 
-def _write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+def _write_settings(directory: Path, settings: Mapping[str, object]) -> None:
     text = json.dumps({"sha256": canonical_digest(settings), "settings": dict(settings)}, indent=1) + "\n"
     write_atomically(directory / SETTINGS_FILE, lambda temporary: temporary.write_text(text))
 
 
-def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+def _check_settings(directory: Path, settings: Mapping[str, object]) -> None:
     path = directory / SETTINGS_FILE
     stored = read_json(path)
     if stored is None:
@@ -202,7 +202,7 @@ def _count(tokens: int | None) -> int | None:
     return tokens if tokens is not None and tokens <= MAX_COUNT else None
 
 
-def _verdict_row(key: Key, verdict: Verdict) -> dict[str, Any]:
+def _verdict_row(key: Key, verdict: Verdict) -> dict[str, object]:
     return {
         "key": list(key),
         "outcome": verdict.outcome.value,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config import Recipe
 from deepscaler.config.schema import RecipeError
@@ -42,10 +41,10 @@ def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
 
 def own_sets(
     section: EvaluationSection, data: DataSection
-) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, Any]], tuple[str, ...]]:
+) -> tuple[dict[str, Sequence[Problem]], dict[str, Mapping[str, object]], tuple[str, ...]]:
     """(problems, origin, warnings) of all benchmarks and validation files of the recipe."""
     sets: dict[str, Sequence[Problem]] = {}
-    origins: dict[str, Mapping[str, Any]] = {}
+    origins: dict[str, Mapping[str, object]] = {}
     warnings: list[str] = []
     for name in section.benchmarks:
         loaded = load_benchmark(name, Path(section.benchmarks_dir) if section.benchmarks_dir else None)

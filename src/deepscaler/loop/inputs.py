@@ -32,10 +32,10 @@ class Inputs:
     template: str
     stop_ids: tuple[int, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {**asdict(self), "stop_ids": list(self.stop_ids)}
 
-    def differing(self, stored: Mapping[str, Any]) -> list[str]:
+    def differing(self, stored: Mapping[str, object]) -> list[str]:
         """Names of the fields that differ from the record of a checkpoint."""
         return [name for name, value in self.as_json().items() if stored.get(name) != value]
 

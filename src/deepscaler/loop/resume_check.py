@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config import Recipe, changed_settings
 from deepscaler.observability.counts import counted
@@ -44,7 +43,7 @@ def check_directory(recipe: Recipe, path: Path) -> None:
         )
 
 
-def refuse_other_settings(stored: Mapping[str, Any], recipe: Recipe, path: Path) -> None:
+def refuse_other_settings(stored: Mapping[str, object], recipe: Recipe, path: Path) -> None:
     """stored: the recipe that the run in `path` was started with. Raises ValueError naming what differs."""
     changed = changed_settings(stored, recipe.model_dump(mode="json"))
     if not changed:

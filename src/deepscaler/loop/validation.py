@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config.evaluation import EvalRecipe
 from deepscaler.data.templates import TemplateFingerprint
@@ -36,12 +35,12 @@ class Evaluator:
     datasets: Datasets
     source: Source
     grader: Grader
-    engine: Mapping[str, Any]
+    engine: Mapping[str, object]
     template: TemplateFingerprint
     directory: Path
     progress: Progress
 
-    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, Any]:
+    def evaluate(self, step: int, stage: str, weights_sha256: str) -> dict[str, object]:
         """What results.json holds after `step`. What an earlier process made with the same weights is not made again.
 
         Of a whole evaluation samples.parquet stays and the journal goes: a run has many evaluations.
@@ -75,7 +74,7 @@ class Evaluator:
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"
 
-    def _move_aside_what_differs(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def _move_aside_what_differs(self, path: Path, settings: Mapping[str, object]) -> None:
         """A step done again may have other weights, in the last bits, or other settings that may change on resume."""
         stored = read_json(path / SETTINGS_FILE)
         changes = differences(stored.get("settings", {}), settings) if stored is not None else []

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 PACKAGES = ("deepscaler", "torch", "transformers", "numpy", "pyarrow", "safetensors", "pydantic")
 
@@ -50,14 +49,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, object]:
     """Processor, usable cores, memory in GiB."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return {"cpu": cpu_name(), "cores": cores, "memory_gib": round(pages / 2**30, 1)}
 
 
-def run_info(recipe_digest: str, model: str, device: Mapping[str, str]) -> dict[str, Any]:
+def run_info(recipe_digest: str, model: str, device: Mapping[str, str]) -> dict[str, object]:
     """The content of run.json. device: what computes besides the processor (`model_directory.device_metadata`)."""
     return {
         "started": time.time(),

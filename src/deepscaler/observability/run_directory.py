@@ -40,16 +40,16 @@ class RunDirectory:
         self._records: dict[str, Fingerprint] = {}
         _end_torn_line(self._metrics)
 
-    def write_recipe(self, recipe: Mapping[str, Any]) -> None:
+    def write_recipe(self, recipe: Mapping[str, object]) -> None:
         self._write_json(RECIPE_FILE, recipe)
 
-    def write_run_info(self, info: Mapping[str, Any]) -> None:
+    def write_run_info(self, info: Mapping[str, object]) -> None:
         self._write_json("run.json", info)
 
-    def log_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def log_step(self, step: int, metrics: Mapping[str, object]) -> None:
         self._append({"kind": "step", "step": step, **metrics})
 
-    def log_evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+    def log_evaluation(self, step: int, result: Mapping[str, object]) -> None:
         self._append({"kind": "evaluation", "step": step, **result})
 
     def log_event(self, step: int, event: str, reason: str, figures: Mapping[str, float]) -> None:
@@ -97,7 +97,7 @@ class RunDirectory:
         self._records = records
         return damaged
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _append(self, row: dict[str, object]) -> None:
         line = (json.dumps({**row, "time": time.time()}, allow_nan=False) + "\n").encode()
         descriptor = os.open(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -109,7 +109,7 @@ class RunDirectory:
         if written < len(line):  # a disk that fills up in the middle of a line raises nothing by itself
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._metrics))
 
-    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+    def _write_json(self, name: str, value: Mapping[str, object]) -> None:
         text = json.dumps(value, indent=1) + "\n"
         write_atomically(self.path / name, lambda path: path.write_text(text))
 
@@ -139,7 +139,7 @@ def _end_torn_line(path: Path) -> None:
 
 def _rollout_rows(
     step: int, stage: str, scored: ScoredGroup, decode: Callable[[IntArray], str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     problem = scored.group.problem
     prompt = decode(scored.group.rollouts[0].prompt_ids)  # the same for the whole group
     return [
@@ -165,7 +165,7 @@ def _rollout_rows(
     ]
 
 
-def _rollout_schema() -> Any:
+def _rollout_schema() -> object:
     """The columns in the order of docs/run-directory.md."""
     import pyarrow as pa
 
@@ -197,7 +197,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Events are all kept. Skipped are torn lines, and lines that a run does not write: `kind` is text, `step` a whole
     number from 0. Raises FileNotFoundError.
     """
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    latest: dict[tuple[object, ...], dict[str, Any]] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file):
             row = _row(line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -23,7 +22,7 @@ RESULT_WIDTH = 200.0
 
 
 def write_report(
-    run_dirs: Sequence[Path], out: Path, validation: Mapping[Path, Mapping[str, Any]] | None = None
+    run_dirs: Sequence[Path], out: Path, validation: Mapping[Path, Mapping[str, object]] | None = None
 ) -> Path:
     """Write the report of one run, or of several side by side, to `out`; returns `out`.
 
@@ -34,7 +33,7 @@ def write_report(
     return write_page(render(read_runs(run_dirs), validation), out)
 
 
-def render(runs: Sequence[RunRecord], validation: Mapping[Path, Mapping[str, Any]] | None = None) -> str:
+def render(runs: Sequence[RunRecord], validation: Mapping[Path, Mapping[str, object]] | None = None) -> str:
     groups = chart_sections(runs)
     charts = [chart for group in groups for chart in group.charts]
     sample = sample_rollouts(runs)
@@ -51,7 +50,7 @@ def render(runs: Sequence[RunRecord], validation: Mapping[Path, Mapping[str, Any
     )
 
 
-def _section(run: RunRecord, validation: Mapping[str, Any] | None) -> dict[str, Any]:
+def _section(run: RunRecord, validation: Mapping[str, object] | None) -> dict[str, object]:
     """Everything the template says about one run."""
     return {
         "run": run,
@@ -66,7 +65,7 @@ def _section(run: RunRecord, validation: Mapping[str, Any] | None) -> dict[str, 
     }
 
 
-def embed(value: Any) -> Markup:
+def embed(value: object) -> Markup:
     """JSON for a <script type="application/json">: no character that could end or confuse the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
@@ -74,7 +73,7 @@ def embed(value: Any) -> Markup:
     return Markup(text)
 
 
-def _page_data(charts: Sequence[Chart], runs: Sequence[RunRecord], sample: RolloutSample) -> dict[str, Any]:
+def _page_data(charts: Sequence[Chart], runs: Sequence[RunRecord], sample: RolloutSample) -> dict[str, object]:
     return {
         "charts": {chart.key: _chart_data(chart) for chart in charts},
         "outcomes": OUTCOMES,
@@ -83,7 +82,7 @@ def _page_data(charts: Sequence[Chart], runs: Sequence[RunRecord], sample: Rollo
     }
 
 
-def _chart_data(chart: Chart) -> dict[str, Any]:
+def _chart_data(chart: Chart) -> dict[str, object]:
     """Data for the tooltip: values by step, and the position of steps in the drawing."""
     x, y = plot_scales(chart, CHART_WIDTH, CHART_HEIGHT)
     return {

@@ -7,7 +7,6 @@ import hashlib
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -28,7 +27,9 @@ def page_css() -> Markup:
     return Markup(f"{page_variables()}\n{swatches}\n{chart_css()}\n{asset('report.css')}")
 
 
-def render_page(template: str, *, script: str = "", functions: dict[str, Any] | None = None, **values: Any) -> str:
+def render_page(
+    template: str, *, script: str = "", functions: dict[str, object] | None = None, **values: object
+) -> str:
     """The page of a template of this folder. Everything in `values` is text and escaped, unless it is Markup."""
     environment = Environment(
         loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

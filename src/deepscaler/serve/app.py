@@ -43,7 +43,7 @@ class Service:
         return self.encoder.tokenizer
 
     @property
-    def model_card(self) -> dict[str, Any]:
+    def model_card(self) -> dict[str, object]:
         """The model object of OpenAI's API, with vLLM's `max_model_len`."""
         limit = {"max_model_len": self.engine.capacity}
         return {"id": self.model, "object": "model", "created": 0, "owned_by": "deepscaler", **limit}
@@ -107,7 +107,9 @@ def _health(request: Request, service: Service) -> Response:
     return JSONResponse({"status": "ok", "open": service.engine.num_open})
 
 
-async def _create(raw_request: Request, service: Service, parse: Callable[[Any, str], CompletionRequest]) -> Response:
+async def _create(
+    raw_request: Request, service: Service, parse: Callable[[object, str], CompletionRequest]
+) -> Response:
     authorize(raw_request, service.token)
     request = parse(await read_json(raw_request), service.model)
     service.engine.check(request.n * max(1, len(request.prompts)))

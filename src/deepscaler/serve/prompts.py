@@ -120,7 +120,7 @@ def _check_variables(tokenizer: Any, options: ChatTemplateOptions) -> None:
             raise RequestError(f"{where}: holds a number above {MAX_NUMBER}", param="chat_template_kwargs")
 
 
-def _holds_large_number(value: Any) -> bool:
+def _holds_large_number(value: object) -> bool:
     """Whether `value` holds a number that could make a loop or repetition of the template too long."""
     if isinstance(value, dict | list):
         return any(map(_holds_large_number, value.values() if isinstance(value, dict) else value))

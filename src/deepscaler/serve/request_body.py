@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -16,7 +16,7 @@ BODY_S = 60.0  # for the whole body
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request) -> object:
     """The JSON document of the request. Raises RequestError."""
     # A browser sends another site's request with this media type only after a CORS preflight.
     kinds = request.headers.getlist("content-type")
@@ -38,7 +38,7 @@ async def read_json(request: Request) -> Any:
     return parse_body(bytes(body))
 
 
-def parse_body(body: bytes) -> Any:
+def parse_body(body: bytes) -> object:
     """The JSON document in `body`. Raises RequestError for invalid JSON and for lone surrogates."""
     try:
         text = body.decode("utf-8")
@@ -50,7 +50,7 @@ def parse_body(body: bytes) -> Any:
     return document
 
 
-def _refuse_lone_surrogates(document: Any) -> None:
+def _refuse_lone_surrogates(document: object) -> None:
     left = [document]
     while left:
         value = left.pop()

@@ -33,7 +33,7 @@ class ChatTemplateOptions:
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class CompletionRequest:
         return bool(self.messages)
 
 
-def parse_chat(body: Any, model: str) -> CompletionRequest:
+def parse_chat(body: object, model: str) -> CompletionRequest:
     """Raises RequestError."""
     document = _document(body, validation.CHAT_FIELDS, validation.COMPLETION_FIELDS, "/v1/completions")
     _check_model(document, model)
@@ -89,7 +89,7 @@ def parse_chat(body: Any, model: str) -> CompletionRequest:
     )
 
 
-def parse_completion(body: Any, model: str) -> CompletionRequest:
+def parse_completion(body: object, model: str) -> CompletionRequest:
     """Raises RequestError."""
     document = _document(body, validation.COMPLETION_FIELDS, validation.CHAT_FIELDS, "/v1/chat/completions")
     _check_model(document, model)
@@ -109,7 +109,7 @@ def parse_completion(body: Any, model: str) -> CompletionRequest:
     )
 
 
-def _document(body: Any, known: frozenset[str], others: frozenset[str], path: str) -> Mapping[str, Any]:
+def _document(body: object, known: frozenset[str], others: frozenset[str], path: str) -> Mapping[str, object]:
     if not isinstance(body, dict):
         raise RequestError("the body is not a JSON object")
     check_other_endpoint(body, known, others, path)
@@ -117,24 +117,25 @@ def _document(body: Any, known: frozenset[str], others: frozenset[str], path: st
     return body
 
 
-def _check_model(document: Mapping[str, Any], model: str) -> None:
+def _check_model(document: Mapping[str, object], model: str) -> None:
     name = document.get("model")
     if name != model:
         raise no_such_model(name, model)
 
 
-def no_such_model(name: Any, model: str) -> RequestError:
+def no_such_model(name: object, model: str) -> RequestError:
     message = f"The model {name!r:.200} does not exist; this server has {model!r}"
     return RequestError(message, param="model", status=404, code="model_not_found")
 
 
-def _prompts(prompt: Any) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(prompt: object) -> tuple[str | tuple[int, ...], ...]:
     """One text, one list of token ids, or a list of either."""
-    several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
-    return tuple(_prompt(p) for p in prompt) if several else (_prompt(prompt),)
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        return tuple(map(_prompt, prompt))
+    return (_prompt(prompt),)
 
 
-def _prompt(prompt: Any) -> str | tuple[int, ...]:
+def _prompt(prompt: object) -> str | tuple[int, ...]:
     if isinstance(prompt, str) and prompt:
         return prompt
     if isinstance(prompt, list) and prompt and all(type(i) is int for i in prompt):
@@ -144,7 +145,7 @@ def _prompt(prompt: Any) -> str | tuple[int, ...]:
     )
 
 
-def _message(message: Any, index: int) -> dict[str, str]:
+def _message(message: object, index: int) -> dict[str, str]:
     where = f"messages.{index}"
     if not isinstance(message, dict) or message.get("role") not in ("system", "developer", "user", "assistant"):
         raise RequestError(f"{where}: expected role system, user or assistant, and content", param="messages")
@@ -158,14 +159,14 @@ def _message(message: Any, index: int) -> dict[str, str]:
     return {"role": role, "content": content, **({"reasoning_content": thoughts} if thoughts else {})}
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: object, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise RequestError(f"{where}: expected text; this server supports no other content", param="messages")
     check_fields(part, ("type", "text"), {}, f"{where}.")
     return part["text"]
 
 
-def _template(document: Mapping[str, Any], messages: list[Any]) -> ChatTemplateOptions:
+def _template(document: Mapping[str, object], messages: list[Any]) -> ChatTemplateOptions:
     continues = boolean(document, "continue_final_message", default=False)
     prompt = boolean(document, "add_generation_prompt", default=not continues)
     if continues and prompt:
@@ -185,7 +186,7 @@ def _template(document: Mapping[str, Any], messages: list[Any]) -> ChatTemplateO
     return ChatTemplateOptions(prompt, continues, variables or {})
 
 
-def _chat_logprobs(document: Mapping[str, Any]) -> int | None:
+def _chat_logprobs(document: Mapping[str, object]) -> int | None:
     wanted = boolean(document, "logprobs", default=False, hint="; set the number of alternatives with top_logprobs")
     top = int(number(document, "top_logprobs", 0, 0, MAX_TOP_LOGPROBS, whole=True))
     if top and not wanted:
@@ -193,11 +194,11 @@ def _chat_logprobs(document: Mapping[str, Any]) -> int | None:
     return top if wanted else None
 
 
-def _count(document: Mapping[str, Any], name: str, *, least: int) -> int | None:
+def _count(document: Mapping[str, object], name: str, *, least: int) -> int | None:
     return None if document.get(name) is None else int(number(document, name, 1, least, 2**31, whole=True))
 
 
-def _completion_request(document: Mapping[str, Any], **fields: Any) -> CompletionRequest:
+def _completion_request(document: Mapping[str, object], **fields: Any) -> CompletionRequest:
     temperature = number(document, "temperature", 1.0, 0.0, 100.0)
     stream = boolean(document, "stream", default=False)
     return CompletionRequest(
@@ -215,7 +216,7 @@ def _completion_request(document: Mapping[str, Any], **fields: Any) -> Completio
     )
 
 
-def _stream_usage(options: Any, stream: bool) -> bool:
+def _stream_usage(options: object, stream: bool) -> bool:
     if options is None:
         return False
     if not isinstance(options, dict) or not stream:

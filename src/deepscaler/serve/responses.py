@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
-from typing import Any
 
 from deepscaler.serve.detokenizer import ReasoningParser
 from deepscaler.serve.output_processor import CompletionOutput, Logprobs
@@ -42,19 +41,19 @@ class ResponseBuilder:
         self._started: set[int] = set()
         self.token_text = cache(self.token_text)
 
-    def response(self, outputs: Sequence[CompletionOutput]) -> dict[str, Any]:
+    def response(self, outputs: Sequence[CompletionOutput]) -> dict[str, object]:
         """The response, from the final output of each choice with all of its text."""
         choices = [self._choice(output) for output in sorted(outputs, key=lambda output: output.index)]
         self.num_completion_tokens = sum(len(output.token_ids) for output in outputs)
         kind = "chat.completion" if self._chat else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self.usage()}
 
-    def chunk(self, output: CompletionOutput) -> dict[str, Any]:
+    def chunk(self, output: CompletionOutput) -> dict[str, object]:
         """A chunk of a streamed response."""
         self.num_completion_tokens += len(output.token_ids)
         last, first = output.finish_reason is not None, output.index not in self._started
         self._started.add(output.index)
-        choice: dict[str, Any] = {"index": output.index, "finish_reason": output.finish_reason}
+        choice: dict[str, object] = {"index": output.index, "finish_reason": output.finish_reason}
         if self._chat:
             reasoning, content = self._reasoning_parsers[output.index].push(output.text, last=last)
             role = {"role": "assistant"} if first else {}
@@ -66,7 +65,7 @@ class ResponseBuilder:
             choice["logprobs"] = self._logprobs(output.logprobs)
         return {**self._head("chat.completion.chunk" if self._chat else "text_completion"), "choices": [choice]}
 
-    def usage_chunk(self) -> dict[str, Any]:
+    def usage_chunk(self) -> dict[str, object]:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head(kind), "choices": [], "usage": self.usage()}
 
@@ -77,25 +76,25 @@ class ResponseBuilder:
             "total_tokens": self.num_prompt_tokens + self.num_completion_tokens,
         }
 
-    def _head(self, kind: str) -> dict[str, Any]:
+    def _head(self, kind: str) -> dict[str, object]:
         prefix = "chatcmpl" if self._chat else "cmpl"
         return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
     def _echo(self, output: CompletionOutput) -> str:
         return self.echoed_prompts[output.index // self.request.n]
 
-    def _choice(self, output: CompletionOutput) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": output.index, "finish_reason": output.finish_reason}
+    def _choice(self, output: CompletionOutput) -> dict[str, object]:
+        choice: dict[str, object] = {"index": output.index, "finish_reason": output.finish_reason}
         choice["logprobs"] = None if output.logprobs is None else self._logprobs(output.logprobs)
         if not self._chat:
             return {**choice, "text": self._echo(output) + output.text}
         reasoning, content = self._reasoning_parsers[output.index].push(output.text, last=True)
-        message: dict[str, Any] = {"role": "assistant", "content": content}
+        message: dict[str, object] = {"role": "assistant", "content": content}
         if reasoning or self.thinking:
             message["reasoning_content"] = reasoning
         return {**choice, "message": message}
 
-    def _logprobs(self, logprobs: Logprobs) -> dict[str, Any]:
+    def _logprobs(self, logprobs: Logprobs) -> dict[str, object]:
         """Log-probabilities under the distribution before top_k and top_p."""
         texts = [self.token_text(token) for token in logprobs.token_ids]
         tops = self._alternatives(logprobs)
@@ -123,7 +122,7 @@ class ResponseBuilder:
         return [[] for _ in range(len(logprobs.token_ids) - len(tops))] + tops
 
 
-def _entry(text: str, logprob: float | None) -> dict[str, Any]:
+def _entry(text: str, logprob: float | None) -> dict[str, object]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
@@ -135,7 +134,7 @@ def _by_text(alternatives: Sequence[tuple[str, float]]) -> dict[str, float]:
     return best
 
 
-def server_sent_event(document: dict[str, Any]) -> bytes:
+def server_sent_event(document: dict[str, object]) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 SHARED_FIELDS = frozenset({
     "model", "n", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stop_token_ids", "logprobs",
@@ -26,7 +25,7 @@ IGNORED_FIELDS = frozenset({
     "request_id", "cache_salt", "priority",
 })  # fmt: skip
 # Not implemented: accepted only with one of these values, which change nothing.
-UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED_FIELDS: dict[str, tuple[object, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "parallel_tool_calls": (None, True, False),
@@ -76,7 +75,7 @@ UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
     "vllm_xargs": (None, {}),
 }
 MESSAGE_FIELDS = frozenset({"role", "content", "reasoning_content"})
-UNSUPPORTED_MESSAGE_FIELDS: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED_MESSAGE_FIELDS: dict[str, tuple[object, ...]] = {
     "name": (None,),
     "reasoning": (None,),
     "refusal": (None,),
@@ -87,7 +86,7 @@ UNSUPPORTED_MESSAGE_FIELDS: dict[str, tuple[Any, ...]] = {
     "function_call": (None,),
 }
 STREAM_OPTIONS_FIELDS = frozenset({"include_usage"})
-UNSUPPORTED_STREAM_OPTIONS: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED_STREAM_OPTIONS: dict[str, tuple[object, ...]] = {
     "continuous_usage_stats": (None, False),
     "include_obfuscation": (None, True, False),
 }
@@ -103,14 +102,14 @@ class RequestError(Exception):
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, object]:
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
         kind = "rate_limit_exceeded" if self.status == 429 else kind
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def check_fields(
-    document: Mapping[str, Any], known: Iterable[str], unsupported: Mapping[str, tuple[Any, ...]], where: str = ""
+    document: Mapping[str, object], known: Iterable[str], unsupported: Mapping[str, tuple[object, ...]], where: str = ""
 ) -> None:
     """Raises RequestError for a field that is unknown, or unsupported with its value. where: prefix of each name."""
     known = frozenset(known)
@@ -135,14 +134,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def check_other_endpoint(document: Mapping[str, Any], known: Iterable[str], others: Iterable[str], path: str) -> None:
+def check_other_endpoint(
+    document: Mapping[str, object], known: Iterable[str], others: Iterable[str], path: str
+) -> None:
     """Raises RequestError for a field of the other endpoint, whose route is `path`."""
     for name in document:
         if name not in known and name in others:
             raise RequestError(f"{name}: this endpoint has no such field; it belongs to POST {path}", param=name)
 
 
-def boolean(document: Mapping[str, Any], name: str, *, default: bool, hint: str = "") -> bool:
+def boolean(document: Mapping[str, object], name: str, *, default: bool, hint: str = "") -> bool:
     """True or false; null gives the default."""
     value = document.get(name)
     if value is None:
@@ -153,7 +154,7 @@ def boolean(document: Mapping[str, Any], name: str, *, default: bool, hint: str 
 
 
 def number(
-    document: Mapping[str, Any], name: str, default: float, least: float, most: float, *, whole: bool = False
+    document: Mapping[str, object], name: str, default: float, least: float, most: float, *, whole: bool = False
 ) -> float:
     """A number from `least` to `most`; null gives the default."""
     value = document.get(name)
@@ -166,7 +167,7 @@ def number(
     return value
 
 
-def stop_strings(value: Any) -> tuple[str, ...]:
+def stop_strings(value: object) -> tuple[str, ...]:
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         raise RequestError(f"stop: expected a string or a list of at most {MAX_STOPS} strings", param="stop")
@@ -176,7 +177,7 @@ def stop_strings(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def stop_token_ids(value: Any) -> tuple[int, ...]:
+def stop_token_ids(value: object) -> tuple[int, ...]:
     ids = [] if value is None else value
     if not isinstance(ids, list) or len(ids) > MAX_STOP_IDS or not all(type(i) is int and i >= 0 for i in ids):
         raise RequestError(

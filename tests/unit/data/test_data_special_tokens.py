@@ -30,7 +30,8 @@ def bytes_tokenizer(*, in_vocabulary: bool) -> PreTrainedTokenizerFast:
     """Byte-level BPE with ChatML's tokens, and thoughts that are added but not special, as Qwen3 has them."""
     controls = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
     letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "bo", "box"]
-    vocabulary = {token: index for index, token in enumerate([*letters, *(controls if in_vocabulary else [])])}
+    pieces = letters + controls if in_vocabulary else letters
+    vocabulary = {token: index for index, token in enumerate(pieces)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("b", "o"), ("bo", "x")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]

@@ -14,7 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from deepscaler.data import templates
-from deepscaler.data.templates import encode_problems, render_prompt, render_text, template_fingerprint, template_hash
+from deepscaler.data.templates import (
+    encode_problems,
+    render_prompt,
+    render_text,
+    template_fingerprint,
+    template_hash,
+    template_text,
+)
 from deepscaler.types import Problem
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -108,14 +115,14 @@ def test_a_question_that_ends_in_think_does_not_count_as_prefilled_where_a_turn_
 
 def test_a_doubled_bos_is_refused() -> None:
     made = r1()
-    made.chat_template = "{{ bos_token }}" + made.chat_template
+    made.chat_template = "{{ bos_token }}" + template_text(made)
     with pytest.raises(ValueError, match="twice at the start"):
         render_prompt(made, "x")
 
 
 def test_the_hash_is_that_of_the_template_in_use() -> None:
     made = r1()
-    assert template_hash(made) == hashlib.sha256(made.chat_template.encode()).hexdigest()
+    assert template_hash(made) == hashlib.sha256(template_text(made).encode()).hexdigest()
     assert template_hash(made) != template_hash(r1("''"))
     made.chat_template = {"default": QWEN25, "tool_use": "{{ 9 }}"}
     assert template_hash(made) == hashlib.sha256(QWEN25.encode()).hexdigest()
@@ -125,7 +132,7 @@ def test_the_hash_is_that_of_the_template_in_use() -> None:
 def test_a_template_that_depends_on_the_day_is_recorded_as_such() -> None:
     made = r1()
     assert not template_fingerprint(made).depends_on_date
-    made.chat_template = "{{ strftime_now('%d %b %Y') }}" + made.chat_template
+    made.chat_template = "{{ strftime_now('%d %b %Y') }}" + template_text(made)
     assert template_fingerprint(made).depends_on_date
 
 

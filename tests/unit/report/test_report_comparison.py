@@ -89,10 +89,12 @@ def test_every_changed_problem_says_what_was_asked_and_what_is_right(html: str) 
 
 def test_evaluations_without_texts_are_compared_all_the_same(tmp_path: Path) -> None:
     write_made_comparison(tmp_path, names=["aime24"])
-    files = [tmp_path / letter / "samples.parquet" for letter in "ab"]
-    for file in files:
+    before, after = (tmp_path / letter / "samples.parquet" for letter in "ab")
+    for file in (before, after):
         (file.parent / "problems.jsonl").unlink()
-    page = write_comparison_page(tmp_path / "out" / "comparison.json", *files, tmp_path / "page.html").read_text()
+    page = write_comparison_page(
+        tmp_path / "out" / "comparison.json", before, after, tmp_path / "page.html"
+    ).read_text()
     assert "which these two did not keep" in page and 'class="question"' not in page
 
 

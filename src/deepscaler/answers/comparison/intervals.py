@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from deepscaler.answers.kinds import Answer, Items, Named, Reals, Relation, Scalar, Span
 from deepscaler.answers.tokens.lexer import UnreadableError
 from deepscaler.answers.trees import INFINITY, Tree
+from deepscaler.answers.values.numeric import Number
 from deepscaler.answers.values.same_value import FINE, real_value, same_value
 
 MAX_SPANS = 40
@@ -21,7 +21,7 @@ def union(spans: Sequence[Span]) -> tuple[Span, ...]:
     keyed = _keyed(spans)
     if keyed is None or any(low > high for low, high, _ in keyed):
         return tuple(spans)
-    joined: list[tuple[Any, Any, Span]] = []
+    joined: list[tuple[Number, Number, Span]] = []
     for low, high, span in sorted(keyed, key=lambda k: (k[0], not k[2].low_closed)):
         if joined:
             first_low, last_high, last = joined[-1]
@@ -108,12 +108,12 @@ def _same_span(a: Span, b: Span) -> bool:
     )
 
 
-def _keyed(spans: Sequence[Span]) -> list[tuple[Any, Any, Span]] | None:
+def _keyed(spans: Sequence[Span]) -> list[tuple[Number, Number, Span]] | None:
     keyed = [(_edge(span.low), _edge(span.high), span) for span in spans]
     return None if len(spans) > MAX_SPANS or any(k[0] is None or k[1] is None for k in keyed) else keyed
 
 
-def _edge(tree: Tree) -> Any:
+def _edge(tree: Tree) -> Number:
     if tree == INFINITY:
         return FINE.context.inf
     if tree == MINUS_INFINITY:
@@ -122,7 +122,7 @@ def _edge(tree: Tree) -> Any:
     return None if value is None else _fine(value)
 
 
-def _fine(value: Any) -> Any:
+def _fine(value: Number) -> Number:
     return FINE.context.mpf(value.numerator) / value.denominator if hasattr(value, "numerator") else value
 
 

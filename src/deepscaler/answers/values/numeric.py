@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 import mpmath
 
@@ -14,6 +14,9 @@ from deepscaler.answers.trees import Tree
 from deepscaler.answers.values.budget import TooBigError, UndefinedError, charge
 from deepscaler.answers.values.exact import MAX_TERMS, exact_value
 
+# mpmath has no types: fp and MPContext have the same functions, of floats and complex numbers, or of mpf and mpc.
+Context: TypeAlias = Any
+Number: TypeAlias = Any
 MAX_MAGNITUDE = 4_000_000  # |log2| of a value
 MAX_ARGUMENT = 1e6  # of periodic functions and the exponential
 MAX_FACTORIAL = 2000
@@ -29,14 +32,14 @@ class Precision:
     `tolerance`, within which values count as equal.
     """
 
-    def __init__(self, context: Any, cost: int, *, zero: str, lost: str, range_: str, tolerance: str) -> None:
+    def __init__(self, context: Context, cost: int, *, zero: str, lost: str, range_: str, tolerance: str) -> None:
         self.context, self.cost = context, cost
         self.zero, self.lost = context.mpf(zero), context.mpf(lost)
         self.range, self.tolerance = context.mpf(range_), context.mpf(tolerance)
         self.step = self.zero * 1000 or 1e-9  # closer than this to a whole number is that number
 
 
-def _digits(digits: int) -> Any:
+def _digits(digits: int) -> Context:
     context = mpmath.MPContext()
     context.dps = digits
     return context
@@ -57,10 +60,10 @@ class Evaluation:
     def __init__(self, precision: Precision, point: Mapping[str, Fraction]) -> None:
         self.precision = precision
         self.c = precision.context
-        self.point: dict[str, Any] = {name: self.c.mpf(v.numerator) / v.denominator for name, v in point.items()}
+        self.point: dict[str, Number] = {name: self.c.mpf(v.numerator) / v.denominator for name, v in point.items()}
         self.branched = False
 
-    def value(self, tree: Tree) -> Any:
+    def value(self, tree: Tree) -> Number:
         """Raises UndefinedError, TooBigError, PrecisionLostError; a float context raises OverflowError too."""
         kind = tree[0]
         charge(self.precision.cost)
@@ -88,7 +91,7 @@ class Evaluation:
             return self._call(("call", "exp", tree[2]))
         return self._raised(tree)
 
-    def _symbol(self, name: str) -> Any:
+    def _symbol(self, name: str) -> Number:
         if name in self.point:  # a bound i is no imaginary unit
             return self.point[name]
         if name == "π":
@@ -99,7 +102,7 @@ class Evaluation:
             return self.c.mpc(0, 1)
         raise UndefinedError(f"{name} has no value")
 
-    def _sum(self, terms: list[Any]) -> Any:
+    def _sum(self, terms: list[Number]) -> Number:
         total = terms[0]
         largest = smallest = abs(total)
         for term in terms[1:]:
@@ -115,14 +118,14 @@ class Evaluation:
             raise PrecisionLostError
         return total
 
-    def _in_range(self, value: Any) -> Any:
+    def _in_range(self, value: Number) -> Number:
         if not abs(value) < self.c.inf:
             raise UndefinedError("not finite")
         if value != 0 and self.precision is not FLOAT and abs(self.c.mag(value)) > MAX_MAGNITUDE:
             raise TooBigError("out of range")
         return value
 
-    def _raised(self, tree: Tree) -> Any:
+    def _raised(self, tree: Tree) -> Number:
         """A power; the real one where a negative number has an odd root: (-5)^(1/3)."""
         base, exponent = self.value(tree[1]), self.value(tree[2])
         if self.c.im(base) == 0 and self.c.re(base) < 0:
@@ -132,7 +135,7 @@ class Evaluation:
                 return -size if broken.numerator % 2 else size
         return self.power(base, exponent)
 
-    def power(self, base: Any, exponent: Any) -> Any:
+    def power(self, base: Number, exponent: Number) -> Number:
         charge(10 * self.precision.cost)
         c = self.c
         if base == 0:
@@ -145,10 +148,10 @@ class Evaluation:
             self.branched = True
         return self._in_range(c.power(base, exponent))
 
-    def _is_cut(self, value: Any) -> bool:
+    def _is_cut(self, value: Number) -> bool:
         return bool(self.c.im(value) != 0 or self.c.re(value) < 0)
 
-    def _call(self, tree: Tree) -> Any:
+    def _call(self, tree: Tree) -> Number:
         name = tree[1]
         if name in ("sum", "prod"):
             return self._series(tree)
@@ -188,7 +191,7 @@ class Evaluation:
         # The sine of a rounded π is not quite 0.
         return c.mpf(0) if name in _CIRCULAR and abs(value) < self.precision.zero * abs(x) and abs(x) > 1 else value
 
-    def _refuse(self, name: str, arguments: list[Any]) -> None:
+    def _refuse(self, name: str, arguments: list[Number]) -> None:
         """Raises for arguments that are out of range, or that have no order where one is needed."""
         if name in ("factorial", "binom") and any(abs(a) > MAX_FACTORIAL for a in arguments):
             raise TooBigError(f"a {name} out of range")
@@ -197,7 +200,7 @@ class Evaluation:
         if name.startswith(_PERIODIC) and abs(arguments[0]) > MAX_ARGUMENT:
             raise TooBigError("an argument out of range")
 
-    def _step(self, name: str, x: Any) -> Any:
+    def _step(self, name: str, x: Number) -> Number:
         """Floor and ceiling; a value next to a whole number is that number."""
         nearest = self.c.floor(self.c.re(x) + 0.5)
         if abs(x - nearest) <= self.precision.step * max(1, abs(x)):
@@ -206,7 +209,7 @@ class Evaluation:
             return nearest
         return self.c.floor(x) if name == "floor" else self.c.ceil(x)
 
-    def _root(self, x: Any, degree: Any) -> Any:
+    def _root(self, x: Number, degree: Number) -> Number:
         if degree == 0:
             raise UndefinedError("a root of degree 0")
         if x == 0:
@@ -218,14 +221,14 @@ class Evaluation:
             return self.c.sqrt(x)
         return self.power(x, 1 / degree)
 
-    def _logarithm(self, arguments: list[Any]) -> Any:
+    def _logarithm(self, arguments: list[Number]) -> Number:
         if any(a == 0 for a in arguments) or arguments[1:] == [1]:
             raise UndefinedError("a logarithm that does not exist")
         self.branched |= any(map(self._is_cut, arguments))
         value = self.c.ln(arguments[0])
         return value / self.c.ln(arguments[1]) if len(arguments) == 2 else value
 
-    def _series(self, tree: Tree) -> Any:
+    def _series(self, tree: Tree) -> Number:
         """A finite sum or product; one with an unknown end is told from others by its body at three places."""
         _, name, index, low, high, body = tree
         first = self.value(low)
@@ -245,10 +248,10 @@ class Evaluation:
             total = self._in_range(total * value)
         return total
 
-    def _values(self, index: str, places: Iterable[Any], body: Tree) -> list[Any]:
+    def _values(self, index: str, places: Iterable[Number], body: Tree) -> list[Number]:
         """The body at each place of the bound variable, which hides one of the same name outside."""
         outer = self.point.get(index)
-        values: list[Any] = []
+        values: list[Number] = []
         for place in places:
             self.point[index] = self.c.mpf(place)
             values.append(self.value(body))
@@ -257,7 +260,7 @@ class Evaluation:
             self.point[index] = outer
         return values
 
-    def _limit(self, name: str, index: str, first: int, body: Tree) -> Any:
+    def _limit(self, name: str, index: str, first: int, body: Tree) -> Number:
         """An infinite sum: its partial sums where they settle, else extrapolated twice to the same value."""
         if self.precision is not FINEST:
             raise PrecisionLostError
@@ -272,7 +275,7 @@ class Evaluation:
         return value
 
 
-def _unknown(name: str, arguments: list[Any]) -> Any:
+def _unknown(name: str, arguments: list[Number]) -> Number:
     """A stand-in for a function nobody knows: different for different names and arguments, and no simple law."""
     seed = 3 + zlib.crc32(name.encode()) % 9973
     return sum((a * a * (seed + 2 * i) + 7 * a) / (seed + i) for i, a in enumerate(arguments)) + seed

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from enum import Enum
 from fractions import Fraction
 from itertools import chain, islice
-from typing import Any
 
 from deepscaler.answers.trees import TEN, Tree
 from deepscaler.answers.values.budget import TooBigError, UndefinedError, charge
 from deepscaler.answers.values.exact import exact_value
-from deepscaler.answers.values.numeric import FINE, FINEST, FLOAT, Evaluation, Precision, PrecisionLostError
+from deepscaler.answers.values.numeric import FINE, FINEST, FLOAT, Evaluation, Number, Precision, PrecisionLostError
 from deepscaler.answers.values.sample_points import WHOLE_POINTS, Point, far_points, near_points
 
 CONSTANTS = frozenset(["π", "e", "i", "∞", "±"])
@@ -191,11 +190,11 @@ def _apart_in_floats(a: Tree, b: Tree, point: Point) -> bool:
     return bool(largest > FLOAT_ZERO and abs(x - y) > FLOAT.tolerance * largest)
 
 
-def close(a: Any, b: Any, precision: Precision = FINE) -> bool:
+def close(a: Number, b: Number, precision: Precision = FINE) -> bool:
     return bool(abs(a - b) <= precision.tolerance * max(abs(a), abs(b)))
 
 
-def real_value(tree: Tree) -> Fraction | Any | None:
+def real_value(tree: Tree) -> Fraction | Number | None:
     """The value of a constant real expression, exact or to 50 digits; None for anything else."""
     if symbols(tree) or _is_infinite(tree):
         return None
@@ -245,7 +244,7 @@ def last_place(decimal: Fraction, digits: int) -> Fraction:
     return Fraction(10) ** (leading - digits + 1)
 
 
-def is_rounding(decimal: Fraction, unit: Fraction, value: Any) -> bool:
+def is_rounding(decimal: Fraction, unit: Fraction, value: Number) -> bool:
     """Whether a decimal with last place `unit` is the real `value` rounded to it, or truncated there."""
     if decimal < 0:
         decimal, value = -decimal, -value
@@ -276,7 +275,7 @@ def proportional(a: Tree, b: Tree) -> int:
     names = symbols(a)
     if not names or names != symbols(b) or _is_infinite(a) or _is_infinite(b):
         return 0
-    ratio: Any = None
+    ratio: Number = None
     agreed = 0
     far = far_points(a, b, names, calls(a) | calls(b), whole=False)
     for point in chain(near_points(names), far):
@@ -299,16 +298,16 @@ def proportional(a: Tree, b: Tree) -> int:
     return 1 if FINE.context.im(_fine(ratio)) == 0 and ratio > 0 else -1
 
 
-def _same_ratio(a: Any, b: Any) -> bool:
+def _same_ratio(a: Number, b: Number) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     return close(_fine(a), _fine(b))
 
 
-def _value_at(tree: Tree, point: Point) -> Any:
+def _value_at(tree: Tree, point: Point) -> Number:
     exact = _exactly(tree, point)
     return exact if exact is not None else Evaluation(FINE, point).value(tree)
 
 
-def _fine(value: Any) -> Any:
+def _fine(value: Number) -> Number:
     return FINE.context.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value

@@ -9,13 +9,22 @@ N sequences, M blocks in use by them, H query heads, K key-value heads, D head w
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import types
 
 from deepscaler.cpu.kernels.tiles import prefetching_strip
-from deepscaler.cpu.kernels.vectors import LANES, MAX, SUM, array, device_function, elementwise, kernel
+from deepscaler.cpu.kernels.vectors import (
+    LANES,
+    MAX,
+    SUM,
+    Float32Array,
+    Int64Array,
+    array,
+    device_function,
+    elementwise,
+    kernel,
+)
 
 _VECTORS = LANES // 4  # of each row at a time, so that the sums of four heads fit into the registers
 _AHEAD = 4096  # bytes between what is read and what is prefetched
@@ -46,7 +55,7 @@ _exponentials = elementwise(lambda x, most: ((x - most).exp(),) * 2, inputs=1, o
 
 
 @device_function
-def _write(keys: Any, values: Any, key: Any, value: Any, place: int) -> None:
+def _write(keys: Float32Array, values: Float32Array, key: Float32Array, value: Float32Array, place: int) -> None:
     """A token's key and value [K,D] into a place of its block."""
     for head in range(key.shape[0]):
         for column in range(key.shape[1]):
@@ -55,7 +64,9 @@ def _write(keys: Any, values: Any, key: Any, value: Any, place: int) -> None:
 
 
 @device_function
-def _combine(places: Any, largest: Any, totals: Any, parts: Any, out: Any) -> None:
+def _combine(
+    places: Int64Array, largest: Float32Array, totals: Float32Array, parts: Float32Array, out: Float32Array
+) -> None:
     """The output [H,D] of a sequence from its blocks, in the order of positions: where they lie changes no bit."""
     for head in range(out.shape[0]):
         most, total = largest[places[0], head], np.float32(0.0)
@@ -76,18 +87,18 @@ def _combine(places: Any, largest: Any, totals: Any, parts: Any, out: Any) -> No
     *[array(types.float32, 3)] * 2,
 )  # fmt: skip
 def attend(
-    query: Any,  # float32 [N or more,H,D], scaled
-    key: Any,  # [N or more,K,D] of the new token, as its value
-    value: Any,
-    keys: Any,  # [blocks,K,D,B] the cache of this layer
-    values: Any,  # [blocks,K,B,D]
-    blocks: Any,  # int64 [M] in the order of memory
-    owner: Any,  # int64 [M] the sequence of each
-    visible: Any,  # int64 [M] how many of its tokens count, the new one included
-    in_order: Any,  # int64 [M] places in `blocks`, by sequence and position
-    starts: Any,  # int64 [N+1] where each sequence begins there
-    parts: Any,  # float32 [M,H,D], scratch
-    out: Any,  # float32 [N or more,H,D]
+    query: Float32Array,  # float32 [N or more,H,D], scaled
+    key: Float32Array,  # [N or more,K,D] of the new token, as its value
+    value: Float32Array,
+    keys: Float32Array,  # [blocks,K,D,B] the cache of this layer
+    values: Float32Array,  # [blocks,K,B,D]
+    blocks: Int64Array,  # int64 [M] in the order of memory
+    owner: Int64Array,  # int64 [M] the sequence of each
+    visible: Int64Array,  # int64 [M] how many of its tokens count, the new one included
+    in_order: Int64Array,  # int64 [M] places in `blocks`, by sequence and position
+    starts: Int64Array,  # int64 [N+1] where each sequence begins there
+    parts: Float32Array,  # float32 [M,H,D], scratch
+    out: Float32Array,  # float32 [N or more,H,D]
 ) -> None:
     """Write the new key and value, then out := softmax of query x keys, times values, over each sequence.
 

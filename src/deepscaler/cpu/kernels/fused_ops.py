@@ -7,12 +7,21 @@ Arrays are C-contiguous. T tokens (or rows), W width, D head width, V vocabulary
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import types
 
-from deepscaler.cpu.kernels.vectors import MAX, SUM, Vector, array, device_function, elementwise, kernel
+from deepscaler.cpu.kernels.vectors import (
+    MAX,
+    SUM,
+    Float32Array,
+    Int64Array,
+    Vector,
+    array,
+    device_function,
+    elementwise,
+    kernel,
+)
 
 _ROW, _ROWS, _INTEGERS = array(types.float32, 1), array(types.float32, 2), array(types.int64, 1)
 _FEW = 64  # rows
@@ -23,14 +32,14 @@ _normed = elementwise(lambda x, weight, inverse: x * inverse * weight, inputs=2,
 
 
 @device_function
-def _norm_row(squares: float, hidden: int, weight: int, eps: float, out: int, width: int) -> Any:
+def _norm_row(squares: float, hidden: int, weight: int, eps: float, out: int, width: int) -> np.float32:
     inverse = np.float32(1.0 / math.sqrt(squares / width + eps))
     _normed(width, hidden, weight, out, inverse)
     return inverse
 
 
 @kernel(_ROWS, _ROW, types.float32, _ROWS, _ROW)
-def rms_norm(x: Any, weight: Any, eps: float, out: Any, inverse: Any) -> None:
+def rms_norm(x: Float32Array, weight: Float32Array, eps: float, out: Float32Array, inverse: Float32Array) -> None:
     """out [T,W] := x * inverse * weight, where inverse [T] = 1 / sqrt(mean of x**2 + eps)."""
     width, step = x.shape[1], 4 * x.shape[1]
     at, to, weights = x.ctypes.data, out.ctypes.data, weight.ctypes.data
@@ -40,7 +49,15 @@ def rms_norm(x: Any, weight: Any, eps: float, out: Any, inverse: Any) -> None:
 
 
 @kernel(_ROWS, _ROWS, _ROW, types.float32, _ROWS, _ROWS, _ROW)
-def add_rms_norm(x: Any, branch: Any, weight: Any, eps: float, hidden: Any, out: Any, inverse: Any) -> None:
+def add_rms_norm(
+    x: Float32Array,
+    branch: Float32Array,
+    weight: Float32Array,
+    eps: float,
+    hidden: Float32Array,
+    out: Float32Array,
+    inverse: Float32Array,
+) -> None:
     """hidden := x + branch, and its norm as `rms_norm`."""
     width, step = x.shape[1], 4 * x.shape[1]
     first, second, at, to = x.ctypes.data, branch.ctypes.data, hidden.ctypes.data, out.ctypes.data
@@ -50,7 +67,9 @@ def add_rms_norm(x: Any, branch: Any, weight: Any, eps: float, hidden: Any, out:
         first, second, at, to = first + step, second + step, at + step, to + step
 
 
-def _norm_gradient(residual: Any, grad: Any, x: Any, weight: Any, total: Any, inverse: Any, pull: Any) -> Any:
+def _norm_gradient(
+    residual: Vector, grad: Vector, x: Vector, weight: Vector, total: Vector, inverse: Vector, pull: Vector
+) -> tuple[Vector, Vector]:
     return residual + grad * weight * inverse - x * pull, total + grad * x * inverse
 
 
@@ -60,7 +79,13 @@ _norm_gradients = elementwise(_norm_gradient, inputs=5, outputs=2, scalars=2)
 
 @kernel(_ROWS, _ROWS, _ROWS, _ROW, _ROW, _ROWS, _ROW)
 def rms_norm_backward(
-    residual: Any, grad: Any, x: Any, weight: Any, inverse: Any, grad_x: Any, grad_weight: Any
+    residual: Float32Array,
+    grad: Float32Array,
+    x: Float32Array,
+    weight: Float32Array,
+    inverse: Float32Array,
+    grad_x: Float32Array,
+    grad_weight: Float32Array,
 ) -> None:
     """grad_x [T,W] := residual + the gradient of `rms_norm`'s input; grad_weight [W] is added to."""
     width, step = x.shape[1], 4 * x.shape[1]
@@ -90,13 +115,15 @@ _silu_mul_gradients = elementwise(_silu_mul_gradient, inputs=3, outputs=2)
 
 
 @kernel(_ROWS, _ROWS, _ROWS)
-def silu_mul(gates: Any, ups: Any, out: Any) -> None:
+def silu_mul(gates: Float32Array, ups: Float32Array, out: Float32Array) -> None:
     """out := silu(gates) * ups."""
     _silu_muls(gates.size, gates.ctypes.data, ups.ctypes.data, out.ctypes.data)
 
 
 @kernel(_ROWS, _ROWS, _ROWS, _ROWS, _ROWS)
-def silu_mul_backward(grad: Any, gates: Any, ups: Any, grad_gates: Any, grad_ups: Any) -> None:
+def silu_mul_backward(
+    grad: Float32Array, gates: Float32Array, ups: Float32Array, grad_gates: Float32Array, grad_ups: Float32Array
+) -> None:
     _silu_mul_gradients(
         gates.size, grad.ctypes.data, gates.ctypes.data, ups.ctypes.data, grad_gates.ctypes.data, grad_ups.ctypes.data
     )
@@ -110,7 +137,7 @@ _rotations = elementwise(_rotation, inputs=4, outputs=2, scalars=1)
 
 
 @kernel(_ROWS, _ROWS, _ROWS, types.float32, _ROWS)
-def rotary(x: Any, cos: Any, sin: Any, sign: float, out: Any) -> None:
+def rotary(x: Float32Array, cos: Float32Array, sin: Float32Array, sign: float, out: Float32Array) -> None:
     """Rotary embedding of every head of x [T, heads * D]; cos and sin [T,D], halves alike; sign -1 rotates back."""
     width = cos.shape[1]
     half = width // 2
@@ -136,7 +163,14 @@ _probabilities = elementwise(_entropy_part, inputs=1, outputs=1, scalars=1, redu
 
 
 @kernel(_ROWS, _INTEGERS, _ROWS, _ROW, _ROW, _ROW)
-def softmax(logits: Any, targets: Any, p: Any, logprobs: Any, log_sums: Any, entropies: Any) -> None:
+def softmax(
+    logits: Float32Array,
+    targets: Int64Array,
+    p: Float32Array,
+    logprobs: Float32Array,
+    log_sums: Float32Array,
+    entropies: Float32Array,
+) -> None:
     """p [T,V] := softmax of logits (may be the same array); of each row log p of the target, logsumexp and entropy."""
     width = logits.shape[1]
     for row in range(len(logits)):
@@ -151,7 +185,7 @@ _powers = elementwise(lambda x, most: ((x - most).exp(),) * 2, inputs=1, outputs
 
 
 @device_function
-def _first_above(weights: Any, threshold: Any) -> int:
+def _first_above(weights: Float32Array, threshold: float) -> int:
     """Where the running sum first exceeds the threshold; if rounding keeps it below, the last that has any weight."""
     total, found = np.float32(0.0), 0
     for column in range(len(weights)):
@@ -164,7 +198,7 @@ def _first_above(weights: Any, threshold: Any) -> int:
 
 
 @kernel(_ROWS, _ROW, _INTEGERS, _ROW)
-def sample(logits: Any, uniforms: Any, tokens: Any, logprobs: Any) -> None:
+def sample(logits: Float32Array, uniforms: Float32Array, tokens: Int64Array, logprobs: Float32Array) -> None:
     """tokens [N] := where the running sum of softmax of logits [N,V] first exceeds uniform [N]; logprobs [N] theirs.
 
     Searched in chunks, then inside the chunk: adding up in two levels is faster and rounds less than one long sum.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -15,6 +15,8 @@ from deepscaler.cpu.kernels.vectors import (
     INT32,
     INT64,
     LANES,
+    Builder,
+    Typed,
     Vector,
     add,
     broadcast,
@@ -23,12 +25,14 @@ from deepscaler.cpu.kernels.vectors import (
     reduce_lanes,
 )
 
+Select = Callable[[ir.Value, float], ir.Value]
 
-def _softmax(builder: Any, scores: Any, seen: Any, statistics: Any) -> None:
+
+def _softmax(builder: Builder, scores: ir.Value, seen: ir.Value, statistics: ir.Value) -> None:
     most = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [-np.inf] * LANES))
     total = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES))
 
-    def compare(offset: Any, select: Any) -> None:
+    def compare(offset: ir.Value, select: Select) -> None:
         value = builder.load(pointer(builder, builder.add(scores, offset)), align=4)
         builder.store(larger(builder, builder.load(most), select(value, -np.inf)), most)
 
@@ -36,7 +40,7 @@ def _softmax(builder: Any, scores: Any, seen: Any, statistics: Any) -> None:
     largest = reduce_lanes(builder, builder.load(most), larger)
     subtracted = broadcast(builder, largest, VECTOR)
 
-    def change(offset: Any, select: Any) -> None:
+    def change(offset: ir.Value, select: Select) -> None:
         at = pointer(builder, builder.add(scores, offset))
         value = select(_exp(builder, builder.load(at, align=4), subtracted), 0.0)
         builder.store(value, at, align=4)
@@ -48,11 +52,13 @@ def _softmax(builder: Any, scores: Any, seen: Any, statistics: Any) -> None:
     builder.store(inverse, pointer(builder, statistics, 4, FLOAT), align=4)
 
 
-def _softmax_gradient(builder: Any, scores: Any, grads: Any, seen: Any, statistics: Any, delta: Any) -> None:
+def _softmax_gradient(
+    builder: Builder, scores: ir.Value, grads: ir.Value, seen: ir.Value, statistics: ir.Value, delta: ir.Value
+) -> None:
     largest, inverse = (builder.load(pointer(builder, statistics, offset, FLOAT), align=4) for offset in (0, 4))
     largest, inverse, delta = (broadcast(builder, x, VECTOR) for x in (largest, inverse, delta))
 
-    def change(offset: Any, select: Any) -> None:
+    def change(offset: ir.Value, select: Select) -> None:
         score, grad = (pointer(builder, builder.add(x, offset)) for x in (scores, grads))
         p = builder.fmul(_exp(builder, builder.load(score, align=4), largest), inverse)
         builder.store(select(p, 0.0), score, align=4)
@@ -64,7 +70,7 @@ def _softmax_gradient(builder: Any, scores: Any, grads: Any, seen: Any, statisti
         _zero_after(builder, row, last)
 
 
-def _for_each_vector(builder: Any, seen: Any, step: Any) -> Any:
+def _for_each_vector(builder: Builder, seen: ir.Value, step: Callable[[ir.Value, Select], None]) -> ir.Value:
     """step(offset in bytes, select) for every vector of the first `seen` numbers of a row; the last offset.
 
     select(value, other) puts `other` beyond them. The last vector may lie beyond them altogether: so no jump depends
@@ -81,12 +87,12 @@ def _for_each_vector(builder: Any, seen: Any, step: Any) -> Any:
     return last
 
 
-def _zero_after(builder: Any, row: Any, last: Any) -> None:
+def _zero_after(builder: Builder, row: ir.Value, last: ir.Value) -> None:
     """The vector after the last one, which a strip reads too."""
     builder.store(ir.Constant(VECTOR, [0.0] * LANES), pointer(builder, builder.add(row, last), 4 * LANES), align=4)
 
 
-def _exp(builder: Any, value: Any, subtracted: Any) -> Any:
+def _exp(builder: Builder, value: Typed, subtracted: Typed) -> ir.Value:
     return (Vector(builder, value) - Vector(builder, subtracted)).exp().value
 
 

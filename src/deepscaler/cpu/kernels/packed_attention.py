@@ -10,14 +10,21 @@ T tokens, H query heads, K key-value heads, D head width, S segments; a row is o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import types
 
 from deepscaler.cpu.kernels.masked_softmax import softmax, softmax_gradient
 from deepscaler.cpu.kernels.tiles import ROWS, prefetch, strip, transpose_tile
-from deepscaler.cpu.kernels.vectors import LANES, SUM, array, device_function, elementwise, kernel
+from deepscaler.cpu.kernels.vectors import (
+    LANES,
+    SUM,
+    Float32Array,
+    Int64Array,
+    array,
+    device_function,
+    elementwise,
+    kernel,
+)
 
 _BLOCK = 64  # rows whose gradients of keys and values are summed in registers, a multiple of ROWS
 _PACK, _UNPACK, _ADD = np.int64(0), np.int64(1), np.int64(2)  # of numpy, or numba compiles a version for each
@@ -31,7 +38,7 @@ _dot = elementwise(lambda x, y: x * y, inputs=2, reduce=SUM)
 
 
 @device_function
-def _address(x: Any) -> Any:
+def _address(x: Float32Array) -> np.int64:
     return np.int64(x.ctypes.data)  # unsigned, an address plus a distance would be a float
 
 
@@ -50,7 +57,7 @@ def _stride(columns: int) -> int:
 
 
 @device_function
-def _sizes(query: Any, key: Any, most: int) -> Any:
+def _sizes(query: Float32Array, key: Float32Array, most: int) -> tuple[int, int, int, int, int]:
     """Key-value heads, query heads of each, numbers of a packed row, of a row of scores, and packed rows."""
     kv_heads = key.shape[1]
     group, width = query.shape[1] // kv_heads, _rounded(query.shape[2], LANES)
@@ -58,7 +65,7 @@ def _sizes(query: Any, key: Any, most: int) -> Any:
 
 
 @device_function
-def _move(x: Any, tokens: Any, group: Any, packed: Any, scalar: Any, way: Any) -> None:
+def _move(x: Float32Array, tokens: Int64Array, group: int, packed: Float32Array, scalar: float, way: int) -> None:
     """Between those tokens of x [T,H,D] and packed [K,rows,width], whose rows are a token's `group` heads of one K.
 
     way: _PACK: packed := scalar * x; _UNPACK: x := scalar * packed; _ADD: x += scalar * packed.
@@ -92,7 +99,7 @@ def _transpose(packed: int, count: int, width: int, transposed: int, stride: int
 
 
 @device_function
-def _count_seen(before: int, group: int, seen: Any) -> None:
+def _count_seen(before: int, group: int, seen: Int64Array) -> None:
     """How many keys each row sees."""
     token, of_group = before + 1, 0
     for row in range(len(seen)):
@@ -104,7 +111,7 @@ def _count_seen(before: int, group: int, seen: Any) -> None:
 
 @device_function
 def _attend(
-    queries: int, seen: Any, keys: int, values: int, scores: int, stride: int, width: int, statistics: int
+    queries: int, seen: Int64Array, keys: int, values: int, scores: int, stride: int, width: int, statistics: int
 ) -> None:
     """The packed queries of a head, replaced by their outputs strip by strip. Addresses."""
     for first in range(0, len(seen), ROWS):
@@ -120,8 +127,8 @@ def _attend(
 
 @device_function
 def _pass_back(
-    queries: int, grads: int, deltas: Any, seen: Any, keys: int, transposed_keys: int, transposed_values: int,
-    scores: int, changes: int, stride: int, width: int, statistics: int, results: int,
+    queries: int, grads: int, deltas: Float32Array, seen: Int64Array, keys: int, transposed_keys: int,
+    transposed_values: int, scores: int, changes: int, stride: int, width: int, statistics: int, results: int,
 ) -> None:  # fmt: skip
     """A block of rows of a head: scores := probabilities, changes := gradients of scores, results := of queries."""
     row, size = 4 * width, len(seen)
@@ -140,7 +147,7 @@ def _pass_back(
 
 @device_function
 def _sum_over_rows(
-    queries: int, grads: int, seen: Any, before: int, start: int, group: int,
+    queries: int, grads: int, seen: Int64Array, before: int, start: int, group: int,
     scores: int, changes: int, stride: int, width: int, key_sums: int, value_sums: int,
 ) -> None:  # fmt: skip
     """What a block of rows adds to the gradients of the keys and values that it sees."""
@@ -158,16 +165,16 @@ _VIEW = array(types.float32, 3, "A")
 
 @kernel(*[_VIEW] * 3, *[_NUMBERS] * 3, types.int64, types.float32, _VIEW, array(types.float32, 2))
 def forward(
-    query: Any,  # [T,H,D], rows of one piece
-    key: Any,  # [T,K,D]
-    value: Any,
-    keys: Any,  # int64 [sum of L], the tokens that the segments' queries see, own ones last
-    ends: Any,  # int64 [S+1], offsets of the segments in `keys`
-    before: Any,  # int64 [S], how many of them all queries of a segment see
+    query: Float32Array,  # [T,H,D], rows of one piece
+    key: Float32Array,  # [T,K,D]
+    value: Float32Array,
+    keys: Int64Array,  # int64 [sum of L], the tokens that the segments' queries see, own ones last
+    ends: Int64Array,  # int64 [S+1], offsets of the segments in `keys`
+    before: Int64Array,  # int64 [S], how many of them all queries of a segment see
     most: int,  # tokens of any segment
     scaling: float,
-    out: Any,  # [T,H,D]
-    statistics: Any,  # [T*H,2], largest score and one over the sum of all exponentials, in the order of computing
+    out: Float32Array,  # [T,H,D]
+    statistics: Float32Array,  # [T*H,2], largest score, one over the sum of exponentials, in the order of computing
 ) -> None:
     """out := softmax of scaling * query x key, times value, causally over each segment's keys."""
     kv_heads, group, width, stride, room = _sizes(query, key, most)
@@ -199,9 +206,10 @@ def forward(
 
 @kernel(*[_VIEW] * 5, array(types.float32, 2), *[_NUMBERS] * 3, types.int64, types.float32, *[_VIEW] * 3)
 def backward(
-    grad: Any, query: Any, key: Any, value: Any, out: Any, statistics: Any,  # grad [T,H,D]: of the output
-    keys: Any, ends: Any, before: Any, most: int, scaling: float,  # as in `forward`
-    grad_query: Any, grad_key: Any, grad_value: Any,  # [T,H,D], [T,K,D] zeros, [T,K,D] zeros
+    grad: Float32Array,  # [T,H,D], of the output
+    query: Float32Array, key: Float32Array, value: Float32Array, out: Float32Array, statistics: Float32Array,
+    keys: Int64Array, ends: Int64Array, before: Int64Array, most: int, scaling: float,  # as in `forward`
+    grad_query: Float32Array, grad_key: Float32Array, grad_value: Float32Array,  # [T,H,D], [T,K,D] zeros, [T,K,D] zeros
 ) -> None:  # fmt: skip
     """Gradients of `forward`; those of shared keys add up in the order of segments."""
     kv_heads, group, width, stride, room = _sizes(query, key, most)

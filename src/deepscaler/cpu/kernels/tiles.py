@@ -6,24 +6,33 @@ the sizes of a segment's attention this reaches the processor's peak (docs/exper
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from deepscaler.cpu.kernels.vectors import FLOAT, INT32, INT64, LANES, broadcast, device_function, device_intrinsic
+from deepscaler.cpu.kernels.vectors import (
+    FLOAT,
+    INT32,
+    INT64,
+    LANES,
+    Builder,
+    broadcast,
+    device_function,
+    device_intrinsic,
+)
 
 ROWS = LANES // 2  # of a tile: two vectors of sums for each, and what is multiplied, fit into the registers
 VECTOR = ir.VectorType(FLOAT, LANES)
 _BYTES = ir.IntType(8).as_pointer()
 
 
-def pointer(builder: Any, address: Any, offset: int = 0, kind: Any = VECTOR) -> Any:
+def pointer(builder: Builder, address: ir.Value, offset: int = 0, kind: ir.Type = VECTOR) -> ir.Value:
     return builder.inttoptr(builder.add(address, INT64(offset)), kind.as_pointer())
 
 
-def _prefetch(builder: Any, address: Any) -> None:
+def _prefetch(builder: Builder, address: ir.Value) -> None:
     kind = ir.FunctionType(ir.VoidType(), [_BYTES, INT32, INT32, INT32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [builder.inttoptr(address, _BYTES), INT32(0), INT32(3), INT32(1)])
@@ -32,7 +41,7 @@ def _prefetch(builder: Any, address: Any) -> None:
 prefetch = device_intrinsic(_prefetch, [types.int64])  # of the 64 bytes at an address, which need not exist
 
 
-def _tile(rows: int, vectors: int, lanes: int, ahead: int) -> Any:
+def _tile(rows: int, vectors: int, lanes: int, ahead: int) -> Callable[..., None]:
     """f(a, a_row, a_step, count, b, b_step, c, c_row, adds), addresses and strides in bytes:
 
     c[i, j] (+)= sum over r < count of a[i, r] * b[r, j], for i < rows and j < vectors * lanes; adds: whether to add to
@@ -42,7 +51,16 @@ def _tile(rows: int, vectors: int, lanes: int, ahead: int) -> Any:
     offsets = [4 * lanes * v for v in range(vectors)]
 
     def generate(
-        builder: Any, a: Any, a_row: Any, a_step: Any, count: Any, b: Any, b_step: Any, c: Any, c_row: Any, adds: Any
+        builder: Builder,
+        a: ir.Value,
+        a_row: ir.Value,
+        a_step: ir.Value,
+        count: ir.Value,
+        b: ir.Value,
+        b_step: ir.Value,
+        c: ir.Value,
+        c_row: ir.Value,
+        adds: ir.Value,
     ) -> None:
         multiply_add = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f32"
@@ -80,7 +98,7 @@ def _tile(rows: int, vectors: int, lanes: int, ahead: int) -> Any:
     return device_intrinsic(generate, [types.int64] * 9)
 
 
-def strip(rows: int) -> Any:
+def strip(rows: int) -> Callable[..., None]:
     """`_tile` of two vectors for any multiple of LANES of columns."""
     two, one = _tile(rows, 2, LANES, 0), _tile(rows, 1, LANES, 0)
 
@@ -97,7 +115,7 @@ def strip(rows: int) -> Any:
     return device_function(strip)
 
 
-def prefetching_strip(rows: int, vectors: int, ahead: int) -> Any:
+def prefetching_strip(rows: int, vectors: int, ahead: int) -> Callable[..., None]:
     """`_tile` for any number of columns: sets c, whose numbers of a row of a follow one another."""
     many, one, single = (_tile(rows, *each, ahead) for each in ((vectors, LANES), (1, LANES), (1, 1)))
     wide = LANES * vectors
@@ -119,7 +137,9 @@ def prefetching_strip(rows: int, vectors: int, ahead: int) -> Any:
     return device_function(prefetching_strip)
 
 
-def _transpose(builder: Any, source: Any, source_row: Any, target: Any, target_row: Any) -> None:
+def _transpose(
+    builder: Builder, source: ir.Value, source_row: ir.Value, target: ir.Value, target_row: ir.Value
+) -> None:
     rows = [
         builder.load(pointer(builder, builder.add(source, builder.mul(source_row, INT64(i)))), align=4)
         for i in range(LANES)

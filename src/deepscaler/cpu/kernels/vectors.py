@@ -11,13 +11,17 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils, config
+from numba.core.base import BaseContext
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from deepscaler.cpu.kernels import disk_cache
 
@@ -30,16 +34,25 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": s
 _POWERS = tuple(1 / math.factorial(n) for n in range(6, -1, -1))
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06  # the first has few bits: its multiples are exact
 
-device_function = njit(**_OPTIONS)  # compiled into the kernels that call it
+Float32Array, Int64Array = NDArray[np.float32], NDArray[np.int64]
+Builder: TypeAlias = Any  # ir.IRBuilder; type checkers see None in the results of its decorated methods
+Typed: TypeAlias = Any  # ir.Value of a vector type, whose number of lanes llvmlite declares nowhere
+Combine = Callable[..., ir.Value]  # (builder, a, b, flags) -> a and b combined
+T = TypeVar("T")
 
 
-def kernel(*signature: Any) -> Callable[[Any], Any]:
+def device_function(function: Callable[..., T]) -> Callable[..., T]:
+    """Decorator: a function that is compiled into the kernels that call it."""
+    return njit(**_OPTIONS)(function)
+
+
+def kernel(*signature: types.Type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: a function that Python calls, loaded from disk on import, where a child process compiled it.
 
     Raises RuntimeError when it cannot be compiled or loaded.
     """
 
-    def compile_(function: Any) -> Any:
+    def compile_(function: Callable[..., None]) -> Callable[..., None]:
         source = Path(inspect.getfile(function))
         disk_cache.ensure([source])
         settings: Any = config  # filled at run time
@@ -54,18 +67,20 @@ def kernel(*signature: Any) -> Callable[[Any], Any]:
     return compile_
 
 
-def array(kind: Any, dimensions: int, layout: str = "C") -> Any:
+def array(kind: types.Type, dimensions: int, layout: str = "C") -> types.Array:
     return types.Array(kind, dimensions, layout)
 
 
-def device_intrinsic(generate: Callable[..., Any], kinds: Sequence[Any], result: Any = types.void) -> Any:
+def device_intrinsic(
+    generate: Callable[..., ir.Value | None], kinds: Sequence[types.Type], result: types.Type = types.void
+) -> Callable[..., Any]:
     """A device function written in LLVM: generate(builder, *arguments) emits it and returns its result, if any."""
 
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def emit(context: BaseContext, builder: Builder, signature: object, arguments: Sequence[ir.Value]) -> ir.Value:
         value = generate(builder, *arguments)
         return context.get_dummy_value() if value is None else value
 
-    def function(typing: Any, *arguments: Any) -> Any:
+    def function(typing: object, *arguments: object) -> tuple[Signature, Callable[..., ir.Value]]:
         return result(*kinds), emit
 
     # numba reads the number of arguments from here; it takes no `*arguments`.
@@ -75,14 +90,14 @@ def device_intrinsic(generate: Callable[..., Any], kinds: Sequence[Any], result:
     return intrinsic(function)
 
 
-def broadcast(builder: Any, scalar: Any, vector: Any) -> Any:
+def broadcast(builder: Builder, scalar: ir.Value, vector: ir.VectorType) -> Typed:
     """A vector of that type with the scalar in every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     lane = builder.insert_element(undefined, scalar, INT32(0))
     return builder.shuffle_vector(lane, undefined, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
 
 
-def reduce_lanes(builder: Any, vector: Any, combine: Any) -> Any:
+def reduce_lanes(builder: Builder, vector: Typed, combine: Combine) -> ir.Value:
     """All lanes of a vector combined in pairs, as a scalar."""
     lanes = vector.type.count
     while lanes > 1:
@@ -93,11 +108,11 @@ def reduce_lanes(builder: Any, vector: Any, combine: Any) -> Any:
     return builder.extract_element(vector, INT32(0))
 
 
-def add(builder: Any, a: Any, b: Any, flags: Sequence[str] = ()) -> Any:
+def add(builder: Builder, a: ir.Value, b: ir.Value, flags: Sequence[str] = ()) -> ir.Value:
     return builder.fadd(a, b, flags=flags)
 
 
-def larger(builder: Any, a: Any, b: Any, flags: Sequence[str] = ()) -> Any:
+def larger(builder: Builder, a: ir.Value, b: ir.Value, flags: Sequence[str] = ()) -> ir.Value:
     return builder.select(builder.fcmp_ordered(">", b, a), b, a)
 
 
@@ -106,7 +121,7 @@ class Vector:
 
     __slots__ = ("builder", "value")
 
-    def __init__(self, builder: Any, value: Any) -> None:
+    def __init__(self, builder: Builder, value: Typed) -> None:
         self.builder, self.value = builder, value
 
     def _with(self, operation: str, left: Vector | float, right: Vector | float) -> Vector:
@@ -168,19 +183,25 @@ class Vector:
         return Vector(builder, builder.select(vanishes, self._constant(0.0).value, result.value))
 
 
+Reduction = tuple[float, Combine]
 SUM, MAX = (0.0, add), (-math.inf, larger)  # reductions: initial value, and how two values are combined
 
 
 def elementwise(
-    step: Callable[..., Any], *, inputs: int, outputs: int = 0, scalars: int = 0, reduce: Any = None
-) -> Any:
+    step: Callable[..., Vector | tuple[Vector, ...]],
+    *,
+    inputs: int,
+    outputs: int = 0,
+    scalars: int = 0,
+    reduce: Reduction | None = None,
+) -> Callable[..., Any]:
     """f(count, *input addresses, *output addresses, *scalars): `step` for each of `count` float32 of every input.
 
     step(*inputs, *scalars), all `Vector`, returns one `Vector` for every output, and one more with `reduce`: f returns
     its sum (SUM) or maximum (MAX) over all elements. An output may be an input.
     """
 
-    def generate(builder: Any, count: Any, *arguments: Any) -> Any:
+    def generate(builder: Builder, count: ir.Value, *arguments: ir.Value) -> ir.Value | None:
         addresses, numbers = arguments[: inputs + outputs], arguments[inputs + outputs :]
         whole, totals = builder.and_(count, INT64(-LANES)), []
         for lanes, start, stop in ((LANES, INT64(0), whole), (1, whole, count)):

@@ -6,7 +6,6 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from deepscaler.data.benchmarks.specs import BenchmarkSpec, HubSource
 from deepscaler.data.sources.hub import snapshot
@@ -29,7 +28,7 @@ class HubRows:
     spec: the benchmark with the hub's columns. where: how messages call the rows.
     """
 
-    rows: list[Any]
+    rows: list[object]
     sha256: str
     spec: BenchmarkSpec
     where: Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from deepscaler.data.benchmarks.specs import BenchmarkSpec
 from deepscaler.data.sources.references import value_in
@@ -51,7 +51,7 @@ class Finding:
 
 
 def lint_benchmark(
-    spec: BenchmarkSpec, rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], judge: Judge
+    spec: BenchmarkSpec, rows: Sequence[Mapping[str, object]], problems: Sequence[Problem], judge: Judge
 ) -> list[Finding]:
     """All findings, by row. `rows` are those of the file, `problems` what the loader made of them, in its order."""
     findings = list(_duplicates(spec, problems))
@@ -128,7 +128,7 @@ def _range(spec: BenchmarkSpec, number: int, problem: Problem) -> Iterator[Findi
             yield Finding(spec.name, number, "out_of_range", reference)
 
 
-def _columns(spec: BenchmarkSpec, number: int, row: Mapping[str, Any], problem: Problem) -> Iterator[Finding]:
+def _columns(spec: BenchmarkSpec, number: int, row: Mapping[str, object], problem: Problem) -> Iterator[Finding]:
     if row.get("unit"):
         yield Finding(spec.name, number, "unit", f"{problem.references[0]} in {row['unit']}")
     if problem.tolerance is not None:
@@ -149,7 +149,7 @@ def _columns(spec: BenchmarkSpec, number: int, row: Mapping[str, Any], problem: 
 _COMMAND = re.compile(r"\\(?:text|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 
 
-def _writing(spec: BenchmarkSpec, number: int, row: Mapping[str, Any], problem: Problem) -> Iterator[Finding]:
+def _writing(spec: BenchmarkSpec, number: int, row: Mapping[str, object], problem: Problem) -> Iterator[Finding]:
     written = row[spec.fields["answer"]]
     for raw in written if isinstance(written, list) else [written]:
         if isinstance(raw, str) and len(re.findall(r"(?<!\\)\$", raw)) % 2:

@@ -41,7 +41,7 @@ class LoadedBenchmark:
     row_hashes: tuple[str, ...]
     registered: bool
     warnings: tuple[str, ...]
-    origin: Mapping[str, Any]
+    origin: Mapping[str, object]
 
 
 def load_benchmark(
@@ -87,12 +87,12 @@ def load_benchmark(
 class _Content:
     """Rows as read. is_file: from the registered kind of file, whose bytes are known; else in the hub's layout."""
 
-    rows: list[Any]
+    rows: list[object]
     sha256: str
     spec: BenchmarkSpec
     where: Path
     is_file: bool
-    origin: Mapping[str, Any]
+    origin: Mapping[str, object]
 
 
 def _read(spec: BenchmarkSpec, directory: Path | None) -> _Content:
@@ -171,7 +171,7 @@ def _spec(name: str) -> BenchmarkSpec:
     return BENCHMARKS[name]
 
 
-def _problem(spec: BenchmarkSpec, path: Path, number: int, row: Any) -> Problem:
+def _problem(spec: BenchmarkSpec, path: Path, number: int, row: object) -> Problem:
     where = f"{path}, row {number}"
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
@@ -194,7 +194,7 @@ def _problem(spec: BenchmarkSpec, path: Path, number: int, row: Any) -> Problem:
     )
 
 
-def _group(spec: BenchmarkSpec, row: Mapping[str, Any]) -> str:
+def _group(spec: BenchmarkSpec, row: Mapping[str, object]) -> str:
     """What problems of one origin share: the paper of a contest, the subject, the course."""
     value = row.get(spec.fields["group"])
     if spec.name == "aime24":
@@ -208,7 +208,7 @@ def _group(spec: BenchmarkSpec, row: Mapping[str, Any]) -> str:
     return value.split("/")[1] if spec.name == "math500" and value.count("/") == 2 else value
 
 
-def _number(where: str, spec: BenchmarkSpec, row: Mapping[str, Any], role: str) -> float | None:
+def _number(where: str, spec: BenchmarkSpec, row: Mapping[str, object], role: str) -> float | None:
     field = spec.fields.get(role)
     value = row.get(field) if field else None
     if value is None:
@@ -223,7 +223,7 @@ def _number(where: str, spec: BenchmarkSpec, row: Mapping[str, Any], role: str) 
     raise DataError(f"{where}, field {field!r}: expected a number of at least 0 or nothing, found {value!r:.80}")
 
 
-def _solution(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> str | None:
+def _solution(where: str, spec: BenchmarkSpec, row: Mapping[str, object]) -> str | None:
     field = spec.fields.get("solution")
     value = row.get(field) if field else None
     if value is None or isinstance(value, str):
@@ -233,7 +233,7 @@ def _solution(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> str | 
     raise DataError(f"{where}, field {field!r}: expected text or a list of texts, found {value!r:.80}")
 
 
-def clean_answer(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> tuple[str, ...]:
+def clean_answer(where: str, spec: BenchmarkSpec, row: Mapping[str, object]) -> tuple[str, ...]:
     """The alternatives that count as right, as the grader reads them. `where` names file, row and field."""
     value = row[spec.fields["answer"]]
     if spec.answer_form == "float":
@@ -248,7 +248,7 @@ def clean_answer(where: str, spec: BenchmarkSpec, row: Mapping[str, Any]) -> tup
     return (_clean_text(where, value, spec.answer_form),)
 
 
-def _integer_of_float(where: str, value: Any) -> str:
+def _integer_of_float(where: str, value: object) -> str:
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -259,7 +259,7 @@ def _integer_of_float(where: str, value: Any) -> str:
 _WRAPPING = re.compile(r"^(?:\\quad|\\,|\\;|\s)+")
 
 
-def _clean_text(where: str, value: Any, form: AnswerForm) -> str:
+def _clean_text(where: str, value: object, form: AnswerForm) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: expected an answer's text, found {value!r:.80}")
     _whole_text(where, value)

@@ -39,7 +39,7 @@ def write_preparation(
     out: Path,
     *,
     layout: Layout = "plain",
-    recorded: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, object] | None = None,
 ) -> Manifest:
     """Write all files into `out` by one rename and return the manifest. `recorded` is added to its settings."""
     columns = settings.columns
@@ -64,16 +64,16 @@ def write_split(table: pa.Table, path: Path, layout: Layout, columns: Columns, s
     pq.write_table(table, path, compression="zstd")
 
 
-def contamination(done: Preparation, benchmarks: Sequence[LoadedBenchmark]) -> dict[str, Any]:
+def contamination(done: Preparation, benchmarks: Sequence[LoadedBenchmark]) -> dict[str, object]:
     """Which test problems stood in the training rows, so that a score on the others can be given beside the full one.
 
     `problems` lists ids as `load_benchmark` gives them. `similar` are other problems in the same words, which stay.
     """
     table = done.compared
     files, rows = table["file"].to_pylist(), table["row"].to_pylist()
-    report: dict[str, Any] = {}
+    report: dict[str, object] = {}
     for benchmark in benchmarks:
-        matches: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        matches: dict[bool, list[dict[str, object]]] = {True: [], False: []}
         for finding in done.findings:
             if finding.benchmark == benchmark.name:
                 matches[finding.contaminates].append(
@@ -89,7 +89,7 @@ def contamination(done: Preparation, benchmarks: Sequence[LoadedBenchmark]) -> d
         report[benchmark.name] = {
             "sha256": benchmark.sha256,
             "num_problems": len(benchmark.problems),
-            "problems": sorted({match["id"] for match in matches[True]}, key=_by_number),
+            "problems": sorted({str(match["id"]) for match in matches[True]}, key=_by_number),
             "matches": matches[True],
             "similar": matches[False],
         }
@@ -106,7 +106,7 @@ def _manifest(
     benchmarks: Sequence[LoadedBenchmark],
     settings: Settings,
     layout: Layout,
-    recorded: Mapping[str, Any],
+    recorded: Mapping[str, object],
 ) -> Manifest:
     table = done.compared
     places = list(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True))
@@ -152,7 +152,7 @@ def difficulty_counts(table: pa.Table) -> dict[str, int]:
     return counted | ({"none": tags.count(None)} if None in tags else {})
 
 
-def _output(path: Path) -> dict[str, Any]:
+def _output(path: Path) -> dict[str, object]:
     rows = {"rows": pq.read_metadata(path).num_rows} if path.suffix == ".parquet" else {}
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), **rows}
 
@@ -163,5 +163,5 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

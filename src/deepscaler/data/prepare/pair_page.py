@@ -6,7 +6,7 @@ import difflib
 import html
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from deepscaler.data.benchmarks.load import LoadedBenchmark
 from deepscaler.data.prepare.contamination import Finding
@@ -43,7 +43,8 @@ mark{background:var(--mark);color:inherit}
 """
 
 
-class Section(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Section:
     """count: of all its pairs, of which `pairs` holds the first MAX_PAIRS as HTML."""
 
     title: str

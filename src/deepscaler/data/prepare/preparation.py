@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -206,7 +205,7 @@ def split(table: pa.Table, validation_frac: float, seed: int) -> tuple[pa.Table,
 
     So it does not move when other rows come or go, or are in another order.
     """
-    columns: dict[str, Any] = {name: table[name] for name in PREPARED.names if name != "id"}
+    columns: dict[str, object] = {name: table[name] for name in PREPARED.names if name != "id"}
     texts = zip(table["problem"].to_pylist(), messages_before(table), strict=True)
     ids = [problem_id(text, earlier) for text, earlier in texts]
     prepared = pa.table({"id": pa.array(ids, pa.string()), **columns}).select(PREPARED.names).cast(PREPARED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from deepscaler.json_text import parse_json
 from deepscaler.types import Message
@@ -22,7 +21,7 @@ class ConversationError(ValueError):
         self.reason = reason
 
 
-def read_prompt(prompt: Any) -> tuple[Any, tuple[Message, ...]]:
+def read_prompt(prompt: object) -> tuple[object, tuple[Message, ...]]:
     """(what the last message asks, the messages before it). A prompt that is no conversation comes back as it is.
 
     A conversation is a list of messages, or such a list as JSON text. Raises ConversationError for one that does not
@@ -37,7 +36,7 @@ def read_prompt(prompt: Any) -> tuple[Any, tuple[Message, ...]]:
     return messages[-1].content, messages[:-1]
 
 
-def conversation(prompt: Any) -> tuple[Message, ...] | None:
+def conversation(prompt: object) -> tuple[Message, ...] | None:
     """The messages of a prompt, None where it is none. Raises ConversationError."""
     if isinstance(prompt, str):
         if _PYTHON.match(prompt):
@@ -50,7 +49,7 @@ def conversation(prompt: Any) -> tuple[Message, ...] | None:
     return tuple(_message(number, message) for number, message in enumerate(prompt))
 
 
-def _message(number: int, message: Mapping[str, Any]) -> Message:
+def _message(number: int, message: Mapping[str, object]) -> Message:
     role = message.get("role")
     if role not in _ROLES:
         raise ConversationError(f"message {number} has the role {role!r}; known are {', '.join(_ROLES)}")
@@ -62,7 +61,7 @@ def _message(number: int, message: Mapping[str, Any]) -> Message:
     return Message(role, content)
 
 
-def _text_part(number: int, part: Any) -> str:
+def _text_part(number: int, part: object) -> str:
     """The text of one part of a content, as multimodal models are given it."""
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     text = part.get("text") if isinstance(part, Mapping) else part
@@ -72,7 +71,7 @@ def _text_part(number: int, part: Any) -> str:
     return text
 
 
-def decoded(value: Any) -> Any:
+def decoded(value: object) -> object:
     """The list or object that a text holds as JSON, as CSV files have them; any other value as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:

@@ -49,16 +49,16 @@ class Fields:
     column of images is filled.
     """
 
-    problem: Any
-    answer: Any
+    problem: object
+    answer: object
     problem_field: str
     answer_field: str
     earlier: tuple[Message, ...] = ()
-    difficulty: Any = None
-    solution: Any = None
-    source: Any = None
-    id: Any = None
-    choices: Any = None
+    difficulty: object = None
+    solution: object = None
+    source: object = None
+    id: object = None
+    choices: object = None
     has_image: bool = False
 
 
@@ -87,10 +87,10 @@ def read_fields(row: Mapping[str, Any], columns: Columns) -> Fields:
     return _fields(row, row, question, _first(row, (columns.answer, *solution)))
 
 
-_Question = tuple[str, Any, tuple[Message, ...]]  # field, problem, the messages before it
+_Question = tuple[str, object, tuple[Message, ...]]  # field, problem, the messages before it
 
 
-def _question(row: Mapping[str, Any], field: str, columns: Columns) -> _Question:
+def _question(row: Mapping[str, object], field: str, columns: Columns) -> _Question:
     """What a prompt asks, without the instructions around it; a column of bare problems is left as it is."""
     value = _at(row, field)
     problem, earlier = read_prompt(value)
@@ -99,7 +99,7 @@ def _question(row: Mapping[str, Any], field: str, columns: Columns) -> _Question
     return field, problem, earlier
 
 
-def _fields(row: Mapping[str, Any], facts: Mapping[str, Any], question: _Question, answer_field: str) -> Fields:
+def _fields(row: Mapping[str, object], facts: Mapping[str, object], question: _Question, answer_field: str) -> Fields:
     """facts: what holds difficulty, source and id, which verl's layout keeps apart."""
     problem_field, problem, earlier = question
     return Fields(
@@ -117,12 +117,12 @@ def _fields(row: Mapping[str, Any], facts: Mapping[str, Any], question: _Questio
     )
 
 
-def _first(row: Mapping[str, Any], paths: Sequence[str], default: str | None = None) -> str:
+def _first(row: Mapping[str, object], paths: Sequence[str], default: str | None = None) -> str:
     """The first of some columns that the row has; `default`, or the first of all, when it has none."""
     return next((path for path in paths if _at(row, path) is not MISSING), default or paths[0])
 
 
-def _at(row: Mapping[str, Any], path: str) -> Any:
+def _at(row: Mapping[str, object], path: str) -> object:
     """The value of a column, or of one inside another: a column whose own name has dots comes first."""
     if path in row:
         return row[path]
@@ -173,7 +173,7 @@ def write_layout(rows: Sequence[Mapping[str, Any]], layout: Layout, instruction:
             yield dict(row)
 
 
-def shown(value: Any, limit: int = 80) -> str:
+def shown(value: object, limit: int = 80) -> str:
     """A value for a message: as JSON where it can be, truncated after `limit` characters."""
     try:
         text = json.dumps(value, ensure_ascii=False)

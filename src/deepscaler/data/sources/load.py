@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepscaler.config.sections.data import SourceSection
 from deepscaler.data.identity import problem_id
@@ -98,13 +96,13 @@ def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> 
     return problems, source_of
 
 
-def _read_fields(row: Mapping[str, Any], columns: Sequence[Columns]) -> Fields:
+def _read_fields(row: Mapping[str, object], columns: Sequence[Columns]) -> Fields:
     """The row's values by the first columns that it has, by the first of all where it has none."""
     choices = [read_fields(row, some) for some in columns]
     return next((fields for fields in choices if MISSING not in (fields.problem, fields.answer)), choices[0])
 
 
-def _problem(where: str, stem: str, row: Any, columns: Sequence[Columns]) -> Problem:
+def _problem(where: str, stem: str, row: object, columns: Sequence[Columns]) -> Problem:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
     try:
@@ -133,7 +131,7 @@ def _problem(where: str, stem: str, row: Any, columns: Sequence[Columns]) -> Pro
     )
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """An id or a source as text; empty where the row has none. 0 is an id."""
     return "" if value is None else str(value)
 
@@ -157,7 +155,8 @@ def _references(where: str, fields: Fields) -> tuple[str, ...]:
     return references
 
 
-def read_difficulty(value: Any) -> float | None:
+def read_difficulty(value: object) -> float | None:
     """The tag as a number, None where there is none."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    return float(value) if usable and not math.isnan(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
+        return None  # NaN neither: it is below nothing
+    return float(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from deepscaler.data.sources.layouts import Fields, shown
 
@@ -33,7 +32,7 @@ def question_fault(fields: Fields, problem: str) -> tuple[str, str] | None:
     return None
 
 
-def choices_apart(problem: str, choices: Any, answer: Any) -> list[str]:
+def choices_apart(problem: str, choices: object, answer: object) -> list[str]:
     """The choices that are in a column of their own, where the answer is the name or number of one; else nothing.
 
     Where the problem's text holds them all, or the answer is one's content, the row can be asked as it is.
@@ -47,7 +46,7 @@ def choices_apart(problem: str, choices: Any, answer: Any) -> list[str]:
     return listed if label in (*names, *numbers) else []
 
 
-def _listed(choices: Any) -> list[str]:
+def _listed(choices: object) -> list[str]:
     """The choices of a column: a list, `{"A": ...}`, or the hub's `{"label": [...], "text": [...]}`."""
     if isinstance(choices, Mapping):
         texts = choices.get("text")

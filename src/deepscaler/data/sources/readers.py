@@ -12,9 +12,12 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepscaler.json_text import parse_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_CSV_FIELD = 2**30  # characters; Python's own limit of 128 KiB is less than a long problem
 _GZIP = ".gz"
@@ -24,7 +27,7 @@ class DataError(ValueError):
     """A data file cannot be used; the message names file, row and field."""
 
 
-def read_rows(path: Path) -> list[Any]:
+def read_rows(path: Path) -> list[object]:
     """Every row of a file of one of FORMATS, in order.
 
     Row numbers elsewhere are indices into this list, from 0; blank lines of .jsonl are no rows. Raises DataError for a
@@ -67,7 +70,7 @@ def decode(path: Path, raw: bytes) -> str:
         raise DataError(f"{path}, line {line}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
 
 
-def _read_json(path: Path, raw: bytes) -> list[Any]:
+def _read_json(path: Path, raw: bytes) -> list[object]:
     """A list of objects; `{"train": [...]}`; or JSON lines under the wrong name, as pandas and datasets write them."""
     text = decode(path, raw)
     try:
@@ -85,7 +88,7 @@ def _read_json(path: Path, raw: bytes) -> list[Any]:
     return rows
 
 
-def _only_list(path: Path, holder: dict[str, Any]) -> list[Any]:
+def _only_list(path: Path, holder: dict[str, object]) -> list[object]:
     """The rows of an object that holds them under a name: `train`, or its only list of objects."""
     lists = {n: v for n, v in holder.items() if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)}
     if "train" in lists:
@@ -98,7 +101,7 @@ def _only_list(path: Path, holder: dict[str, Any]) -> list[Any]:
     )
 
 
-def _read_lines(path: Path, raw: bytes) -> list[Any]:
+def _read_lines(path: Path, raw: bytes) -> list[object]:
     rows = []
     # Not splitlines(): it also splits at characters that JSON allows inside a string.
     for number, line in enumerate(decode(path, raw).split("\n"), start=1):
@@ -111,7 +114,7 @@ def _read_lines(path: Path, raw: bytes) -> list[Any]:
     return rows
 
 
-def _read_csv(path: Path, raw: bytes, *, delimiter: str = ",") -> list[Any]:
+def _read_csv(path: Path, raw: bytes, *, delimiter: str = ",") -> list[object]:
     text = decode(path, raw)
     csv.field_size_limit(MAX_CSV_FIELD)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -130,11 +133,11 @@ def _read_csv(path: Path, raw: bytes, *, delimiter: str = ",") -> list[Any]:
     return rows
 
 
-def _read_tsv(path: Path, raw: bytes) -> list[Any]:
+def _read_tsv(path: Path, raw: bytes) -> list[object]:
     return _read_csv(path, raw, delimiter="\t")
 
 
-def _read_parquet(path: Path, raw: bytes) -> list[Any]:
+def _read_parquet(path: Path, raw: bytes) -> list[object]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -145,7 +148,7 @@ def _read_parquet(path: Path, raw: bytes) -> list[Any]:
     return _arrow_rows(path, table)
 
 
-def _read_arrow(path: Path, raw: bytes) -> list[Any]:
+def _read_arrow(path: Path, raw: bytes) -> list[object]:
     """What `save_to_disk` of datasets writes: an Arrow stream; Arrow's file format as well."""
     import pyarrow as pa
 
@@ -164,7 +167,7 @@ def _refuse_twins(path: Path, columns: Sequence[str]) -> None:
         raise DataError(f"{path}: two columns are called {', '.join(map(repr, twins))}; rename one of them")
 
 
-def _arrow_rows(path: Path, table: Any) -> list[Any]:
+def _arrow_rows(path: Path, table: pa.Table) -> list[object]:
     import pyarrow as pa
 
     _refuse_twins(path, table.column_names)
@@ -173,10 +176,10 @@ def _arrow_rows(path: Path, table: Any) -> list[Any]:
             table[name].validate(full=True)
         except pa.ArrowInvalid as error:  # names the row inside its chunk
             raise DataError(f"{path}, field {name!r}: {error}; write the file again with UTF-8 text") from error
-    return arrow_to_rows(table)
+    return [*arrow_to_rows(table)]
 
 
-def arrow_to_rows(table: Any) -> list[Any]:
+def arrow_to_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, object]]:
     """The rows of an Arrow table or record batch, 32- and 16-bit floats as the shortest decimal that gives them."""
     rows = table.to_pylist()
     for field in table.schema:
@@ -186,7 +189,7 @@ def arrow_to_rows(table: Any) -> list[Any]:
     return rows
 
 
-def _has_short_float(kind: Any) -> bool:
+def _has_short_float(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
@@ -194,7 +197,7 @@ def _has_short_float(kind: Any) -> bool:
     return any(_has_short_float(kind.field(index).type) for index in range(kind.num_fields))
 
 
-def _as_written(value: Any, kind: Any) -> Any:
+def _as_written(value: Any, kind: pa.DataType) -> object:
     """0.1 for the 32-bit float that to_pylist gives as 0.10000000149011612, also inside lists and structs."""
     import numpy as np
     import pyarrow as pa
@@ -212,7 +215,7 @@ def _as_written(value: Any, kind: Any) -> Any:
     return value
 
 
-FORMATS: dict[str, Callable[[Path, bytes], list[Any]]] = {
+FORMATS: dict[str, Callable[[Path, bytes], list[object]]] = {
     ".json": _read_json,
     ".jsonl": _read_lines,
     ".csv": _read_csv,

@@ -14,7 +14,6 @@ import math
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
 from deepscaler.data.sources.broken_text import fault_of, repair_latex
 from deepscaler.data.sources.layouts import shown
@@ -29,7 +28,7 @@ class NoAnswerError(ValueError):
     """A text that is no answer and marks none."""
 
 
-def read_answers(value: Any) -> tuple[str, ...]:
+def read_answers(value: object) -> tuple[str, ...]:
     """The alternatives an answer's field holds, as the grader is given them, without empty ones.
 
     A whole number is written without its fraction (142.0 becomes "142"), any other without an exponent. A JSON list of
@@ -50,7 +49,7 @@ def _read_text(text: str) -> str:
     return text if fault_of(text) else read_reference(text)
 
 
-def _items(value: Any) -> list[Any]:
+def _items(value: object) -> list[object]:
     if isinstance(value, list):
         return value
     if isinstance(value, str) and re.match(r'\s*\[\s*"', value):

@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -49,7 +48,7 @@ class Drop:
     detail: str = ""
 
 
-def map_columns(rows: Sequence[Any], file: SourceFile, columns: Columns) -> pa.Table:
+def map_columns(rows: Sequence[object], file: SourceFile, columns: Columns) -> pa.Table:
     """Raw rows of one file -> SCHEMA. A row that cannot be used carries its fault; lint takes it out.
 
     Raises DataError when no row has the problem's or the answer's column, which is a wrong name rather than bad rows.
@@ -67,8 +66,9 @@ def map_columns(rows: Sequence[Any], file: SourceFile, columns: Columns) -> pa.T
     return pa.Table.from_pylist(mapped, schema=SCHEMA)
 
 
-def _map_row(number: int, row: Any, file: SourceFile, columns: Columns) -> dict[str, Any]:
-    mapped: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+def _map_row(number: int, row: object, file: SourceFile, columns: Columns) -> dict[str, object]:
+    mapped: dict[str, object] = {}
+    mapped.update(dict.fromkeys(SCHEMA.names))
     mapped |= {"file": file.name, "row": number, "source": file.path.stem, "answer": [], "problem": "", "earlier": []}
     mapped["record"] = json.dumps(row, default=str)  # ASCII, so that it can hold what is no Unicode text
     if not isinstance(row, Mapping):
@@ -86,7 +86,7 @@ def _map_row(number: int, row: Any, file: SourceFile, columns: Columns) -> dict[
     return mapped | _problem(fields, file, number) | _answer(fields, file, number)
 
 
-def _problem(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
+def _problem(fields: Fields, file: SourceFile, number: int) -> dict[str, object]:
     where = (file, number, fields.problem_field)
     problem = fields.problem
     if problem is MISSING or problem is None or (isinstance(problem, str) and not problem.strip()):
@@ -104,7 +104,7 @@ def _problem(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
     return {"problem": problem, "earlier": earlier} | (_fault(fault[0], *where, fault[1]) if fault else {})
 
 
-def _answer(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
+def _answer(fields: Fields, file: SourceFile, number: int) -> dict[str, object]:
     where = (file, number, fields.answer_field)
     answer = fields.answer
     if answer is MISSING:
@@ -125,16 +125,16 @@ def _answer(fields: Fields, file: SourceFile, number: int) -> dict[str, Any]:
     return {"answer": list(references)}
 
 
-def _fault(reason: str, file: SourceFile, number: int, field: str | None, found: str) -> dict[str, Any]:
+def _fault(reason: str, file: SourceFile, number: int, field: str | None, found: str) -> dict[str, object]:
     where = f"{file.name}, row {number}" + (f", field {field!r}" if field else "")
     return {"fault": reason, "fault_detail": f"{where}: {found}".encode("utf-8", "replace").decode()}
 
 
-def _repaired(value: Any) -> Any:
+def _repaired(value: object) -> object:
     return repair_latex(value) if isinstance(value, str) else value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) and not fault_of(value) else ""
 
 

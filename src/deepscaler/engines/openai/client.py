@@ -81,7 +81,7 @@ class OpenAIClient:
         self.model, self.params = model, params
         self.faults: Counter[str] = Counter()
         self.unfinished: list[tuple[Hashable, str]] = []
-        self.explicit: Mapping[str, Any] = {}
+        self.explicit: Mapping[str, object] = {}
         self.streaming = section.stream
         self._timeouts = Timeouts(section, params.max_completion_tokens)
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
@@ -110,7 +110,7 @@ class OpenAIClient:
             stop.set()
             thread.join(timeout=10.0)
 
-    def probe(self, question: str, **changes: Any) -> Reply:
+    def probe(self, question: str, **changes: object) -> Reply:
         """One completion with changed settings and the usual retries. Raises EndpointError."""
         request = ChatRequest("probe", question, 0)
         try:
@@ -120,10 +120,10 @@ class OpenAIClient:
         except _GaveUpError as error:
             raise EndpointError(f"{self.endpoint.address} gives no usable answer: {error}") from error
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[dict[str, object]]:
         """The models that the server lists. Raises EndpointError without a response, or when the key is refused."""
 
-        async def get(session: aiohttp.ClientSession) -> Any:
+        async def get(session: aiohttp.ClientSession) -> object:
             fault = ""
             for attempt in range(1, self._section.connect_attempts + 1):
                 try:
@@ -151,7 +151,7 @@ class OpenAIClient:
         """Body of the client's thread. Its exceptions are raised again by `complete`."""
         try:
             asyncio.run(self._run_all(requests, responses, stop))
-            last: Any = _END
+            last: object = _END
         except Exception as error:
             last = error
         while not stop.is_set():
@@ -201,10 +201,10 @@ class OpenAIClient:
             responses.put_nowait(response)
 
     async def _complete(
-        self, session: aiohttp.ClientSession, request: ChatRequest, body: dict[str, Any]
+        self, session: aiohttp.ClientSession, request: ChatRequest, body: dict[str, object]
     ) -> ChatResponse:
         """Retry until success. Raises _GaveUpError after `max_attempts`, EndpointError for a final failure."""
-        fault, wait_s, duplicates, seen = "", 0.0, 0, Counter[str]()
+        fault, wait_s, duplicates, seen, attempt = "", 0.0, 0, Counter[str](), 0
         for attempt in range(1, self._section.max_attempts + 1):
             if attempt > 1:
                 await asyncio.sleep(max(self._backoff(attempt - 1), wait_s))
@@ -226,7 +226,7 @@ class OpenAIClient:
             self.faults["duplicate"] += 1
         raise _GaveUpError(f"{fault} ({counted(attempt, 'attempt')})")
 
-    async def _chat(self, session: aiohttp.ClientSession, body: dict[str, Any], *, losses: int) -> Reply:
+    async def _chat(self, session: aiohttp.ClientSession, body: dict[str, object], *, losses: int) -> Reply:
         """One attempt, ended when the server is silent to all requests, or seems to have dropped this one.
 
         losses: how often it was dropped before. Raises RetryError, EndpointError.
@@ -267,8 +267,8 @@ class OpenAIClient:
             0.0, min(self._section.backoff_max_s, self._section.backoff_s * 2.0 ** (failures - 1))
         )
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
+    def _body(self, request: ChatRequest) -> dict[str, object]:
+        body: dict[str, object] = {
             "model": self.model,
             "messages": request.messages,
             "temperature": self.params.temperature,

@@ -10,7 +10,6 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 import aiohttp
 
@@ -69,7 +68,7 @@ class Endpoint:
         async with aiohttp.ClientSession(connector=connector, timeout=limits, headers=headers) as session:
             yield session
 
-    async def chat(self, session: aiohttp.ClientSession, body: Mapping[str, Any], exchange: Exchange) -> Reply:
+    async def chat(self, session: aiohttp.ClientSession, body: Mapping[str, object], exchange: Exchange) -> Reply:
         """Raises RetryError or EndpointError."""
         content = await self._request(session, "POST", "/chat/completions", body, exchange)
         try:
@@ -79,7 +78,7 @@ class Endpoint:
         except TruncatedReplyError as error:
             raise RetryError("dropped", str(error)) from error
 
-    async def get(self, session: aiohttp.ClientSession, path: str) -> Any:
+    async def get(self, session: aiohttp.ClientSession, path: str) -> object:
         """The JSON at a path. Raises RetryError or EndpointError."""
         content = await self._request(session, "GET", path, None)
         try:
@@ -89,7 +88,7 @@ class Endpoint:
             raise RetryError("malformed", f"{path} is not JSON ({error})") from error
 
     async def _request(
-        self, session: aiohttp.ClientSession, method: str, path: str, body: Any, exchange: Exchange | None = None
+        self, session: aiohttp.ClientSession, method: str, path: str, body: object, exchange: Exchange | None = None
     ) -> bytes | StreamedReply:
         status, headers, content = await self._exchange(session, method, path, body, exchange)
         if status == 200:
@@ -101,7 +100,7 @@ class Endpoint:
         raise RetryError(kind, f"HTTP {status}: {self._redacted(content)}", _retry_after(headers))
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, method: str, path: str, body: Any, exchange: Exchange | None
+        self, session: aiohttp.ClientSession, method: str, path: str, body: object, exchange: Exchange | None
     ) -> tuple[int, Mapping[str, str], bytes | StreamedReply]:
         """(status, headers, body). Raises RetryError for a connection that fails, drops or takes too long."""
         try:

@@ -7,7 +7,6 @@ difference shows whether seed, temperature, top_p, top_k and n have an effect. A
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from deepscaler.engines.openai.client import BYTES_PER_TOKEN, ChatResponse, OpenAIClient
 from deepscaler.engines.openai.http import EndpointError
@@ -18,14 +17,14 @@ from deepscaler.types import FinishReason
 PROBE_TOKENS = 24
 PROBE_TEMPERATURE = 1.5
 # Settings that other servers than OpenAI's take from the model's generation_config, or have defaults for.
-_OFF: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0}
+_OFF: dict[str, object] = {"min_p": 0.0, "repetition_penalty": 1.0}
 # These servers drop special tokens from the text; a `</think>` that is one would be missing.
-_WITH_SPECIAL_TOKENS: dict[str, Any] = {**_OFF, "skip_special_tokens": False}
+_WITH_SPECIAL_TOKENS: dict[str, object] = {**_OFF, "skip_special_tokens": False}
 FAULTS = {"lost": "lost (the server took them and answered only others)"}  # kind of failed attempt -> description
 EXPLICIT = {"vllm": _WITH_SPECIAL_TOKENS, "sglang": _WITH_SPECIAL_TOKENS, "llamacpp": _OFF, "deepscaler": _OFF}
 
 
-def check_server(client: OpenAIClient) -> dict[str, Any]:
+def check_server(client: OpenAIClient) -> dict[str, object]:
     """The server's metadata of the model. Raises EndpointError for a missing model or a context that is too short."""
     try:
         models = client.models()
@@ -69,7 +68,7 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
         found.append("two seeds gave the same completion at temperature 1.5: the server ignores seed or temperature")
     found += _budget_faults(first)
     params = client.params
-    narrow: dict[str, dict[str, Any]] = {}
+    narrow: dict[str, dict[str, object]] = {}
     if params.temperature == 0:
         narrow["temperature = 0"] = {"temperature": 0.0}
     if params.top_p < 1 and params.temperature > 0:
@@ -92,7 +91,7 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
     return found
 
 
-def _first_probe(client: OpenAIClient, question: str, **changes: Any) -> Reply:
+def _first_probe(client: OpenAIClient, question: str, **changes: object) -> Reply:
     """A completion, streamed if the server supports it with token counts; else streaming is switched off."""
     if client.streaming:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deepscaler.json_text import parse_json
 from deepscaler.types import FinishReason
@@ -61,7 +60,7 @@ def parse_reply(body: bytes) -> Reply:
     )
 
 
-def _text(message: Any) -> str:
+def _text(message: object) -> str:
     if not isinstance(message, dict):
         raise MalformedReplyError("a choice without message")
     content = message.get("content") or ""
@@ -86,7 +85,7 @@ class StreamedReply:
         self._content: dict[int, list[str]] = {}
         self._reasoning: dict[int, list[str]] = {}
         self._finish: dict[int, str] = {}
-        self._metadata: dict[str, Any] = {}
+        self._metadata: dict[str, object] = {}
         self._done = False
 
     def feed(self, data: bytes) -> int:
@@ -135,7 +134,7 @@ class StreamedReply:
             raise MalformedReplyError("an event whose choices are not a list")
         return sum(self._add_choice(choice) for choice in choices)
 
-    def _add_choice(self, choice: Any) -> int:
+    def _add_choice(self, choice: object) -> int:
         if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta") or {}, dict):
             raise MalformedReplyError("a choice without delta")
         index = choice.get("index")
@@ -152,7 +151,7 @@ class StreamedReply:
         return len(content) + len(reasoning)
 
 
-def _num_tokens(usage: Any, num_choices: int) -> int | None:
+def _num_tokens(usage: object, num_choices: int) -> int | None:
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     if num_choices > 1 or isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_COUNT:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from deepscaler.config.evaluation import ClientSection
 from deepscaler.engines.openai.reply import Reply
@@ -44,7 +43,7 @@ class Timeouts:
         """Forget the response times of probes: a server with a single request is faster than under load."""
         self._slowest_token = self._slowest_response = 0.0
 
-    def begin(self, body: Mapping[str, Any]) -> Exchange:
+    def begin(self, body: Mapping[str, object]) -> Exchange:
         self._num_sent += 1
         return Exchange(self._num_sent, "stream" in body)
 

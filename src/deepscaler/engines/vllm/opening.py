@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from deepscaler.protocols import Sampler
 from deepscaler.types import SamplingParams
 
 
-def fingerprint(files: ModelFiles) -> dict[str, Any]:
+def fingerprint(files: ModelFiles) -> dict[str, object]:
     """Raises ValueError where vLLM is not installed."""
     return engine_fingerprint("vllm", files, {"vllm": require_vllm()})
 

@@ -19,7 +19,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from deepscaler.lifetime import die_with_parent
 from deepscaler.rewards.isolation.cache import VerdictCache
@@ -107,7 +106,7 @@ def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
             return
 
 
-def _grade_one(grade: Grade, item: GradeItem) -> tuple[list[Any], bool]:
+def _grade_one(grade: Grade, item: GradeItem) -> tuple[list[object], bool]:
     """([outcome, reward, answer, detail, seconds, cached], out of memory). What a grader raises is `grader_failed`."""
     start = time.perf_counter()
     exhausted = False
@@ -121,7 +120,7 @@ def _grade_one(grade: Grade, item: GradeItem) -> tuple[list[Any], bool]:
     return [v.outcome.value, v.reward, answer, v.detail[:MAX_TEXT_CHARACTERS], seconds, v.cached], exhausted
 
 
-def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+def refuse(event: str, arguments: tuple[object, ...]) -> None:
     """Audit hook of the grading process, a second wall behind a grammar that evaluates nothing."""
     if event == "open":
         flags = arguments[2]

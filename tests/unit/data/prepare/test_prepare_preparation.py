@@ -97,7 +97,8 @@ def test_benchmark_problems_leave_and_are_named(tmp_path: Path) -> None:
     tests = benchmark((GOOD[1]["problem"].upper(), "9"), ("How many primes are there between 40 and 50?", "3"))
     done = run(tmp_path, GOOD, benchmarks=(tests,))
     assert dropped(done)[1][0] == "contaminated"
-    report = contamination(done, [tests])["benchmarks"]["tiny"]
+    benchmarks: Any = contamination(done, [tests])["benchmarks"]
+    report = benchmarks["tiny"]
     assert report["problems"] == ["tiny/0"]
     assert (report["matches"][0]["row"], report["matches"][0]["match"]) == (1, "verbatim")
 

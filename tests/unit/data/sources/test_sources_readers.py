@@ -130,7 +130,7 @@ def test_a_float_keeps_the_decimal_it_was_written_as(tmp_path: Path, kind: pa.Da
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    rows = read_rows(tmp_path / "a.parquet")
+    rows: list[Any] = read_rows(tmp_path / "a.parquet")
     assert [row["answer"] for row in rows] == [0.1, 2.5, 0.3]
     assert [row["nested"] for row in rows] == [[0.1], [], None]
     assert [row["deep"]["ground_truth"] for row in rows] == [0.1, 2.5, 0.3]

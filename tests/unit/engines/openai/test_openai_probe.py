@@ -76,7 +76,8 @@ def test_replies_give_away_what_was_changed() -> None:
     with ScriptedServer(Script(echo, say_usage=False, say_finish=False, faults=faults)) as server:
         c = client(server)
         monitor = ReplyMonitor(c)
-        for answer in c.complete(chat_requests(10)):
+        answers = list(c.complete(chat_requests(10)))
+        for answer in answers:
             monitor.record(answer)
             assert answer.reply.num_tokens is None and answer.reply.finish_reason is FinishReason.UNKNOWN
     words = " ".join(monitor.warnings())
@@ -86,7 +87,7 @@ def test_replies_give_away_what_was_changed() -> None:
     short = json.loads(reply({"content": "x"}, usage={"completion_tokens": 50}, model="scripted"))
     short["choices"][0]["finish_reason"] = "length"
     for r in (over, parse_reply(json.dumps(short).encode())):
-        monitor.record(type(answer)(answer.request, r, 0.1))
+        monitor.record(type(answers[0])(answers[0].request, r, 0.1))
     words = " ".join(monitor.warnings())
     assert "1 of 2 replies were longer than the budget" in words and "1 of 2 replies were truncated before" in words
     assert "replies name the model m, not scripted" in words

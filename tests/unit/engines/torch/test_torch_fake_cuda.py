@@ -57,11 +57,11 @@ def test_a_decoding_step_fits_together(fake: None, kind: Any, float32_head: bool
     decoder.refresh(500)
     by_row, by_pair = (torch.zeros(n, dtype=torch.int64, device="cuda") for n in (ROWS, PAIRS))
     parts = torch.zeros(ROWS, MOST, dtype=torch.int64, device="cuda")
-    inputs = SimpleNamespace(position_N=by_row, offset_N=by_row, written_N=by_row, parts_NT=parts)
+    inputs: Any = SimpleNamespace(position_N=by_row, offset_N=by_row, written_N=by_row, parts_NT=parts)
     inputs.owner_M = inputs.start_M = inputs.block_M = by_pair
     shape = (PAIRS, 2, SIZE, 128) if kind is PagedAttention else (PAIRS, SIZE, 2, 128)
     blocks = [torch.zeros(shape, dtype=torch.bfloat16, device="cuda")] * 2
-    cache = SimpleNamespace(block_tokens=SIZE, keys=blocks, values=blocks)
+    cache: Any = SimpleNamespace(block_tokens=SIZE, keys=blocks, values=blocks)
     with torch.inference_mode():
         logits = decoder.logits(by_row, by_row, kind(cache, inputs))
     assert logits.shape == (ROWS, 1000) and logits.device.type == "cuda"
