@@ -52,8 +52,10 @@ REWARDS: tuple[str, ...] = tuple(
 
 
 def load(path: str) -> Any:
-    """What an import path (`module:attribute`) names."""
+    """What an import path of this package (`module:attribute`) names. Raises ValueError for another package's."""
     module, _, attribute = path.partition(":")
+    if not module.startswith("deepscaler."):
+        raise ValueError(f"{path!r} is no import path of this package; only its own parts are imported by name")
     return getattr(import_module(module), attribute)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 
 from deepscaler.config import parts
 from deepscaler.types import GradeItem, Verdict
@@ -34,8 +33,10 @@ class Reward:
 
 
 def _read(name: str) -> Reward:
-    module = import_module(f"{parts.PROFILES}.{name}")
-    return Reward(module.grade, module.explain, module.GRADER_VERSION)
+    grade, explain, version = (
+        parts.load(f"{parts.PROFILES}.{name}:{attribute}") for attribute in ("grade", "explain", "GRADER_VERSION")
+    )
+    return Reward(grade, explain, version)
 
 
 REWARDS: dict[str, Reward] = {name: _read(name) for name in parts.REWARDS}

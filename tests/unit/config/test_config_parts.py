@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import load_recipe
 from deepscaler.config.evaluation import load_evaluation
-from deepscaler.config.parts import CLUSTERS, ENGINES, REWARDS, EngineName
+from deepscaler.config.parts import CLUSTERS, ENGINES, REWARDS, EngineName, load
 from deepscaler.config.schema import RecipeError
 from deepscaler.engines.registry import Engine, load_engine
 
@@ -68,3 +68,9 @@ def test_a_part_that_was_added_is_known_to_settings(monkeypatch):
         engine: EngineName
 
     assert Settings(engine="other").engine == "other"
+
+
+@pytest.mark.parametrize("path", ["os:system", "deepscaler_evil.parts:ENGINE", "os.path:join"])
+def test_no_other_package_is_imported_by_name(path: str) -> None:
+    with pytest.raises(ValueError, match="no import path of this package"):
+        load(path)
