@@ -67,8 +67,8 @@ def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
     if algorithm.loss == "gspo" and algorithm.reduction != "sequence_mean":
         yield (
-            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r} weights a sequence by its "
-            "length; the paper uses 'sequence_mean'"
+            f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r}: longer sequences weigh more; "
+            "the paper uses 'sequence_mean'"
         )
 
 
