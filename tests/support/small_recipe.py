@@ -7,25 +7,9 @@ from pathlib import Path
 import pytest
 
 from deepscaler.config.load import RecipeError, load_recipe
+from sound_recipe import SOUND
 
-SMALL = """
-name = "small"
-num_steps = 6
-[sft]
-[data]
-source = "synthetic"
-max_prompt_tokens = 64
-[rollout]
-prompts_per_step = 8
-group_size = 4
-[[stages]]
-name = "short"
-max_completion_tokens = 32
-steps = 4
-[[stages]]
-name = "long"
-max_completion_tokens = 64
-"""
+SMALL = SOUND.replace('name = "sound"\npreset = "justrl"', 'name = "small"')  # no preset
 
 
 def write(folder: Path, text: str, name: str = "recipe.toml") -> Path:
