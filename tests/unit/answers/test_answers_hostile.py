@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from deepscaler.answers.equivalence import equivalent, explain, is_parsable
 from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome
+from hang_guard import hang_guard
 
-MAX_SECONDS = 0.5  # of one comparison, in processor time; 0.1 is the most that was measured
 REFERENCES = ("42", "x+1", r"\sqrt{2}", "(1,2)", "x^2+y^2=1")
 NUMBERS = [
     "9^{9^9}",
@@ -91,9 +90,8 @@ def test_hostile_answers_end_soon_and_are_wrong(kind: str) -> None:
     answers = {"numbers": NUMBERS, "expressions": EXPRESSIONS, "nested": NESTED, "repeated": REPEATED}[kind]
     for answer in answers:
         for reference in (*REFERENCES, answer[1:]):
-            start = time.process_time()
-            equality = equivalent(answer, reference)
-            assert time.process_time() - start < MAX_SECONDS, (answer[:60], reference[:60])
+            with hang_guard((answer[:60], reference[:60])):
+                equality = equivalent(answer, reference)
             assert not (equality.equal and reference in REFERENCES), (answer[:60], reference)
         assert explain(answer, "42")
         assert is_parsable(answer) in (True, False)
@@ -124,9 +122,9 @@ def test_huge_numbers_are_compared_where_they_can_be() -> None:
     ],
 )
 def test_hostile_completions_are_no_right_answer(completion: str) -> None:
-    start = time.process_time()
-    assert grade(GradeItem(completion, ["42"], thinking_prefilled=False)).outcome is not Outcome.CORRECT
-    assert time.process_time() - start < MAX_SECONDS
+    with hang_guard(completion[:60]):
+        verdict = grade(GradeItem(completion, ["42"], thinking_prefilled=False))
+    assert verdict.outcome is not Outcome.CORRECT
 
 
 def test_threads_get_the_same_verdicts_and_deep_stacks_are_no_failure() -> None:

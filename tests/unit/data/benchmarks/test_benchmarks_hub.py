@@ -127,4 +127,4 @@ def test_without_a_network_one_message_names_the_other_way(tmp_path: Path, monke
     message = str(caught.value)
     assert "dataset HuggingFaceH4/aime_2024 could not be downloaded from the hub (no connection to" in message
     assert "--benchmarks DIR" in message and "aime24.json" in message and "hf download" in message
-    assert "\n" not in message and time.monotonic() - start < 5
+    assert "\n" not in message and time.monotonic() - start < 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from deepscaler.data.sources.layouts import Columns
 from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.readers import DataError
 from deepscaler.data.sources.rows import MAX_PROBLEM_CHARACTERS, normalize_text
+from hang_guard import hang_guard
 from prepared_rows import GOOD, benchmark, dropped, run, tools
 
 
@@ -210,8 +210,7 @@ def test_rows_of_ten_megabytes_pass_quickly(tmp_path: Path) -> None:
         {"problem": "x" * 10_000_000, "answer": "1"},
         {"problem": "y", "answer": "1", "solution": "z" * 10_000_000},
     ]
-    started = time.process_time()
-    done = run(tmp_path, rows)
-    assert time.process_time() - started < 10
+    with hang_guard("rows of 10 MB"):
+        done = run(tmp_path, rows)
     assert dropped(done) == {3: ("overlong_problem", f"{tmp_path / 'rows.json'}, row 3, field 'problem': "
                                  f"10,000,000 characters, at most {MAX_PROBLEM_CHARACTERS:,}")}  # fmt: skip

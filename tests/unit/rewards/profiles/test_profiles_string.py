@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from deepscaler.rewards.profiles.string import grade, normalized
 from deepscaler.types import GradeItem, Outcome
+from hang_guard import hang_guard
 
 
 @pytest.mark.parametrize(
@@ -57,6 +56,5 @@ def test_alternatives_and_missing_answers() -> None:
 
 @pytest.mark.parametrize("piece", ["\\frac", "\\text{", "1,", "\\left", " ", "1{,}000", "{", "$"])
 def test_normalising_takes_linear_time(piece: str) -> None:
-    start = time.process_time()
-    normalized(piece * 100_000)
-    assert time.process_time() - start < 5  # quadratic time would take minutes
+    with hang_guard(piece):  # quadratic time would take minutes
+        normalized(piece * 100_000)
