@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -18,6 +18,11 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | N
 
     `dtype`: compare as if floating-point weights had been cast to it, as an engine of lower precision holds them.
     """
+    return combined_digest(tensor_digests(weights, dtype))
+
+
+def tensor_digests(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> dict[str, str]:
+    """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`."""
     ordered = sorted(weights, key=lambda item: item[0])
     one = functools.partial(_digest, dtype=dtype)
     if ordered and ordered[0][1].is_cuda:  # copies and hashes of several weights at once: gigabytes wait for them
@@ -25,7 +30,12 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | N
             parts = list(threads.map(one, ordered))
     else:
         parts = [one(item) for item in ordered]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return {name: part.hex() for (name, _), part in zip(ordered, parts, strict=True)}
+
+
+def combined_digest(digests: Mapping[str, str]) -> str:
+    """The digest of all weights (`weights_digest`) from those of each."""
+    return hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in sorted(digests))).hexdigest()
 
 
 def _digest(item: tuple[str, Tensor], dtype: torch.dtype | None) -> bytes:
