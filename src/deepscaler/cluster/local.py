@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -40,8 +41,11 @@ class PolicyFiles:
 
 
 @contextmanager
-def open_local(recipe: Recipe, policy: PolicyFiles) -> Iterator[Cluster]:
-    """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own."""
+def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
+    """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
+
+    run_dir: nothing is written there; all workers share this machine's memory.
+    """
     computer = policy_computer(policy.load(torch.float32), recipe)
     samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from deepscaler.cluster.local import PolicyFiles
 from deepscaler.config import Recipe, parts
 from deepscaler.protocols import Cluster
 
-Open = Callable[[Recipe, PolicyFiles], AbstractContextManager[Cluster]]
+# The path is the run's directory, which every worker sees: workers write below it, never over files of the run.
+Open = Callable[[Recipe, PolicyFiles, Path], AbstractContextManager[Cluster]]
 
 
 def load_cluster(kind: str) -> Open:

@@ -69,7 +69,7 @@ def open_run(
         _lock(path),
         _storage_faults_named(path),
         StopRequest() as stop,
-        load_cluster(recipe.cluster.kind)(recipe, read.policy) as cluster,
+        load_cluster(recipe.cluster.kind)(recipe, read.policy, path) as cluster,
     ):
         weights = cluster.learner.publish()
         inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
