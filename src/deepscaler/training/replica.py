@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -109,14 +109,22 @@ class ModelReplica:
         return optimizer
 
 
+C = TypeVar("C", bound=GradientComputer)
+
+
 def policy_computer(model: nn.Module, recipe: Recipe) -> GradientComputer:
     """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term."""
+    return computer_of(recipe, model, GradientComputer)
+
+
+def computer_of(recipe: Recipe, model: nn.Module, make: Callable[..., C]) -> C:
+    """As `policy_computer`, of the class that `make` makes with the arguments of `GradientComputer`."""
     if recipe.model.activation_checkpointing:
         enable_checkpointing(model)
     reference = None
     if recipe.algorithm.kl.coefficient > 0:
         reference = copy.deepcopy(model).eval().requires_grad_(False)
-    return GradientComputer(
+    return make(
         model,
         reference,
         recipe.algorithm,

@@ -47,6 +47,11 @@ class TrainingSection(Section):
         doc="on CPU: processes that share the weights, one thread each; absent = one per core",
         gt=0,
     )
+    cpu_offload: bool = setting(
+        False,
+        shapes="nothing",
+        doc="sharded learner: weights, gradients and optimizer state wait in host memory, a layer at a time on the GPU",
+    )
 
 
 class CheckpointSection(Section):
