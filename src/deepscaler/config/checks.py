@@ -293,6 +293,16 @@ def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
+def _importance(recipe: Recipe, _: Origins) -> Iterator[str]:
+    algorithm = recipe.algorithm
+    if algorithm.importance_mask == "icepop" and algorithm.importance_cap > 0:
+        yield (
+            f"algorithm.importance_cap = {algorithm.importance_cap:g} with algorithm.importance_mask = 'icepop': this "
+            "weighs tokens by the ratio and drops those above algorithm.importance_high, so there is nothing to cap; "
+            "set importance_cap = 0, or importance_mask = 'sequence'"
+        )
+
+
 def _controller(recipe: Recipe, _: Origins) -> Iterator[str]:
     curriculum = recipe.curriculum
     if curriculum.kind == "measured" and curriculum.window > curriculum.min_stay:
@@ -318,5 +328,6 @@ _RULES: tuple[Rule, ...] = (
     _filtering,
     _token_budget,
     _sampling,
+    _importance,
     _controller,
 )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepscaler.algorithms.importance import truncated_importance_weights
+from deepscaler.algorithms.importance import importance_weights, ratio_sums
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.config.memory import ModelShape
@@ -93,9 +93,7 @@ class GradientComputer:
             clip_low=algorithm.clip_low,
             clip_high=algorithm.clip_high,
         )
-        importance_C = None
-        if algorithm.importance_cap > 0:
-            importance_C = truncated_importance_weights(old_C, rollout_C, algorithm.importance_cap)
+        importance_C = importance_weights(old_C, rollout_C, batch.segments, algorithm)
         kl_C = None
         if ref is not None:
             kl_C = KL_ESTIMATORS[algorithm.kl.estimator](logprobs_C, per_token(samples, ref, device))
@@ -109,6 +107,10 @@ class GradientComputer:
         )
         loss = (weights_C * loss_C).sum()
         mismatch_C = (old_C - rollout_C).detach().abs()
+        ratio, ratio_squared = ratio_sums(old_C, rollout_C)
+        masked = None
+        if algorithm.importance_mask != "none" and importance_C is not None:
+            masked = float((importance_C == 0).sum())
         return loss, TokenSums(
             num_tokens=len(entropy_C),
             num_packed_tokens=sum(s.num_tokens for s in samples),
@@ -118,6 +120,9 @@ class GradientComputer:
             kl=None if kl_C is None else float(kl_C.detach().sum()),
             mismatch=float(mismatch_C.sum()),
             mismatch_max=float(mismatch_C.max()),
+            ratio=ratio,
+            ratio_squared=ratio_squared,
+            masked=masked,
         )
 
     @torch.no_grad()

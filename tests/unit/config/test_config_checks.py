@@ -117,6 +117,11 @@ CONTRADICTIONS = [
         ["algorithm.importance_cap=2.0"],
     ),
     (
+        ["algorithm.importance_mask=icepop", "algorithm.importance_cap=2"],
+        ["algorithm.importance_mask", "algorithm.importance_cap", "algorithm.importance_high"],
+        ["algorithm.importance_mask=sequence"],
+    ),
+    (
         ["curriculum.kind=measured", "curriculum.window=50"],
         ["curriculum.window", "curriculum.min_stay"],
         ["curriculum.min_stay=50"],

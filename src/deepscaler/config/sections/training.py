@@ -65,3 +65,11 @@ class AlarmSection(Section):
         10, unit="steps", shapes="nothing", doc="steps a condition must hold before the alarm fires", gt=0
     )
     stop: bool = setting(True, shapes="nothing", doc="a fatal alarm stops the run; false only records it")
+    min_effective_sample_size: float = setting(
+        0.5,
+        unit="share",
+        shapes="nothing",
+        doc="alarm below it: so much of the tokens' weight is left when trainer and sampler differ (docs/metrics.md)",
+        ge=0,
+        le=1,
+    )
