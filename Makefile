@@ -51,12 +51,14 @@ $(UV):
 quickstart: setup
 	$(BIN)/deepscaler quickstart --seed $(SEED)
 
+# Two test files at a time, each in a process of its own; `make test ARGS="-n 0 --pdb"` runs them in this one.
+AT_ONCE := -n 2 --dist loadfile
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
 # Training and sampling as plain torch computes them, without what speeds them up on CPU.
 test-plain-torch: setup
-	DEEPSCALER_CPU_ACCELERATION=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit/training tests/unit/engines/torch \
+	DEEPSCALER_CPU_ACCELERATION=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(AT_ONCE) tests/unit/training tests/unit/engines/torch \
 	  --ignore-glob='*checkpoint*' --ignore-glob='*weight_check*'
 
 check: setup

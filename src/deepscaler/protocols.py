@@ -158,6 +158,10 @@ class Replica(Protocol):
 class Future(Protocol[T_co]):
     """The answer to one call of a remote object."""
 
+    def ready(self) -> bool:
+        """Whether `result` answers, or raises, without waiting. Raises RunError when the other side died."""
+        ...
+
     def result(self) -> T_co:
         """Wait for it. Raises RunError when the other side failed, died, or is silent past a time limit."""
         ...

@@ -184,13 +184,15 @@ def test_a_dead_worker_is_an_error_with_a_remedy(three: Processes) -> None:
     remote = three.helpers[0].remote
     assert isinstance(remote, ProcessRemote)
     os.kill(remote.pid, signal.SIGKILL)
-    with pytest.raises(RunError, match=r"a worker process died \(exit code -9\).*continue"):
+    with pytest.raises(RunError, match=r"worker process 1 died during generate \(exit code -9\).*continue"):
         list(three.sampler.generate(requests(), PARAMS))
 
 
 def test_an_exception_in_a_worker_reaches_the_user(three: Processes) -> None:
     reply = three.helpers[1].remote.call("nonsense")
-    with pytest.raises(RunError, match=r"a worker process failed: AttributeError: .* has no attribute 'nonsense'"):
+    with pytest.raises(
+        RunError, match=r"worker process 2: nonsense failed: AttributeError: .* no attribute 'nonsense'"
+    ):
         reply.result()
     assert len(list(three.sampler.generate(requests(), PARAMS))) == 20, "and the process answers on"
 

@@ -44,9 +44,10 @@ def start_helpers(
                 model.share_memory()
     helpers: list[GradientHelper] = []
     try:
-        for _ in range(count):
+        for number in range(1, count + 1):
             lent = torch.zeros(num_weights).share_memory_()
-            helpers.append(GradientHelper(ProcessRemote(partial(build, computer, engine, lent)), lent))
+            remote = ProcessRemote(partial(build, computer, engine, lent), f"worker process {number}")
+            helpers.append(GradientHelper(remote, lent))
         yield helpers
     finally:
         for helper in helpers:

@@ -1,0 +1,252 @@
+"""A remote object at the other end of a connection: a pipe to a child process, or a socket to a rank on any machine.
+
+The near end (`ConnectionRemote`) sends calls, the far end (`serve`) answers them in order. A cancelled stream is a
+message like a call; the far end looks for it between two values, and wherever its object asks.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from deepscaler.types import RunError
+
+ANSWER_LIMIT_S = 3600.0  # longest wait for one message of the far end
+IsCancelled = Callable[[], bool]
+Build = Callable[[IsCancelled], object]
+
+
+class _Call(NamedTuple):
+    number: int
+    streamed: bool
+    method: str
+    arguments: tuple[object, ...]
+
+
+class _Cancel(NamedTuple):
+    number: int
+
+
+class _Message(NamedTuple):
+    """number: of the call it answers. kind: `value`, `end` of a stream, or `error` with its text."""
+
+    number: int
+    kind: str
+    value: object
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A call whose result was not taken yet."""
+
+    method: str
+    arrived: deque[_Message] = field(default_factory=deque)
+
+
+class ConnectionRemote:
+    """The near end. Over a pipe, tensors in shared memory are handed over as such.
+
+    name: role and rank of the far end, for messages. limit_s: the longest wait for one message.
+    """
+
+    def __init__(self, connection: Connection, name: str, limit_s: float = ANSWER_LIMIT_S) -> None:
+        self._connection, self.name, self._limit_s = connection, name, limit_s
+        self._num_calls = 0
+        self._pending: dict[int, _Pending] = {}
+
+    def call(self, method: str, *arguments: object) -> ConnectionFuture:
+        return ConnectionFuture(self, self._send(False, method, arguments))
+
+    def stream(self, method: str, *arguments: object) -> ConnectionStream:
+        """One at a time: the stream before must have ended or been closed."""
+        return ConnectionStream(self, self._send(True, method, arguments))
+
+    def close(self) -> None:
+        """Close the connection; the far end returns from `serve`."""
+        self._connection.close()
+
+    def cancel(self, number: int) -> None:
+        """Ask the far end to stop the stream of this call."""
+        try:
+            self._connection.send(_Cancel(number))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._died(self._pending[number].method) from error
+
+    def is_ready(self, number: int) -> bool:
+        """Whether the next message of a call is there. Raises RunError when the far end died."""
+        pending = self._pending[number]
+        while not pending.arrived and self._connection.poll(0):
+            self._take_message(pending.method)
+        return bool(pending.arrived)
+
+    def receive(self, number: int) -> _Message:
+        """The next message of a call. Raises RunError when the far end died, failed, or is silent past the limit."""
+        pending, deadline = self._pending[number], time.monotonic() + self._limit_s
+        while not pending.arrived:
+            if self._connection.poll(1.0):
+                self._take_message(pending.method)
+            elif not self._is_alive():
+                raise self._died(pending.method)
+            elif time.monotonic() > deadline:
+                raise RunError(f"{self.name}: {pending.method}: no answer for {self._limit_s:.0f} s; the run stops")
+        message = pending.arrived.popleft()
+        if message.kind == "error":
+            raise RunError(f"{self.name}: {pending.method} failed: {message.value}")
+        return message
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for the rest of this call's messages."""
+        self._pending.pop(number, None)
+
+    def _send(self, streamed: bool, method: str, arguments: tuple[object, ...]) -> int:
+        self._num_calls += 1
+        self._pending[self._num_calls] = _Pending(method)
+        try:
+            self._connection.send(_Call(self._num_calls, streamed, method, arguments))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._died(method) from error
+        return self._num_calls
+
+    def _take_message(self, method: str) -> None:
+        try:
+            message = _Message(*self._connection.recv())
+        except (EOFError, ConnectionResetError) as error:
+            raise self._died(method) from error
+        if message.number in self._pending:
+            self._pending[message.number].arrived.append(message)
+
+    def _is_alive(self) -> bool:
+        """What is known beside the connection, which ends with the far end's process."""
+        return True
+
+    def _died(self, method: str) -> RunError:
+        return RunError(f"{self.name} died during {method}{self._how_it_died()}")
+
+    def _how_it_died(self) -> str:
+        return "; its own output says why. Run the same command again to continue from the newest checkpoint"
+
+
+class ConnectionFuture:
+    def __init__(self, remote: ConnectionRemote, number: int) -> None:
+        self._remote, self._number = remote, number
+
+    def ready(self) -> bool:
+        return self._remote.is_ready(self._number)
+
+    def result(self) -> object:
+        """Once. Raises RunError when the far end died, failed, or is silent past the limit."""
+        try:
+            return self._remote.receive(self._number).value
+        finally:
+            self._remote.forget(self._number)
+
+
+class ConnectionStream:
+    def __init__(self, remote: ConnectionRemote, number: int) -> None:
+        self._remote, self._number = remote, number
+        self._ended = False
+
+    def __iter__(self) -> Iterator[object]:
+        return self
+
+    def __next__(self) -> object:
+        if self._ended:
+            raise StopIteration
+        try:
+            message = self._remote.receive(self._number)
+        except RunError:
+            self._end()
+            raise
+        if message.kind == "end":
+            self._end()
+            raise StopIteration
+        return message.value
+
+    def ready(self) -> bool:
+        return self._ended or self._remote.is_ready(self._number)
+
+    def close(self) -> None:
+        """Cancel the rest and wait until the far end has stopped making it."""
+        if not self._ended:
+            self._remote.cancel(self._number)
+            for _ in self:
+                pass
+
+    def _end(self) -> None:
+        self._ended = True
+        self._remote.forget(self._number)
+
+
+class _Calls:
+    """What the near end asks for, in order. Cancelled streams are noticed while one of them is under way."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._poller = select.poll()  # asked at every decoding step: Connection.poll would make one each time
+        self._poller.register(connection.fileno(), select.POLLIN)
+        self._waiting: deque[_Call] = deque()
+        self._cancelled: set[int] = set()
+        self._current: int | None = None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[_Call]:
+        while True:
+            while not self._waiting and not self._closed:
+                self._take()
+            if not self._waiting:
+                return
+            call = self._waiting.popleft()
+            self._current = call.number
+            yield call
+            self._current = None
+            self._cancelled.discard(call.number)
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody wants the rest of the stream under way: it was cancelled, or the near end is gone."""
+        while not self._closed and self._poller.poll(0):
+            self._take()
+        return self._closed or self._current in self._cancelled
+
+    def _take(self) -> None:
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            self._closed = True
+            self._waiting.clear()
+            return
+        if isinstance(message, _Call):
+            self._waiting.append(message)
+        elif message.number == self._current or any(call.number == message.number for call in self._waiting):
+            self._cancelled.add(message.number)
+
+
+def serve(connection: Connection, build: Build, *, ends_on_error: bool = False) -> None:
+    """The far end: build the object, then answer calls until the connection closes.
+
+    build: from a function that says whether the stream under way was cancelled. An exception is reported to the near
+    end, which stops the run with it. ends_on_error: and raised here, for an object whose peers wait for it elsewhere.
+    """
+    calls = _Calls(connection)
+    target = build(calls.is_cancelled)
+    for call in calls:
+        try:
+            method = getattr(target, call.method)
+            if call.streamed:
+                for value in method(*call.arguments):
+                    connection.send(_Message(call.number, "value", value))
+                    if calls.is_cancelled():
+                        break
+                connection.send(_Message(call.number, "end", None))
+            else:
+                connection.send(_Message(call.number, "value", method(*call.arguments)))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except Exception as error:
+            connection.send(_Message(call.number, "error", f"{type(error).__name__}: {error}"))
+            if ends_on_error:
+                raise
