@@ -109,6 +109,12 @@ CONTRADICTIONS = [
         ],
         ["training.tokens_per_micro_batch=128"],
     ),
+    (["training.context_parallel=2"], ["training.context_parallel", "cluster.kind"], ["training.context_parallel=1"]),
+    (
+        ["training.context_parallel=5"],
+        ["training.context_parallel", "one of 1, 2, 4, 8"],
+        ["training.context_parallel=1"],
+    ),
     (["rollout.top_p=0.9"], ["rollout.top_p", "algorithm.loss", "rollout.temperature"], ["rollout.top_p=1"]),
     (["rollout.top_k=20"], ["rollout.top_k", "algorithm.loss", "rollout.temperature"], ["rollout.top_k=0"]),
     (

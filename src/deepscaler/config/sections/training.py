@@ -47,6 +47,16 @@ class TrainingSection(Section):
         doc="on CPU: processes that share the weights, one thread each; absent = one per core",
         gt=0,
     )
+    context_parallel: int = setting(
+        1,
+        unit="ranks",
+        shapes="update",
+        compared="rounding",
+        added=True,
+        doc="learner ranks that share every micro-batch, each a part of its tokens (Ulysses); divides their number and "
+        "that of the model's attention heads",
+        gt=0,
+    )
 
 
 class CheckpointSection(Section):
