@@ -322,3 +322,7 @@ class WeightsInfo:
 
 class RunError(RuntimeError):
     """A run ended for a reason its message explains, with the remedy; nothing on disk is damaged."""
+
+
+class WorkerLost(RunError):  # noqa: N818
+    """A worker process died, or gives no sign of life; what it was asked for may be asked of another one."""
