@@ -50,4 +50,10 @@ class RolloutSection(Section):
 class ClusterSection(Section):
     """Where a run's workers are."""
 
-    kind: ClusterKind = setting("local", shapes="update", compared="rounding", added=True, doc="local = this machine")
+    kind: ClusterKind = setting(
+        "local",
+        shapes="update",
+        compared="rounding",
+        added=True,
+        doc="local = this machine; torchrun = the ranks that torchrun started, which divide the learner among them",
+    )
