@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from deepscaler.config.cluster_checks import cluster_rule
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
 from deepscaler.config.parts import ENGINES
@@ -306,6 +307,7 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _engine,
+    cluster_rule,
     _problems,
     _benchmarks,
     _sources,
