@@ -24,7 +24,7 @@ def quickstart(
     from deepscaler.config.parts import require_engine
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
-    require_engine(chosen.rollout.engine)
+    require_engine(chosen.rollout.engine, chosen.rollout)
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.evaluation.tables import print_summary
@@ -80,7 +80,7 @@ def train(
     from deepscaler.loop.resume_check import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides or [])
-    require_engine(chosen.rollout.engine)
+    require_engine(chosen.rollout.engine, chosen.rollout)
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
