@@ -28,6 +28,7 @@ LIMIT_S = 600
 SMALL = ("sft.steps=300", "rollout.prompts_per_step=8", "evaluation.num_samples=2", "checkpoint.every_steps=3")
 # What depends on the clock, on the machine's load or on a cache, and where a file lies.
 UNSTEADY = ("_s", "_per_s", "time", "_cached_frac", "_bytes", "_mib")
+ADDED = ("effective_sample_size", "policy_lag")  # metrics that earlier checkouts do not write
 COLUMNS = ("step", "problem_id", "sample_index", "completion", "num_tokens", "finish_reason", "outcome", "reward")
 
 
@@ -48,7 +49,7 @@ def weights(directory: Path) -> str:
 
 
 def steady(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if not key.endswith(UNSTEADY)}
+    return {key: value for key, value in record.items() if not key.endswith(UNSTEADY) and key not in ADDED}
 
 
 def metrics(run: Path) -> str:

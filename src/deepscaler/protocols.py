@@ -163,11 +163,11 @@ class Future(Protocol[T_co]):
     """The answer to one call of a remote object."""
 
     def ready(self) -> bool:
-        """Whether `result` answers, or raises, without waiting. Raises RunError when the other side died."""
+        """Whether `result` answers, or raises, without waiting. Raises WorkerLost as it does."""
         ...
 
     def result(self) -> T_co:
-        """Wait for it. Raises RunError when the other side failed, died, or is silent past a time limit."""
+        """Wait for it. Raises RunError when the other side failed, WorkerLost when it died or gives no sign of life."""
         ...
 
 
@@ -176,19 +176,27 @@ class Stream(Protocol[T_co]):
 
     def __iter__(self) -> Iterator[T_co]: ...
 
-    def __next__(self) -> T_co: ...
+    def __next__(self) -> T_co:
+        """Raises RunError and WorkerLost as a future's `result` does."""
+        ...
 
     def ready(self) -> bool:
-        """Whether the next value, or the end, is there without waiting."""
+        """Whether the next value, the end, or an error is there without waiting. Raises WorkerLost as `__next__` does.
+
+        Who asks only this, over and over, has to learn of a lost process here.
+        """
         ...
 
     def close(self) -> None:
-        """Cancel the rest."""
+        """Cancel the rest. Does not raise where the other side is lost."""
         ...
 
 
 class Remote(Protocol):
-    """An object in another process: the only thing in which a pipe, a torchrun rank and a Ray actor differ."""
+    """An object in another process: the only thing in which a pipe, a torchrun rank and a Ray actor differ.
+
+    `call` and `stream` raise WorkerLost where the process is gone already.
+    """
 
     def call(self, method: str, *arguments: Any) -> Future[Any]: ...
 

@@ -234,6 +234,8 @@ class TokenSums:
     """Sums over the trained tokens of a micro-batch; those of several add up to those of the update (nats).
 
     num_packed_tokens: prompts included. mismatch: |trainer's minus engine's log-probability| at the start of the step.
+    ratio, ratio_squared: of trainer's and engine's probability there, uncorrected. masked: tokens that
+    `algorithm.importance_mask` left out; None where there is no such mask.
     """
 
     num_tokens: int = 0
@@ -244,6 +246,9 @@ class TokenSums:
     kl: float | None = None
     mismatch: float = 0.0
     mismatch_max: float = 0.0
+    ratio: float = 0.0
+    ratio_squared: float = 0.0
+    masked: float | None = None
 
     def __add__(self, other: TokenSums) -> TokenSums:
         return TokenSums(
@@ -255,11 +260,22 @@ class TokenSums:
             kl=self.kl if other.kl is None else (self.kl or 0.0) + other.kl,
             mismatch=self.mismatch + other.mismatch,
             mismatch_max=max(self.mismatch_max, other.mismatch_max),
+            ratio=self.ratio + other.ratio,
+            ratio_squared=self.ratio_squared + other.ratio_squared,
+            masked=self.masked if other.masked is None else (self.masked or 0.0) + other.masked,
         )
 
     @property
     def mismatch_mean(self) -> float:
         return self.mismatch / self.num_tokens if self.num_tokens else 0.0
+
+    @property
+    def effective_sample_size(self) -> float | None:
+        """(sum of ratios)^2 / (tokens * sum of squared ratios), in (0, 1] (Kish 1965); None without tokens.
+
+        1 where trainer and engine agree.
+        """
+        return self.ratio**2 / (self.num_tokens * self.ratio_squared) if self.ratio_squared else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +283,8 @@ class UpdateStats:
     """What the learner reports of one step. None: nothing was trained on, so there is no such figure.
 
     num_updates: applied ones. Token figures are means over trained tokens (nats); `grad_norm` is the mean of the
-    applied updates; `learning_rate` is what the optimizer held at the last one.
+    applied updates; `learning_rate` is what the optimizer held at the last one. effective_sample_size: of the ratios
+    trainer/sampler, as a share of the tokens. importance_masked_frac: tokens left out by `algorithm.importance_mask`.
     """
 
     num_updates: int = 0
@@ -280,6 +297,8 @@ class UpdateStats:
     kl_mean: float | None = None
     grad_norm: float | None = None
     learning_rate: float | None = None
+    effective_sample_size: float | None = None
+    importance_masked_frac: float | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -305,3 +324,7 @@ class WeightsInfo:
 
 class RunError(RuntimeError):
     """A run ended for a reason its message explains, with the remedy; nothing on disk is damaged."""
+
+
+class WorkerLost(RunError):  # noqa: N818
+    """A worker process died, or gives no sign of life; what it was asked for may be asked of another one."""

@@ -37,7 +37,7 @@ def test_doctor_works_without_torch() -> None:
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # torch is missing
     findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
     assert findings["torch"]["status"] == "missing"
     assert findings["gpu"]["status"] == "note"

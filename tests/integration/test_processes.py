@@ -22,7 +22,7 @@ from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.processes import sharded_sampler, start_helpers
 from deepscaler.cluster.replica import GradientHelper, SharedReplica
-from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.cluster.sampler_group import SamplerGroup
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.model import SftSection
 from deepscaler.config.sections.training import TrainingSection
@@ -51,7 +51,7 @@ class Processes:
 
     model: Any
     helpers: list[GradientHelper]
-    sampler: ShardedSampler
+    sampler: SamplerGroup
     replica: SharedReplica
 
 
@@ -175,17 +175,47 @@ def test_an_abandoned_generation_does_not_disturb_the_next(three: Processes) -> 
 def test_a_helper_that_sees_other_weights_stops_the_run(three: Processes, tiny_model: Callable[..., Any]) -> None:
     other = LiveWeights(7, tiny_model(seed=3).named_parameters)
     remotes = [helper.remote for helper in three.helpers]
-    sampler = ShardedSampler(TorchEngine(tiny_model(), stop_ids=STOP), remotes)
-    with pytest.raises(RunError, match="does not see the weights of version 7"):
+    sampler = SamplerGroup(
+        TorchEngine(tiny_model(), stop_ids=STOP), remotes, load_call=lambda w: ("read_weights", w.version)
+    )
+    with pytest.raises(RunError, match="worker process 1 reports weights of version 7"):
         sampler.load_weights(other)
 
 
-def test_a_dead_worker_is_an_error_with_a_remedy(three: Processes) -> None:
-    remote = three.helpers[0].remote
-    assert isinstance(remote, ProcessRemote)
-    os.kill(remote.pid, signal.SIGKILL)
-    with pytest.raises(RunError, match=r"worker process 1 died during generate \(exit code -9\).*continue"):
-        list(three.sampler.generate(requests(), PARAMS))
+def test_a_killed_worker_is_replaced_and_no_bit_changes(
+    tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
+) -> None:
+    samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
+    with processes(tiny_model(), 1) as two:
+        two.sampler.load_weights(LiveWeights(7, two.model.named_parameters))
+        expected = by_key(two.sampler.generate(requests(), PARAMS))
+        two.replica.accumulate(samples, None, None)
+        gradients = [p.grad for p in two.model.parameters()]
+        two.model.zero_grad(set_to_none=True)
+
+        pid = pid_of(two.helpers[0])
+        os.kill(pid, signal.SIGSTOP)  # so that its share is asked of it, and none of it is sampled
+        rollouts: dict[tuple[str, int], Rollout] = {}
+        for rollout in two.sampler.generate(requests(), PARAMS):
+            if not rollouts:
+                os.kill(pid, signal.SIGKILL)
+            rollouts[rollout.problem_id, rollout.sample_index] = rollout
+        assert pid_of(two.helpers[0]) != pid
+        assert rollouts.keys() == expected.keys()
+        for key, rollout in rollouts.items():
+            np.testing.assert_array_equal(rollout.completion_ids, expected[key].completion_ids)
+            np.testing.assert_array_equal(rollout.rollout_logprobs, expected[key].rollout_logprobs)
+            assert rollout.policy_version == 7
+
+        os.kill(pid_of(two.helpers[0]), signal.SIGKILL)
+        two.replica.accumulate(samples, None, None)
+        for parameter, gradient in zip(two.model.parameters(), gradients, strict=True):
+            assert torch.equal(parameter.grad, gradient)
+
+
+def pid_of(helper: GradientHelper) -> int:
+    assert isinstance(helper.remote.remote, ProcessRemote)
+    return helper.remote.remote.pid
 
 
 def test_an_exception_in_a_worker_reaches_the_user(three: Processes) -> None:

@@ -57,7 +57,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A run that meets everything there is an event for: it is stopped, goes on, changes its stage, and ends."""
     path = tmp_path_factory.mktemp("records")
-    with opened(path) as first:
+    masked = "algorithm.importance_mask=icepop"
+    with opened(path, masked) as first:
         grade = first.cluster.grader.grade
 
         def one_right(items: Sequence[GradeItem]) -> list[Verdict]:
@@ -66,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
         first.cluster.grader.grade = one_right  # type: ignore[method-assign]
         train(first)
-    with opened(path) as second:
+    with opened(path, masked) as second:
         train(second)
     return lines(path)
 

@@ -21,6 +21,7 @@ def make_model(
     seed: int = 0,
     tied: bool = True,
     head_dim: int = 8,
+    heads: int = 4,
     accelerated: bool = True,
     max_tokens: int = 128,
 ) -> Any:
@@ -28,10 +29,10 @@ def make_model(
     config_class: Any = CONFIG_MAPPING[FAMILIES[family].model_type]
     config = config_class(
         vocab_size=VOCABULARY,
-        hidden_size=4 * head_dim,
+        hidden_size=heads * head_dim,
         intermediate_size=48,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         num_key_value_heads=2,
         head_dim=head_dim,
         max_position_embeddings=max_tokens,

@@ -76,7 +76,7 @@ def gspo(
     equal those of the sequence form, and no gradient crosses tokens. A completion is clipped as a whole.
     """
     log_ratio_T = (logprobs_T - old_logprobs_T).detach()
-    log_sequence_ratio_T = _segment_mean(log_ratio_T, segments_T)
+    log_sequence_ratio_T = segment_mean(log_ratio_T, segments_T)
     # exp(x + (l - sg[l])) in place of exp(x) * exp(l - sg[l]): one exponential, the same value and gradient.
     ratio_T = torch.exp(log_sequence_ratio_T + (logprobs_T - logprobs_T.detach()))
     return _clipped(ratio_T, advantages_T, clip_low, clip_high)
@@ -150,7 +150,7 @@ def _clipped(ratio_T: Tensor, advantages_T: Tensor, clip_low: float, clip_high: 
     return PolicyLoss(loss_T, clipped_T.detach())
 
 
-def _segment_mean(values_T: Tensor, segments_T: Tensor) -> Tensor:
+def segment_mean(values_T: Tensor, segments_T: Tensor) -> Tensor:
     """Mean over the tokens of each segment, repeated for them, float [T]. Sums in float64: GSPO's bounds are
     a few 1e-4 wide, and a completion has tens of thousands of tokens."""
     if values_T.numel() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,11 +29,22 @@ def presets(as_json: AsJson = False) -> None:
     show_presets(as_json=as_json)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Versions, cores, memory, disk and GPU of this machine, and what is missing for which extra."""
-    from deepscaler.cli.doctor import show
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="Also say what a run of this recipe lacks.")
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path, typer.Option(help="Where the run would write.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Versions, cores, memory, disk, limits and GPUs of this machine, and what is missing.
 
-    show(as_json=as_json)
+    The exit code is 1 where something is missing that is needed.
+    """
+    from deepscaler.cli.doctor import Asked, show
+
+    if not show(asked=Asked(recipe, tuple(overrides or ()), run_dir), as_json=as_json):
+        raise typer.Exit(1)
 
 
 COMMANDS = {"explain": explain, "presets": presets, "doctor": doctor}

@@ -10,11 +10,12 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from deepscaler.types import RunError
+from deepscaler.types import RunError, WorkerLost
 
 ANSWER_LIMIT_S = 3600.0  # longest wait for one message of the far end
 IsCancelled = Callable[[], bool]
@@ -78,14 +79,14 @@ class ConnectionRemote:
             raise self._died(self._pending[number].method) from error
 
     def is_ready(self, number: int) -> bool:
-        """Whether the next message of a call is there. Raises RunError when the far end died."""
+        """Whether the next message of a call is there. Raises WorkerLost when the far end died."""
         pending = self._pending[number]
         while not pending.arrived and self._connection.poll(0):
             self._take_message(pending.method)
         return bool(pending.arrived)
 
     def receive(self, number: int) -> _Message:
-        """The next message of a call. Raises RunError when the far end died, failed, or is silent past the limit."""
+        """The next message of a call. Raises RunError when it failed, WorkerLost when the far end died or is silent."""
         pending, deadline = self._pending[number], time.monotonic() + self._limit_s
         while not pending.arrived:
             if self._connection.poll(1.0):
@@ -93,7 +94,7 @@ class ConnectionRemote:
             elif not self._is_alive():
                 raise self._died(pending.method)
             elif time.monotonic() > deadline:
-                raise RunError(f"{self.name}: {pending.method}: no answer for {self._limit_s:.0f} s; the run stops")
+                raise WorkerLost(f"{self.name}: {pending.method}: no answer for {self._limit_s:.0f} s; the run stops")
         message = pending.arrived.popleft()
         if message.kind == "error":
             raise RunError(f"{self.name}: {pending.method} failed: {message.value}")
@@ -124,8 +125,8 @@ class ConnectionRemote:
         """What is known beside the connection, which ends with the far end's process."""
         return True
 
-    def _died(self, method: str) -> RunError:
-        return RunError(f"{self.name} died during {method}{self._how_it_died()}")
+    def _died(self, method: str) -> WorkerLost:
+        return WorkerLost(f"{self.name} died during {method}{self._how_it_died()}")
 
     def _how_it_died(self) -> str:
         return "; its own output says why. Run the same command again to continue from the newest checkpoint"
@@ -139,7 +140,7 @@ class ConnectionFuture:
         return self._remote.is_ready(self._number)
 
     def result(self) -> object:
-        """Once. Raises RunError when the far end died, failed, or is silent past the limit."""
+        """Once. Raises RunError when the call failed, WorkerLost when the far end died or is silent past the limit."""
         try:
             return self._remote.receive(self._number).value
         finally:
@@ -173,9 +174,10 @@ class ConnectionStream:
     def close(self) -> None:
         """Cancel the rest and wait until the far end has stopped making it."""
         if not self._ended:
-            self._remote.cancel(self._number)
-            for _ in self:
-                pass
+            with suppress(WorkerLost):
+                self._remote.cancel(self._number)
+                for _ in self:
+                    pass
 
     def _end(self) -> None:
         self._ended = True

@@ -13,7 +13,9 @@ from deepscaler import cpu
 from deepscaler.cluster.helper import EngineSettings, Helper
 from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.replica import GradientHelper
-from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.cluster.sampler_group import SamplerGroup
+from deepscaler.cluster.supervised import MOST_RESTARTS, SupervisedRemote
+from deepscaler.protocols import PublishedWeights
 from deepscaler.training.gradients import GradientComputer
 
 
@@ -32,10 +34,13 @@ def start_helpers(
     *,
     trains: bool = True,
     build: Callable[..., object] = Helper,
+    most_restarts: int = MOST_RESTARTS,
+    report: Callable[[str], object] = lambda text: None,
 ) -> Iterator[list[GradientHelper]]:
     """`count` processes with the computer's weights in shared memory; they end with the context.
 
-    trains: whether they will be asked for gradients. build: what each holds, a `Helper` or a subclass.
+    trains: whether they will be asked for gradients. build: what each holds, a `Helper` or a subclass. most_restarts:
+    of one that is lost, in a row; 0 where its answers are not functions of arguments and weights. report: told of them.
     """
     num_weights = sum(p.numel() for p in computer.model.parameters()) if trains else 0
     if count:
@@ -46,7 +51,9 @@ def start_helpers(
     try:
         for number in range(1, count + 1):
             lent = torch.zeros(num_weights).share_memory_()
-            remote = ProcessRemote(partial(build, computer, engine, lent), f"worker process {number}")
+            name = f"worker process {number}"
+            start = partial(ProcessRemote, partial(build, computer, engine, lent), name)
+            remote = SupervisedRemote(name, start, most_restarts=most_restarts, report=report)
             helpers.append(GradientHelper(remote, lent))
         yield helpers
     finally:
@@ -60,16 +67,23 @@ def divided(settings: EngineSettings, count: int) -> EngineSettings:
 
 
 def sharded_sampler(
-    computer: GradientComputer, settings: EngineSettings, helpers: Sequence[GradientHelper]
-) -> ShardedSampler:
+    computer: GradientComputer,
+    settings: EngineSettings,
+    helpers: Sequence[GradientHelper],
+    report: Callable[[str], object] = lambda text: None,
+) -> SamplerGroup:
     """An engine in this process beside those of the helpers, over the same weights."""
-    return ShardedSampler(settings.start(computer.model), [helper.remote for helper in helpers])
+    remotes = [helper.remote for helper in helpers]
+    return SamplerGroup(settings.start(computer.model), remotes, load_call=_read_weights, report=report)
+
+
+def _read_weights(weights: PublishedWeights) -> tuple[str, int]:
+    """Helpers see the weights already; they are told the version and report what they see."""
+    return "read_weights", weights.version
 
 
 @contextmanager
-def open_sharded_engine(
-    computer: GradientComputer, settings: EngineSettings, *, count: int
-) -> Iterator[ShardedSampler]:
+def open_sharded_engine(computer: GradientComputer, settings: EngineSettings, *, count: int) -> Iterator[SamplerGroup]:
     """Engines in `count` processes, this one among them, that sample only. settings: of all of them together."""
     settings = divided(settings, count)
     with start_helpers(computer, settings, count - 1, trains=False) as helpers:

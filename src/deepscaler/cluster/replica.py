@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from deepscaler.cluster.helper import views_of
 from deepscaler.cluster.sharding import split_evenly
-from deepscaler.protocols import PolicyOrReference, Remote
+from deepscaler.cluster.supervised import SupervisedRemote
+from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.replica import ModelReplica, Optimizers
 from deepscaler.types import TokenSums, TrainSample
@@ -22,7 +23,7 @@ T = TypeVar("T")
 class GradientHelper:
     """A remote `cluster.helper.Helper` with the memory in which it leaves its gradient."""
 
-    remote: Remote
+    remote: SupervisedRemote
     lent: Tensor
 
     def add_gradient(self, model: nn.Module) -> None:

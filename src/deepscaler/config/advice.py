@@ -44,12 +44,14 @@ def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
     """Settings that a person wrote but this recipe does not use. A warning only, since --set may disable a part."""
     algorithm = recipe.algorithm
     curriculum = [key for key in origins if key.startswith("curriculum.") and key != "curriculum.kind"]
+    bounds = ["algorithm.importance_low", "algorithm.importance_high"]
     idle = (
         (recipe.data.source != "synthetic", "data.source is not 'synthetic'", _SYNTHETIC_ONLY),
         (recipe.curriculum.kind == "schedule", "curriculum.kind = 'schedule'", curriculum),
         (recipe.model.dtype == "float32", "model.dtype = 'float32'", ["model.float32_head"]),
         (algorithm.kl.coefficient == 0, "algorithm.kl.coefficient = 0", ["algorithm.kl.estimator"]),
         (not algorithm.dynamic_sampling, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
+        (algorithm.importance_mask == "none", "algorithm.importance_mask = 'none'", bounds),
     )
     for applies, reason, keys in idle:
         for key in keys if applies else ():

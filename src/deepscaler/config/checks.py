@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from deepscaler.config.context import check_context_parallel
 from deepscaler.config.derived import longest_prompt
+from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import Recipe
 from deepscaler.config.parts import ENGINES
 from deepscaler.config.sections.vllm import VllmServersSection
@@ -299,8 +301,23 @@ def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
         if longest > room:
             yield (
                 f"{key} + stages.{index}.max_completion_tokens = {longest} tokens do not fit into "
-                f"training.tokens_per_micro_batch = {room}; a sequence is never split, so set it to {longest} or more"
+                f"training.tokens_per_micro_batch = {room}; it holds whole sequences, so set it to {longest} or more"
             )
+
+
+def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
+    ranks = recipe.training.context_parallel
+    if ranks > 1 and recipe.cluster.kind == "local":
+        yield (
+            f"training.context_parallel = {ranks} with cluster.kind = 'local', where each process has whole sequences; "
+            "set training.context_parallel = 1, or a cluster.kind with learner ranks"
+        )
+    shape = ModelShape.of_recipe(recipe) if ranks > 1 else None
+    if shape is not None:
+        try:
+            check_context_parallel(ranks, shape.num_attention_heads)
+        except ValueError as error:
+            yield str(error)
 
 
 def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
@@ -318,6 +335,16 @@ def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
         yield (
             f"algorithm.importance_cap = {recipe.algorithm.importance_cap} is below 1, the ratio of equal "
             "log-probabilities, so it would only scale down optimizer.learning_rate; set it to 0 (off) or at least 1"
+        )
+
+
+def _importance(recipe: Recipe, _: Origins) -> Iterator[str]:
+    algorithm = recipe.algorithm
+    if algorithm.importance_mask == "icepop" and algorithm.importance_cap > 0:
+        yield (
+            f"algorithm.importance_cap = {algorithm.importance_cap:g} with algorithm.importance_mask = 'icepop': this "
+            "weighs tokens by the ratio and drops those above algorithm.importance_high, so there is nothing to cap; "
+            "set importance_cap = 0, or importance_mask = 'sequence'"
         )
 
 
@@ -346,6 +373,8 @@ _RULES: tuple[Rule, ...] = (
     _clip,
     _filtering,
     _token_budget,
+    _context_parallel,
     _sampling,
+    _importance,
     _controller,
 )

@@ -1,4 +1,4 @@
-"""The context length of a model, from its config.json."""
+"""The context length of a model, from its config.json, and the ranks that can share a sequence."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def context_limit(config: Mapping[str, Any]) -> int:
         return own
     original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or own
     return max(own, int((rope.get("factor") or 1.0) * original))
+
+
+def check_context_parallel(num_ranks: int, num_heads: int) -> None:
+    """Raises ValueError where the attention heads of a model cannot be dealt out evenly to the ranks of a sequence."""
+    if num_heads % num_ranks:
+        divisors = ", ".join(str(n) for n in range(1, num_heads + 1) if num_heads % n == 0)
+        raise ValueError(
+            f"training.context_parallel = {num_ranks} does not divide the {num_heads} attention heads of the model, of "
+            f"which every rank computes as many; set it to one of {divisors}"
+        )
 
 
 def context_of_directory(path: str | Path) -> int | None:

@@ -26,12 +26,18 @@ class Size:
 
 
 def derived(recipe: Recipe, world_size: int = 1, cores: int = 1) -> list[Size]:
-    """All derived sizes. world_size: number of ranks that share a step's work; raises ValueError below 1.
+    """All derived sizes. world_size: number of ranks that share a step's work.
 
-    cores: CPU cores of this machine; one process per core unless the recipe sets the number.
+    cores: CPU cores of this machine; one process per core unless the recipe sets the number. Raises ValueError for
+    ranks that training.context_parallel does not divide.
     """
     if world_size < 1:
         raise ValueError(f"world size {world_size}: expected at least 1 rank")
+    if world_size > 1 and world_size % recipe.training.context_parallel:
+        raise ValueError(
+            f"world size {world_size} is not a multiple of training.context_parallel = "
+            f"{recipe.training.context_parallel}, the ranks that share a sequence; choose a multiple of it"
+        )
     sizes = [*_of_run(recipe), *memory_on_cpu(recipe, recipe.training.processes or cores)]
     for index, stage in enumerate(recipe.stages):
         sizes += _of_stage(recipe, index, stage, world_size)
@@ -131,7 +137,8 @@ def _micro_batches(
     fit = recipe.training.tokens_per_micro_batch // longest
     at_least = "tokens_per_micro_batch // longest sequence"
     yield Size(scope, "sequences per micro-batch", fit, "sequences", f"at least: {at_least}")
-    each = ceil(per_update / world_size)
+    together = recipe.training.context_parallel if world_size > 1 else 1
+    each = ceil(per_update / (world_size // together))
     bound = ceil(each / fit)
     formula = "sequences per update / sequences per micro-batch"
     if world_size == 1:
@@ -139,8 +146,12 @@ def _micro_batches(
         return
     per_step = ceil(recipe.rollout.prompts_per_step * group_size(recipe, stage) / world_size)
     ranks = f"{world_size} ranks"
+    if together > 1:
+        shard = ceil(recipe.training.tokens_per_micro_batch / together)
+        yield Size(scope, "per rank: packed tokens", shard, "tokens", "tokens_per_micro_batch / context_parallel")
+    per_rank = f"sequences per update / {ranks}" + (f" × {together} that share each" if together > 1 else "")
     yield Size(scope, "per rank: sampled", per_step, "sequences", f"sequences per step / {ranks}")
-    yield Size(scope, "per rank: per update", each, "sequences", f"sequences per update / {ranks}")
+    yield Size(scope, "per rank: per update", each, "sequences", per_rank)
     yield Size(scope, "per rank: micro-batches", bound, "micro-batches", f"per update, at most; {ranks}")
 
 

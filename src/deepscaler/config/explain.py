@@ -56,13 +56,17 @@ def explain(resolved: Resolved, world_size: int = 1, cores: int = 1) -> Explanat
         for key, value, field in schema.leaves(recipe)
     )
     sizes = tuple(derived(recipe, world_size, cores))
-    warnings = [*warnings_for(recipe, resolved.origins), *_idle_ranks(sizes, world_size)]
+    warnings = [
+        *warnings_for(recipe, resolved.origins),
+        *_idle_ranks(sizes, world_size, recipe.training.context_parallel),
+    ]
     return Explanation(recipe.name, recipe_hash(recipe), rows, sizes, tuple(warnings))
 
 
-def _idle_ranks(sizes: tuple[Size, ...], world_size: int) -> list[str]:
+def _idle_ranks(sizes: tuple[Size, ...], world_size: int, context_parallel: int) -> list[str]:
+    together = "" if context_parallel == 1 else f" in groups of {context_parallel}"
     return [
-        f"{size.scope}: {world_size} ranks share {size.value} sequences per update, so some stay idle"
+        f"{size.scope}: {world_size} ranks{together} share {size.value} sequences per update, so some stay idle"
         for size in sizes
-        if size.name == "sequences per update" and size.value is not None and size.value < world_size
+        if size.name == "sequences per update" and size.value is not None and size.value * context_parallel < world_size
     ]

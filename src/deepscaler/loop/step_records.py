@@ -25,6 +25,7 @@ def step_metrics(
         "correct_by_chance_frac": figures.chance_correct / figures.num_completions,
         **update.metrics,
         **step.clock.metrics(),
+        "policy_lag": figures.policy_lag,
         "num_refills": collected.num_refills,
         "num_trained_groups": len(collected.trained),
     }

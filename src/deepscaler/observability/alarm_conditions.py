@@ -24,13 +24,18 @@ COLLAPSE_REWARD_FALL, COLLAPSE_TRUNCATION_RISE, COLLAPSE_LENGTH_FACTOR = 0.1, 0.
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """now: this step. before: the steps before it that are remembered, oldest first. mismatch_limit: in nats."""
+    """now: this step. before: the steps before it that are remembered, oldest first. mismatch_limit: in nats.
+
+    max_policy_lag: versions that the recipe allows. min_effective_sample_size: share of the tokens.
+    """
 
     window: int
     now: StepStats
     before: tuple[StepStats, ...]
     mismatch_limit: float
     kl_estimator: str
+    max_policy_lag: int = 0
+    min_effective_sample_size: float = 0.5
 
     @property
     def recent(self) -> tuple[StepStats, ...]:
@@ -133,12 +138,19 @@ def no_verdicts(seen: Seen) -> bool:
 
 
 def mismatch(seen: Seen) -> bool:
+    """With older weights by the recipe the two differ by the updates in between; ratios are watched then."""
     value = seen.now.mismatch_mean
-    return value is not None and not value <= seen.mismatch_limit  # NaN is a mismatch, too
+    on_policy = seen.max_policy_lag == 0
+    return on_policy and value is not None and not value <= seen.mismatch_limit  # NaN is a mismatch, too
 
 
 def policy_lag(seen: Seen) -> bool:
-    return seen.now.policy_lag > 0
+    return seen.now.policy_lag > seen.max_policy_lag
+
+
+def few_effective_samples(seen: Seen) -> bool:
+    value = seen.now.effective_sample_size
+    return value is not None and not value >= seen.min_effective_sample_size  # NaN is too few, too
 
 
 def skipped_updates(seen: Seen) -> bool:

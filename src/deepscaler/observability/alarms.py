@@ -46,12 +46,16 @@ class Rule:
 class Alarms:
     """Watches the steps of a run. An alarm that has fired fires again only after its condition was gone in between.
 
-    dtype: what the model computes in, which decides what mismatch is ordinary. State is JSON and exact, with what
+    dtype: what the model computes in, which decides what mismatch is ordinary. max_policy_lag: versions that rollouts
+    may be behind (rollout.max_policy_lag). State is JSON and exact, with what
     was learned from the first steps.
     """
 
-    def __init__(self, section: AlarmSection, *, dtype: str = "float32", kl_estimator: str = "k3") -> None:
-        self._window = section.window
+    def __init__(
+        self, section: AlarmSection, *, dtype: str = "float32", kl_estimator: str = "k3", max_policy_lag: int = 0
+    ) -> None:
+        self._section, self._window = section, section.window
+        self._max_policy_lag = max_policy_lag
         self._limits = MISMATCH_LIMITS[dtype]
         self._kl_estimator = kl_estimator
         self._held: dict[str, int] = {}
@@ -61,7 +65,15 @@ class Alarms:
 
     def observe(self, stats: StepStats) -> list[Alarm]:
         """Alarms that fire at this step."""
-        seen = Seen(self._window, stats, tuple(self._before), self.mismatch_limit, self._kl_estimator)
+        seen = Seen(
+            self._window,
+            stats,
+            tuple(self._before),
+            self.mismatch_limit,
+            self._kl_estimator,
+            self._max_policy_lag,
+            self._section.min_effective_sample_size,
+        )
         fired = []
         for rule in RULES:
             count = self._held.get(rule.name, 0) + 1 if rule.holds(seen) else 0
@@ -233,8 +245,17 @@ UPDATE_RULES = (
         "policy_lag",
         when.policy_lag,
         _half_window,
-        "completions are sampled with weights {s.now.policy_lag} versions old",
+        "completions are sampled with weights {s.now.policy_lag} versions old, the recipe allows {s.max_policy_lag}",
         "weights reach the sampler late; this is a fault of the program, please report it",
+    ),
+    Rule(
+        "effective_sample_size",
+        when.few_effective_samples,
+        _half_window,
+        "trainer and sampler differ so much that the tokens weigh as {s.now.effective_sample_size:.0%} of their number "
+        "would, the limit is {s.min_effective_sample_size:.0%}",
+        "lower rollout.max_policy_lag or optimizer.learning_rate, or leave out what differs most "
+        "(algorithm.importance_mask)",
     ),
     Rule(
         "skipped_updates",

@@ -52,6 +52,7 @@ class StepStats:
     grad_norm: float | None
     learning_rate: float | None
     weights: str
+    effective_sample_size: float | None = None  # last, with a default: state of earlier versions lacks it
 
 
 def step_stats(
@@ -101,6 +102,7 @@ def step_stats(
         grad_norm=update.grad_norm,
         learning_rate=update.learning_rate,
         weights=weights.digest,
+        effective_sample_size=update.effective_sample_size,
     )
 
 

@@ -81,7 +81,7 @@ def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: 
         )
 
     count = num_processes(recipe.training.processes, torch.device("cpu"))
-    with start_helpers(computer, None, count - 1, build=MuonHelper) as helpers:
+    with start_helpers(computer, None, count - 1, build=MuonHelper, most_restarts=0) as helpers:
         replica = SharedReplica(computer, optimizers(section, shared_orthogonalise(helpers)), helpers)
         samples = supervised_samples(recipe, section, tokenizer)
         record = train_supervised(model, replica, samples, section, report)

@@ -1,19 +1,21 @@
 """Gradients and log-probabilities of samples under one model: the part of learning that is done on packed batches.
 
 C: completion tokens of one micro-batch. Token weights come with the samples, so micro-batches, and the shares of
-several processes, simply add up: splitting and order change the result by rounding only.
+several processes, simply add up: splitting and order change the result by rounding only. Ranks that share every
+micro-batch (context_parallel) add up their gradients as well, but each has the sums for the metrics of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepscaler.algorithms.importance import truncated_importance_weights
+from deepscaler.algorithms.importance import importance_weights, ratio_sums
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
 from deepscaler.config.memory import ModelShape
@@ -23,6 +25,7 @@ from deepscaler.modeling.attention import forward_hidden
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.positions import check_rotations
 from deepscaler.protocols import PolicyOrReference
+from deepscaler.training.context_parallel import ContextParallel, TokenValues
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
 from deepscaler.types import FloatArray, TokenSums, TrainSample
@@ -32,6 +35,8 @@ Logprobs = list[FloatArray]
 
 class GradientComputer:
     """One process. `old` absent means on-policy: the current policy is the policy at the start of the step.
+
+    context: the ranks that share every micro-batch with this process; they get the same calls.
 
     Raises ValueError for a model whose rotations were rounded (`positions.check_rotations`).
     """
@@ -46,6 +51,7 @@ class GradientComputer:
         temperature: float,
         autocast: bool = False,
         float32_head: bool = False,
+        context: ContextParallel | None = None,
     ) -> None:
         for each in (model, reference):
             if each is not None:
@@ -54,6 +60,7 @@ class GradientComputer:
         self._algorithm, self._training = algorithm, training
         self._temperature, self._float32_head = temperature, float32_head
         self._half = torch.bfloat16 if autocast else None
+        self._context = context
         self._device = next(model.parameters()).device
         config: Any = model.config
         self._activation_bytes = ModelShape.of_config(config.to_dict()).activation_bytes_per_token
@@ -93,9 +100,7 @@ class GradientComputer:
             clip_low=algorithm.clip_low,
             clip_high=algorithm.clip_high,
         )
-        importance_C = None
-        if algorithm.importance_cap > 0:
-            importance_C = truncated_importance_weights(old_C, rollout_C, algorithm.importance_cap)
+        importance_C = importance_weights(old_C, rollout_C, batch.segments, algorithm)
         kl_C = None
         if ref is not None:
             kl_C = KL_ESTIMATORS[algorithm.kl.estimator](logprobs_C, per_token(samples, ref, device))
@@ -109,6 +114,10 @@ class GradientComputer:
         )
         loss = (weights_C * loss_C).sum()
         mismatch_C = (old_C - rollout_C).detach().abs()
+        ratio, ratio_squared = ratio_sums(old_C, rollout_C)
+        masked = None
+        if algorithm.importance_mask != "none" and importance_C is not None:
+            masked = float((importance_C == 0).sum())
         return loss, TokenSums(
             num_tokens=len(entropy_C),
             num_packed_tokens=sum(s.num_tokens for s in samples),
@@ -118,6 +127,9 @@ class GradientComputer:
             kl=None if kl_C is None else float(kl_C.detach().sum()),
             mismatch=float(mismatch_C.sum()),
             mismatch_max=float(mismatch_C.max()),
+            ratio=ratio,
+            ratio_squared=ratio_squared,
+            masked=masked,
         )
 
     @torch.no_grad()
@@ -134,10 +146,13 @@ class GradientComputer:
                 result[index] = part
         return result
 
-    def _forward(self, model: Any, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of every completion token: float32 [C] each."""
-        context = batch.attention
-        hidden = forward_hidden(model, batch.input_ids, batch.position_ids, context, half=self._half)[0]
+    def _forward(self, model: Any, batch: PackedBatch) -> TokenValues:
+        if self._context is None:
+            return self._token_values(model, batch)
+        return self._context.token_values(batch, partial(self._token_values, model))
+
+    def _token_values(self, model: Any, batch: PackedBatch) -> TokenValues:
+        hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention, half=self._half)[0]
         predictors = hidden[batch.predictor_index]
         return token_logprobs(
             predictors.to(self._half or predictors.dtype),

@@ -38,4 +38,6 @@ class StepSums:
             kl_mean=tokens.kl / count if count and tokens.kl is not None else None,
             grad_norm=sum(self.grad_norms) / len(self.grad_norms) if self.grad_norms else None,
             learning_rate=self.learning_rate if count else None,
+            effective_sample_size=tokens.effective_sample_size,
+            importance_masked_frac=tokens.masked / count if count and tokens.masked is not None else None,
         )

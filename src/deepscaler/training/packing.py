@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepscaler.config.memory import cpu_micro_batch_tokens
-from deepscaler.modeling.attention import PackedAttention
+from deepscaler.modeling.attention import AttentionContext, PackedAttention
 from deepscaler.observability.counts import counted
 from deepscaler.types import TrainSample
 
@@ -27,7 +27,7 @@ class PackedBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    attention: PackedAttention
+    attention: AttentionContext
     predictor_index: Tensor
     targets: Tensor
     segments: Tensor

@@ -19,6 +19,7 @@ from deepscaler.config.models import Recipe
 from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.training.context_parallel import ContextParallel
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights, save_optimizer
 from deepscaler.types import TokenSums, TrainSample
@@ -109,8 +110,11 @@ class ModelReplica:
         return optimizer
 
 
-def policy_computer(model: nn.Module, recipe: Recipe) -> GradientComputer:
-    """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term."""
+def policy_computer(model: nn.Module, recipe: Recipe, context: ContextParallel | None = None) -> GradientComputer:
+    """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term.
+
+    context: the ranks that share every micro-batch with this process.
+    """
     if recipe.model.activation_checkpointing:
         enable_checkpointing(model)
     reference = None
@@ -124,6 +128,7 @@ def policy_computer(model: nn.Module, recipe: Recipe) -> GradientComputer:
         temperature=recipe.rollout.temperature,
         autocast=recipe.model.dtype == "bfloat16",
         float32_head=recipe.model.float32_head,
+        context=context,
     )
 
 

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from deepscaler.algorithms.importance import truncated_importance_weights
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.config.sections.algorithm import KlSection
 
@@ -95,21 +94,3 @@ def test_expected_values_of_k1_and_k3_are_the_divergence_and_k2_is_not() -> None
     torch.testing.assert_close(values["k1"], divergence)
     torch.testing.assert_close(values["k3"], divergence)
     assert not torch.allclose(values["k2"], divergence, rtol=1e-2)
-
-
-def test_importance_weights_are_the_ratio_cut_at_the_cap_and_constant() -> None:
-    old = torch.tensor([-1.0, -1.0, -1.0, -0.1], requires_grad=True)
-    rollout = torch.tensor([-1.0, -0.5, -1.5, -300.0])
-    weights = truncated_importance_weights(old, rollout, cap=2.0)
-    assert weights.tolist() == pytest.approx([1.0, math.exp(-0.5), math.exp(0.5), 2.0])
-    assert not weights.requires_grad
-
-
-def test_importance_weights_are_exactly_one_where_engine_and_trainer_agree() -> None:
-    logprobs = torch.tensor([-0.123, -4.56, 0.0])
-    assert (truncated_importance_weights(logprobs, logprobs, cap=1.0) == 1).all()
-
-
-def test_a_cap_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="importance_cap"):
-        truncated_importance_weights(torch.zeros(1), torch.zeros(1), cap=0.5)

@@ -130,12 +130,23 @@ CONTRADICTIONS = [
         ],
         ["training.tokens_per_micro_batch=128"],
     ),
+    (["training.context_parallel=2"], ["training.context_parallel", "cluster.kind"], ["training.context_parallel=1"]),
+    (
+        ["training.context_parallel=5"],
+        ["training.context_parallel", "one of 1, 2, 4, 8"],
+        ["training.context_parallel=1"],
+    ),
     (["rollout.top_p=0.9"], ["rollout.top_p", "algorithm.loss", "rollout.temperature"], ["rollout.top_p=1"]),
     (["rollout.top_k=20"], ["rollout.top_k", "algorithm.loss", "rollout.temperature"], ["rollout.top_k=0"]),
     (
         ["algorithm.importance_cap=0.5"],
         ["algorithm.importance_cap", "optimizer.learning_rate"],
         ["algorithm.importance_cap=2.0"],
+    ),
+    (
+        ["algorithm.importance_mask=icepop", "algorithm.importance_cap=2"],
+        ["algorithm.importance_mask", "algorithm.importance_cap", "algorithm.importance_high"],
+        ["algorithm.importance_mask=sequence"],
     ),
     (
         ["curriculum.kind=measured", "curriculum.window=50"],

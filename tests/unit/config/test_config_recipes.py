@@ -82,6 +82,17 @@ def test_numbers_per_rank_follow_from_the_world_size() -> None:
         sizes_of(FULL, world_size=0)
 
 
+def test_ranks_that_share_a_sequence_count_as_one() -> None:
+    recipe = load_recipe(FULL)
+    shared = recipe.model_copy(update={"training": recipe.training.model_copy(update={"context_parallel": 2})})
+    sizes = {(size.scope, size.name): size.value for size in derived(shared, 8)}
+    assert sizes["stage 8k", "per rank: packed tokens"] == 16_384
+    assert sizes["stage 8k", "per rank: per update"] == 128
+    assert sizes["stage 8k", "per rank: sampled"] == 128
+    with pytest.raises(ValueError, match=r"world size 7 is not a multiple of training\.context_parallel = 2"):
+        derived(shared, 7)
+
+
 def test_ranks_without_work_are_warned_about() -> None:
     resolved = resolve(FULL)
     assert any("some stay idle" in w for w in explain(resolved, 1024).warnings)

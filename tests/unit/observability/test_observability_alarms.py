@@ -24,6 +24,8 @@ IN_A_ROW: list[tuple[str, Fault, int]] = [
     ("mismatch", {"mismatch_mean": 0.02}, 5),
     ("mismatch", {"mismatch_mean": float("nan")}, 5),
     ("policy_lag", {"policy_lag": 2}, 5),
+    ("effective_sample_size", {"effective_sample_size": 0.49}, 5),
+    ("effective_sample_size", {"effective_sample_size": float("nan")}, 5),
     ("zero_gradient", {"grad_norm": 0.0}, 3),
     ("zero_learning_rate", {"learning_rate": 0.0}, 3),
     ("entropy_low", {"entropy_mean": 0.001}, 10),
@@ -88,6 +90,22 @@ def test_failed_gradings_count_over_the_window_though_most_steps_have_none() -> 
 @pytest.mark.parametrize(("value", "name"), [(0.02, "float32"), (0.05, "float32"), (0.05, "bfloat16")])
 def test_a_mismatch_from_the_first_step_on_is_not_taken_for_ordinary(value: float, name: str) -> None:
     assert fired(*[{"mismatch_mean": value}] * 20, dtype=name) == [(5, "mismatch")]
+
+
+def test_older_weights_that_the_recipe_allows_raise_nothing_and_older_ones_do() -> None:
+    def raised(lag: int, allowed: int) -> set[str]:
+        alarms = Alarms(AlarmSection(window=WINDOW), max_policy_lag=allowed)
+        steps = steps_of(*[{"policy_lag": lag, "mismatch_mean": 0.02}] * 10)
+        return {alarm.name for stats in steps for alarm in alarms.observe(stats)}
+
+    assert raised(2, allowed=2) == set()
+    assert raised(3, allowed=2) == {"policy_lag"}
+
+
+def test_the_least_effective_sample_size_is_the_recipes() -> None:
+    alarms = Alarms(AlarmSection(window=2, min_effective_sample_size=0.9))
+    (alarm,) = alarms.observe(*steps_of({"effective_sample_size": 0.8}))
+    assert alarm.name == "effective_sample_size" and "80%" in alarm.reason and "90%" in alarm.reason
 
 
 def test_the_limit_of_the_mismatch_is_learned_from_the_first_steps() -> None:

@@ -6,6 +6,9 @@ from typing import Literal
 
 from deepscaler.config.setting import Section, setting
 
+# Smallest and largest ratio kept: of a token (IcePop, arXiv:2510.18855), and geometric mean of a completion (NeMo-RL).
+IMPORTANCE_BOUNDS = {"icepop": (0.5, 5.0), "sequence": (0.999, 1.002)}
+
 
 class KlSection(Section):
     estimator: Literal["k1", "k2", "k3"] = setting("k3", shapes="update", doc="Schulman's estimator used in the loss")
@@ -43,6 +46,28 @@ class AlgorithmSection(Section):
     importance_cap: float = setting(
         0.0, shapes="update", doc="cap of the truncated importance weight trainer/sampler; 0 = off", ge=0
     )
+    importance_mask: Literal["none", "icepop", "sequence"] = setting(
+        "none",
+        shapes="update",
+        added=True,
+        doc="leave out where trainer and sampler disagree: icepop = tokens, by the ratio trainer/sampler, which also "
+        "weighs those kept; sequence = completions, by the geometric mean of their ratios",
+    )
+    importance_low: float | None = setting(
+        None,
+        shapes="update",
+        added=True,
+        doc="importance_mask: smallest ratio kept; absent = 0.5 for icepop, 0.999 for sequence",
+        gt=0,
+        le=1,
+    )
+    importance_high: float | None = setting(
+        None,
+        shapes="update",
+        added=True,
+        doc="importance_mask: largest ratio kept; absent = 5 for icepop, 1.002 for sequence",
+        ge=1,
+    )
     dynamic_sampling: bool = setting(
         False, shapes="samples", doc="drop groups whose rewards are all equal and sample more until the step is full"
     )
@@ -52,3 +77,17 @@ class AlgorithmSection(Section):
     drop_zero_variance: bool = setting(
         False, shapes="update", doc="drop groups whose rewards are all equal, without refilling (ScaleRL)"
     )
+
+    @property
+    def importance_bounds(self) -> tuple[float, float]:
+        """Smallest and largest ratio that `importance_mask` keeps."""
+        low, high = IMPORTANCE_BOUNDS.get(self.importance_mask, (1.0, 1.0))
+        return (
+            low if self.importance_low is None else self.importance_low,
+            high if self.importance_high is None else self.importance_high,
+        )
+
+    @property
+    def corrects_importance(self) -> bool:
+        """Whether the policy loss is corrected for the difference between trainer and sampler."""
+        return self.importance_cap > 0 or self.importance_mask != "none"

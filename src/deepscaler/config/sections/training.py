@@ -47,6 +47,16 @@ class TrainingSection(Section):
         doc="on CPU: processes that share the weights, one thread each; absent = one per core",
         gt=0,
     )
+    context_parallel: int = setting(
+        1,
+        unit="ranks",
+        shapes="update",
+        compared="rounding",
+        added=True,
+        doc="learner ranks that share every micro-batch, each a part of its tokens (Ulysses); divides their number and "
+        "that of the model's attention heads",
+        gt=0,
+    )
 
 
 class CheckpointSection(Section):
@@ -65,3 +75,11 @@ class AlarmSection(Section):
         10, unit="steps", shapes="nothing", doc="steps a condition must hold before the alarm fires", gt=0
     )
     stop: bool = setting(True, shapes="nothing", doc="a fatal alarm stops the run; false only records it")
+    min_effective_sample_size: float = setting(
+        0.5,
+        unit="share",
+        shapes="nothing",
+        doc="alarm below it: so much of the tokens' weight is left when trainer and sampler differ (docs/metrics.md)",
+        ge=0,
+        le=1,
+    )

@@ -1,0 +1,244 @@
+"""Simulates rollouts and learning on 8 to 1,024 GPUs and writes the tables of docs/scaling.md.
+
+    python benchmarks/scaling.py --json FILE [--write] [--gpus 8 64] [--draws 5] [--steps 10]   # goes on with FILE
+
+Schedules (scaling_schedules.py) over engines (scaling_engines.py) whose costs are those of an H200
+(scaling_costs.py): in turns on the same GPUs, one step off, and interruptible with policy lag n, each with the split
+between rollout and learner GPUs that is best for it. The bound is the work of a step divided by the GPUs. Every figure
+is the mean over draws of completions by seed, with a 95% interval. About a quarter of an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markers import replace_between_markers
+from records import ROOT, machine
+from scaling_costs import Costs, Lengths, fit_errors, measured, work_of
+from scaling_schedules import Interruptible, Workload, colocated, one_step_off
+
+from deepscaler.evaluation.intervals import t_quantile
+from deepscaler.evaluation.markdown import markdown
+
+PAGE = ROOT / "docs" / "scaling.md"
+GROUP_SIZE = 16
+RECIPE_GROUPS = 128  # 2,048 rollouts a step, as the recipe's last stage has
+GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
+LAGS = (1, 4, 8, 16)
+PER_GPU = ((64, 64), (64, 128), (64, 256), (64, 512), (256, 512))  # GPUs, groups
+SPLITS = (-0.05, 0.0, 0.05, 0.1)  # tried around the share of sampling in the work
+OneDraw = Callable[[np.random.Generator], float]
+Row = Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    draws: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Seconds a step with the ends of the 95% interval; the GPUs that sample, or None where all do both."""
+
+    seconds: float
+    low: float
+    high: float
+    rollout_gpus: int | None
+
+    def cell(self, bound: float) -> str:
+        return f"{self.seconds / bound:.2f} [{self.low / bound:.2f}, {self.high / bound:.2f}]"
+
+
+def over_draws(one: OneDraw, options: Options, first: float | None, rollout_gpus: int | None) -> Result:
+    """first: the value of seed 0, where it is known."""
+    seeds = range(options.draws)
+    values = [first if seed == 0 and first is not None else one(np.random.default_rng(seed)) for seed in seeds]
+    mean = statistics.fmean(values)
+    half = t_quantile(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
+    return Result(mean, mean - half, mean + half, rollout_gpus)
+
+
+def best_split(make: Callable[[int], OneDraw], gpus: int, share: float, options: Options) -> Result:
+    """The split that seed 0 takes least time with, then measured with all seeds. share: of sampling in the work."""
+    counts = sorted({min(gpus - 1, max(1, round(gpus * (share + shift)))) for shift in SPLITS})
+    tried = {count: make(count)(np.random.default_rng(0)) for count in counts}
+    best = min(tried, key=lambda count: tried[count])
+    return over_draws(make(best), options, tried[best], best)
+
+
+def lag(
+    work: Workload, gpus: int, max_lag: int, options: Options, *, recompute: bool = False
+) -> Callable[[int], OneDraw]:
+    """max_lag 1 is one step off: a step is sampled as a whole, without interruption."""
+
+    def make(engines: int) -> OneDraw:
+        ranks = gpus - engines
+        if max_lag == 1:
+            return lambda rng: one_step_off(work, engines, ranks, rng, options.steps)
+        warm_up, steps = 3 * (max_lag + 1), max(options.steps, 2 * (max_lag + 1))
+        return lambda rng: Interruptible(work, engines, ranks, max_lag, recompute).run(rng, warm_up, steps)
+
+    return make
+
+
+def compare(
+    costs: Costs,
+    lengths: Lengths,
+    gpus: int,
+    groups: int,
+    lags: Sequence[int],
+    options: Options,
+    recompute: bool = False,
+) -> dict[str, Any]:
+    """The bound, and seconds a step of every schedule."""
+    work = Workload(costs, lengths, groups, GROUP_SIZE)
+    total = work_of(costs, lengths, groups * GROUP_SIZE)
+    turns = over_draws(lambda rng: colocated(work, gpus, rng, options.steps), options, None, None)
+    share = total.sampling / total.total
+    results = {"in turns": turns}
+    for each in lags:
+        results[f"lag {each}"] = best_split(lag(work, gpus, each, options, recompute=recompute), gpus, share, options)
+    print(gpus, groups, {name: round(r.seconds, 1) for name, r in results.items()}, file=sys.stderr, flush=True)
+    return {
+        "gpus": gpus,
+        "rollouts": groups * GROUP_SIZE,
+        "bound_s": total.total / gpus,
+        "results": {name: asdict(result) for name, result in results.items()},
+    }
+
+
+def assumptions(costs: Costs, lengths: Lengths) -> list[tuple[str, Costs, Lengths, bool]]:
+    """One assumption changed at a time; the last value: whether the cache is computed again after an update."""
+    faster = replace(costs, step=costs.step / 2, row=costs.row / 2, context=costs.context / 2)
+    return [
+        ("as above", costs, lengths, False),
+        ("decoding twice as fast", faster, lengths, False),
+        ("learning twice as fast", replace(costs, token=costs.token / 2, pair=costs.pair / 2), lengths, False),
+        ("publishing takes 10 s", replace(costs, publish=10.0), lengths, False),
+        ("the cache is computed again after every update", costs, lengths, True),
+        ("median length 2,000", costs, replace(lengths, median=2000.0), False),
+        ("median length 8,000", costs, replace(lengths, median=8000.0), False),
+        ("lengths within a group independent", costs, replace(lengths, alike=0.0), False),
+        ("lengths within a group nearly equal", costs, replace(lengths, alike=0.9), False),
+    ]
+
+
+def cases(costs: Costs, lengths: Lengths, gpus: Sequence[int], options: Options) -> Iterator[tuple[str, str, Row]]:
+    """Table, name and computation of every row."""
+    for n in gpus:
+        yield "recipe", str(n), partial(compare, costs, lengths, n, RECIPE_GROUPS, LAGS, options)
+    for n, groups in PER_GPU:
+        yield "per_gpu", f"{n} x {groups}", partial(compare, costs, lengths, n, groups, (1, 4, 8), options)
+    for name, changed, drawn, again in assumptions(costs, lengths):
+        yield "assumptions", name, partial(compare, changed, drawn, 64, RECIPE_GROUPS, (8,), options, again)
+
+
+def simulate(options: Options, gpus: Sequence[int], file: Path) -> dict[str, Any]:
+    """Writes the file after every row, and computes only the rows that it lacks."""
+    costs, lengths = measured(), Lengths()
+    settings = {"options": asdict(options), "costs": asdict(costs), "lengths": asdict(lengths)}
+    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if any(record.get(key) != value for key, value in settings.items()):
+        tables: dict[str, Any] = {"recipe": {}, "per_gpu": {}, "assumptions": {}}
+        record = {"machine": machine(), **settings, "fit_errors": fit_errors(costs), **tables}
+    for table, name, row in cases(costs, lengths, gpus, options):
+        if name not in record[table]:
+            record[table][name] = row()
+            file.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _result(row: dict[str, Any], name: str) -> Result:
+    return Result(**row["results"][name])
+
+
+def recipe_table(rows: Sequence[dict[str, Any]]) -> str:
+    head = ("GPUs", "bound, s", "in turns", *(f"lag {n}" for n in LAGS), "rollout GPUs", "in turns / lag 8")
+    body = []
+    for row in rows:
+        results = [_result(row, name) for name in ("in turns", *(f"lag {n}" for n in LAGS))]
+        splits = ", ".join(str(result.rollout_gpus) for result in results[1:])
+        gain = results[0].seconds / _result(row, "lag 8").seconds
+        cells = [result.cell(row["bound_s"]) for result in results]
+        body.append((f"{row['gpus']:,}", f"{row['bound_s']:.1f}", *cells, splits, f"**{gain:.1f}**"))
+    return markdown(head, body)
+
+
+def per_gpu_table(rows: Sequence[dict[str, Any]]) -> str:
+    names = ("in turns", "lag 1", "lag 4", "lag 8")
+    body = [
+        (
+            str(row["rollouts"] // row["gpus"]),
+            f"{row['gpus']:,}",
+            f"{row['rollouts']:,}",
+            f"{row['bound_s']:.1f}",
+            *(_result(row, name).cell(row["bound_s"]) for name in names),
+            f"**{_result(row, 'in turns').seconds / _result(row, 'lag 8').seconds:.1f}**",
+        )
+        for row in rows
+    ]
+    return markdown(("rollouts a GPU", "GPUs", "rollouts", "bound, s", *names, "in turns / lag 8"), body)
+
+
+def assumptions_table(rows: Mapping[str, dict[str, Any]]) -> str:
+    body = [
+        (
+            name,
+            f"{row['bound_s']:.1f}",
+            _result(row, "in turns").cell(row["bound_s"]),
+            _result(row, "lag 8").cell(row["bound_s"]),
+            str(_result(row, "lag 8").rollout_gpus),
+            f"**{_result(row, 'in turns').seconds / _result(row, 'lag 8').seconds:.1f}**",
+        )
+        for name, row in rows.items()
+    ]
+    return markdown(("assumption", "bound, s", "in turns", "lag 8", "rollout GPUs", "in turns / lag 8"), body)
+
+
+def text(record: dict[str, Any]) -> str:
+    """What stands between the markers of docs/scaling.md."""
+    used, off = record["options"], {name: round(100 * error) for name, error in record["fit_errors"].items()}
+    note = (
+        f"Seconds a step as multiples of the bound, mean of {used['draws']} draws of at least {used['steps']} steps "
+        f"with its 95% interval. Fits of the measured costs are off by at most {off['decoding']}% (decoding) and "
+        f"{off['learning']}% (learning)."
+    )
+    return "\n\n".join(
+        [
+            "A step of 2,048 rollouts, on more and more GPUs (rollout GPUs: the best split for each lag):",
+            recipe_table(list(record["recipe"].values())),
+            "What decides is the number of rollouts a GPU:",
+            per_gpu_table(list(record["per_gpu"].values())),
+            "64 GPUs, 2,048 rollouts, with one assumption changed:",
+            assumptions_table(record["assumptions"]),
+            note,
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/scaling.md")
+    parser.add_argument("--gpus", type=int, nargs="+", default=GPUS)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10)
+    arguments = parser.parse_args()
+    record = simulate(Options(arguments.draws, arguments.steps), arguments.gpus, arguments.json)
+    print(text(record))
+    if arguments.write:
+        replace_between_markers(PAGE, "scaling.py", text(record))
+
+
+if __name__ == "__main__":
+    main()
