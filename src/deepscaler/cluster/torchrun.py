@@ -26,15 +26,15 @@ from deepscaler.cluster.model_directory import open_model
 from deepscaler.cluster.processes import divided
 from deepscaler.cluster.rank_connections import Meeting, accept_ranks, connect, open_meeting
 from deepscaler.cluster.rank_group import OwnRank, RankGroup
-from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.cluster.sampler_group import SamplerGroup
+from deepscaler.cluster.supervised import SupervisedRemote
 from deepscaler.cluster.torchrun_environment import Rank, check_size, this_rank
 from deepscaler.config import Recipe
 from deepscaler.config.derived import completions_per_update
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.lifetime import die_with_parent
-from deepscaler.modeling.published_files import read_weights
-from deepscaler.protocols import Cluster
+from deepscaler.protocols import Cluster, PublishedWeights, Remote
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
@@ -59,15 +59,15 @@ class Task:
 class TorchrunRank:
     """What a rank is asked for: to sample with its own engine, and everything that its replica does."""
 
-    def __init__(self, replica: ShardedReplica, engine: TorchEngine, published: Path) -> None:
-        self._replica, self._engine, self._published = replica, engine, published
+    def __init__(self, replica: ShardedReplica, engine: TorchEngine) -> None:
+        self._replica, self._engine = replica, engine
 
     def generate(self, requests: list[Request], params: SamplingParams) -> Iterator[Rollout]:
         return self._engine.generate(requests, params)
 
-    def read_weights(self, version: int) -> WeightsInfo:
+    def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
         """Sample with this version from now on; returns what the engine then holds."""
-        return self._engine.load_weights(read_weights(self._published / f"version-{version}"))
+        return self._engine.load_weights(weights)
 
     def __getattr__(self, method: str) -> Any:
         self._engine.release_memory()  # the learner on the same device needs it now
@@ -97,11 +97,20 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
         group = RankGroup([OwnRank(replica), *remotes])
         learner = PolicyLearner(group, recipe.algorithm, recipe.optimizer)
         with make_grader(recipe.grader) as grader:
-            yield Cluster(learner, ShardedSampler(engine, remotes), grader, rank.size)
+            yield Cluster(learner, SamplerGroup(engine, [_irreplaceable(r) for r in remotes]), grader, rank.size)
     finally:
         for remote in remotes:
             remote.close()
         shutil.rmtree(published, ignore_errors=True)
+
+
+def _irreplaceable(remote: ConnectionRemote) -> SupervisedRemote:
+    """A rank is never started again alone: torchrun ends all of them, and the run continues from its checkpoint."""
+
+    def start() -> Remote:
+        return remote
+
+    return SupervisedRemote(remote.name, start, most_restarts=0)
 
 
 def serve_rank() -> None:
@@ -119,7 +128,7 @@ def serve_rank() -> None:
     def build(is_cancelled: IsCancelled) -> TorchrunRank:
         files = open_model(task.model, task.recipe.model.dtype)
         replica, engine = _build(task, PolicyFiles(files, task.stop_ids, task.longest), rank, is_cancelled)
-        return TorchrunRank(replica, engine, task.published)
+        return TorchrunRank(replica, engine)
 
     serve(connection, build, ends_on_error=True)
 
