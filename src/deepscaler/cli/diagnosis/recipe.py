@@ -78,9 +78,9 @@ def _gpu_memory(recipe: Recipe, shape: ModelShape) -> Finding:
     there = min(torch.cuda.get_device_properties(i).total_memory for i in range(num_gpus()))
     otherwise = (
         f"weights, gradients and optimizer alone take {needed / GIB:.1f} GiB; shard the learner over more GPUs "
-        "(cluster.kind), or take a smaller model"
+        "(docs/scaling.md)"
     )
-    return amount("GPU memory", there, needed, otherwise, status="missing")
+    return amount("GPU memory", there, needed, otherwise)
 
 
 def _cpu_memory(recipe: Recipe, shape: ModelShape) -> Finding:
