@@ -27,6 +27,11 @@ def quickstart(
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine)
     require_cluster(chosen.cluster.kind)
+    if chosen.cluster.kind == "torchrun":
+        raise ValueError(
+            "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
+            "`deepscaler eval`"
+        )
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.evaluation.tables import print_summary
@@ -76,7 +81,8 @@ def train(
     """Train by reinforcement learning; goes on by itself where the run directory left off."""
     if keep_optimizer and origin is None:
         raise typer.BadParameter("--keep-optimizer goes with --from RUN")
-    from deepscaler.cli.startup import loading, prepare_for_training
+    from deepscaler.cli.startup import loading, prepare, prepare_for_training
+    from deepscaler.cluster.torchrun_environment import is_controller
     from deepscaler.config import load_recipe
     from deepscaler.config.cluster_checks import max_restarts
     from deepscaler.config.parts import require_cluster, require_engine
@@ -85,6 +91,12 @@ def train(
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine)
     require_cluster(chosen.cluster.kind)
+    if chosen.cluster.kind == "torchrun" and not is_controller():
+        with loading():
+            from deepscaler.cluster.torchrun import serve_rank
+        prepare()
+        serve_rank()
+        return
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):

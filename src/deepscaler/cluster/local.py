@@ -64,6 +64,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
 
 
 def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+    """Of all engines together, in whatever processes."""
     decode = plain_decode(policy.files.tokenizer)
     return EngineSettings(policy.stop_ids, recipe.rollout.max_active, decode, recipe.model.float32_head)
 
