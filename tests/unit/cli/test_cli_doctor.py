@@ -144,7 +144,7 @@ def test_more_gpus_than_this_machine_has_are_noted() -> None:
 
 def test_a_cluster_that_does_not_answer_is_missing() -> None:
     found = list(nodes.nodes("127.0.0.1:1", Path(), None))
-    assert [finding.status for finding in found] == ["missing"] and "127.0.0.1:1 cannot be used" in found[0].text
+    assert [finding.status for finding in found] == ["missing"] and "cannot be used" in found[0].text
 
 
 def test_machines_of_a_cluster_are_listed_and_the_workers_counted(
