@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,7 @@ def train(
     from deepscaler.cli.startup import loading, prepare, prepare_for_training
     from deepscaler.cluster.torchrun_environment import is_controller
     from deepscaler.config import load_recipe
+    from deepscaler.config.cluster_checks import max_restarts
     from deepscaler.config.parts import require_cluster, require_engine
     from deepscaler.loop.resume_check import check_directory, parse_origin
 
@@ -99,14 +101,14 @@ def train(
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
         from deepscaler.loop.build import open_run
-        from deepscaler.loop.loop import train as run_loop
+        from deepscaler.loop.restarts import train_restarting
         from deepscaler.toy.base_model import ensure_base
 
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
-    with open_run(chosen, base, run_dir, progress, begin) as run:
-        step = run_loop(run)
-        interrupted = run.stop.signal_number
+    opened = partial(open_run, chosen, base, run_dir, progress, begin)
+    run = train_restarting(opened, max_restarts(chosen.cluster), progress.message)
+    step, interrupted = run.step, run.stop.signal_number
     if interrupted is not None and step < chosen.num_steps:
         again = train_command(recipe, run_dir, overrides or [], origin=origin, keep_optimizer=keep_optimizer)
         print(f"stopped after step {step}; the same command continues: {again}")

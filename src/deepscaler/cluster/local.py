@@ -57,7 +57,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         elif recipe.rollout.engine == "torch":
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
-            sampler = stack.enter_context(_open_engine(recipe, policy))
+            sampler = stack.enter_context(open_engine(recipe, policy))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, count)
@@ -70,7 +70,7 @@ def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
 
 
 @contextmanager
-def _open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
     section = EngineSection(

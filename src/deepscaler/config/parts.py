@@ -46,12 +46,14 @@ ENGINES: Mapping[str, EnginePart] = {
 CLUSTERS: Mapping[str, str] = {
     "local": "deepscaler.cluster.local:open_local",
     "torchrun": "deepscaler.cluster.torchrun:open_torchrun",
+    "ray": "deepscaler.cluster.ray:open_ray",
 }
 # Of a construction that needs more than this program: a function that raises ValueError where it is not there. It
 # loads without torch.
 CLUSTER_REQUIRES: Mapping[str, str] = {
     "local": "deepscaler.cluster.torchrun_environment:refuse_ranks",
     "torchrun": "deepscaler.cluster.torchrun_environment:require_torchrun",
+    "ray": "deepscaler.cluster.ray_installation:require_ray",
 }
 
 PROFILES = "deepscaler.rewards.profiles"
