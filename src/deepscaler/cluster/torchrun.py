@@ -34,10 +34,11 @@ from deepscaler.config.derived import completions_per_update
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.lifetime import die_with_parent
-from deepscaler.protocols import Cluster, PublishedWeights, Remote
+from deepscaler.modeling.published_files import FileWeights
+from deepscaler.protocols import Cluster
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
-from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
+from deepscaler.training.sharded_replica import ShardedReplica, check_shared, sharded_replica
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 
 COLLECTIVE_LIMIT_S = 1800.0  # how long a rank waits for the others: rank 0 reads data or makes a base first
@@ -65,12 +66,15 @@ class TorchrunRank:
     def generate(self, requests: list[Request], params: SamplingParams) -> Iterator[Rollout]:
         return self._engine.generate(requests, params)
 
-    def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
-        """Sample with this version from now on; returns what the engine then holds."""
+    def load_weights(self, weights: FileWeights) -> WeightsInfo:
+        """Sample with these from now on; returns what the engine then holds."""
         return self._engine.load_weights(weights)
 
+    def release_memory(self) -> None:
+        """For the learner on the same device."""
+        self._engine.release_memory()
+
     def __getattr__(self, method: str) -> Any:
-        self._engine.release_memory()  # the learner on the same device needs it now
         return getattr(self._replica, method)
 
 
@@ -82,9 +86,10 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     """
     rank = this_rank()
     gpus = torch.cuda.device_count() if policy.files.device.type == "cuda" else None
-    check_size(rank, completions_per_update(recipe), gpus)
+    check_size(rank, completions_per_update(recipe), gpus, recipe.training.context_parallel)
     die_with_parent()
-    published = run_dir / PUBLISHED_FOLDER
+    published = run_dir.absolute() / PUBLISHED_FOLDER
+    published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
     with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):
         _join(rank)
@@ -94,23 +99,15 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
             remotes.append(ConnectionRemote(connection, f"learner rank {number}"))
     try:
         replica, engine = _build(task, policy, rank, lambda: False)
-        group = RankGroup([OwnRank(replica), *remotes])
+        group = RankGroup([OwnRank(replica), *remotes], recipe.training.context_parallel)
         learner = PolicyLearner(group, recipe.algorithm, recipe.optimizer)
+        sampler = SamplerGroup(engine, [_never_restarted(remote) for remote in remotes], shares_devices=True)
         with make_grader(recipe.grader) as grader:
-            yield Cluster(learner, SamplerGroup(engine, [_irreplaceable(r) for r in remotes]), grader, rank.size)
+            yield Cluster(learner, sampler, grader, rank.size)
     finally:
         for remote in remotes:
             remote.close()
         shutil.rmtree(published, ignore_errors=True)
-
-
-def _irreplaceable(remote: ConnectionRemote) -> SupervisedRemote:
-    """A rank is never started again alone: torchrun ends all of them, and the run continues from its checkpoint."""
-
-    def start() -> Remote:
-        return remote
-
-    return SupervisedRemote(remote.name, start, most_restarts=0)
 
 
 def serve_rank() -> None:
@@ -133,6 +130,11 @@ def serve_rank() -> None:
     serve(connection, build, ends_on_error=True)
 
 
+def _never_restarted(remote: ConnectionRemote) -> SupervisedRemote:
+    """A rank is lost with its part of the learner, so the run ends and torchrun ends all others."""
+    return SupervisedRemote(remote.name, lambda: remote, most_restarts=0)
+
+
 def _join(rank: Rank) -> None:
     """The process group of all ranks: gloo, and NCCL for what is on GPUs."""
     if rank.on_one_machine and sys.platform.startswith("linux"):
@@ -147,6 +149,7 @@ def _build(
     task: Task, policy: PolicyFiles, rank: Rank, is_cancelled: IsCancelled
 ) -> tuple[ShardedReplica, TorchEngine]:
     """This rank's part of the learner, and its engine with weights of its own."""
+    check_shared(task.published)
     settings = divided(engine_settings(task.recipe, policy), rank.size)
     engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
     return sharded_replica(task.recipe, policy.load(torch.float32), task.published), engine
