@@ -119,7 +119,7 @@ def _open_learner(plan: _Plan, role: Role, places: list[Place], published: Path)
             rank.wait_until_started()
         if role.count > 1:
             _join(ranks, [place.address for place in places])
-        yield RankGroup(ranks)
+        yield RankGroup(ranks, plan.recipe.training.context_parallel)
     finally:
         for rank in ranks:
             rank.close()
