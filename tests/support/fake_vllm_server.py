@@ -88,6 +88,7 @@ class FakeVllmServer:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+        await asyncio.sleep(0.01)  # connections that were aborted close their sockets
 
     async def _look(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":

@@ -49,7 +49,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
     computer = policy_computer(policy.load(torch.float32), recipe)
     samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
-    settings = divided(_engine_settings(recipe, policy), count)
+    settings = divided(engine_settings(recipe, policy), count)
     with ExitStack() as stack:
         helpers = stack.enter_context(start_helpers(computer, settings if samples_from_them else None, count - 1))
         if samples_from_them:
@@ -57,23 +57,24 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         elif recipe.rollout.engine == "torch":
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
-            sampler = stack.enter_context(_open_engine(recipe, policy, run_dir))
+            sampler = stack.enter_context(open_engine(recipe, policy, run_dir))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, count)
 
 
-def _engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+    """Of all engines together, in whatever processes."""
     decode = plain_decode(policy.files.tokenizer)
     return EngineSettings(policy.stop_ids, recipe.rollout.max_active, decode, recipe.model.float32_head)
 
 
 @contextmanager
-def _open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path | None = None) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
     params = SamplingParams(policy.longest, stop_token_ids=rollout.stop_token_ids, stop=rollout.stop)
     section = rollout_engine(recipe)
-    open_engine = load_engine(rollout.engine).open
-    with open_engine(policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir) as (sampler, _):
+    start = load_engine(rollout.engine).open
+    with start(policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir) as (sampler, _):
         yield sampler

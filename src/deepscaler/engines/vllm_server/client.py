@@ -103,7 +103,7 @@ class ServerClient:
     def close(self) -> None:
         if not self._loop.is_closed():
             with contextlib.suppress(RunError):
-                self._run(self._session.close(), CONNECT_LIMIT_S)
+                self._run(self._close_session(), CONNECT_LIMIT_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=CONNECT_LIMIT_S)
             self._loop.close()
@@ -194,6 +194,10 @@ class ServerClient:
 
     async def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(limit=0))
+
+    async def _close_session(self) -> None:
+        await self._session.close()
+        await asyncio.sleep(0)  # its connections close their sockets
 
     def _run(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
         """In the loop's thread. Raises RunError past the limit."""
