@@ -103,6 +103,7 @@ class Run:
     ) -> None:
         """Write the files of the step; evaluate, change the stage and save if due. Raises AlarmError."""
         self.step = step.number
+        self._tell_notices()
         change = self._record(step, collected, mini_batches, update, weights)
         last = step.number == self.recipe.num_steps
         if last or change is not None or self._evaluation_due():
@@ -146,6 +147,13 @@ class Run:
         self._raise_alarms(figures)
         return self.curriculum.observe(observation(self.step, stats))
 
+    def _tell_notices(self) -> None:
+        """Record what happened to workers since the last step."""
+        while self.cluster.notices:
+            text = self.cluster.notices.popleft()
+            self.directory.log_event(self.step, "worker", text, {})
+            self.progress.message(f"note: {text}")
+
     def _raise_alarms(self, figures: StepStats) -> None:
         """Record all alarms, then stop the run if one is fatal."""
         alarms = self.alarms.observe(figures)
@@ -166,6 +174,7 @@ class Run:
             yield
         except (Exception, KeyboardInterrupt) as error:
             with suppress(OSError):  # a full disk may be what ended the run
+                self._tell_notices()
                 self.directory.log_event(self.step, "stop", str(error) or type(error).__name__, {})
             raise
         if self.step >= self.recipe.num_steps:

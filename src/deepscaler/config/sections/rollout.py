@@ -51,3 +51,18 @@ class ClusterSection(Section):
     """Where a run's workers are."""
 
     kind: ClusterKind = setting("local", shapes="update", compared="rounding", added=True, doc="local = this machine")
+    silence_s: float = setting(
+        60.0,
+        unit="s",
+        shapes="nothing",
+        doc="a worker process without a sign of life for so long counts as lost; a busy one gives one every 5 s",
+        ge=20,
+    )
+    stall_s: float = setting(
+        1800.0,
+        unit="s",
+        shapes="nothing",
+        doc="longest time without any progress (decoding step, micro-batch, completion, phase): then all stacks are "
+        "written to workers/ of the run directory, and a worker counts as lost, or the run ends",
+        ge=60,
+    )

@@ -25,6 +25,7 @@ from deepscaler.engines.vllm.sampling import (
 from deepscaler.engines.vllm.weights import check_given, held_weights, repack_tied_head, unsigned_digest
 from deepscaler.modeling.positions import model_context
 from deepscaler.modeling.weights import dtype_name
+from deepscaler.observability import liveness
 from deepscaler.observability.counts import counted
 from deepscaler.protocols import PublishedWeights
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
@@ -93,6 +94,7 @@ class VllmEngine:
                     sampling = vllm_params(params, self._stop_ids, request.problem_id, index)
                     self._engine.add_request(name, prompt, sampling)
             while waiting and not self._is_cancelled():
+                liveness.beat()
                 for output in self._step():
                     if output.finished and output.request_id in waiting:
                         yield self._rollout(*waiting.pop(output.request_id), output.outputs[0], params)
