@@ -83,7 +83,7 @@ class ConnectionRemote:
         """Ask the far end to stop the stream of this call."""
         try:
             self._connection.send(_Cancel(number))
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:
             raise self._died(self._pending[number].method) from error
 
     def is_ready(self, number: int) -> bool:
@@ -117,7 +117,7 @@ class ConnectionRemote:
         self._pending[self._num_calls] = _Pending(method)
         try:
             self._connection.send(_Call(self._num_calls, streamed, method, arguments))
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:
             raise self._died(method) from error
         except BlockingIOError as error:
             raise WorkerLost(f"{self.name} has read nothing for {self._limits.start_s:.0f} s, in {method}") from error
@@ -126,7 +126,7 @@ class ConnectionRemote:
     def _take_message(self, method: str) -> None:
         try:
             message = _Message(*self._connection.recv())
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:
             raise self._died(method) from error
         idle_s = message.value if message.kind == LIFE_SIGN else 0.0
         self._watch.heard(idle_s if isinstance(idle_s, float) else None)

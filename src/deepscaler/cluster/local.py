@@ -53,7 +53,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
     computer = policy_computer(policy.load(torch.float32), recipe)
     samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
-    settings = divided(_engine_settings(recipe, policy), count)
+    settings = divided(engine_settings(recipe, policy), count)
     notices: deque[str] = deque()
     with ExitStack() as stack:
         starting = start_helpers(
@@ -70,20 +70,21 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         elif recipe.rollout.engine == "torch":
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
-            sampler = stack.enter_context(_open_engine(recipe, policy))
+            sampler = stack.enter_context(open_engine(recipe, policy))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         learner = PolicyLearner(replica, recipe.algorithm, recipe.optimizer)
         yield Cluster(learner, sampler, grader, count, notices)
 
 
-def _engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+    """Of all engines together, in whatever processes."""
     decode = plain_decode(policy.files.tokenizer)
     return EngineSettings(policy.stop_ids, recipe.rollout.max_active, decode, recipe.model.float32_head)
 
 
 @contextmanager
-def _open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
     section = EngineSection(

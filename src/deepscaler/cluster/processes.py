@@ -57,7 +57,7 @@ def start_helpers(
         for number in range(1, count + 1):
             lent = torch.zeros(num_weights).share_memory_()
             name = f"worker process {number}"
-            log = None if logs is None else logs / f"helper-{number}.log"
+            log = None if logs is None else logs / f"{name.replace(' ', '-')}.log"
             start = partial(ProcessRemote, partial(build, computer, engine, lent), name, limits=limits, log=log)
             remote = SupervisedRemote(name, start, most_restarts=most_restarts, report=report)
             helpers.append(GradientHelper(remote, lent))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from deepscaler.config.cluster_checks import cluster_rule
 from deepscaler.config.context import check_context_parallel
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.memory import ModelShape
@@ -333,6 +334,7 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _engine,
+    cluster_rule,
     _problems,
     _benchmarks,
     _sources,
