@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepscaler.observability.environment import package_versions
@@ -37,13 +37,15 @@ def check_nodes(run_dir: Path) -> None:
     if len(nodes) < 2:
         return
     with _token_file(run_dir) as (path, token):
-        asked = {
-            name: _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(path)
+        asked = [
+            (name, _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(path))
             for node_id, name in nodes.items()
-        }
+        ]
         here = _versions()
-        for name, reference in asked.items():
+        for name, reference in asked:
             seen = _answer(name, reference)
+            if seen is None:
+                continue
             if differing := [
                 _difference(key, here, seen.versions) for key in here if seen.versions.get(key) != here[key]
             ]:
@@ -85,9 +87,12 @@ def _look(path: Path) -> Seen:
     return Seen(_versions(), path.read_text() if path.is_file() else None)
 
 
-def _answer(name: str, reference: Any) -> Seen:
+def _answer(name: str, reference: Any) -> Seen | None:
+    """None for a machine that has just left the cluster. Raises ValueError for one that cannot be used."""
     try:
         return ray.get(reference, timeout=LOOK_LIMIT_S)
+    except (TaskUnschedulableError, NodeDiedError):
+        return None
     except RayTaskError as error:
         raise ValueError(
             f"the machine {name} cannot run this program ({type(error.cause).__name__}: {error.cause}); install "
