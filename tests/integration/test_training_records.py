@@ -83,7 +83,7 @@ def test_every_metric_of_a_step_is_documented_and_every_documented_one_is_writte
 def test_every_event_is_documented_and_every_documented_one_is_written(run: list[dict[str, Any]]) -> None:
     events = [row["event"] for row in run if row["kind"] == "event"]
     assert set(events) == {names(cells[0])[0] for cells in rows_of("run-directory.md", "metrics.jsonl")}
-    assert [e for e in events if e != "alarm"] == ["worker", "stage_change", "stop", "resume", "finished"]
+    assert [e for e in events if e != "alarm"] == ["notice", "stage_change", "stop", "resume", "finished"]
 
 
 def test_the_page_lists_the_alarms_there_are_and_which_are_fatal() -> None:

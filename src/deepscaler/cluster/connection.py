@@ -117,10 +117,10 @@ class ConnectionRemote:
         self._pending[self._num_calls] = _Pending(method)
         try:
             self._connection.send(_Call(self._num_calls, streamed, method, arguments))
-        except OSError as error:
-            raise self._died(method) from error
         except BlockingIOError as error:
             raise WorkerLost(f"{self.name} has read nothing for {self._limits.start_s:.0f} s, in {method}") from error
+        except OSError as error:
+            raise self._died(method) from error
         return self._num_calls
 
     def _take_message(self, method: str) -> None:
