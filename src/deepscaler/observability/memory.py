@@ -7,6 +7,8 @@ from collections import deque
 from itertools import pairwise
 from pathlib import Path
 
+from deepscaler.observability.counts import counted
+
 WINDOW = 60  # steps that are looked at
 WARM_UP = 10  # steps in which caches and compiled kernels fill up
 LEAST_GROWTH = 64 * 2**20  # bytes over the window; less is what allocators do
@@ -59,6 +61,6 @@ class MemoryWatch:
         return (
             f"the driver's memory grows by {per_step / 2**20:.1f} MiB a step over the last {WINDOW} steps, to "
             f"{seen[-1] / 2**20:.0f} MiB: the {available / 2**20:.0f} MiB that are free last for "
-            f"{available / per_step:.0f} of the {steps_left} steps left. Stop the run after a checkpoint and start it "
-            "again, which frees what has gathered, and please report it"
+            f"{available / per_step:.0f} of {counted(steps_left, 'step')}. Stop the run after a checkpoint and start "
+            "it again, which frees what has gathered, and please report it"
         )
