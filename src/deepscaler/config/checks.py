@@ -72,6 +72,15 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
+def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
+    name, lag = recipe.rollout.engine, recipe.rollout.max_policy_lag
+    if lag > 0 and recipe.cluster.kind == "local" and not ENGINES[name].overlaps:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
+            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
+        )
+
+
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
     section = recipe.evaluation
     if section.benchmarks_dir is not None and not section.benchmarks:
@@ -333,6 +342,7 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _engine,
+    _overlap,
     _problems,
     _benchmarks,
     _sources,

@@ -24,13 +24,15 @@ class EnginePart:
     """An engine in this process, and what of a training recipe it can honour.
 
     path: of its `engines.registry.Engine`. stop_strings: texts that end a completion (rollout.stop). float32_head: the
-    learner's logits in float32 (model.float32_head). requires: of a function that raises ValueError where a package is
-    missing that only this engine needs; it loads without torch.
+    learner's logits in float32 (model.float32_head). overlaps: it can sample while the learner updates
+    (rollout.max_policy_lag). requires: of a function that raises ValueError where a package is missing that only this
+    engine needs; it loads without torch.
     """
 
     path: str
     stop_strings: bool = True
     float32_head: bool = True
+    overlaps: bool = True
     requires: str | None = None
 
 
@@ -40,6 +42,7 @@ ENGINES: Mapping[str, EnginePart] = {
         "deepscaler.engines.vllm.opening:ENGINE",
         stop_strings=False,
         float32_head=False,
+        overlaps=False,
         requires="deepscaler.engines.vllm.installation:require_vllm",
     ),
 }
