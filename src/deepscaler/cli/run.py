@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,16 @@ def quickstart(
     """Base model, training, evaluation and report in one go, on a laptop."""
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.config.parts import require_engine
+    from deepscaler.config.parts import require_cluster, require_engine
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine)
+    require_cluster(chosen.cluster.kind)
+    if chosen.cluster.kind == "torchrun":
+        raise ValueError(
+            "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
+            "`deepscaler eval`"
+        )
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.evaluation.tables import print_summary
@@ -74,25 +81,34 @@ def train(
     """Train by reinforcement learning; goes on by itself where the run directory left off."""
     if keep_optimizer and origin is None:
         raise typer.BadParameter("--keep-optimizer goes with --from RUN")
-    from deepscaler.cli.startup import loading, prepare_for_training
+    from deepscaler.cli.startup import loading, prepare, prepare_for_training
+    from deepscaler.cluster.torchrun_environment import is_controller
     from deepscaler.config import load_recipe
-    from deepscaler.config.parts import require_engine
+    from deepscaler.config.cluster_checks import max_restarts
+    from deepscaler.config.parts import require_cluster, require_engine
     from deepscaler.loop.resume_check import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine)
+    require_cluster(chosen.cluster.kind)
+    if chosen.cluster.kind == "torchrun" and not is_controller():
+        with loading():
+            from deepscaler.cluster.torchrun import serve_rank
+        prepare()
+        serve_rank()
+        return
     check_directory(chosen, run_dir)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
         from deepscaler.loop.build import open_run
-        from deepscaler.loop.loop import train as run_loop
+        from deepscaler.loop.restarts import train_restarting
         from deepscaler.toy.base_model import ensure_base
 
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
-    with open_run(chosen, base, run_dir, progress, begin) as run:
-        step = run_loop(run)
-        interrupted = run.stop.signal_number
+    opened = partial(open_run, chosen, base, run_dir, progress, begin)
+    run = train_restarting(opened, max_restarts(chosen.cluster), progress.message)
+    step, interrupted = run.step, run.stop.signal_number
     if interrupted is not None and step < chosen.num_steps:
         again = train_command(recipe, run_dir, overrides or [], origin=origin, keep_optimizer=keep_optimizer)
         print(f"stopped after step {step}; the same command continues: {again}")

@@ -78,7 +78,7 @@ class ConnectionRemote:
         """Ask the far end to stop the stream of this call. forgotten: nobody will take what it still yields."""
         try:
             self._connection.send(_Cancel(number, forgotten))
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:
             raise self._died(self._pending[number].method) from error
 
     def is_ready(self, number: int) -> bool:
@@ -112,14 +112,14 @@ class ConnectionRemote:
         self._pending[self._num_calls] = _Pending(method)
         try:
             self._connection.send(_Call(self._num_calls, streamed, method, arguments))
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:
             raise self._died(method) from error
         return self._num_calls
 
     def _take_message(self, method: str) -> None:
         try:
             message = _Message(*self._connection.recv())
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:
             raise self._died(method) from error
         if message.number in self._pending:
             self._pending[message.number].arrived.append(message)

@@ -53,7 +53,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
     is_torch, overlaps = recipe.rollout.engine == "torch", recipe.rollout.max_policy_lag > 0
     samples_from_them = is_torch and not overlaps and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
-    settings = divided(_engine_settings(recipe, policy), count)
+    settings = divided(engine_settings(recipe, policy), count)
     with ExitStack() as stack:
         helpers = stack.enter_context(start_helpers(computer, settings if samples_from_them else None, count - 1))
         if samples_from_them:
@@ -64,19 +64,20 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         elif is_torch:
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
-            sampler = stack.enter_context(_open_engine(recipe, policy))
+            sampler = stack.enter_context(open_engine(recipe, policy))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, count)
 
 
-def _engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
+    """Of all engines together, in whatever processes."""
     decode = plain_decode(policy.files.tokenizer)
     return EngineSettings(policy.stop_ids, recipe.rollout.max_active, decode, recipe.model.float32_head)
 
 
 @contextmanager
-def _open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
     section = EngineSection(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from deepscaler.config.cluster_checks import cluster_rule
 from deepscaler.config.context import check_context_parallel
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.memory import ModelShape
@@ -73,8 +74,13 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
 
 
 def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
-    name, lag = recipe.rollout.engine, recipe.rollout.max_policy_lag
-    if lag > 0 and recipe.cluster.kind == "local" and not ENGINES[name].overlaps:
+    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
+    if lag > 0 and kind == "torchrun":
+        yield (
+            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
+            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
+        )
+    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
         yield (
             f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
             "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
@@ -343,6 +349,7 @@ _RULES: tuple[Rule, ...] = (
     _sft_shape,
     _engine,
     _overlap,
+    cluster_rule,
     _problems,
     _benchmarks,
     _sources,

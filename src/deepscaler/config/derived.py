@@ -53,6 +53,11 @@ def prompts_per_update(recipe: Recipe) -> int:
     return recipe.optimizer.mini_batch_prompts or recipe.rollout.prompts_per_step
 
 
+def completions_per_update(recipe: Recipe) -> int:
+    """The fewest completions that an optimizer update of any stage has."""
+    return prompts_per_update(recipe) * min(group_size(recipe, stage) for stage in recipe.stages)
+
+
 def group_size(recipe: Recipe, stage: StageSection) -> int:
     return stage.group_size or recipe.rollout.group_size
 

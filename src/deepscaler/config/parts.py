@@ -46,7 +46,18 @@ ENGINES: Mapping[str, EnginePart] = {
         requires="deepscaler.engines.vllm.installation:require_vllm",
     ),
 }
-CLUSTERS: Mapping[str, str] = {"local": "deepscaler.cluster.local:open_local"}
+CLUSTERS: Mapping[str, str] = {
+    "local": "deepscaler.cluster.local:open_local",
+    "torchrun": "deepscaler.cluster.torchrun:open_torchrun",
+    "ray": "deepscaler.cluster.ray:open_ray",
+}
+# Of a construction that needs more than this program: a function that raises ValueError where it is not there. It
+# loads without torch.
+CLUSTER_REQUIRES: Mapping[str, str] = {
+    "local": "deepscaler.cluster.torchrun_environment:refuse_ranks",
+    "torchrun": "deepscaler.cluster.torchrun_environment:require_torchrun",
+    "ray": "deepscaler.cluster.ray_installation:require_ray",
+}
 
 PROFILES = "deepscaler.rewards.profiles"
 REWARDS: tuple[str, ...] = tuple(
@@ -66,6 +77,12 @@ def require_engine(name: str) -> None:
     """Raises ValueError with instructions where the engine's package is not installed. Loads no torch."""
     if requires := ENGINES[name].requires:
         load(requires)()
+
+
+def require_cluster(name: str) -> None:
+    """Raises ValueError with instructions where what the construction needs is not there. Loads no torch."""
+    if name in CLUSTER_REQUIRES:
+        load(CLUSTER_REQUIRES[name])()
 
 
 def one_of(names: Collection[str]) -> AfterValidator:

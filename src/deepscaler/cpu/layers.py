@@ -45,6 +45,7 @@ class FusedRMSNorm(nn.Module):
 
     weight: Tensor
     variance_epsilon: float
+    weight_is_freed = False  # after use, by FSDP: then the kernels, which pin what they read as an array, read a copy
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         rows = hidden_states.reshape(-1, hidden_states.shape[-1]) if can_accelerate(hidden_states) else hidden_states
@@ -53,7 +54,15 @@ class FusedRMSNorm(nn.Module):
 
 def _normed(module: Any, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The norm of x + branch, and the sum."""
-    return rms_norm(x, branch, module.weight, module.variance_epsilon)
+    weight = module.weight.clone() if module.weight_is_freed else module.weight
+    return rms_norm(x, branch, weight, module.variance_epsilon)
+
+
+def let_weights_be_freed(model: nn.Module) -> None:
+    """For a model whose weights FSDP gathers for a layer and frees after it."""
+    for module in model.modules():
+        if isinstance(module, FusedRMSNorm):
+            module.weight_is_freed = True
 
 
 class FusedLayer(GradientCheckpointingLayer):
@@ -74,7 +83,7 @@ class FusedLayer(GradientCheckpointingLayer):
         branch = _attended(parts, normed, context["position_embeddings"], attention_context)
         normed, hidden = _normed(parts.mlp_norm, hidden, branch)
         gated = silu_mul(parts.gate(normed), parts.up(normed))
-        return (hidden + parts.down(gated)).unsqueeze(0)
+        return hidden.unsqueeze(0) + parts.down(gated).unsqueeze(0)
 
 
 def _attended(parts: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], context: Any) -> Tensor:

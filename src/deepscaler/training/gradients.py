@@ -164,6 +164,10 @@ class GradientComputer:
             forbidden=forbidden_ids(model),
         )
 
+    def num_micro_batches(self, samples: Sequence[TrainSample]) -> int:
+        """Of the forward and backward passes over these samples. Raises ValueError for one over the budget."""
+        return len(self._plan(samples))
+
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         lengths = [s.num_tokens for s in samples]
         limit = self._training.tokens_per_micro_batch

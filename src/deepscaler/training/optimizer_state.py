@@ -1,4 +1,8 @@
-"""Optimizer and reference weights to and from a checkpoint directory, as safetensors."""
+"""Optimizer and reference weights to and from a checkpoint directory, as safetensors.
+
+What one process writes is whole; what ranks write is divided among files (`sharded_state`). Either is loaded into a
+model of one process or of ranks.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
+from deepscaler.training.sharded_state import REFERENCE_FOLDER, load_sharded_optimizer, load_sharded_reference
 from deepscaler.types import RunError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -36,13 +42,15 @@ def save_optimizer(
 
 
 def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None) -> None:
-    """Restore in place the weights that the model's `save_pretrained` and `save_optimizer` wrote.
+    """Restore in place the weights that a replica's `save` wrote.
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
     _load_parameters(model, weights_files(directory))
     if reference is not None and (directory / REFERENCE_FILE).is_file():
         _load_parameters(reference, [directory / REFERENCE_FILE])
+    elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
+        load_sharded_reference(directory, reference)
 
 
 def weights_files(directory: Path) -> list[Path]:
@@ -54,13 +62,17 @@ def weights_files(directory: Path) -> list[Path]:
 
 
 def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Restore in place what `save_optimizer` wrote of the optimizer."""
+    """Restore in place what a replica's `save` wrote of the optimizer."""
+    if not (directory / OPTIMIZER_FILE).is_file():
+        load_sharded_optimizer(directory, optimizer, model)
+        return
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in load_file(directory / OPTIMIZER_FILE).items():
         field, name = key.split(":", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][field] = value.to(parameter.device)
+        divided = isinstance(parameter, DTensor) and field != "step"
+        optimizer.state[parameter][field] = _part(value, parameter) if divided else value.to(parameter.device)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, directory: Path) -> None:
@@ -90,4 +102,11 @@ def _load_parameters(model: nn.Module, files: list[Path]) -> None:
         raise ValueError(f"{files[0].parent} lacks the weights {missing[:3]}; it was saved from another model")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(stored[name])
+            parameter.copy_(_part(stored[name], parameter) if isinstance(parameter, DTensor) else stored[name])
+
+
+def _part(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor divided as a weight is, without communication, on the device of the weight."""
+    assert isinstance(like, DTensor)
+    part = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return part.to(like.device)

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from deepscaler.config.models import Recipe
 from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
-from deepscaler.training.context_parallel import ContextParallel
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights, save_optimizer
 from deepscaler.types import TokenSums, TrainSample
@@ -110,17 +109,22 @@ class ModelReplica:
         return optimizer
 
 
-def policy_computer(model: nn.Module, recipe: Recipe, context: ContextParallel | None = None) -> GradientComputer:
-    """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term.
+C = TypeVar("C", bound=GradientComputer)
 
-    context: the ranks that share every micro-batch with this process.
-    """
+
+def policy_computer(model: nn.Module, recipe: Recipe) -> GradientComputer:
+    """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term."""
+    return computer_of(recipe, model, GradientComputer)
+
+
+def computer_of(recipe: Recipe, model: nn.Module, make: Callable[..., C]) -> C:
+    """As `policy_computer`, of the class that `make` makes with the arguments of `GradientComputer`."""
     if recipe.model.activation_checkpointing:
         enable_checkpointing(model)
     reference = None
     if recipe.algorithm.kl.coefficient > 0:
         reference = copy.deepcopy(model).eval().requires_grad_(False)
-    return GradientComputer(
+    return make(
         model,
         reference,
         recipe.algorithm,
@@ -128,7 +132,6 @@ def policy_computer(model: nn.Module, recipe: Recipe, context: ContextParallel |
         temperature=recipe.rollout.temperature,
         autocast=recipe.model.dtype == "bfloat16",
         float32_head=recipe.model.float32_head,
-        context=context,
     )
 
 

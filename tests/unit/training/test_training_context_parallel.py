@@ -57,8 +57,8 @@ def computed(
 
 def check_ranks(
     ranks: int, model: Any, samples: Sequence[TrainSample], algorithm: AlgorithmSection = ALL_TERMS
-) -> None:
-    """Gradients of the ranks add up to that of one; every rank has all log-probabilities and sums."""
+) -> TokenSums:
+    """Gradients of the ranks add up to that of one; every rank has all log-probabilities and sums, here returned."""
     alone = computed(model, samples, algorithm, None)
     shared = on_ranks(ranks, partial(computed, model, samples, algorithm))
     equal(sum(rank.gradient for rank in shared), alone.gradient)
@@ -67,6 +67,7 @@ def check_ranks(
         for name in TokenSums.__dataclass_fields__:
             mine, expected = (getattr(result.sums, name) or 0.0 for result in (rank, alone))
             assert mine == pytest.approx(expected, rel=1e-5, abs=1e-6), name
+    return alone.sums
 
 
 @pytest.fixture
@@ -102,7 +103,11 @@ def test_key_value_heads_are_repeated_where_they_do_not_divide(samples):
 
 @pytest.mark.parametrize("loss", ["gspo", "cispo"])
 def test_statistics_of_a_completion_are_of_all_its_tokens(loss, samples):
-    check_ranks(4, make_model(), samples, AlgorithmSection(loss=loss, clip_low=1e-3, clip_high=2e-3))
+    algorithm = AlgorithmSection(
+        loss=loss, clip_low=1e-3, clip_high=2e-3, importance_mask="sequence", importance_low=0.2, importance_high=2.0
+    )
+    sums = check_ranks(4, make_model(), samples, algorithm)
+    assert 0 < (sums.masked or 0) < sums.num_tokens
 
 
 def test_a_row_of_fewer_tokens_than_ranks_is_computed(make_samples_of):

@@ -57,6 +57,65 @@ class RolloutSection(Section):
 
 
 class ClusterSection(Section):
-    """Where a run's workers are."""
+    """Where a run's workers are. Counts are of `kind = "ray"`; absent ones are one rank and one sampler on CPU."""
 
-    kind: ClusterKind = setting("local", shapes="update", compared="rounding", added=True, doc="local = this machine")
+    kind: ClusterKind = setting(
+        "local",
+        shapes="update",
+        compared="rounding",
+        added=True,
+        doc="local = this machine; torchrun = the ranks that torchrun started, which divide the learner among them; ray = "
+        "actors placed by Ray, on this machine or on those of a Ray cluster",
+    )
+    learner_ranks: int | None = setting(
+        None,
+        unit="ranks",
+        shapes="update",
+        compared="rounding",
+        added=True,
+        doc="ray: ranks that share the learner's work, one CPU core each",
+        gt=0,
+    )
+    samplers: int | None = setting(
+        None,
+        unit="engines",
+        shapes="samples",
+        compared="rounding",
+        added=True,
+        doc="ray: engines that sample, one CPU core each",
+        gt=0,
+    )
+    learner_gpus: int | None = setting(
+        None,
+        unit="GPUs",
+        shapes="update",
+        compared="rounding",
+        added=True,
+        doc="ray: learner ranks with a GPU each, instead of cluster.learner_ranks",
+        gt=0,
+    )
+    rollout_gpus: int | None = setting(
+        None,
+        unit="GPUs",
+        shapes="samples",
+        compared="rounding",
+        added=True,
+        doc="ray: engines with a GPU each, instead of cluster.samplers",
+        gt=0,
+    )
+    address: str | None = setting(
+        None,
+        shapes="nothing",
+        doc="ray: HOST:PORT of a cluster; local = start Ray here; absent = RAY_ADDRESS, or what `ray start` runs on "
+        "this machine, else as local",
+    )
+    placement_timeout_s: float = setting(
+        300.0, unit="s", shapes="nothing", doc="ray: longest wait for the cores and GPUs of a role", gt=0
+    )
+    max_restarts: int = setting(
+        3,
+        unit="restarts",
+        shapes="nothing",
+        doc="ray: restarts of a sampler, and of all learner ranks from the newest checkpoint with no step done between",
+        ge=0,
+    )

@@ -57,6 +57,11 @@ class TrainingSection(Section):
         "that of the model's attention heads",
         gt=0,
     )
+    cpu_offload: bool = setting(
+        False,
+        shapes="nothing",
+        doc="sharded learner: weights, gradients and optimizer state wait in host memory, a layer at a time on the GPU",
+    )
 
 
 class CheckpointSection(Section):

@@ -1,0 +1,73 @@
+"""A learner in another process: the object there, and the replica here that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepscaler.modeling.published_files import FileWeights, remove_versions, write_weights
+from deepscaler.protocols import AppliedUpdate, PolicyOrReference, Remote
+from deepscaler.training.gradients import Logprobs
+from deepscaler.training.replica import ModelReplica
+from deepscaler.types import TokenSums, TrainSample
+
+KEPT_VERSIONS = 2  # a sampler may still read the one before the newest
+
+
+class LearnerRank:
+    """A replica whose weights are published as files in `root`, cast to `dtype`."""
+
+    def __init__(self, replica: ModelReplica, root: Path, dtype: str) -> None:
+        self._replica, self._root, self._dtype = replica, root, dtype
+
+    def logprobs(self, samples: Sequence[TrainSample], of: PolicyOrReference) -> Logprobs:
+        return self._replica.logprobs(samples, of=of)
+
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
+        return self._replica.accumulate(samples, old, ref)
+
+    def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
+        return self._replica.apply(learning_rate, max_grad_norm)
+
+    def publish(self, version: int) -> FileWeights:
+        named = self._replica.computer.model.named_parameters()
+        written = write_weights(self._root, version, named, self._dtype)
+        remove_versions(self._root, keep=KEPT_VERSIONS)
+        return written
+
+    def begin_stage(self, reset_optimizer: bool, reset_reference: bool) -> None:
+        self._replica.begin_stage(reset_optimizer=reset_optimizer, reset_reference=reset_reference)
+
+    def save(self, directory: Path) -> None:
+        self._replica.save(directory)
+
+    def load(self, directory: Path, num_updates: int | None) -> None:
+        self._replica.load(directory, num_updates=num_updates)
+
+
+class RemoteReplica:
+    """The replica of one rank in another process."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
+        return self._remote.call("logprobs", list(samples), of).result()
+
+    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
+        return self._remote.call("accumulate", list(samples), old, ref).result()
+
+    def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
+        return self._remote.call("apply", learning_rate, max_grad_norm).result()
+
+    def publish(self, version: int) -> FileWeights:
+        return self._remote.call("publish", version).result()
+
+    def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
+        self._remote.call("begin_stage", reset_optimizer, reset_reference).result()
+
+    def save(self, directory: Path) -> None:
+        self._remote.call("save", directory.absolute()).result()
+
+    def load(self, directory: Path, *, num_updates: int | None) -> None:
+        self._remote.call("load", directory.absolute(), num_updates).result()

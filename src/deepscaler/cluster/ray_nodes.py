@@ -1,0 +1,104 @@
+"""The machines of a Ray cluster: whether they can work together, checked before a model is loaded."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from deepscaler.observability.environment import package_versions
+
+PACKAGES = ("deepscaler", "torch", "transformers", "numpy", "safetensors", "ray")
+LOOK_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one machine sees. token: what it read in the shared directory; None where there is no such file."""
+
+    versions: Mapping[str, str]
+    token: str | None
+
+
+def check_nodes(run_dir: Path) -> None:
+    """Raises ValueError when a machine has other versions than this one, or does not see the run's directory.
+
+    Does nothing where this machine is the only one.
+    """
+    nodes = live_nodes()
+    if len(nodes) < 2:
+        return
+    with _token_file(run_dir) as (path, token):
+        asked = {
+            name: _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(path)
+            for node_id, name in nodes.items()
+        }
+        here = _versions()
+        for name, reference in asked.items():
+            seen = _answer(name, reference)
+            if differing := [
+                _difference(key, here, seen.versions) for key in here if seen.versions.get(key) != here[key]
+            ]:
+                raise ValueError(
+                    f"the machine {name} has other versions than this one ({', '.join(differing)}); install the same "
+                    "on all machines of the Ray cluster"
+                )
+            if seen.token != token:
+                raise ValueError(
+                    f"the machine {name} does not see the run's directory {run_dir}: weights and checkpoints pass "
+                    "through it, so --run-dir must be on a file system that all machines of the Ray cluster share"
+                )
+
+
+def live_nodes() -> dict[str, str]:
+    """Ray's id -> address, of every machine that is up."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+@contextmanager
+def _token_file(run_dir: Path) -> Iterator[tuple[Path, str]]:
+    token = secrets.token_hex(8)
+    path = run_dir.absolute() / f".shared-{token}"
+    path.write_text(token)
+    try:
+        yield path, token
+    finally:
+        path.unlink()
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **package_versions(PACKAGES)}
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _look(path: Path) -> Seen:
+    if path.parent.is_dir():
+        list(path.parent.iterdir())  # a network file system looks again
+    return Seen(_versions(), path.read_text() if path.is_file() else None)
+
+
+def _answer(name: str, reference: Any) -> Seen:
+    try:
+        return ray.get(reference, timeout=LOOK_LIMIT_S)
+    except RayTaskError as error:
+        raise ValueError(
+            f"the machine {name} cannot run this program ({type(error.cause).__name__}: {error.cause}); install "
+            "deepscaler[cluster] there, in the environment that its `ray start` runs in"
+        ) from error
+    except (RayError, GetTimeoutError) as error:
+        raise ValueError(
+            f"the machine {name} does not answer ({' '.join(str(error).split())[:200]}); restart Ray there, or take it "
+            "out of the cluster"
+        ) from error
+
+
+def _difference(name: str, here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    return f"{name} {there.get(name, 'absent')} instead of {here[name]}"

@@ -1,0 +1,248 @@
+"""An object in a Ray actor, reached as any other remote object.
+
+Calls and streams are answered in order, by one thread. Cancelling and the sign of life have a concurrency group of
+their own, so they never wait behind calls, however many are queued (verl#7587).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from deepscaler.cluster.connection import Build
+from deepscaler.types import RunError, WorkerLost
+
+ANSWER_LIMIT_S = 3600.0  # longest wait for one answer of the actor
+START_LIMIT_S = 600.0  # longest wait for its object: imports, model, kernels
+SILENCE_LIMIT_S = 60.0  # without a sign of life; a stopped process gives none, a busy one does
+_ASK_EVERY_S = 5.0  # for a sign of life
+_POLL_S = 1.0
+_FETCH_LIMIT_S = 300.0  # for copying an answer that is there from another machine
+
+
+class Served:
+    """The far end. log: file that the process's standard error goes to, where this machine sees its directory."""
+
+    def __init__(self, log: Path | None) -> None:
+        self._target: object = None
+        self._current = 0
+        self._cancelled: set[int] = set()
+        if log is not None and log.parent.is_dir():
+            with log.open("ab") as file:
+                os.dup2(file.fileno(), sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)
+
+    @ray.method(concurrency_group="work")
+    def start(self, build: Build) -> None:
+        """Make the object, in the thread that will work on it."""
+        self._target = build(lambda: self._current in self._cancelled)
+
+    @ray.method(concurrency_group="work")
+    def invoke(self, method: str, arguments: tuple[object, ...]) -> object:
+        return getattr(self._target, method)(*arguments)
+
+    @ray.method(concurrency_group="work")
+    def iterate(self, number: int, method: str, arguments: tuple[object, ...]) -> Iterator[object]:
+        self._current = number
+        if number not in self._cancelled:
+            yield from getattr(self._target, method)(*arguments)
+        self._cancelled.discard(number)
+
+    @ray.method(concurrency_group="control")
+    def cancel(self, number: int) -> None:
+        """End a stream that runs, or that is still queued."""
+        self._cancelled.add(number)
+
+    @ray.method(concurrency_group="control")
+    def pid(self) -> int:
+        return os.getpid()
+
+
+_make_actor: Any = ray.remote  # its types know of no concurrency groups
+_ServedActor = _make_actor(concurrency_groups={"work": 1, "control": 4})(Served)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorOptions:
+    """How an actor is started. role: its name in messages, as in `sampler 1`.
+
+    placement: Ray's scheduling strategy. log: file for its standard error, on a directory that all machines share.
+    """
+
+    role: str
+    num_cpus: float = 1
+    num_gpus: float = 0
+    placement: Any = "DEFAULT"
+    log: Path | None = None
+
+
+class RayRemote:
+    """The near end; the actor dies with this process. build: makes the object in the actor's process.
+
+    Raises RunError when the object cannot be made, WorkerLost when the process dies meanwhile.
+    """
+
+    def __init__(self, build: Build, options: ActorOptions) -> None:
+        self.role, self._log = options.role, options.log
+        self._actor: Any = _ServedActor.options(
+            num_cpus=options.num_cpus,
+            num_gpus=options.num_gpus,
+            scheduling_strategy=options.placement,
+            max_restarts=0,  # a new process would have no object; who needs one makes a new remote
+        ).remote(options.log)
+        self._num_streams = 0
+        self._sign: Any = self._actor.pid.remote()  # of life, asked for and not yet given
+        self._asked, self._is_silent, self._was_seen = time.monotonic(), False, False
+        self._started: Any = self._actor.start.remote(build)
+        self._is_started = False
+
+    def wait_until_started(self) -> None:
+        """Until the object is there. Raises RunError when it cannot be made."""
+        if not self._is_started:
+            self._value(self._started, "start", START_LIMIT_S)
+            self._is_started = True
+
+    @property
+    def pid(self) -> int:
+        return self._value(self._actor.pid.remote(), "pid", START_LIMIT_S)
+
+    def call(self, method: str, *arguments: object) -> RayFuture:
+        return RayFuture(self, method, self._actor.invoke.remote(method, arguments))
+
+    def stream(self, method: str, *arguments: object) -> RayStream:
+        self._num_streams += 1
+        number = self._num_streams
+        generator = self._actor.iterate.options(num_returns="streaming").remote(number, method, arguments)
+        return RayStream(self, method, number, generator)
+
+    def cancel(self, number: int) -> None:
+        self._actor.cancel.remote(number)
+
+    def close(self) -> None:
+        """End the process, at once."""
+        ray.kill(self._actor, no_restart=True)
+
+    def is_ready(self, reference: Any, timeout_s: float = 0.0) -> bool:
+        """Whether an answer, an error, or a generator's next value or end is there within this time.
+
+        Meanwhile the process has to show signs of life: a silent one is ended, which is an error.
+        """
+        ready, _ = ray.wait([reference], timeout=timeout_s, fetch_local=False)
+        if not ready:
+            self._watch()
+        return bool(ready)
+
+    def wait(self, reference: Any, method: str, limit_s: float = ANSWER_LIMIT_S) -> None:
+        """Until it is there. Raises WorkerLost after the limit."""
+        deadline = time.monotonic() + limit_s
+        while not self.is_ready(reference, _POLL_S):
+            if time.monotonic() > deadline:
+                self.close()
+                raise WorkerLost(f"{self.role}: {method}: no answer for {limit_s:.0f} s; its process was ended")
+
+    def value_of(self, reference: Any, method: str) -> Any:
+        """What the answer holds. Raises RunError with the other side's error."""
+        self.wait_until_started()
+        return self._value(reference, method, ANSWER_LIMIT_S)
+
+    def _value(self, reference: Any, method: str, limit_s: float) -> Any:
+        self.wait(reference, method, limit_s)
+        try:
+            value = ray.get(reference, timeout=_FETCH_LIMIT_S)
+            self._was_seen = True
+            return value
+        except RayTaskError as error:
+            raise self._failed(error, method) from error
+        except (RayError, GetTimeoutError) as error:
+            raise self._lost(error, method) from error
+
+    def _watch(self) -> None:
+        waited = time.monotonic() - self._asked
+        if waited < _ASK_EVERY_S:
+            return
+        if ray.wait([self._sign], timeout=0)[0]:
+            self._sign, self._asked, self._was_seen = self._actor.pid.remote(), time.monotonic(), True
+        elif waited > (SILENCE_LIMIT_S if self._was_seen else START_LIMIT_S):
+            self._is_silent = True
+            self.close()
+
+    def _failed(self, error: RayTaskError, method: str) -> RunError:
+        cause = error.cause
+        if isinstance(cause, RunError):
+            return type(cause)(f"{self.role}: {cause}")
+        return RunError(f"{self.role}: {method} failed: {type(cause).__name__}: {cause}")
+
+    def _lost(self, error: Exception, method: str) -> WorkerLost:
+        text = " ".join(str(error).split())
+        detail = text.partition("Worker exit detail: ")[2].partition(" Some common causes")[0]
+        reason = f"{type(error).__name__}: {detail or text[:300]}"
+        if self._is_silent:
+            reason = f"no sign of life for {SILENCE_LIMIT_S:.0f} s, so it was ended"
+        hint = "; its machine may have run out of memory"
+        return WorkerLost(f"{self.role} died during {method} ({reason}){hint}{_last_lines(self._log)}")
+
+
+class RayFuture:
+    def __init__(self, remote: RayRemote, method: str, reference: Any) -> None:
+        self._remote, self._method, self._reference = remote, method, reference
+
+    def ready(self) -> bool:
+        """Whether the answer, or the error, is there without waiting."""
+        return self._remote.is_ready(self._reference)
+
+    def result(self) -> Any:
+        """Wait for it. Raises RunError when the object failed, WorkerLost when its process died or is silent."""
+        return self._remote.value_of(self._reference, self._method)
+
+
+class RayStream:
+    """Values as the actor yields them. number: by which the actor knows the stream."""
+
+    def __init__(self, remote: RayRemote, method: str, number: int, generator: Any) -> None:
+        self._remote, self._method, self._number, self._generator = remote, method, number, generator
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        try:
+            self._remote.wait(self._generator, self._method)
+            return self._remote.value_of(next(self._generator), self._method)
+        except (StopIteration, RunError):
+            self._ended = True
+            raise
+
+    def ready(self) -> bool:
+        return self._ended or self._remote.is_ready(self._generator)
+
+    def cancel(self) -> None:
+        """Ask the actor to end early; what it yields until then can still be taken."""
+        if not self._ended:
+            self._remote.cancel(self._number)
+
+    def close(self) -> None:
+        """Cancel the rest and wait until the actor has stopped making it. Does not raise where it is lost."""
+        if not self._ended:
+            self._remote.cancel(self._number)
+            with suppress(WorkerLost):
+                for _ in self:
+                    pass
+
+
+def _last_lines(log: Path | None, count: int = 5) -> str:
+    """The end of a worker's standard error, for a message; empty where there is none."""
+    if log is None or not log.is_file():
+        return ""
+    lines = log.read_text(errors="replace").splitlines()[-count:]
+    return f"; its last lines ({log}):\n" + "\n".join(lines) if lines else ""

@@ -1,0 +1,143 @@
+"""The torchrun construction: rank 0 runs the controller and is a learner rank too, the other ranks serve it.
+
+Every rank has its part of the sharded learner, and an engine with a copy of the weights in the run's dtype, which it
+loads from the files that rank 0 publishes below the run's directory. torchrun ends the other ranks when one fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from deepscaler.cluster.connection import ConnectionRemote, IsCancelled, serve
+from deepscaler.cluster.local import PolicyFiles, engine_settings
+from deepscaler.cluster.model_directory import open_model
+from deepscaler.cluster.processes import divided
+from deepscaler.cluster.rank_connections import Meeting, accept_ranks, connect, open_meeting
+from deepscaler.cluster.rank_group import OwnRank, RankGroup
+from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.cluster.torchrun_environment import Rank, check_size, this_rank
+from deepscaler.config import Recipe
+from deepscaler.config.derived import completions_per_update
+from deepscaler.engines.sizing import DTYPES
+from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.lifetime import die_with_parent
+from deepscaler.modeling.published_files import read_weights
+from deepscaler.protocols import Cluster
+from deepscaler.rewards.isolation.pool import make_grader
+from deepscaler.training.learner import PolicyLearner
+from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
+from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
+
+COLLECTIVE_LIMIT_S = 1800.0  # how long a rank waits for the others: rank 0 reads data or makes a base first
+PUBLISHED_FOLDER = "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What rank 0 tells the others. model: directory that every machine sees under this name. published: likewise."""
+
+    meeting: Meeting
+    recipe: Recipe
+    model: Path
+    stop_ids: frozenset[int]
+    longest: int
+    published: Path
+
+
+class TorchrunRank:
+    """What a rank is asked for: to sample with its own engine, and everything that its replica does."""
+
+    def __init__(self, replica: ShardedReplica, engine: TorchEngine, published: Path) -> None:
+        self._replica, self._engine, self._published = replica, engine, published
+
+    def generate(self, requests: list[Request], params: SamplingParams) -> Iterator[Rollout]:
+        return self._engine.generate(requests, params)
+
+    def read_weights(self, version: int) -> WeightsInfo:
+        """Sample with this version from now on; returns what the engine then holds."""
+        return self._engine.load_weights(read_weights(self._published / f"version-{version}"))
+
+    def __getattr__(self, method: str) -> Any:
+        self._engine.release_memory()  # the learner on the same device needs it now
+        return getattr(self._replica, method)
+
+
+@contextmanager
+def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
+    """The workers of a run, on rank 0. Weights are published to a folder of run_dir, which every machine sees.
+
+    Raises ValueError where the ranks do not fit the recipe.
+    """
+    rank = this_rank()
+    gpus = torch.cuda.device_count() if policy.files.device.type == "cuda" else None
+    check_size(rank, completions_per_update(recipe), gpus)
+    die_with_parent()
+    published = run_dir / PUBLISHED_FOLDER
+    remotes: list[ConnectionRemote] = []
+    with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):
+        _join(rank)
+        task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published)
+        dist.broadcast_object_list([task])
+        for number, connection in enumerate(accept_ranks(meeting, server, rank.size - 1), start=1):
+            remotes.append(ConnectionRemote(connection, f"learner rank {number}"))
+    try:
+        replica, engine = _build(task, policy, rank, lambda: False)
+        group = RankGroup([OwnRank(replica), *remotes])
+        learner = PolicyLearner(group, recipe.algorithm, recipe.optimizer)
+        with make_grader(recipe.grader) as grader:
+            yield Cluster(learner, ShardedSampler(engine, remotes), grader, rank.size)
+    finally:
+        for remote in remotes:
+            remote.close()
+        shutil.rmtree(published, ignore_errors=True)
+
+
+def serve_rank() -> None:
+    """A rank other than 0, from beginning to end: until rank 0 ends, or anything fails. Opens no run directory."""
+    rank = this_rank()
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the controller finishes its step; then this rank ends with it
+        signal.signal(number, signal.SIG_IGN)
+    _join(rank)
+    sent: list[Any] = [None]
+    dist.broadcast_object_list(sent)
+    task: Task = sent[0]
+    connection = connect(task.meeting, rank.rank)
+
+    def build(is_cancelled: IsCancelled) -> TorchrunRank:
+        files = open_model(task.model, task.recipe.model.dtype)
+        replica, engine = _build(task, PolicyFiles(files, task.stop_ids, task.longest), rank, is_cancelled)
+        return TorchrunRank(replica, engine, task.published)
+
+    serve(connection, build, ends_on_error=True)
+
+
+def _join(rank: Rank) -> None:
+    """The process group of all ranks: gloo, and NCCL for what is on GPUs."""
+    if rank.on_one_machine and sys.platform.startswith("linux"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_LIMIT_S))
+
+
+def _build(
+    task: Task, policy: PolicyFiles, rank: Rank, is_cancelled: IsCancelled
+) -> tuple[ShardedReplica, TorchEngine]:
+    """This rank's part of the learner, and its engine with weights of its own."""
+    settings = divided(engine_settings(task.recipe, policy), rank.size)
+    engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
+    return sharded_replica(task.recipe, policy.load(torch.float32), task.published), engine

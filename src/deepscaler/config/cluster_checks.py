@@ -1,0 +1,54 @@
+"""Combinations of settings in [cluster] that are refused, and the numbers of workers that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from deepscaler.config.models import Recipe
+from deepscaler.config.sections.rollout import ClusterSection
+
+_OF_RAY = ("learner_ranks", "samplers", "learner_gpus", "rollout_gpus", "address")
+
+
+def cluster_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
+    cluster = recipe.cluster
+    given = [name for name in _OF_RAY if getattr(cluster, name) is not None]
+    if cluster.kind != "ray":
+        for name in given:
+            yield (
+                f"cluster.{name} = {getattr(cluster, name)!r} does nothing with cluster.kind = {cluster.kind!r}; set "
+                "cluster.kind = 'ray', or remove it"
+            )
+        return
+    for on_gpus, on_cpus in (("learner_gpus", "learner_ranks"), ("rollout_gpus", "samplers")):
+        if on_gpus in given and on_cpus in given:
+            yield (
+                f"cluster.{on_gpus} and cluster.{on_cpus} both say how many there are; keep cluster.{on_gpus} where "
+                f"each has a GPU, or cluster.{on_cpus} for one CPU core each"
+            )
+    if num_learner_ranks(cluster) > 1:
+        yield (
+            "cluster.learner_ranks or cluster.learner_gpus above 1: the learner of cluster.kind = 'ray' is one process "
+            "yet; set it to 1, or cluster.kind = 'local' for several processes of one machine"
+        )
+    for here, other in (("learner_gpus", "rollout_gpus"), ("rollout_gpus", "learner_gpus")):
+        if here in given and other not in given:
+            yield (
+                f"cluster.{here} without cluster.{other}: learner and samplers do not share GPUs under Ray, and one of "
+                f"them would compute on CPU cores; set cluster.{other} as well"
+            )
+
+
+def num_learner_ranks(cluster: ClusterSection) -> int:
+    """Learner ranks under Ray."""
+    return cluster.learner_gpus or cluster.learner_ranks or 1
+
+
+def num_samplers(cluster: ClusterSection) -> int:
+    """Engines under Ray."""
+    return cluster.rollout_gpus or cluster.samplers or 1
+
+
+def max_restarts(cluster: ClusterSection) -> int:
+    """How often a run goes on by itself after a learner rank was lost."""
+    return cluster.max_restarts if cluster.kind == "ray" else 0

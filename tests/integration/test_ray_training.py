@@ -1,0 +1,101 @@
+"""Training over Ray: the same run as on this machine, bit for bit, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from deepscaler.cluster import ray as ray_construction
+from deepscaler.cluster.ray_remote import RayRemote
+from deepscaler.cluster.ray_session import Local, ray_session
+from deepscaler.config import load_recipe
+from deepscaler.loop.build import open_run
+from deepscaler.loop.progress import Progress
+from deepscaler.loop.restarts import train_restarting
+from deepscaler.loop.run import Run
+from tiny_run import final_digests, write_recipe
+
+NUM_STEPS = 4
+SETTINGS = (f"num_steps={NUM_STEPS}", "evaluation.during_training_problems=1", "evaluation.set_operations=[2]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started() -> Iterator[None]:
+    with ray_session("local", Local(num_cpus=4, num_gpus=0, object_store_bytes=80 * 2**20)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe"), processes=1)
+
+
+@pytest.fixture(scope="module")
+def local(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the same run on this machine, one process."""
+    path = tmp_path_factory.mktemp("local") / "run"
+    run(recipe, path, Progress(StringIO(), terminal=False))
+    return path
+
+
+def run(recipe: Path, path: Path, progress: Progress, *overrides: str) -> Run:
+    chosen = load_recipe(recipe, [*SETTINGS, *overrides])
+    opened = partial(open_run, chosen, Path(chosen.model.path or ""), path, progress)
+    return train_restarting(opened, chosen.cluster.max_restarts, progress.message)
+
+
+class Killer(Progress):
+    """Kills the sampler in the middle of the first step, and the learner after the third."""
+
+    def __init__(self, out: StringIO, workers: dict[str, RayRemote]) -> None:
+        super().__init__(out, terminal=False)
+        self._workers, self._num_seen, self._killed = workers, 0, set[str]()
+
+    def on_rollout(self, rollout) -> None:
+        super().on_rollout(rollout)
+        self._num_seen += 1
+        if self._num_seen == 5:
+            self._kill("sampler 0")
+
+    def end_step(self, step, stats, sample_s) -> None:
+        super().end_step(step, stats, sample_s)
+        if step == 3:
+            self._kill("learner rank 0")
+
+    def _kill(self, role: str) -> None:
+        if role not in self._killed:
+            self._killed.add(role)
+            os.kill(self._workers[role].pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> dict[str, RayRemote]:
+    """The newest worker of each role."""
+    found: dict[str, RayRemote] = {}
+
+    class Recorded(RayRemote):
+        def __init__(self, build, options) -> None:
+            super().__init__(build, options)
+            found[options.role] = self
+
+    monkeypatch.setattr(ray_construction, "RayRemote", Recorded)
+    return found
+
+
+def test_one_rank_and_one_sampler_train_as_this_machine_does_though_both_are_killed(
+    recipe: Path, local: Path, tmp_path: Path, workers: dict[str, RayRemote], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = StringIO()
+    finished = run(recipe, tmp_path / "run", Killer(out, workers), "cluster.kind=ray")
+    assert finished.step == NUM_STEPS
+    assert final_digests(tmp_path / "run", NUM_STEPS) == final_digests(local, NUM_STEPS)
+    assert "note: sampler 0 was started again: sampler 0 died during generate" in capsys.readouterr().err
+    assert "learner rank 0 died" in out.getvalue() and "restart 1 of 3" in out.getvalue()
+    assert f"continuing after step 2 from {tmp_path}" in out.getvalue()
+    assert not (tmp_path / "run" / "published").exists()
