@@ -292,6 +292,14 @@ def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
 
 
+def _torchrun(recipe: Recipe, _: Origins) -> Iterator[str]:
+    if recipe.cluster.kind == "torchrun" and recipe.rollout.engine == "vllm":
+        yield (
+            "cluster.kind = 'torchrun' with rollout.engine = 'vllm': an engine in the process would take over its "
+            "process group; set rollout.engine = 'torch', which samples on every rank"
+        )
+
+
 def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
     ranks = recipe.training.context_parallel
     if ranks > 1 and recipe.cluster.kind == "local":
@@ -361,6 +369,7 @@ _RULES: tuple[Rule, ...] = (
     _clip,
     _filtering,
     _token_budget,
+    _torchrun,
     _context_parallel,
     _sampling,
     _importance,
