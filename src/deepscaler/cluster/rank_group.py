@@ -100,10 +100,10 @@ class RankGroup:
 
     def save(self, directory: Path) -> None:
         """Returns when all ranks have written."""
-        self._all("save", directory)
+        self._all("save", directory.absolute())
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
-        self._all("load", directory, num_updates)
+        self._all("load", directory.absolute(), num_updates)
 
     def _shards(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         return split_evenly([s.num_tokens for s in samples], self.num_ranks // self._together)
