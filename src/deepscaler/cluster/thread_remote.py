@@ -89,7 +89,7 @@ class ThreadStream:
     def __init__(self, generate: Callable[[], Iterator[Any]], cancelled: threading.Event, name: str) -> None:
         self._cancelled, self._name = cancelled, name
         self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._ended = False
+        self._ended = self._forgotten = False
         self._thread = threading.Thread(target=self._run, args=(generate,), daemon=True, name=name)
         self._thread.start()
 
@@ -113,9 +113,13 @@ class ThreadStream:
     def ready(self) -> bool:
         return self._ended or not self._arrived.empty()
 
+    def cancel(self) -> None:
+        """Ask the generator to end early; what it yields until then can still be taken."""
+        self._cancelled.set()
+
     def close(self) -> None:
         """Cancel the rest, and wait until its thread has ended."""
-        self._ended = True
+        self._ended = self._forgotten = True
         self._cancelled.set()
         self._thread.join(END_LIMIT_S)
 
@@ -123,7 +127,7 @@ class ThreadStream:
         try:
             for value in generate():
                 self._arrived.put(value)
-                if self._cancelled.is_set():
+                if self._forgotten:
                     break
             self._arrived.put(_END)
         except Exception as error:  # raised again where the stream is read

@@ -79,6 +79,25 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
+def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
+    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
+    if lag > 0 and kind == "torchrun":
+        yield (
+            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
+            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
+        )
+    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
+            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
+        )
+    if lag > 0 and recipe.rollout.vllm_sleep_level > 0:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.vllm_sleep_level = {recipe.rollout.vllm_sleep_level}: "
+            "servers that sample during the update cannot give their GPU to it; set one of them to 0"
+        )
+
+
 def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
     rollout = recipe.rollout
     fields = VllmServersSection.model_fields
@@ -387,6 +406,7 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _engine,
+    _overlap,
     cluster_rule,
     _vllm_servers,
     _problems,
