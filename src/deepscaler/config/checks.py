@@ -12,6 +12,7 @@ from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
 from deepscaler.config.parts import ENGINES
+from deepscaler.config.sections.vllm import VllmServersSection
 
 Origins = Mapping[str, str]
 Rule = Callable[[Recipe, Origins], Iterator[str]]
@@ -59,6 +60,11 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
     name = recipe.rollout.engine
     engine = ENGINES[name]
+    if recipe.cluster.kind == "torchrun" and name != "torch":
+        yield (
+            f"rollout.engine = {name!r} with cluster.kind = 'torchrun': its ranks sample with the torch engine; set "
+            "rollout.engine = 'torch', or cluster.kind = 'ray' or 'local'"
+        )
     if recipe.rollout.stop and not engine.stop_strings:
         yield (
             f"rollout.engine = {name!r} with rollout.stop: it runs without a tokenizer here and cannot match strings; "
@@ -69,6 +75,39 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
             f"rollout.engine = {name!r} with model.float32_head: it has its own computation of logits, so learner and "
             "sampler would differ; set model.float32_head = false, or rollout.engine = 'torch'"
         )
+
+
+def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
+    rollout = recipe.rollout
+    fields = VllmServersSection.model_fields
+    given = [name for name, field in fields.items() if getattr(rollout, name) != field.default]
+    if rollout.engine != "vllm_server":
+        if given:
+            yield (
+                f"rollout.{given[0]} does nothing with rollout.engine = {rollout.engine!r}; remove it, or set "
+                "rollout.engine = 'vllm_server'"
+            )
+        return
+    if bool(rollout.vllm_python) == bool(rollout.vllm_urls):
+        both = "both say" if rollout.vllm_python else "do not say"
+        yield (
+            f"rollout.vllm_python and rollout.vllm_urls {both} where the servers of rollout.engine = 'vllm_server' "
+            "come from; set one of them"
+        )
+    if rollout.vllm_urls and recipe.cluster.kind != "local":
+        yield (
+            f"rollout.vllm_urls with cluster.kind = {recipe.cluster.kind!r}: every sampler would load weights into all "
+            "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
+            "'local'"
+        )
+    if rollout.vllm_urls and not rollout.vllm_weights_dir:
+        yield (
+            "rollout.vllm_urls without rollout.vllm_weights_dir: the servers load every published version from files; "
+            "name a directory that they share with this machine"
+        )
+    for name in ("vllm_servers", "vllm_args"):
+        if rollout.vllm_urls and name in given:
+            yield f"rollout.{name} is for servers that rollout.vllm_python starts, not for rollout.vllm_urls; remove it"
 
 
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
@@ -326,6 +365,7 @@ _RULES: tuple[Rule, ...] = (
     _sft_shape,
     _engine,
     cluster_rule,
+    _vllm_servers,
     _problems,
     _benchmarks,
     _sources,
