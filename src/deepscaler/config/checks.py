@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from deepscaler.config.cluster_checks import cluster_rule, num_learner_ranks
-from deepscaler.config.context import check_context_parallel
+from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
 from deepscaler.config.derived import longest_prompt
-from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import Recipe
 from deepscaler.config.parts import ENGINES
 from deepscaler.config.sections.vllm import VllmServersSection
@@ -344,27 +342,6 @@ def _torchrun(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
-def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
-    ranks = recipe.training.context_parallel
-    if ranks > 1 and recipe.cluster.kind == "local":
-        yield (
-            f"training.context_parallel = {ranks} with cluster.kind = 'local', where each process has whole sequences; "
-            "set training.context_parallel = 1, or cluster.kind = 'torchrun' or 'ray' for learner ranks"
-        )
-    learner_ranks = num_learner_ranks(recipe.cluster)
-    if recipe.cluster.kind == "ray" and learner_ranks % ranks:
-        yield (
-            f"training.context_parallel = {ranks} does not divide the learner ranks, cluster.learner_ranks or "
-            f"cluster.learner_gpus = {learner_ranks}; make that a multiple, or set training.context_parallel = 1"
-        )
-    shape = ModelShape.of_recipe(recipe) if ranks > 1 else None
-    if shape is not None:
-        try:
-            check_context_parallel(ranks, shape.num_attention_heads)
-        except ValueError as error:
-            yield str(error)
-
-
 def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
     # Refused even with importance_cap: rollout_logprobs belong to the whole distribution (types.Rollout), so the
     # importance weight cannot see which tokens top_p or top_k removed, and no other term of the loss can either.
@@ -421,7 +398,7 @@ _RULES: tuple[Rule, ...] = (
     _filtering,
     _token_budget,
     _torchrun,
-    _context_parallel,
+    context_parallel_rule,
     _sampling,
     _importance,
     _controller,
