@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepscaler.cluster.connection import ANSWER_LIMIT_S
 from deepscaler.cluster.replica import in_order
 from deepscaler.cluster.sharding import split_evenly
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference, PublishedWeights, Remote, Stream
 from deepscaler.training.sharded_replica import ANOTHER_RANK
-from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample
+from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample, WorkerLost
 
 POLL_S = 0.002
 FIRST_CAUSE_S = 5.0  # for the message of a rank that failed first, after another one lost the connection to it
@@ -55,10 +56,14 @@ class RankGroup:
     """ranks: remote `training.sharded_replica.ShardedReplica`s, by rank; whoever started them ends them.
 
     Samples are dealt by position and size, so that the result is a function of the recipe and the number of ranks.
+
+    together: neighbouring ranks that share every micro-batch (training.context_parallel). They get the same samples,
+    and each answers for all of them.
     """
 
-    def __init__(self, ranks: Sequence[Remote]) -> None:
-        self._ranks = list(ranks)
+    def __init__(self, ranks: Sequence[Remote], together: int = 1) -> None:
+        assert len(ranks) % together == 0
+        self._ranks, self._together = list(ranks), together
 
     @property
     def num_ranks(self) -> int:
@@ -66,7 +71,7 @@ class RankGroup:
 
     def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
         shards = self._shards(samples)
-        parts = self._results("logprobs", [([samples[i] for i in shard], of) for shard in shards])
+        parts = self._shared("logprobs", [([samples[i] for i in shard], of) for shard in shards])
         return in_order(shards, parts)
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
@@ -78,7 +83,7 @@ class RankGroup:
             )
             for shard in self._shards(samples)
         ]
-        return sum(self._results("accumulate", shares), TokenSums())
+        return sum(self._shared("accumulate", shares), TokenSums())
 
     def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
         applied: list[AppliedUpdate] = self._all("apply", learning_rate, max_grad_norm)
@@ -95,13 +100,17 @@ class RankGroup:
 
     def save(self, directory: Path) -> None:
         """Returns when all ranks have written."""
-        self._all("save", directory)
+        self._all("save", directory.absolute())
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
-        self._all("load", directory, num_updates)
+        self._all("load", directory.absolute(), num_updates)
 
     def _shards(self, samples: Sequence[TrainSample]) -> list[list[int]]:
-        return split_evenly([s.num_tokens for s in samples], self.num_ranks)
+        return split_evenly([s.num_tokens for s in samples], self.num_ranks // self._together)
+
+    def _shared(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """One result per share: each goes to as many ranks as work together, of which the first answers for all."""
+        return self._results(method, [given for given in arguments for _ in range(self._together)])[:: self._together]
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return self._results(method, [arguments] * self.num_ranks)
@@ -110,7 +119,11 @@ class RankGroup:
         """One per rank, all called at once. Raises RunError with the first cause where one fails."""
         futures = [rank.call(method, *given) for rank, given in zip(self._ranks, arguments, strict=True)]
         waiting, results = dict(enumerate(futures)), dict[int, Any]()
+        deadline = time.monotonic() + ANSWER_LIMIT_S
         while waiting:
+            if time.monotonic() > deadline:
+                silent = ", ".join(map(str, waiting))
+                raise RunError(f"learner ranks {silent}: {method}: no answer for {ANSWER_LIMIT_S:.0f} s; the run stops")
             errors = _take_ready(waiting, results)
             if errors:
                 raise _first_cause(errors, waiting) from errors[0]
@@ -142,4 +155,5 @@ def _first_cause(errors: list[Exception], waiting: dict[int, Future[Any]]) -> Ex
     if len(errors) == 1:
         return errors[0]
     causes = [error for error in errors if not any(words in str(error) for words in OF_ANOTHER)] or errors
-    return RunError("; ".join(dict.fromkeys(str(error) for error in causes)))
+    kind = WorkerLost if any(isinstance(error, WorkerLost) for error in causes) else RunError
+    return kind("; ".join(dict.fromkeys(str(error) for error in causes)))

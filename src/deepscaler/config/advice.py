@@ -50,7 +50,8 @@ def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
         (recipe.curriculum.kind == "schedule", "curriculum.kind = 'schedule'", curriculum),
         (recipe.model.dtype == "float32", "model.dtype = 'float32'", ["model.float32_head"]),
         (algorithm.kl.coefficient == 0, "algorithm.kl.coefficient = 0", ["algorithm.kl.estimator"]),
-        (recipe.cluster.kind == "ray", "cluster.kind = 'ray'", ["training.processes"]),
+        (recipe.cluster.kind != "local", f"cluster.kind = {recipe.cluster.kind!r}", ["training.processes"]),
+        (recipe.cluster.kind == "local", "cluster.kind = 'local'", ["training.cpu_offload"]),
         (not algorithm.dynamic_sampling, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
         (algorithm.importance_mask == "none", "algorithm.importance_mask = 'none'", bounds),
     )

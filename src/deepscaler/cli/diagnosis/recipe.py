@@ -34,7 +34,7 @@ def recipe_needs(recipe: Recipe, run_dir: Path) -> Iterator[Finding]:
 
 def _engine(recipe: Recipe) -> Finding:
     try:
-        parts.require_engine(recipe.rollout.engine)
+        parts.require_engine(recipe.rollout.engine, recipe.rollout)
     except ValueError as error:
         return Finding("engine", "missing", str(error))
     return Finding("engine", "ok", f"rollout.engine = {recipe.rollout.engine!r} is installed")
