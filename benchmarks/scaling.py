@@ -35,7 +35,7 @@ GROUP_SIZE = 16
 RECIPE_GROUPS = 128  # 2,048 rollouts a step, as the recipe's last stage has
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 LAGS = (1, 4, 8, 16)
-PER_GPU = ((64, 64), (64, 128), (64, 256), (64, 512), (256, 512), (1024, 2048), (1024, 8192))  # GPUs, groups
+PER_GPU = ((64, 64), (64, 128), (64, 256), (64, 512), (256, 512), (1024, 2048))  # GPUs, groups
 SPLITS = (-0.05, 0.0, 0.03, 0.06, 0.1)  # added to the share of sampling in the work, and tried
 OneDraw = Callable[[np.random.Generator], float]
 
