@@ -24,10 +24,11 @@ from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.types import RunError
 from tiny_run import deepscaler, write_model, write_recipe
-from vllm_engines import PARAMS, START_LIMIT_S, requests, start, worst_error
+from vllm_engines import PARAMS, requests, start, worst_error
 from vllm_servers import start_sampler
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # vLLM's own warnings
+START_LIMIT_S = 600.0  # on a machine with other work a server takes minutes to start
 STOP = frozenset({1})
 
 

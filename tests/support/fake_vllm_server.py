@@ -31,6 +31,7 @@ class FakeVllmServer:
         self.changed_choice: Callable[[dict[str, Any]], dict[str, Any]] = dict
         self.load_error: dict[str, Any] | None = None
         self.drop_connections = 0
+        self.is_lost = False  # until weights are loaded again: every completion is dropped
         self.failed_resets = 0
         self.missing_routes: tuple[str, ...] = ()
         self.late_tokens = False  # completions that an abort should end finish all the same
@@ -87,6 +88,7 @@ class FakeVllmServer:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+        await asyncio.sleep(0.01)  # connections that were aborted close their sockets
 
     async def _look(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":
@@ -101,7 +103,7 @@ class FakeVllmServer:
         return web.json_response(answers.get(request.path, {}))
 
     async def _generate(self, request: web.Request) -> web.Response:
-        if self.drop_connections > 0:
+        if self.drop_connections > 0 or self.is_lost:
             self.drop_connections -= 1
             assert request.transport is not None
             request.transport.abort()
@@ -147,7 +149,7 @@ class FakeVllmServer:
                 self.illegal.append("update while running or asleep")
             manifest = json.loads((Path(arguments[0]) / "manifest.json").read_text())
             self._digests = manifest["digests"][self.dtype]
-            self._has_weights = True
+            self._has_weights, self.is_lost = True, False
             answer = self.load_error or {"digests": self.held(self._digests)}
         elif method == "deepscaler_digests":
             answer = {"digests": self.held(self._digests)}

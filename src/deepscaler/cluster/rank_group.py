@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepscaler.cluster.connection import ANSWER_LIMIT_S
 from deepscaler.cluster.replica import in_order
 from deepscaler.cluster.sharding import split_evenly
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference, PublishedWeights, Remote, Stream
 from deepscaler.training.sharded_replica import ANOTHER_RANK
-from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample
+from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample, WorkerLost
 
 POLL_S = 0.002
 FIRST_CAUSE_S = 5.0  # for the message of a rank that failed first, after another one lost the connection to it
@@ -119,11 +118,7 @@ class RankGroup:
         """One per rank, all called at once. Raises RunError with the first cause where one fails."""
         futures = [rank.call(method, *given) for rank, given in zip(self._ranks, arguments, strict=True)]
         waiting, results = dict(enumerate(futures)), dict[int, Any]()
-        deadline = time.monotonic() + ANSWER_LIMIT_S
         while waiting:
-            if time.monotonic() > deadline:
-                silent = ", ".join(map(str, waiting))
-                raise RunError(f"learner ranks {silent}: {method}: no answer for {ANSWER_LIMIT_S:.0f} s; the run stops")
             errors = _take_ready(waiting, results)
             if errors:
                 raise _first_cause(errors, waiting) from errors[0]
@@ -155,4 +150,5 @@ def _first_cause(errors: list[Exception], waiting: dict[int, Future[Any]]) -> Ex
     if len(errors) == 1:
         return errors[0]
     causes = [error for error in errors if not any(words in str(error) for words in OF_ANOTHER)] or errors
-    return RunError("; ".join(dict.fromkeys(str(error) for error in causes)))
+    kind = WorkerLost if any(isinstance(error, WorkerLost) for error in causes) else RunError
+    return kind("; ".join(dict.fromkeys(str(error) for error in causes)))

@@ -7,10 +7,10 @@ share, and samplers read them there.
 from __future__ import annotations
 
 import shutil
-import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,10 @@ import torch
 from deepscaler import cpu
 from deepscaler.cluster.connection import Build, IsCancelled
 from deepscaler.cluster.engine_worker import EngineWorker
-from deepscaler.cluster.learner_rank import LearnerRank, RemoteReplica
-from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.gang_rank import GangRank
+from deepscaler.cluster.local import WORKERS, PolicyFiles
+from deepscaler.cluster.only_rank import OnlyRank
+from deepscaler.cluster.rank_group import RankGroup
 from deepscaler.cluster.ray_nodes import check_nodes
 from deepscaler.cluster.ray_placement import Place, Role, check_resources, placed
 from deepscaler.cluster.ray_remote import ActorOptions, RayRemote
@@ -37,7 +39,6 @@ from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.replica import ModelReplica, adamw, policy_computer
 
 PUBLISHED = "published"  # below the run's directory: the newest weights, while the run goes on
-WORKERS = "workers"  # below the run's directory: standard error of every worker
 BYTES_PER_TOKEN = 64  # of samples and completions under way: ids, log-probabilities, weights, and copies of them
 SMALLEST_STORE = 80 * 2**20  # bytes; Ray takes no less
 
@@ -62,16 +63,19 @@ def open_ray(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Clu
         sampler = stack.enter_context(_open_samplers(plan, samplers, places[1]))
         replica = stack.enter_context(_open_learner(plan, learner, places[0], published))
         grader = stack.enter_context(make_grader(recipe.grader))
-        yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, learner.count)
+        yield Cluster(
+            PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, learner.count, plan.notices
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What workers are started from."""
+    """What workers are started from. notices: of `Cluster`."""
 
     recipe: Recipe
     policy: PolicyFiles
     run_dir: Path
+    notices: deque[str] = field(default_factory=deque)
 
     def start_engine(self, name: str, place: Place, role: Role) -> Callable[[], RayRemote]:
         """A function that starts an engine's process, again if need be."""
@@ -112,13 +116,27 @@ def _local(recipe: Recipe, roles: tuple[Role, Role], longest: int) -> Local:
 
 @contextmanager
 def _open_learner(plan: _Plan, role: Role, places: list[Place], published: Path) -> Iterator[Replica]:
-    build = partial(_learner_rank, plan.recipe, plan.policy, published)
-    remote = plan.start("learner rank 0", places[0], role, build)
+    """All ranks, started together; they end together."""
+    ranks: list[RayRemote] = []
     try:
-        remote.wait_until_started()
-        yield RemoteReplica(remote)
+        for rank, place in enumerate(places):
+            build = partial(_learner_rank, plan.recipe, plan.policy, published, rank, role.count)
+            ranks.append(plan.start(f"learner rank {rank}", place, role, build))
+        for rank in ranks:
+            rank.wait_until_started()
+        if role.count > 1:
+            _join(ranks, [place.address for place in places])
+        yield RankGroup(ranks, plan.recipe.training.context_parallel)
     finally:
-        remote.close()
+        for rank in ranks:
+            rank.close()
+
+
+def _join(ranks: list[RayRemote], addresses: list[str]) -> None:
+    port = ranks[0].call("open_meeting", addresses[0]).result()
+    joining = [rank.call("join", addresses[0], port, own) for rank, own in zip(ranks, addresses, strict=True)]
+    for each in joining:
+        each.result()
 
 
 @contextmanager
@@ -129,15 +147,11 @@ def _open_samplers(plan: _Plan, role: Role, places: list[Place]) -> Iterator[Sam
             name = f"sampler {number}"
             start = plan.start_engine(name, place, role)
             most = plan.recipe.cluster.max_restarts
-            engines.append(SupervisedRemote(name, start, most_restarts=most, report=_report))
-        yield SamplerGroup(None, engines, report=_report)
+            engines.append(SupervisedRemote(name, start, most_restarts=most, report=plan.notices.append))
+        yield SamplerGroup(None, engines, report=plan.notices.append)
     finally:
         for engine in engines:
             engine.close()
-
-
-def _report(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -151,11 +165,15 @@ def _directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _learner_rank(recipe: Recipe, policy: PolicyFiles, published: Path, is_cancelled: IsCancelled) -> LearnerRank:
-    """In the actor."""
+def _learner_rank(
+    recipe: Recipe, policy: PolicyFiles, published: Path, rank: int, num_ranks: int, is_cancelled: IsCancelled
+) -> OnlyRank | GangRank:
+    """In the actor. One rank computes what one process does; several divide the model among them."""
     here = _on_this_machine(policy)
+    if num_ranks > 1:
+        return GangRank(recipe, here, published, rank, num_ranks)
     computer = policy_computer(here.load(torch.float32), recipe)
-    return LearnerRank(ModelReplica(computer, adamw(recipe.optimizer)), published, recipe.model.dtype)
+    return OnlyRank(ModelReplica(computer, adamw(recipe.optimizer)), published, recipe.model.dtype)
 
 
 def _engine(

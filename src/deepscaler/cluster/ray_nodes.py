@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepscaler.observability.environment import package_versions
@@ -61,9 +61,13 @@ def machines(run_dir: Path) -> Iterator[Machine]:
         for node_id, name in nodes.items():
             there = resources[node_id]
             try:
-                complaint = _complaint(name, _answer(name, asked[node_id]), token, run_dir)
+                seen = _answer(name, asked[node_id])
             except ValueError as error:
-                complaint = str(error)
+                complaint: str | None = str(error)
+            else:
+                if seen is None:
+                    continue
+                complaint = _complaint(name, seen, token, run_dir)
             yield Machine(name, int(there.get("CPU", 0)), int(there.get("GPU", 0)), complaint)
 
 
@@ -109,9 +113,12 @@ def _look(path: Path) -> Seen:
     return Seen(_versions(), path.read_text() if path.is_file() else None)
 
 
-def _answer(name: str, reference: Any) -> Seen:
+def _answer(name: str, reference: Any) -> Seen | None:
+    """None for a machine that has just left the cluster. Raises ValueError for one that cannot be used."""
     try:
         return ray.get(reference, timeout=LOOK_LIMIT_S)
+    except (TaskUnschedulableError, NodeDiedError):
+        return None
     except RayTaskError as error:
         raise ValueError(
             f"the machine {name} cannot run this program ({type(error.cause).__name__}: {error.cause}); install "

@@ -62,6 +62,11 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
     name = recipe.rollout.engine
     engine = ENGINES[name]
+    if recipe.cluster.kind == "torchrun" and name != "torch":
+        yield (
+            f"rollout.engine = {name!r} with cluster.kind = 'torchrun': its ranks sample with the torch engine; set "
+            "rollout.engine = 'torch', or cluster.kind = 'ray' or 'local'"
+        )
     if recipe.rollout.stop and not engine.stop_strings:
         yield (
             f"rollout.engine = {name!r} with rollout.stop: it runs without a tokenizer here and cannot match strings; "
@@ -109,6 +114,12 @@ def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
         yield (
             f"rollout.vllm_python and rollout.vllm_urls {both} where the servers of rollout.engine = 'vllm_server' "
             "come from; set one of them"
+        )
+    if rollout.vllm_urls and recipe.cluster.kind != "local":
+        yield (
+            f"rollout.vllm_urls with cluster.kind = {recipe.cluster.kind!r}: every sampler would load weights into all "
+            "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
+            "'local'"
         )
     if rollout.vllm_urls and not rollout.vllm_weights_dir:
         yield (

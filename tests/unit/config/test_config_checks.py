@@ -24,6 +24,21 @@ CONTRADICTIONS = [
         ["rollout.engine", "model.float32_head"],
         ["model.float32_head=false"],
     ),
+    (
+        ["rollout.engine=vllm", "cluster.kind=torchrun"],
+        ["rollout.engine", "cluster.kind"],
+        ["cluster.kind=local"],
+    ),
+    (
+        [
+            "rollout.engine=vllm_server",
+            'rollout.vllm_urls=["http://127.0.0.1:8000"]',
+            "rollout.vllm_weights_dir=/shared",
+            "cluster.kind=ray",
+        ],
+        ["rollout.vllm_urls", "cluster.kind", "rollout.vllm_python"],
+        ["cluster.kind=local"],
+    ),
     (["rollout.vllm_servers=2"], ["rollout.vllm_servers", "rollout.engine"], ["rollout.vllm_servers=1"]),
     (
         ["rollout.engine=vllm_server"],

@@ -17,12 +17,13 @@ import aiohttp
 
 from deepscaler.engines.vllm_server.process import ServerProcess
 from deepscaler.json_text import parse_json
-from deepscaler.types import RunError
+from deepscaler.types import RunError, WorkerLost
 
 CONTROL_LIMIT_S = 120.0
 COMPLETION_LIMIT_S = 4 * 3600.0  # of one completion, its time in the server's queue included
 CONNECT_LIMIT_S = 20.0
 ATTEMPTS, BACKOFF_S = 4, 0.5  # of a completion whose connection drops; its draws are keyed, so it comes out the same
+POLL_S = 0.05  # between two looks at a cancellation
 WATCH_S = 10.0  # without any reply, after which the server's counters of tokens are read
 SILENCE_S = 300.0  # without a reply or a new token, after which the server counts as dead
 MOST_UNDER_WAY = 1024  # connections
@@ -32,11 +33,11 @@ T = TypeVar("T")
 
 
 class VllmServerError(RunError):
-    """A vLLM server died, cannot be reached, or refused a call; the message names it."""
+    """A vLLM server refused a call, or answered nonsense; the message names it."""
 
 
-class DroppedError(VllmServerError):
-    """The connection failed, or the server failed inside: the same call may work again."""
+class ServerLostError(VllmServerError, WorkerLost):
+    """The server died, cannot be reached or makes no progress: another one may be asked instead."""
 
 
 class ServerClient:
@@ -77,16 +78,22 @@ class ServerClient:
             return False
         return True
 
-    def completions(self, bodies: Sequence[Callable[[], Json]]) -> Iterator[tuple[int, Json]]:
+    def completions(
+        self, bodies: Sequence[Callable[[], Json]], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, Json]]:
         """(position, the server's answer) of every body, as they finish. Closing it cancels the rest.
 
-        bodies: made anew for every attempt. Raises VllmServerError when the server dies or makes no progress.
+        bodies: made anew for every attempt. is_cancelled: looked at all the time; ends it as well. Raises
+        ServerLostError when the server dies or makes no progress, VllmServerError when it refuses.
         """
         arrived: queue.SimpleQueue[tuple[int, Json | BaseException]] = queue.SimpleQueue()
         tasks = self._run(self._start(bodies, arrived), CONTROL_LIMIT_S)
         try:
             for _ in bodies:
-                position, answer = self._next(arrived)
+                found = self._next(arrived, is_cancelled)
+                if found is None:
+                    return
+                position, answer = found
                 if isinstance(answer, BaseException):
                     raise answer
                 yield position, answer
@@ -96,7 +103,7 @@ class ServerClient:
     def close(self) -> None:
         if not self._loop.is_closed():
             with contextlib.suppress(RunError):
-                self._run(self._session.close(), CONNECT_LIMIT_S)
+                self._run(self._close_session(), CONNECT_LIMIT_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=CONNECT_LIMIT_S)
             self._loop.close()
@@ -104,21 +111,31 @@ class ServerClient:
     def failure(self, what: str, kind: type[VllmServerError] = VllmServerError) -> VllmServerError:
         """An error about this server; what: after its name."""
         if self._process is not None and not self._process.is_alive:
-            return kind(f"{self._process.ended()}{self._process.last_lines()}")
+            return ServerLostError(f"{self._process.ended()}{self._process.last_lines()}")
         lines = self._process.last_lines() if self._process is not None else ""
         return kind(f"{self.name} {what}{lines}")
 
-    def _next(self, arrived: queue.SimpleQueue[tuple[int, Json | BaseException]]) -> tuple[int, Json | BaseException]:
-        """The next answer. Raises VllmServerError after SILENCE_S without one and without a new token."""
-        counted, since = -1.0, time.monotonic()
-        while True:
+    def _next(
+        self, arrived: queue.SimpleQueue[tuple[int, Json | BaseException]], is_cancelled: Callable[[], bool]
+    ) -> tuple[int, Json | BaseException] | None:
+        """The next answer, None once cancelled. Raises ServerLostError after SILENCE_S without one and without a new
+        token."""
+        tokens, since = -1.0, time.monotonic()
+        look = since + WATCH_S
+        while not is_cancelled():
             with contextlib.suppress(queue.Empty):
-                return arrived.get(timeout=WATCH_S)
-            tokens = self._tokens()
-            if tokens != counted:
-                counted, since = tokens, time.monotonic()
+                return arrived.get(timeout=POLL_S)
+            if time.monotonic() < look:
+                continue
+            look = time.monotonic() + WATCH_S
+            before, tokens = tokens, self._tokens()
+            if tokens != before:
+                since = time.monotonic()
             elif time.monotonic() - since > SILENCE_S:
-                raise self.failure(f"has made no token for {SILENCE_S:.0f} s while completions were under way")
+                raise self.failure(
+                    f"has made no token for {SILENCE_S:.0f} s while completions were under way", ServerLostError
+                )
+        return None
 
     def _tokens(self) -> float:
         """Tokens that the server has read and made so far. Raises VllmServerError where it does not say."""
@@ -140,11 +157,11 @@ class ServerClient:
             async with self._session.request(method, self._url + path, json=body, timeout=limits) as response:
                 content = await response.read()
         except TimeoutError as error:
-            raise self.failure(f"gave no answer to {path} within {limit_s:.0f} s") from error
+            raise self.failure(f"gave no answer to {path} within {limit_s:.0f} s", ServerLostError) from error
         except aiohttp.ClientError as error:
-            raise self.failure(f"cannot be reached ({type(error).__name__}: {error})", DroppedError) from error
+            raise self.failure(f"cannot be reached ({type(error).__name__}: {error})", ServerLostError) from error
         if response.status != 200:
-            kind = DroppedError if response.status >= 500 else VllmServerError
+            kind = ServerLostError if response.status >= 500 else VllmServerError
             said = content[:500].decode(errors="replace")
             raise self.failure(f"answered {path} with HTTP {response.status}: {said}", kind)
         return content
@@ -168,7 +185,7 @@ class ServerClient:
             try:
                 content = await self._exchange("POST", "/inference/v1/generate", body(), COMPLETION_LIMIT_S)
                 return self._parsed("/inference/v1/generate", content)
-            except DroppedError:
+            except ServerLostError:
                 dead = self._process is not None and not self._process.is_alive
                 if dead or attempt + 1 == ATTEMPTS:
                     raise
@@ -177,6 +194,10 @@ class ServerClient:
 
     async def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(limit=0))
+
+    async def _close_session(self) -> None:
+        await self._session.close()
+        await asyncio.sleep(0)  # its connections close their sockets
 
     def _run(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
         """In the loop's thread. Raises RunError past the limit."""

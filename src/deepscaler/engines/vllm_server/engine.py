@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,10 +50,15 @@ class ServerSettings:
 
 
 class VllmServerEngine:
-    """`load_weights` may be called while a generation is open, from another thread."""
+    """`load_weights` may be called while a generation is open, from another thread.
 
-    def __init__(self, client: ServerClient, settings: ServerSettings) -> None:
-        self._client, self._settings = client, settings
+    is_cancelled: once true, a generation drops its unfinished completions and ends.
+    """
+
+    def __init__(
+        self, client: ServerClient, settings: ServerSettings, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._client, self._settings, self._is_cancelled = client, settings, is_cancelled
         self._life = Lifecycle(client.name)
         self._lock = threading.Lock()
         self._open = 0  # generations
@@ -66,7 +71,7 @@ class VllmServerEngine:
         those before them.
 
         Raises ValueError when a prompt and the budget exceed the model's context or the server's limit, RunError for
-        logits that are not finite, VllmServerError when the server dies.
+        logits that are not finite, ServerLostError when the server dies.
         """
         refuse_stop_strings(params)
         check_lengths(requests, params, context=self._settings.context, limit=self._settings.max_tokens)
@@ -150,7 +155,7 @@ class VllmServerEngine:
             }
 
         bodies = [lambda position=position: body(position) for position in range(len(wanted))]
-        for position, answer in self._client.completions(bodies):
+        for position, answer in self._client.completions(bodies, self._is_cancelled):
             aborts, version = sent[position]
             choice = _only_choice(answer, self._client)
             # A completion from before an abort may arrive after it, finished: it is sampled again like the others.

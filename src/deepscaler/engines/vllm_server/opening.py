@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +22,13 @@ from deepscaler.engines.vllm_shared.model_files import (
     STEP_TOKENS,
     Limits,
     cpu_cache_arguments,
-    model_files_only,
     refuse_other_shapes,
 )
 from deepscaler.modeling.load import unknown_ids
 from deepscaler.modeling.positions import model_context
 from deepscaler.types import SamplingParams
 
+IsCancelled = Callable[[], bool]
 SERVED_NAME = "policy"
 NEEDED = ("/inference/v1/generate", "/collective_rpc", "/pause", "/resume", "/reset_prefix_cache", "/metrics")
 
@@ -77,45 +77,33 @@ class ServerStarter:
             gpu=_gpu_of(index) if self._model.on_gpu else None,
         )
 
-    def connect(self, process: ServerProcess) -> VllmServerEngine:
+    def connect(self, process: ServerProcess, is_cancelled: IsCancelled = lambda: False) -> VllmServerEngine:
         """Wait until it is ready. Raises RunError with its last lines where it ends before."""
         client = ServerClient(process.url, process.key, process)
-        try:
+        with closed_on_failure(client):
             process.wait_until_ready(client.is_healthy)
-            return connected(client, self._model, self._settings)
-        except BaseException:
-            client.close()
-            raise
+            return connected(client, self._model, self._settings, is_cancelled)
 
     def _threads(self) -> int:
         return max(1, (self._engine.processes or cpu.available_cores()) // self._engine.vllm_servers)
 
 
+def connect_url(
+    url: str, model: ServedModel, settings: ServerSettings, is_cancelled: IsCancelled = lambda: False
+) -> VllmServerEngine:
+    """A sampler on a server that somebody else started."""
+    client = ServerClient(url, server_key())
+    with closed_on_failure(client):
+        return connected(client, model, settings, is_cancelled)
+
+
 @contextmanager
-def open_servers(
-    files: ModelFiles, engine: EngineSection, settings: ServerSettings, log_directory: Path
-) -> Iterator[list[VllmServerEngine]]:
-    """All servers, ready; those that we started end with the context."""
-    processes: list[ServerProcess] = []
-    engines: list[VllmServerEngine] = []
-    model = ServedModel.of(files)
-    with model_files_only(files.path) as directory:
-        try:
-            if engine.vllm_python:
-                starter = ServerStarter(model, engine, settings, log_directory)
-                for index in range(engine.vllm_servers):
-                    processes.append(starter.start(directory, index))
-                for process in processes:
-                    engines.append(starter.connect(process))
-            else:
-                for url in engine.vllm_urls:
-                    engines.append(connected(ServerClient(url, server_key()), model, settings))
-            yield engines
-        finally:
-            for each in engines:
-                each.close()
-            for process in processes:
-                process.stop()
+def closed_on_failure(client: ServerClient) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        client.close()
+        raise
 
 
 def settings_for(files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams) -> ServerSettings:
@@ -163,7 +151,9 @@ def _cpu_arguments(model: ServedModel, dtype: torch.dtype, limits: Limits, num_s
     ]
 
 
-def connected(client: ServerClient, model: ServedModel, settings: ServerSettings) -> VllmServerEngine:
+def connected(
+    client: ServerClient, model: ServedModel, settings: ServerSettings, is_cancelled: IsCancelled = lambda: False
+) -> VllmServerEngine:
     """A sampler on a server that is ready. Raises ValueError for one that lacks routes or runs another model."""
     served = set(client.get("/openapi.json").get("paths", {}))
     if missing := [path for path in NEEDED if path not in served]:
@@ -179,7 +169,7 @@ def connected(client: ServerClient, model: ServedModel, settings: ServerSettings
             f"{client.name} holds weights in {prepared['dtype']}, this run needs {settings.dtype}: start it with "
             f"--dtype {settings.dtype}, or set model.dtype (engine.dtype) = '{prepared['dtype']}'"
         )
-    return VllmServerEngine(client, replace(settings, untruncated=bool(prepared["untruncated"])))
+    return VllmServerEngine(client, replace(settings, untruncated=bool(prepared["untruncated"])), is_cancelled)
 
 
 def _gpu_of(index: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deepscaler.engines.vllm_shared import SEARCH_PATH
@@ -48,16 +50,7 @@ class ServerProcess:
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with log.open("ab") as output:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C is ours to handle
-                    cwd=log.parent,
-                )
+            self._process = _starting_thread().submit(_start, command, environment, log).result()
         except OSError as error:
             raise ValueError(
                 f"{python} cannot be run ({error.strerror}); rollout.vllm_python (engine.vllm_python) is the Python "
@@ -109,6 +102,25 @@ class ServerProcess:
         except ProcessLookupError:
             return False
         return True
+
+
+@functools.cache
+def _starting_thread() -> ThreadPoolExecutor:
+    """One thread that lives as long as this process: servers are killed when the thread that started them ends."""
+    return ThreadPoolExecutor(1, thread_name_prefix="vllm-server-start")
+
+
+def _start(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is ours to handle
+            cwd=log.parent,
+        )
 
 
 def free_port() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +277,7 @@ def test_an_abandoned_generation_leaves_the_server_usable() -> None:
     server = FakeVllmServer()
     with opened(server) as engine:
         going = engine.generate(requests(), PARAMS)
+        assert isinstance(going, Generator)
         next(going)
         going.close()
         assert len(list(engine.generate(requests(), PARAMS))) == 6

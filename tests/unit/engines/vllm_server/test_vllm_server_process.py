@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -108,6 +109,20 @@ def test_a_server_that_is_never_ready_is_given_up(python: Path, tmp_path: Path) 
     engine = wait_for(tmp_path / "engine")
     process.stop()
     assert not is_running(process.pid) and not is_running(engine)
+
+
+def test_a_server_outlives_the_thread_that_asked_for_it(python: Path, tmp_path: Path) -> None:
+    started: list[ServerProcess] = []
+
+    def start() -> None:
+        started.append(ServerProcess(python, [str(tmp_path / "engine")], tmp_path / "server.log"))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join(LIMIT_S)
+    wait_for(tmp_path / "engine")
+    assert started[0].is_alive
+    started[0].stop()
 
 
 def test_a_python_that_cannot_be_run_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
