@@ -73,7 +73,10 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
             sampler: Sampler = sharded_sampler(computer, settings, helpers, notices.append)
         elif is_torch and overlaps:
             copy = policy.load(DTYPES[recipe.model.dtype])
-            sampler = stack.enter_context(open_copy_sampler(copy, settings, count))
+            opened = open_copy_sampler(
+                copy, settings, count, notices.append, limits=wait_limits(recipe.cluster), logs=run_dir / WORKERS
+            )
+            sampler = stack.enter_context(opened)
         elif is_torch:
             sampler = settings.start(policy.load(torch.bfloat16))
         else:

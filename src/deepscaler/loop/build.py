@@ -135,7 +135,7 @@ def _experience(
     if recipe.rollout.max_policy_lag == 0:
         yield OnPolicy(*arguments), cluster
         return
-    ahead = Ahead(*arguments, num_steps=recipe.num_steps)
+    ahead = Ahead(*arguments, num_steps=recipe.num_steps, limit_s=2 * recipe.cluster.stall_s)
     try:
         yield ahead, replace(cluster, sampler=ahead.sampler)
     finally:
