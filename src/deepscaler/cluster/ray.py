@@ -82,7 +82,12 @@ class _Plan:
 
         def start() -> RayRemote:
             place.check_there()
-            return self.start(name, place, role, partial(_engine, self.recipe, self.policy, role.count))
+            return self.start(
+                name,
+                place,
+                role,
+                partial(_engine, self.recipe, self.policy, role.count, self.run_dir / WORKERS / name.replace(" ", "-")),
+            )
 
         return start
 
@@ -121,7 +126,7 @@ def _open_learner(plan: _Plan, role: Role, places: list[Place], published: Path)
             rank.wait_until_started()
         if role.count > 1:
             _join(ranks, [place.address for place in places])
-        yield RankGroup(ranks)
+        yield RankGroup(ranks, plan.recipe.training.context_parallel)
     finally:
         for rank in ranks:
             rank.close()
@@ -171,9 +176,11 @@ def _learner_rank(
     return OnlyRank(ModelReplica(computer, adamw(recipe.optimizer)), published, recipe.model.dtype)
 
 
-def _engine(recipe: Recipe, policy: PolicyFiles, num_engines: int, is_cancelled: IsCancelled) -> EngineWorker:
+def _engine(
+    recipe: Recipe, policy: PolicyFiles, num_engines: int, directory: Path, is_cancelled: IsCancelled
+) -> EngineWorker:
     """In the actor."""
-    return EngineWorker(recipe, _on_this_machine(policy), num_engines, is_cancelled)
+    return EngineWorker(recipe, _on_this_machine(policy), num_engines, directory, is_cancelled)
 
 
 def _on_this_machine(policy: PolicyFiles) -> PolicyFiles:

@@ -89,7 +89,7 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     gpus = torch.cuda.device_count() if policy.files.device.type == "cuda" else None
     check_size(rank, completions_per_update(recipe), gpus, recipe.training.context_parallel)
     die_with_parent()
-    published = run_dir / PUBLISHED_FOLDER
+    published = run_dir.absolute() / PUBLISHED_FOLDER
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
     limits = wait_limits(recipe.cluster)
