@@ -190,7 +190,7 @@ def test_a_stopped_or_killed_worker_is_replaced_and_no_bit_changes(
     tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
 ) -> None:
     samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
-    with processes(tiny_model(), 1, limits=WaitLimits(silence_s=5.0)) as two:
+    with processes(tiny_model(), 1, limits=WaitLimits(silence_s=3.0)) as two:
         two.sampler.load_weights(LiveWeights(7, two.model.named_parameters))
         expected = by_key(two.sampler.generate(requests(), PARAMS))
         two.replica.accumulate(samples, None, None)

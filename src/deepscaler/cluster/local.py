@@ -51,7 +51,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
     Where sampling and updating overlap (`rollout.max_policy_lag`), it samples from a copy in processes of its own.
-    run_dir: helpers write their standard error below it, and an engine with processes of its own its logs and weights.
+    run_dir: processes write their standard error below it; an engine with processes of its own also published weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
     is_torch, overlaps = recipe.rollout.engine == "torch", recipe.rollout.max_policy_lag > 0

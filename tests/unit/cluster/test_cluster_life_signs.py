@@ -86,7 +86,7 @@ def test_a_busy_far_end_gives_life_signs_and_a_silent_one_is_lost() -> None:
     thread.start()
     remote = ConnectionRemote(near, "rank 3", limits)
     future = remote.call("work")
-    deadline = threading.Timer(1.5, target.go.set)
+    deadline = threading.Timer(1.2, target.go.set)
     deadline.start()
     assert future.result() == "done", "after more than the limit"
     remote.close()

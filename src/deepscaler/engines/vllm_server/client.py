@@ -17,6 +17,7 @@ import aiohttp
 
 from deepscaler.engines.vllm_server.process import ServerProcess
 from deepscaler.json_text import parse_json
+from deepscaler.observability import liveness
 from deepscaler.types import RunError, WorkerLost
 
 CONTROL_LIMIT_S = 120.0
@@ -131,6 +132,7 @@ class ServerClient:
             before, tokens = tokens, self._tokens()
             if tokens != before:
                 since = time.monotonic()
+                liveness.beat()
             elif time.monotonic() - since > SILENCE_S:
                 raise self.failure(
                     f"has made no token for {SILENCE_S:.0f} s while completions were under way", ServerLostError
