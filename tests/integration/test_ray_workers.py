@@ -20,7 +20,7 @@ from deepscaler.cluster.ray_remote import ActorOptions, RayRemote
 from deepscaler.cluster.ray_session import Local, ray_session
 from deepscaler.types import RunError, WorkerLost
 from ray_objects import Counter, broken
-from ray_processes import descendants, listening, naming
+from ray_processes import descendants, listening
 
 LIMIT_S = 60.0
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -32,7 +32,8 @@ def killed_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[su
     directory = Path("/tmp") / f"kd-{os.getpid()}"
     directory.mkdir()
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TMPDIR": str(directory)}
-    program = subprocess.Popen([sys.executable, str(SUPPORT / "killed_ray_driver.py")], env=environment)
+    command = [sys.executable, str(SUPPORT / "killed_ray_driver.py")]
+    program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     yield program, directory
     program.kill()
     directory.rmdir()
@@ -151,8 +152,11 @@ def test_sigterm_is_left_to_the_training_loop() -> None:
 
 def test_nothing_is_left_of_a_ray_whose_driver_was_killed(killed_driver: tuple[subprocess.Popen, Path]) -> None:
     program, directory = killed_driver
-    assert program.wait(timeout=LIMIT_S) == -signal.SIGKILL
+    printed, _ = program.communicate(timeout=LIMIT_S)
+    assert program.returncode == -signal.SIGKILL
+    processes = [Path("/proc") / pid for pid in printed.split()]
+    assert len(processes) > 4
     deadline = time.monotonic() + LIMIT_S
-    while (left := [*directory.iterdir(), *naming(directory)]) and time.monotonic() < deadline:
+    while (left := [*directory.iterdir(), *filter(Path.exists, processes)]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
