@@ -95,6 +95,10 @@ class Learner(Protocol):
         """One step's optimizer updates, one per mini-batch, in order."""
         ...
 
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[FloatArray]:
+        """Log-probability of every completion token under the policy as it is now, float32 [num_tokens] (nats)."""
+        ...
+
     def publish(self) -> PublishedWeights:
         """The weights as they are now; the handle is valid until the next update."""
         ...

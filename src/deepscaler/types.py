@@ -313,11 +313,13 @@ class WeightsInfo:
     """The weights that an engine samples from, as read back from it.
 
     digest: SHA-256 over names, shapes, dtypes and bytes. dtype: of the engine's weights, as PyTorch names it.
+    num_bytes: that were copied to the engine; 0 where it reads the learner's memory.
     """
 
     version: int
     digest: str
     dtype: str = "float32"
+    num_bytes: int = field(default=0, compare=False)
 
 
 class RunError(RuntimeError):

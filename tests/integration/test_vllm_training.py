@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ import pytest
 from deepscaler.config import load_recipe
 from deepscaler.data.sources.synthetic import random_chain
 from deepscaler.engines.vllm.engine import VllmEngine
+from deepscaler.engines.vllm_server.publishing import FilePublisher
 from deepscaler.loop.build import open_run
 from deepscaler.loop.loop import train
 from deepscaler.loop.progress import Progress
@@ -94,9 +97,19 @@ def group_rewards(run_dir: Path, steps: range) -> np.ndarray:
     return np.concatenate([column.to_numpy() for column in means])
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("settings", "loads"),
+    [
+        (['rollout.engine="vllm"'], VllmEngine),
+        (['rollout.engine="vllm_server"', f"rollout.vllm_python={json.dumps(sys.executable)}"], FilePublisher),
+    ],
+    ids=["vllm", "vllm_server"],
+)
 def test_the_reward_rises_and_every_published_digest_is_what_vllm_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], loads: Any
 ) -> None:
+    """loads: the class whose `load_weights` the loop calls."""
     (tmp_path / "sft.toml").write_text(SHARED + SFT)
     (tmp_path / "training.toml").write_text(SHARED + TRAINING)
     write_problems(tmp_path / "problems.json")
@@ -105,20 +118,20 @@ def test_the_reward_rises_and_every_published_digest_is_what_vllm_holds(
     recipe = load_recipe(
         tmp_path / "training.toml",
         [
-            'rollout.engine="vllm"',
+            *settings,
             f"model.path={json.dumps(str(base))}",
             f"data.source={json.dumps(str(tmp_path / 'problems.json'))}",
         ],
     )
     published: list[tuple[int, str, str]] = []
-    load_weights = VllmEngine.load_weights
+    load_weights = loads.load_weights
 
-    def recorded(engine: VllmEngine, weights: PublishedWeights) -> WeightsInfo:
+    def recorded(engine: Any, weights: PublishedWeights) -> WeightsInfo:
         held = load_weights(engine, weights)
         published.append((held.version, held.digest, weights.digest("float32")))
         return held
 
-    monkeypatch.setattr(VllmEngine, "load_weights", recorded)
+    monkeypatch.setattr(loads, "load_weights", recorded)
     with open_run(recipe, base, tmp_path / "run", progress) as run:
         assert train(run) == 12
     assert [version for version, _, _ in published] == list(range(13))  # once before the first step
@@ -127,3 +140,5 @@ def test_the_reward_rises_and_every_published_digest_is_what_vllm_holds(
     first, last = group_rewards(tmp_path / "run", range(1, 5)), group_rewards(tmp_path / "run", range(9, 13))
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
     assert last.mean() - first.mean() > 5 * error
+    steps = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "step"]
+    assert max(row["canary_logprob_difference"] for row in steps) < 1e-3

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from child_pythonpath import PYTHONPATH
 from deepscaler.loop.loop import train
+from deepscaler.loop.publishing import Canary
 from deepscaler.loop.run import Run
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.types import RunError
+from deepscaler.types import FloatArray, RunError, TrainSample
 from fake_workers import FakeLearner, FakeSampler, fake_run, recipe
 
 
@@ -67,6 +70,27 @@ def test_weights_that_do_not_arrive_stop_the_run_at_the_first_publish(tmp_path: 
     with pytest.raises(RunError, match="after publishing version 1 the engine holds version 0"):
         train(run)
     assert rows(tmp_path, "step") == []
+
+
+def test_after_every_publish_the_canary_is_compared_and_its_figure_is_a_metric(tmp_path: Path) -> None:
+    sampler = FakeSampler()
+    run = fake_run(tmp_path, recipe(num_steps=2), sampler)
+    run.canary = Canary(np.array([2, 3], np.int32), 1.0, learner_of(run).logprobs, limit=0.02)
+    train(run)
+    assert [row["canary_logprob_difference"] for row in rows(tmp_path, "step")] == [0.0, 0.0]
+    assert sampler.calls[-3:] == ["release_memory", "load_weights", "generate"]
+
+
+def test_an_engine_that_computes_another_policy_with_the_same_weights_stops_the_run(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, recipe())
+    run.canary = Canary(np.array([2, 3], np.int32), 1.0, far_off, limit=0.02)
+    with pytest.raises(RunError, match=r"disagree about a fixed prompt by 0\.5 nats a token \(limit 0\.02\)"):
+        train(run)
+    assert rows(tmp_path, "step") == []
+
+
+def far_off(samples: Sequence[TrainSample]) -> list[FloatArray]:
+    return [np.full(len(sample.completion_ids), -1.5, np.float32) for sample in samples]
 
 
 def test_a_request_to_stop_ends_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The engines that the conformance suite runs on: the embedded one, and vLLM where it is installed."""
+"""The engines that the conformance suite runs on: the embedded one, and where it is installed vLLM in both homes."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ class Vllm:
         return VllmEngine(directory, **settings)
 
 
+class VllmServer(Vllm):
+    def start(self, model: Any, **settings: Any) -> Sampler:
+        from vllm_servers import start_sampler
+
+        return start_sampler(model, stop_ids=settings["stop_ids"])
+
+
 # vLLM warns of its own use of old interfaces.
-_VLLM = [pytest.param(Vllm, id="vllm", marks=pytest.mark.filterwarnings("ignore"))] if vllm_version() else []
-ENGINES: list[Any] = [pytest.param(Embedded, id="torch"), *_VLLM]
+_IGNORED = pytest.mark.filterwarnings("ignore")
+_VLLM = [
+    pytest.param(Vllm, id="vllm", marks=_IGNORED),
+    pytest.param(VllmServer, id="vllm_server", marks=_IGNORED),
+]
+ENGINES: list[Any] = [pytest.param(Embedded, id="torch"), *(_VLLM if vllm_version() else [])]

@@ -37,6 +37,7 @@ from deepscaler.randomness import generator
 from deepscaler.rewards.scoring import items_of
 from deepscaler.types import (
     FinishReason,
+    FloatArray,
     GradeItem,
     IntArray,
     Outcome,
@@ -77,6 +78,9 @@ class FakeLearner:
         self.version += 1
         self.num_updates += len(mini_batches)
         return UpdateStats(num_updates=len(mini_batches), grad_norm=1.0, learning_rate=1e-6, entropy_mean=1.0)
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[FloatArray]:
+        return [np.full(len(sample.completion_ids), -1.0, np.float32) for sample in samples]
 
     def publish(self) -> FakeWeights:
         return FakeWeights(self.version)

@@ -76,7 +76,7 @@ def _overrides(a: EvalArguments) -> list[str]:
 
 def _suite(a: EvalArguments, recipe: EvalRecipe) -> None:
     if a.endpoint is None:
-        require_engine(recipe.engine.kind)
+        require_engine(recipe.engine.kind, recipe.engine)
     print(f"evaluating {a.model or a.served_model}", flush=True)  # before what takes seconds to load
     from deepscaler.evaluation.datasets import announced, load_suite
 

@@ -25,7 +25,7 @@ def quickstart(
     from deepscaler.config.parts import require_cluster, require_engine
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
-    require_engine(chosen.rollout.engine)
+    require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
     if chosen.cluster.kind == "torchrun":
         raise ValueError(
@@ -89,7 +89,7 @@ def train(
     from deepscaler.loop.resume_check import check_directory, parse_origin
 
     chosen = load_recipe(recipe, overrides or [])
-    require_engine(chosen.rollout.engine)
+    require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
     if chosen.cluster.kind == "torchrun" and not is_controller():
         with loading():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.processes import num_processes, open_sharded_engine
@@ -19,7 +20,7 @@ from deepscaler.types import SamplingParams
 
 @contextmanager
 def open_torch_engine(
-    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams, run_dir: Path | None = None
 ) -> Iterator[tuple[Sampler, Decode]]:
     """The engine in this process and its helpers, and what turns its ids into text.
 
@@ -35,4 +36,4 @@ def open_torch_engine(
         yield sampler, files.decoder(stop_ids, params.stop)
 
 
-ENGINE = Engine(lambda files: engine_fingerprint("torch", files), open_torch_engine)
+ENGINE = Engine(lambda files, _: engine_fingerprint("torch", files), open_torch_engine)

@@ -15,7 +15,7 @@ from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
 from deepscaler.cluster.replica import SharedReplica
 from deepscaler.config import Recipe
-from deepscaler.config.evaluation import EngineSection
+from deepscaler.config.evaluation import rollout_engine
 from deepscaler.engines.registry import load_engine
 from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Cluster, Sampler
@@ -44,7 +44,7 @@ class PolicyFiles:
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
-    run_dir: nothing is written there; all workers share this machine's memory.
+    run_dir: an engine with processes of its own keeps their logs there, and published weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
     samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
@@ -57,7 +57,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         elif recipe.rollout.engine == "torch":
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
-            sampler = stack.enter_context(open_engine(recipe, policy))
+            sampler = stack.enter_context(open_engine(recipe, policy, run_dir))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, count)
@@ -70,16 +70,13 @@ def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
 
 
 @contextmanager
-def open_engine(recipe: Recipe, policy: PolicyFiles) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
-    section = EngineSection(
-        kind=rollout.engine,
-        dtype=recipe.model.dtype,
-        max_active=rollout.max_active,
-        processes=recipe.training.processes,
-    )
     params = SamplingParams(policy.longest, stop_token_ids=rollout.stop_token_ids, stop=rollout.stop)
-    opened = load_engine(rollout.engine).open(policy.files, section, capacity=policy.longest, params=params)
+    section = rollout_engine(recipe)
+    opened = load_engine(rollout.engine).open(
+        policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir
+    )
     with opened as (sampler, _):
         yield sampler

@@ -80,7 +80,12 @@ class _Plan:
 
         def start() -> RayRemote:
             place.check_there()
-            return self.start(name, place, role, partial(_engine, self.recipe, self.policy, role.count))
+            return self.start(
+                name,
+                place,
+                role,
+                partial(_engine, self.recipe, self.policy, role.count, self.run_dir / WORKERS / name.replace(" ", "-")),
+            )
 
         return start
 
@@ -173,9 +178,11 @@ def _learner_rank(
     return OnlyRank(ModelReplica(computer, adamw(recipe.optimizer)), published, recipe.model.dtype)
 
 
-def _engine(recipe: Recipe, policy: PolicyFiles, num_engines: int, is_cancelled: IsCancelled) -> EngineWorker:
+def _engine(
+    recipe: Recipe, policy: PolicyFiles, num_engines: int, directory: Path, is_cancelled: IsCancelled
+) -> EngineWorker:
     """In the actor."""
-    return EngineWorker(recipe, _on_this_machine(policy), num_engines, is_cancelled)
+    return EngineWorker(recipe, _on_this_machine(policy), num_engines, directory, is_cancelled)
 
 
 def _on_this_machine(policy: PolicyFiles) -> PolicyFiles:

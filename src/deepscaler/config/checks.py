@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from deepscaler.config.cluster_checks import cluster_rule
+from deepscaler.config.cluster_checks import cluster_rule, num_learner_ranks
 from deepscaler.config.context import check_context_parallel
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import Recipe
 from deepscaler.config.parts import ENGINES
+from deepscaler.config.sections.vllm import VllmServersSection
 
 Origins = Mapping[str, str]
 Rule = Callable[[Recipe, Origins], Iterator[str]]
@@ -61,6 +62,11 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
     name = recipe.rollout.engine
     engine = ENGINES[name]
+    if recipe.cluster.kind == "torchrun" and name != "torch":
+        yield (
+            f"rollout.engine = {name!r} with cluster.kind = 'torchrun': its ranks sample with the torch engine; set "
+            "rollout.engine = 'torch', or cluster.kind = 'ray' or 'local'"
+        )
     if recipe.rollout.stop and not engine.stop_strings:
         yield (
             f"rollout.engine = {name!r} with rollout.stop: it runs without a tokenizer here and cannot match strings; "
@@ -71,6 +77,39 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
             f"rollout.engine = {name!r} with model.float32_head: it has its own computation of logits, so learner and "
             "sampler would differ; set model.float32_head = false, or rollout.engine = 'torch'"
         )
+
+
+def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
+    rollout = recipe.rollout
+    fields = VllmServersSection.model_fields
+    given = [name for name, field in fields.items() if getattr(rollout, name) != field.default]
+    if rollout.engine != "vllm_server":
+        if given:
+            yield (
+                f"rollout.{given[0]} does nothing with rollout.engine = {rollout.engine!r}; remove it, or set "
+                "rollout.engine = 'vllm_server'"
+            )
+        return
+    if bool(rollout.vllm_python) == bool(rollout.vllm_urls):
+        both = "both say" if rollout.vllm_python else "do not say"
+        yield (
+            f"rollout.vllm_python and rollout.vllm_urls {both} where the servers of rollout.engine = 'vllm_server' "
+            "come from; set one of them"
+        )
+    if rollout.vllm_urls and recipe.cluster.kind != "local":
+        yield (
+            f"rollout.vllm_urls with cluster.kind = {recipe.cluster.kind!r}: every sampler would load weights into all "
+            "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
+            "'local'"
+        )
+    if rollout.vllm_urls and not rollout.vllm_weights_dir:
+        yield (
+            "rollout.vllm_urls without rollout.vllm_weights_dir: the servers load every published version from files; "
+            "name a directory that they share with this machine"
+        )
+    for name in ("vllm_servers", "vllm_args"):
+        if rollout.vllm_urls and name in given:
+            yield f"rollout.{name} is for servers that rollout.vllm_python starts, not for rollout.vllm_urls; remove it"
 
 
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
@@ -291,7 +330,13 @@ def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
     if ranks > 1 and recipe.cluster.kind == "local":
         yield (
             f"training.context_parallel = {ranks} with cluster.kind = 'local', where each process has whole sequences; "
-            "set training.context_parallel = 1, or a cluster.kind with learner ranks"
+            "set training.context_parallel = 1, or cluster.kind = 'torchrun' or 'ray' for learner ranks"
+        )
+    learner_ranks = num_learner_ranks(recipe.cluster)
+    if recipe.cluster.kind == "ray" and learner_ranks % ranks:
+        yield (
+            f"training.context_parallel = {ranks} does not divide the learner ranks, cluster.learner_ranks or "
+            f"cluster.learner_gpus = {learner_ranks}; make that a multiple, or set training.context_parallel = 1"
         )
     shape = ModelShape.of_recipe(recipe) if ranks > 1 else None
     if shape is not None:
@@ -343,6 +388,7 @@ _RULES: tuple[Rule, ...] = (
     _sft_shape,
     _engine,
     cluster_rule,
+    _vllm_servers,
     _problems,
     _benchmarks,
     _sources,

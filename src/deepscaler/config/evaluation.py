@@ -15,6 +15,7 @@ from deepscaler.config.parts import EngineName
 from deepscaler.config.schema import RecipeError, explain_error
 from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.config.sections.rollout import StopString, TokenId
+from deepscaler.config.sections.vllm import VllmServersSection
 from deepscaler.config.setting import Section, setting, values_shaping
 
 COMPETITION = ("aime24", "amc23", "math500", "minerva", "olympiadbench")
@@ -51,14 +52,14 @@ class SamplingSection(Section):
     )
 
 
-class EngineSection(Section):
-    """Settings of the engine in this process."""
+class EngineSection(VllmServersSection):
+    """Settings of the engine in this process, or of its vLLM servers."""
 
     kind: EngineName = setting(
         "torch",
         shapes="samples",
         compared="content",
-        doc="torch = embedded; vllm where it is installed (docs/evaluation.md)",
+        doc="torch = embedded; vllm where it is installed; vllm_server (docs/evaluation.md, docs/engines.md)",
     )
     dtype: Literal["float32", "bfloat16", "auto"] = setting(
         "auto", shapes="samples", compared="content", doc="auto = bfloat16 on a GPU, float32 on CPU"
@@ -198,6 +199,17 @@ def evaluation_recipe(
             dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
         ),
         grader=recipe.grader,
+    )
+
+
+def rollout_engine(recipe: Recipe) -> EngineSection:
+    """The engine that samples in training, as the settings of an engine."""
+    return EngineSection(
+        kind=recipe.rollout.engine,
+        dtype=recipe.model.dtype,
+        max_active=recipe.rollout.max_active,
+        processes=recipe.training.processes,
+        **recipe.rollout.model_dump(include=set(VllmServersSection.model_fields)),
     )
 
 

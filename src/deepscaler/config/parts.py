@@ -15,23 +15,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel
 from pydantic_core import PydanticCustomError
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePart:
-    """An engine in this process, and what of a training recipe it can honour.
+    """An engine, and what of a training recipe it can honour.
 
     path: of its `engines.registry.Engine`. stop_strings: texts that end a completion (rollout.stop). float32_head: the
-    learner's logits in float32 (model.float32_head). requires: of a function that raises ValueError where a package is
-    missing that only this engine needs; it loads without torch.
+    learner's logits in float32 (model.float32_head). requires: of a function of the section that chose the engine
+    ([rollout], or an evaluation's [engine]); it raises ValueError where something is missing that only this engine
+    needs, and loads without torch. own_kernels: whether it computes logits with other code than the learner.
     """
 
     path: str
     stop_strings: bool = True
     float32_head: bool = True
     requires: str | None = None
+    own_kernels: bool = False
 
 
 ENGINES: Mapping[str, EnginePart] = {
@@ -40,7 +42,15 @@ ENGINES: Mapping[str, EnginePart] = {
         "deepscaler.engines.vllm.opening:ENGINE",
         stop_strings=False,
         float32_head=False,
-        requires="deepscaler.engines.vllm.installation:require_vllm",
+        requires="deepscaler.engines.vllm.installation:require_in_process",
+        own_kernels=True,
+    ),
+    "vllm_server": EnginePart(
+        "deepscaler.cluster.vllm_servers:ENGINE",
+        stop_strings=False,
+        float32_head=False,
+        requires="deepscaler.engines.vllm_server.environment:require_servers",
+        own_kernels=True,
     ),
 }
 CLUSTERS: Mapping[str, str] = {
@@ -70,10 +80,10 @@ def load(path: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def require_engine(name: str) -> None:
-    """Raises ValueError with instructions where the engine's package is not installed. Loads no torch."""
+def require_engine(name: str, section: BaseModel) -> None:
+    """Raises ValueError with instructions where the engine cannot be used. section: that names it. Loads no torch."""
     if requires := ENGINES[name].requires:
-        load(requires)()
+        load(requires)(section)
 
 
 def require_cluster(name: str) -> None:

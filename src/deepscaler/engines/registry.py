@@ -59,18 +59,28 @@ class ModelFiles(Protocol):
 
 
 class Open(Protocol):
-    """Starts the engine; it ends with the context. capacity: tokens of prompt and completion. params: what ends one."""
+    """Starts the engine; it ends with the context.
+
+    capacity: tokens of prompt and completion. params: what ends one. run_dir: of a training run, for logs and published
+    weights.
+    """
 
     def __call__(
-        self, files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+        self,
+        files: ModelFiles,
+        engine: EngineSection,
+        *,
+        capacity: int,
+        params: SamplingParams,
+        run_dir: Path | None = None,
     ) -> AbstractContextManager[tuple[Sampler, Decode]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """fingerprint: what of the engine shapes a completion; raises ValueError where it is not installed."""
+    """fingerprint: what of the engine shapes a completion; raises ValueError where it cannot be used."""
 
-    fingerprint: Callable[[ModelFiles], dict[str, object]]
+    fingerprint: Callable[[ModelFiles, EngineSection], dict[str, object]]
     open: Open
 
 

@@ -15,7 +15,8 @@ from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
 from deepscaler.config.derived import updates_per_step
-from deepscaler.config.evaluation import evaluation_recipe
+from deepscaler.config.evaluation import evaluation_recipe, rollout_engine
+from deepscaler.config.parts import ENGINES
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
@@ -27,6 +28,7 @@ from deepscaler.loop.experience import MakeSamples, OnPolicy, Step
 from deepscaler.loop.held_out_sets import write_held_out
 from deepscaler.loop.inputs import inputs_of
 from deepscaler.loop.progress import Progress
+from deepscaler.loop.publishing import CANARY_LIMIT, Canary
 from deepscaler.loop.resume import find_start
 from deepscaler.loop.resume_check import Origin, check_directory
 from deepscaler.loop.run import Run
@@ -37,7 +39,7 @@ from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.protocols import Cluster
+from deepscaler.protocols import Cluster, Learner
 from deepscaler.rewards.scoring import items_of
 from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
 
@@ -104,12 +106,21 @@ def open_run(
             decode_prompt=lambda ids: files.tokenizer.decode(ids, skip_special_tokens=False),
             inputs=inputs,
             base_model=model_path,
+            canary=_canary(recipe, read, cluster.learner),
         )
         start.begin(run)
         if start.is_new:
             info = run_info(run.recipe_digest, str(model_path), device_metadata())
             directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
         yield run
+
+
+def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:
+    """The first training problem, unless the engine computes with the learner's own code."""
+    if not ENGINES[recipe.rollout.engine].own_kernels:
+        return None
+    prompt = read.encode(read.training.problems[0])
+    return Canary(prompt, recipe.rollout.temperature, learner.logprobs, CANARY_LIMIT[recipe.model.dtype])
 
 
 def _make_samples_of(recipe: Recipe) -> MakeSamples:
@@ -156,7 +167,7 @@ def _evaluator(
         datasets=training.validation,
         source=EngineSource(cluster.sampler, sampling_params(asked), encode=read.encode, decode=read.decode),
         grader=cluster.grader,
-        engine=load_engine(recipe.rollout.engine).fingerprint(files),
+        engine=load_engine(recipe.rollout.engine).fingerprint(files, rollout_engine(recipe)),
         template=files.template,
         directory=path,
         progress=progress,

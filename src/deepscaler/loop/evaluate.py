@@ -100,7 +100,9 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     """
     engine = load_engine(job.recipe.engine.kind)
     files = open_model(model, job.recipe.engine.dtype)
-    settings = job.settings({"sha256": files.sha256()}, engine.fingerprint(files), asdict(files.template))
+    settings = job.settings(
+        {"sha256": files.sha256()}, engine.fingerprint(files, job.recipe.engine), asdict(files.template)
+    )
     prefilled = files.template.thinking_prefilled
     with make_grader(job.recipe.grader) as grader:
         return run_job(

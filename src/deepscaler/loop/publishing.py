@@ -1,9 +1,66 @@
-"""Loads published weights into the sampler and verifies them."""
+"""Loads published weights into the sampler and verifies them: by digest, and by what both sides compute with them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
 from deepscaler.protocols import PublishedWeights, Sampler
-from deepscaler.types import RunError, WeightsInfo
+from deepscaler.types import FloatArray, IntArray, Request, RunError, SamplingParams, TrainSample, WeightsInfo
+
+CANARY_TOKENS = 8
+# Mean difference in nats per token beyond which learner and engine do not compute the same policy. Rounding leaves
+# below 1e-4 in float32, and a few hundredths in bfloat16; weights of another version differ by tenths.
+CANARY_LIMIT = {"float32": 0.02, "bfloat16": 0.3}
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """One fixed prompt that learner and engine both continue after every publish.
+
+    Equal digests prove that the engine has the weights, not that it computes with them: a stale cache, another
+    temperature or another rotation shows here.
+
+    prompt_ids: int32 [num_prompt_tokens]. temperature: of training. logprobs: of the learner. limit: nats per token.
+    """
+
+    prompt_ids: IntArray
+    temperature: float
+    logprobs: Callable[[Sequence[TrainSample]], list[FloatArray]]
+    limit: float
+
+    def difference(self, sampler: Sampler) -> float | None:
+        """Mean |log-probability of the engine minus the learner's| over its most likely tokens (nats).
+
+        None for an engine that cannot report log-probabilities before top-k.
+        """
+        params = SamplingParams(CANARY_TOKENS, self.temperature, top_k=1)
+        (rollout,) = sampler.generate([Request("canary", self.prompt_ids, 1)], params)
+        if np.isnan(rollout.rollout_logprobs).any():
+            return None
+        ones = np.ones(len(rollout.completion_ids), np.float32)
+        sample = TrainSample(
+            rollout.prompt_ids, rollout.completion_ids, rollout.rollout_logprobs, 0.0, ones, rollout.policy_version
+        )
+        (logprobs,) = self.logprobs([sample])
+        return float(np.abs(logprobs - rollout.rollout_logprobs).mean())
+
+    def check(self, sampler: Sampler, version: int) -> dict[str, float]:
+        """The metric of this publish. Raises RunError when learner and engine are far apart."""
+        difference = self.difference(sampler)
+        if difference is None:
+            return {}
+        if not math.isfinite(difference) or difference > self.limit:
+            raise RunError(
+                f"after publishing version {version} learner and engine disagree about a fixed prompt by "
+                f"{difference:.3g} nats a token (limit {self.limit:g}), though the engine holds the same weights: it "
+                "computes another policy, by a stale cache, another temperature, or code that does not fit this model. "
+                "Use rollout.engine = 'torch', or another release of the engine"
+            )
+        return {"canary_logprob_difference": difference}
 
 
 def load_checked(sampler: Sampler, weights: PublishedWeights) -> WeightsInfo:

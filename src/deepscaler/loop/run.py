@@ -16,7 +16,7 @@ from deepscaler.data.stream import ProblemStream
 from deepscaler.loop.experience import Collected, Experience, MakeSamples, Step
 from deepscaler.loop.inputs import Inputs
 from deepscaler.loop.progress import Progress
-from deepscaler.loop.publishing import load_checked
+from deepscaler.loop.publishing import Canary, load_checked
 from deepscaler.loop.step_records import evaluation_line, notes_on_base, observation, step_metrics
 from deepscaler.loop.stop import StopRequest
 from deepscaler.observability.alarms import Alarms
@@ -58,6 +58,8 @@ class Run:
     decode_prompt: Callable[[IntArray], str]  # with special tokens
     inputs: Inputs
     base_model: Path
+    canary: Canary | None = None  # where learner and engine compute with different code
+    published: dict[str, float] = field(default_factory=dict)  # metrics of the newest publish
     step: int = 0
     first_step: int = 0  # what the directory began with; above 0 for a run that went on from another one's checkpoint
     origin: dict[str, Any] | None = None  # of such a run
@@ -91,7 +93,11 @@ class Run:
     def publish(self) -> WeightsInfo:
         """Publish the weights of the learner to the sampler. Raises RunError if it does not hold them afterwards."""
         self.weights = self.cluster.learner.publish()
-        return load_checked(self.cluster.sampler, self.weights)
+        held = load_checked(self.cluster.sampler, self.weights)
+        self.published = {"publish_bytes": float(held.num_bytes)} if held.num_bytes else {}
+        if self.canary is not None:
+            self.published |= self.canary.check(self.cluster.sampler, held.version)
+        return held
 
     def end_step(
         self,
@@ -137,7 +143,7 @@ class Run:
             num_problems=self.stream.num_problems,
             weights=weights,
         )
-        metrics = step_metrics(step, collected, stats, figures, update)
+        metrics = {**step_metrics(step, collected, stats, figures, update), **self.published}
         for group in collected.sampled:
             self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, step.stage.name, collected.sampled, self.decode_prompt)

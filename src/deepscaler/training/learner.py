@@ -95,6 +95,9 @@ class PolicyLearner:
         factor = min(1.0, (self.num_updates + 1) / warmup) if warmup else 1.0
         return self._optimizer.learning_rate * factor
 
+    def logprobs(self, samples: Sequence[TrainSample]) -> Logprobs:
+        return self._replica.logprobs(samples)
+
     def publish(self) -> PublishedWeights:
         return self._replica.publish(self.version)
 

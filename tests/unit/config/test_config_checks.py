@@ -24,6 +24,42 @@ CONTRADICTIONS = [
         ["rollout.engine", "model.float32_head"],
         ["model.float32_head=false"],
     ),
+    (
+        ["rollout.engine=vllm", "cluster.kind=torchrun"],
+        ["rollout.engine", "cluster.kind"],
+        ["cluster.kind=local"],
+    ),
+    (
+        [
+            "rollout.engine=vllm_server",
+            'rollout.vllm_urls=["http://127.0.0.1:8000"]',
+            "rollout.vllm_weights_dir=/shared",
+            "cluster.kind=ray",
+        ],
+        ["rollout.vllm_urls", "cluster.kind", "rollout.vllm_python"],
+        ["cluster.kind=local"],
+    ),
+    (["rollout.vllm_servers=2"], ["rollout.vllm_servers", "rollout.engine"], ["rollout.vllm_servers=1"]),
+    (
+        ["rollout.engine=vllm_server"],
+        ["rollout.vllm_python", "rollout.vllm_urls"],
+        ["rollout.vllm_python=.venv-vllm/bin/python"],
+    ),
+    (
+        ["rollout.engine=vllm_server", 'rollout.vllm_urls=["http://127.0.0.1:8000"]'],
+        ["rollout.vllm_urls", "rollout.vllm_weights_dir"],
+        ["rollout.vllm_weights_dir=/shared"],
+    ),
+    (
+        [
+            "rollout.engine=vllm_server",
+            'rollout.vllm_urls=["http://127.0.0.1:8000"]',
+            "rollout.vllm_weights_dir=/shared",
+            'rollout.vllm_args=["--seed=1"]',
+        ],
+        ["rollout.vllm_args", "rollout.vllm_python", "rollout.vllm_urls"],
+        ["rollout.vllm_args=[]"],
+    ),
     (["model.path=some/dir"], ["model.path", "[sft]"], None),
     (["model.revision=abc"], ["model.revision", "model.path"], None),
     (
@@ -109,7 +145,12 @@ CONTRADICTIONS = [
         ],
         ["training.tokens_per_micro_batch=128"],
     ),
-    (["training.context_parallel=2"], ["training.context_parallel", "cluster.kind"], ["training.context_parallel=1"]),
+    (["training.context_parallel=2"], ["training.context_parallel", "cluster.kind"], ["cluster.kind=torchrun"]),
+    (
+        ["training.context_parallel=2", "cluster.kind=ray"],
+        ["training.context_parallel", "cluster.learner_ranks"],
+        ["training.context_parallel=1"],
+    ),
     (
         ["training.context_parallel=5"],
         ["training.context_parallel", "one of 1, 2, 4, 8"],

@@ -31,7 +31,7 @@ def test_every_cluster_that_a_recipe_can_name_can_be_opened(kind):
     [
         (
             "rollout.engine=vlm",
-            "rollout.engine: expected one of 'torch' or 'vllm', given \"vlm\"; did you mean \"vllm\"?",
+            "rollout.engine: expected one of 'torch' or 'vllm' or 'vllm_server', given \"vlm\"; did you mean \"vllm\"?",
         ),
         ("rollout.engine=3", "rollout.engine: expected text in quotes, given 3"),
         ("cluster.kind=slurm", "cluster.kind: expected one of 'local' or 'torchrun' or 'ray', given \"slurm\""),

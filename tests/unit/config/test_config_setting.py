@@ -95,7 +95,11 @@ def test_no_two_sections_of_an_evaluation_share_the_name_of_a_recorded_setting()
 
 
 def test_the_fingerprint_of_an_engine_has_every_setting_that_shapes_samples() -> None:
-    shaping = {key for key, field in all_settings(EngineSection) if compared_of(field) != "rounding"}
+    shaping = {
+        key
+        for key, field in all_settings(EngineSection)
+        if shapes_of(field) == "samples" and compared_of(field) != "rounding"
+    }
     files: Any = SimpleNamespace(dtype="float32", device=SimpleNamespace(type="cpu"), stopping_fingerprint=dict)
     assert shaping <= engine_fingerprint("torch", files).keys()
 

@@ -7,18 +7,19 @@ from typing import Annotated
 from pydantic import Field
 
 from deepscaler.config.parts import ClusterKind, EngineName
+from deepscaler.config.sections.vllm import VllmServersSection
 from deepscaler.config.setting import Section, setting
 
 TokenId = Annotated[int, Field(ge=0)]
 StopString = Annotated[str, Field(min_length=1)]
 
 
-class RolloutSection(Section):
+class RolloutSection(VllmServersSection):
     engine: EngineName = setting(
         "torch",
         shapes="samples",
         added=True,
-        doc="torch = this program's own; vllm, where it is installed, has a copy of the weights",
+        doc="torch = this program's own; vllm, where it is installed, and vllm_server have a copy of the weights",
     )
     prompts_per_step: int = setting(unit="prompts", shapes="samples", doc="groups per step", gt=0)
     group_size: int = setting(

@@ -14,18 +14,15 @@ import numpy as np
 import torch
 
 from deepscaler.engines.vllm.installation import require_vllm
-from deepscaler.engines.vllm.loading import Limits, start_vllm
-from deepscaler.engines.vllm.sampling import (
-    mask_ids,
-    refuse_stop_strings,
-    report_untruncated,
-    reported_logprobs,
-    vllm_params,
-)
-from deepscaler.engines.vllm.weights import check_given, held_weights, repack_tied_head, unsigned_digest
+from deepscaler.engines.vllm.loading import start_vllm
+from deepscaler.engines.vllm.sampling import reported_logprobs, vllm_params
+from deepscaler.engines.vllm.weights import held_digest, unsigned_digest
+from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.held_weights import check_given, repack_tied_head
+from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.sampler import mask_ids, report_untruncated
+from deepscaler.engines.vllm_shared.model_files import Limits
+from deepscaler.engines.vllm_shared.requests import check_lengths, refuse_stop_strings
 from deepscaler.modeling.positions import model_context
 from deepscaler.modeling.weights import dtype_name
-from deepscaler.observability.counts import counted
 from deepscaler.protocols import PublishedWeights
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
 
@@ -66,6 +63,7 @@ class VllmEngine:
         self._stop_ids = stop_ids
         self._is_cancelled = is_cancelled
         self._published_digests: dict[str, str] = {}
+        self._published_bytes = 0
         self._intact = True
         self._generation = 0
         limits = Limits(max_active, self._max_tokens, max_cache_bytes)
@@ -109,7 +107,7 @@ class VllmEngine:
         self._check_usable()
         dtype = dtype_name(self.dtype)
         given = dict(weights.tensors(dtype))
-        check_given(given, self._model)
+        check_given({name: tuple(weight.shape) for name, weight in given.items()}, self._model)
         self._intact = False  # a failure half-way leaves a mixture
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
         repack_tied_head(self._model)
@@ -118,14 +116,16 @@ class VllmEngine:
                 "vLLM did not drop its cache of prompts computed with the old weights; start the engine anew"
             )
         self._published_digests = {unsigned_digest(given.items()): weights.digest(dtype)}
+        self._published_bytes = sum(weight.nbytes for weight in given.values())
         self._intact, self.version = True, weights.version
         return self.weights_info()
 
     def weights_info(self) -> WeightsInfo:
         """Raises RunError when the engine does not sample from one set of weights."""
         self._check_usable()
-        digest = unsigned_digest(held_weights(self._model))
-        return WeightsInfo(self.version, self._published_digests.get(digest, digest), dtype_name(self.dtype))
+        digest = held_digest(self._model)
+        published = self._published_digests.get(digest, digest)
+        return WeightsInfo(self.version, published, dtype_name(self.dtype), self._published_bytes)
 
     def release_memory(self) -> None:
         """Nothing: vLLM keeps its cache for as long as it lives."""
@@ -165,17 +165,4 @@ class VllmEngine:
     def _check(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._check_usable()
         refuse_stop_strings(params)
-        for request in requests:
-            prompt = counted(len(request.prompt_ids), "token")
-            need = f"problem {request.problem_id}: prompt of {prompt} plus a budget of {params.max_completion_tokens}"
-            tokens = len(request.prompt_ids) + params.max_completion_tokens
-            if tokens > self.context_limit:
-                raise ValueError(
-                    f"{need} exceeds the model's context of {self.context_limit}; lower max_completion_tokens or "
-                    "choose a model with a longer context"
-                )
-            if tokens > self._max_tokens:
-                raise ValueError(
-                    f"{need} exceeds the engine's limit of {counted(self._max_tokens, 'token')}; lower "
-                    "max_completion_tokens or start the engine with a higher limit"
-                )
+        check_lengths(requests, params, context=self.context_limit, limit=self._max_tokens)

@@ -29,3 +29,8 @@ def require_vllm() -> str:
             "beside vLLM. Or take the torch engine (--engine torch), or a server (--endpoint)"
         )
     return version
+
+
+def require_in_process(_: object) -> None:
+    """For any settings: raises ValueError as `require_vllm`."""
+    require_vllm()

@@ -5,21 +5,24 @@ One process and one device: vLLM's own worker processes are turned off, so the e
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepscaler.engines.sizing import CACHE_SHARE, bytes_per_token, cache_bytes, pick_device
-from deepscaler.engines.vllm.weights import model_files_only, slots
-from deepscaler.modeling.files import file_shapes
-from deepscaler.observability.counts import counted
+from deepscaler.engines.sizing import pick_device
+from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.held_weights import slots
+from deepscaler.engines.vllm_shared.model_files import (
+    STEP_TOKENS,
+    Limits,
+    cpu_cache_arguments,
+    model_files_only,
+    refuse_other_shapes,
+)
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -28,17 +31,6 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # grader processes would inherit the binding
 }
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # unless the environment sets it
-CPU_BLOCK_TOKENS = 32
-STEP_TOKENS = 2048  # prompt tokens of a step on CPU: vLLM's own default
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """max_tokens: most tokens of prompt and completion together. max_active, max_cache_bytes: as of `VllmEngine`."""
-
-    max_active: int
-    max_tokens: int
-    max_cache_bytes: int | None
 
 
 def start_vllm(directory: Path, config: Any, dtype: torch.dtype, limits: Limits) -> tuple[Any, Any]:
@@ -50,7 +42,7 @@ def start_vllm(directory: Path, config: Any, dtype: torch.dtype, limits: Limits)
     with _this_process_unchanged(), model_files_only(directory) as files:
         engine = _start(files, dtype, limits, cache)
     runner: Any = engine.collective_rpc(lambda worker: worker.model_runner)[0]
-    _check_shapes(directory, runner.get_model())
+    refuse_other_shapes(directory, {slot.name: slot.shape for slot in slots(runner.get_model())})
     return engine, runner
 
 
@@ -91,39 +83,10 @@ def _hide_llvmlite() -> None:
 
 
 def _cache_arguments(directory: Path, config: Any, dtype: torch.dtype, limits: Limits) -> dict[str, int]:
-    """Block size and bytes of the cache for all sequences decoded at once, within the limit.
-
-    On a GPU vLLM chooses both unless the limit is given. Raises ValueError when one sequence does not fit.
-    """
+    """On a GPU vLLM chooses both unless the limit is given. Raises ValueError when one sequence does not fit."""
     if pick_device().type == "cuda":
         return {} if limits.max_cache_bytes is None else {"kv_cache_memory_bytes": limits.max_cache_bytes}
-    weight_bytes = dtype.itemsize * sum(map(math.prod, file_shapes(directory).values()))  # not loaded yet
-    limit = limits.max_cache_bytes or cache_bytes(torch.device("cpu"), 1) - int(CACHE_SHARE["cpu"] * weight_bytes)
-    blocks = -(-limits.max_tokens // CPU_BLOCK_TOKENS)
-    block_bytes = CPU_BLOCK_TOKENS * bytes_per_token(config, dtype)
-    if limit < (blocks + 1) * block_bytes:  # one block is vLLM's own
-        raise ValueError(
-            f"a sequence of {counted(limits.max_tokens, 'token')} does not fit into a cache of "
-            f"{counted(limit, 'byte')}; lower max_completion_tokens or give the cache more memory"
-        )
-    wanted = (limits.max_active * blocks + 1) * block_bytes
-    return {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": min(wanted, limit // block_bytes * block_bytes)}
-
-
-def _check_shapes(directory: Path, model: Any) -> None:
-    """Raises ValueError when vLLM built the model with other shapes than its files have.
-
-    vLLM 0.32 computes the width of a Qwen2 head as hidden_size / num_attention_heads, ignores `head_dim`, and then
-    silently loads the first rows of each projection.
-    """
-    built = {slot.name: slot.shape for slot in slots(model)}
-    for name, shape in file_shapes(directory).items():
-        if name in built and shape != built[name]:
-            raise ValueError(
-                f"vLLM cannot run {directory}: weight {name} is {shape} in its files, and vLLM built the model with "
-                f"{built[name]}, probably because it ignores head_dim for this family; use the torch engine "
-                "(--engine torch; in training rollout.engine = 'torch')"
-            )
+    return cpu_cache_arguments(directory, config, dtype, limits)
 
 
 @contextmanager

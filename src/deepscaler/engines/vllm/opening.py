@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -13,20 +14,20 @@ from deepscaler.engines.registry import Decode, Engine, ModelFiles, engine_finge
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.vllm.engine import VllmEngine
 from deepscaler.engines.vllm.installation import require_vllm
-from deepscaler.engines.vllm.sampling import refuse_stop_strings
+from deepscaler.engines.vllm_shared.requests import refuse_stop_strings
 from deepscaler.modeling.load import unknown_ids
 from deepscaler.protocols import Sampler
 from deepscaler.types import SamplingParams
 
 
-def fingerprint(files: ModelFiles) -> dict[str, object]:
+def fingerprint(files: ModelFiles, _: EngineSection) -> dict[str, object]:
     """Raises ValueError where vLLM is not installed."""
     return engine_fingerprint("vllm", files, {"vllm": require_vllm()})
 
 
 @contextmanager
 def open_vllm_engine(
-    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams
+    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams, run_dir: Path | None = None
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
     refuse_stop_strings(params)

@@ -1,156 +1,24 @@
-"""The weights that a vLLM model samples from, under transformers' names and shapes.
-
-vLLM keeps several projections in one matrix, pads the vocabulary, and on CPU replaces matrices by a packed copy that
-only its kernel can read. A packed matrix is read back by multiplying it with the identity, which is exact: the result
-holds the numbers that the next matmul uses, not those of another copy. One process, no tensor parallelism.
-"""
+"""The weights that vLLM's model in this process samples from, and their digest."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
-from deepscaler.modeling.files import weight_files
+from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.held_weights import held_weights, unsigned
 from deepscaler.modeling.weights import weights_digest
 from deepscaler.types import RunError
-
-HEAD = "lm_head"
-
-
-@contextmanager
-def model_files_only(directory: Path) -> Iterator[Path]:
-    """A directory with links to the files of the model: vLLM reads every file of weights that it finds."""
-    chosen = set(weight_files(directory))
-    with tempfile.TemporaryDirectory(prefix="deepscaler-vllm-") as temporary:
-        for path in directory.iterdir():
-            if path.is_file() and (path.suffix != ".safetensors" or path in chosen):
-                (Path(temporary) / path.name).symlink_to(path.resolve())
-        yield Path(temporary)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Rows `first` to `first + shape[0]` of a module's parameter, known to transformers as `name`."""
-
-    name: str
-    module: Any
-    parameter: str
-    first: int
-    shape: tuple[int, ...]
-
-
-def slots(model: nn.Module) -> Iterator[Slot]:
-    """Every weight of the model, tied ones once."""
-    fused: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    tied = tied_head(model) is not None
-    for path, module in model.named_modules():
-        place, _, leaf = path.rpartition(".")
-        for parameter, tensor in module.named_parameters(recurse=False):
-            if tied and path == HEAD and parameter == "weight":
-                continue
-            rows, rest = _shape(module, parameter, tensor)
-            names = fused.get(leaf, [leaf])
-            heights = rows if len(names) > 1 else [sum(rows)]
-            first = 0
-            for name, height in zip(names, heights, strict=True):
-                full = ".".join(part for part in (place, name, parameter) if part)
-                yield Slot(full, module, parameter, first, (height, *rest))
-                first += height
-
-
-def _shape(module: Any, parameter: str, tensor: Tensor) -> tuple[list[int], tuple[int, ...]]:
-    """(rows of each projection in it, the other dimensions); the tensor may have been replaced by a packed one."""
-    if hasattr(module, "org_vocab_size"):
-        return [module.org_vocab_size], tuple(tensor.shape[1:])
-    if hasattr(module, "output_sizes"):
-        rows = list(module.output_sizes)
-    elif hasattr(module, "output_size"):
-        rows = [module.output_size]
-    else:
-        return [tensor.shape[0]], tuple(tensor.shape[1:])
-    return rows, (module.input_size,) if parameter == "weight" else ()
-
-
-def check_given(given: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Whether these are all weights of the model. Raises KeyError for an unknown name, else ValueError."""
-    shapes = {slot.name: slot.shape for slot in slots(model)}
-    for name, weight in given.items():
-        if shapes[name] != tuple(weight.shape):
-            raise ValueError(f"weight {name} has shape {tuple(weight.shape)}, vLLM's model has {shapes[name]}")
-    if missing := sorted(shapes.keys() - given.keys()):
-        raise ValueError(
-            f"weights are missing, {len(missing)} in all, the first of them {missing[0]}; give vLLM all weights of "
-            "the model at once"
-        )
 
 
 def unsigned_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Digest without the signs of zeros, which are lost where a packed matrix is read back by a matmul."""
-    return weights_digest((name, weight.detach() + 0.0) for name, weight in weights)
+    return weights_digest(unsigned(weights))
 
 
-def held_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) as sampling uses them now. Raises RunError when a tied head differs from the embedding."""
-    check_tied_head(model)
-    whole: tuple[int, str, Tensor] | None = None
-    for slot in slots(model):
-        key = (id(slot.module), slot.parameter)
-        if whole is None or whole[:2] != key:
-            whole = (*key, _whole(slot.module, slot.parameter))
-        yield slot.name, whole[2][slot.first : slot.first + slot.shape[0]]
-
-
-def _whole(module: Any, parameter: str) -> Tensor:
-    # An embedding is packed as well, but reads the plain matrix; unlike the output layer it has no bias.
-    looks_up = hasattr(module, "org_vocab_size") and not hasattr(module, "bias")
-    if parameter == "weight" and not looks_up:
-        return matrix(module)
-    return getattr(module, parameter).detach()
-
-
-def matrix(module: Any) -> Tensor:
-    """The matrix of the module, [outputs, inputs]: read through its own kernel where that has a packed copy."""
-    if not _is_packed(module):
-        return module.weight.detach()
-    inputs = module.input_size if hasattr(module, "input_size") else module.embedding_dim
-    return module.cpu_linear(torch.eye(inputs, dtype=module.weight.dtype), module.weight, None).t()
-
-
-def _is_packed(module: Any) -> bool:
-    return hasattr(module, "cpu_linear")
-
-
-def tied_head(model: Any) -> Any:
-    """The output layer where it shares the embedding's weight, else None."""
-    tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
-    return getattr(model, HEAD, None) if tied else None
-
-
-def check_tied_head(model: nn.Module) -> None:
-    """Raises RunError when a tied output layer does not multiply with the embedding.
-
-    vLLM 0.32 leaves the old packed copy in place when weights are loaded anew, and would then sample from a mixture.
-    """
-    head = tied_head(model)
-    if head is None:
-        return
-    embedding: Any = next(module for module in model.modules() if hasattr(module, "org_vocab_size"))
-    if not torch.equal(matrix(head), embedding.weight):
-        raise RunError(
-            "vLLM's output layer differs from the embedding it is tied to (a stale packed copy), so it would sample "
-            "from a mixture of two models; load all weights again, or start the engine anew"
-        )
-
-
-def repack_tied_head(model: nn.Module) -> None:
-    """Pack the output layer again from the embedding it is tied to; does nothing where it is not packed."""
-    head = tied_head(model)
-    if head is not None and _is_packed(head):
-        head.quant_method.process_weights_after_loading(head)
+def held_digest(model: nn.Module) -> str:
+    """`unsigned_digest` of what sampling uses now. Raises RunError when a tied head differs from the embedding."""
+    try:
+        return unsigned_digest(held_weights(model))
+    except RuntimeError as error:
+        raise RunError(str(error)) from error

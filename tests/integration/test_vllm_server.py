@@ -1,0 +1,158 @@
+"""A real vLLM server (CPU build): weights by files with digests, samples of the new ones, and its end.
+
+vLLM lives in an environment of its own: `make test-vllm` makes it and runs this there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepscaler.engines.vllm_server.client import VllmServerError
+from deepscaler.modeling.published_files import read_weights, write_weights
+from deepscaler.modeling.weights import LiveWeights, weights_digest
+from deepscaler.observability.run_directory import read_metrics
+from deepscaler.types import RunError
+from tiny_run import deepscaler, write_model, write_recipe
+from vllm_engines import PARAMS, requests, start, worst_error
+from vllm_servers import start_sampler
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # vLLM's own warnings
+START_LIMIT_S = 600.0  # on a machine with other work a server takes minutes to start
+STOP = frozenset({1})
+
+
+def test_a_server_samples_what_vllm_in_this_process_does(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny_model(head_dim=32)
+    inside = {(r.problem_id, r.sample_index): r for r in start(model, tmp_path).generate(requests(), PARAMS)}
+    sampler = start_sampler(model, stop_ids=STOP)
+    for rollout in sampler.generate(requests(), PARAMS):
+        expected = inside[rollout.problem_id, rollout.sample_index]
+        assert rollout.completion_ids.tolist() == expected.completion_ids.tolist()
+        assert abs(rollout.rollout_logprobs - expected.rollout_logprobs).max() < 1e-4
+    sampler.close()
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_after_publishing_the_samples_are_those_of_the_new_weights(tiny_model: Callable[..., Any], family: str) -> None:
+    model, other = (tiny_model(family, seed=seed, head_dim=32) for seed in (0, 9))
+    sampler = start_sampler(model, stop_ids=STOP)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight[0].fill_(-0.0)  # a packed matrix is read back without signs of zeros
+    held = sampler.load_weights(LiveWeights(7, other.named_parameters))
+    assert (held.version, held.digest) == (7, weights_digest(other.named_parameters()))
+    rollouts = list(sampler.generate(requests(), PARAMS))
+    assert worst_error(rollouts, other, PARAMS.temperature) < 5e-5 and {r.policy_version for r in rollouts} == {7}
+    sampler.close()
+
+
+def test_files_that_changed_after_their_digests_were_taken_are_refused(
+    tiny_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = tiny_model(head_dim=32)
+    sampler = start_sampler(model, stop_ids=STOP)
+    files = write_weights(tmp_path, 1, tiny_model(seed=9, head_dim=32).named_parameters(), "float32")
+    path = files.directory / files.files[0]
+    tensors = load_file(path)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    tensors[name] = tensors[name].clone()
+    tensors[name].view(torch.int32)[3, 5] ^= 1  # the last bit of one weight
+    save_file(tensors, path)
+    with pytest.raises(RunError, match=rf"other weights than version 1 in 1 of \d+ tensors \({name}\)"):
+        sampler.load_weights(read_weights(files.directory))
+    with pytest.raises(RunError, match="start a new server"):
+        list(sampler.generate(requests(), PARAMS))
+    sampler.close()
+    again = start_sampler(model, stop_ids=STOP)  # a new client of the same server publishes sound weights
+    assert worst_error(list(again.generate(requests(), PARAMS)), model, PARAMS.temperature) < 5e-5
+    with pytest.raises(VllmServerError, match="weights are missing"):
+        parameters = [pair for pair in model.named_parameters() if pair[0] != name]
+        again.load_weights(write_weights(tmp_path, 2, parameters, "float32"))
+    again.close()
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes of the session that a server was started in."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def children_that_lead_a_session(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        fields = path.read_text().rpartition(")")[2].split()
+        pid = int(path.parent.name)
+        if int(fields[1]) == parent and int(fields[3]) == pid:
+            found.append(pid)
+    return found
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = START_LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def settings() -> tuple[str, ...]:
+    """Large steps: with the weights of the step before, log-probabilities would be far off."""
+    chosen = ('rollout.engine="vllm_server"', f'rollout.vllm_python="{sys.executable}"', "optimizer.learning_rate=0.01")
+    return tuple(part for one in chosen for part in ("--set", one))
+
+
+def test_a_run_trains_over_a_server(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", hidden_size=64, head_dim=32)
+    recipe, run_dir = write_recipe(tmp_path, num_steps=3, processes=1, model=model), tmp_path / "run"
+    done = deepscaler("train", recipe, "--run-dir", run_dir, *settings(), timeout_s=START_LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["kind"] == "step"]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert max(row["mismatch_max"] for row in rows) < 1e-3
+    assert max(row["canary_logprob_difference"] for row in rows) < 1e-4
+    assert all(row["publish_bytes"] > 100_000 for row in rows)
+    assert not list((run_dir / "weights").iterdir())
+
+
+def test_a_killed_run_leaves_no_process_of_its_server(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", hidden_size=64, head_dim=32)
+    recipe, run_dir = write_recipe(tmp_path, num_steps=500, processes=1, model=model), tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "deepscaler.cli.main",
+        "train",
+        str(recipe),
+        "--run-dir",
+        str(run_dir),
+        *settings(),
+    ]
+    run = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    try:
+        wait_until(
+            lambda: (run_dir / "metrics.jsonl").is_file() and "mismatch" in (run_dir / "metrics.jsonl").read_text()
+        )
+        (server,) = children_that_lead_a_session(run.pid)
+        assert len(processes_of(server)) >= 3  # server, engine, worker
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait(60)
+    wait_until(lambda: not processes_of(server))

@@ -1,0 +1,102 @@
+"""A group of vLLM servers, over fake ones: shares, a server that dies and comes back, and a wrong model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepscaler.cluster import vllm_servers
+from deepscaler.cluster.sampler_group import SamplerGroup
+from deepscaler.cluster.thread_remote import ThreadRemote
+from deepscaler.engines.vllm_server import client as client_module
+from deepscaler.engines.vllm_server.client import ServerClient
+from deepscaler.engines.vllm_server.engine import ServerSettings, VllmServerEngine
+from deepscaler.engines.vllm_server.publishing import FilePublisher
+from deepscaler.modeling.weights import LiveWeights
+from deepscaler.types import Request, RunError, SamplingParams
+from fake_vllm_server import KEY, FakeVllmServer
+
+PARAMS = SamplingParams(max_completion_tokens=6, temperature=0.9, seed=5)
+SETTINGS = ServerSettings(frozenset({1}), "float32", context=64, max_tokens=64)
+
+
+def requests(count: int = 6) -> list[Request]:
+    return [Request(f"p{i}", np.arange(2, 6 + i).astype(np.int32), 2) for i in range(count)]
+
+
+def weights(version: int) -> LiveWeights:
+    return LiveWeights(version, lambda: [("embed", torch.full((2, 2), float(version)))])
+
+
+@contextmanager
+def grouped(*servers: FakeVllmServer) -> Iterator[SamplerGroup]:
+    """Every server of the list; one that is started again is the same one."""
+    remotes: list[ThreadRemote] = []
+
+    def start(server: FakeVllmServer) -> ThreadRemote:
+        remote = ThreadRemote(
+            lambda is_cancelled: VllmServerEngine(ServerClient(server.url, KEY), SETTINGS, is_cancelled),
+            lambda: None,
+            server.url,
+        )
+        remotes.append(remote)
+        return remote
+
+    with vllm_servers.group_of([lambda server=server: start(server) for server in servers], remotes) as group:
+        yield group
+
+
+def test_two_servers_share_the_requests_and_every_completion_comes_once(tmp_path: Path) -> None:
+    with FakeVllmServer() as one, FakeVllmServer() as two, grouped(one, two) as group:
+        FilePublisher(group, tmp_path, "float32").load_weights(weights(1))
+        rollouts = list(group.generate(requests(), PARAMS))
+    assert {(r.problem_id, r.sample_index) for r in rollouts} == {(f"p{i}", k) for i in range(6) for k in (0, 1)}
+    assert len(rollouts) == 12 and {r.policy_version for r in rollouts} == {1}
+    assert one.bodies and two.bodies and len(one.bodies) + len(two.bodies) == 12
+
+
+def test_a_server_that_is_lost_gets_the_newest_weights_before_it_samples_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "BACKOFF_S", 0.001)
+    with FakeVllmServer() as one, FakeVllmServer() as two, grouped(one, two) as group:
+        FilePublisher(group, tmp_path, "float32").load_weights(weights(1))
+        two.is_lost = True
+        rollouts = list(group.generate(requests(), PARAMS))
+        assert {(r.problem_id, r.sample_index) for r in rollouts} == {(f"p{i}", k) for i in range(6) for k in (0, 1)}
+        assert len(rollouts) == 12 and {r.policy_version for r in rollouts} == {1}
+        assert len(list(group.generate(requests(), PARAMS))) == 12
+        assert two.calls.count("deepscaler_load") == 2
+
+
+def test_a_server_that_holds_other_weights_ends_the_run(tmp_path: Path) -> None:
+    with FakeVllmServer() as one, FakeVllmServer() as two, grouped(one, two) as group:
+        two.held = lambda digests: dict.fromkeys(digests, "0" * 64)
+        with pytest.raises(
+            RunError, match=rf"{two.url} holds other weights than version 1 in 1 of 1 tensors \(embed\)"
+        ):
+            FilePublisher(group, tmp_path, "float32").load_weights(weights(1))
+
+
+def test_an_abandoned_generation_leaves_the_group_usable() -> None:
+    with FakeVllmServer(hold=True) as one, FakeVllmServer() as two, grouped(one, two) as group:
+        going = group.generate(requests(), PARAMS)
+        assert isinstance(going, Generator)
+        next(going)
+        going.close()
+        one.released.set()
+        assert len(list(group.generate(requests(), PARAMS))) == 12
+
+
+def test_a_server_that_cannot_be_started_is_an_error_at_once() -> None:
+    def fail(is_cancelled: object) -> None:
+        raise RunError("it ended with exit code 3")
+
+    remotes = [ThreadRemote(fail, lambda: None, "server 0")]
+    with pytest.raises(RunError, match="exit code 3"), vllm_servers.group_of([lambda: remotes[0]], remotes):
+        pass
