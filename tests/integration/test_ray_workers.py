@@ -51,8 +51,8 @@ def started(killed_driver: object) -> Iterator[None]:
 def start(tmp_path: Path) -> Iterator[Callable[..., RayRemote]]:
     remotes: list[RayRemote] = []
 
-    def make(build: Callable[..., object] = Counter) -> RayRemote:
-        remotes.append(RayRemote(build, ActorOptions("worker 7", log=tmp_path / "worker.log")))
+    def make(build: Callable[..., object] = Counter, silence_s: float = 60.0) -> RayRemote:
+        remotes.append(RayRemote(build, ActorOptions("worker 7", log=tmp_path / "worker.log", silence_s=silence_s)))
         return remotes[-1]
 
     yield make
@@ -107,9 +107,8 @@ def test_a_killed_worker_is_lost_with_its_last_lines(start) -> None:
 
 
 def test_a_stopped_worker_is_ended_and_lost(start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_remote, "SILENCE_LIMIT_S", 1.0)
     monkeypatch.setattr(ray_remote, "_ASK_EVERY_S", 0.1)
-    remote = start()
+    remote = start(silence_s=1.0)
     stream = remote.stream("forever")
     pid = remote.pid
     next(stream)
