@@ -91,7 +91,7 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     published = Path(recipe.rollout.vllm_weights_dir or run_dir.absolute() / PUBLISHED_FOLDER)
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
-    with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):
+    with open_meeting(rank.address, on_one_machine=rank.on_one_machine) as (meeting, server):
         _join(rank)
         task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published)
         dist.broadcast_object_list([task])
