@@ -60,10 +60,10 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
     name = recipe.rollout.engine
     engine = ENGINES[name]
-    if recipe.cluster.kind == "torchrun" and name != "torch":
+    if recipe.cluster.kind == "torchrun" and name == "vllm":
         yield (
-            f"rollout.engine = {name!r} with cluster.kind = 'torchrun': its ranks sample with the torch engine; set "
-            "rollout.engine = 'torch', or cluster.kind = 'ray' or 'local'"
+            "rollout.engine = 'vllm' with cluster.kind = 'torchrun': an engine in the process would take over the "
+            "ranks' process group; set rollout.engine = 'torch', which samples on every rank, or 'vllm_server'"
         )
     if recipe.rollout.stop and not engine.stop_strings:
         yield (
@@ -113,7 +113,7 @@ def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
             f"rollout.vllm_python and rollout.vllm_urls {both} where the servers of rollout.engine = 'vllm_server' "
             "come from; set one of them"
         )
-    if rollout.vllm_urls and recipe.cluster.kind != "local":
+    if rollout.vllm_urls and recipe.cluster.kind == "ray":
         yield (
             f"rollout.vllm_urls with cluster.kind = {recipe.cluster.kind!r}: every sampler would load weights into all "
             "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
