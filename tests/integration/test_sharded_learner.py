@@ -37,7 +37,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
         yield opened
 
 
-def recipe(**model: Any) -> Recipe:
+def recipe(*, context_parallel: int = 1, **model: Any) -> Recipe:
     return Recipe(
         name="t",
         num_steps=1,
@@ -47,7 +47,7 @@ def recipe(**model: Any) -> Recipe:
         stages=(StageSection(name="s", max_completion_tokens=8),),
         algorithm=AlgorithmSection(kl=KlSection(coefficient=0.1), entropy_coefficient=0.01),
         optimizer=OptimizerSection(learning_rate=1e-3, max_grad_norm=0.5),
-        training=TrainingSection(tokens_per_micro_batch=20, logprob_chunk_tokens=5),
+        training=TrainingSection(tokens_per_micro_batch=20, logprob_chunk_tokens=5, context_parallel=context_parallel),
     )
 
 
@@ -83,12 +83,14 @@ def assert_equal(given: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
     assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("size", "together", "checkpointing"),
+    [(1, 1, False), (2, 1, False), (4, 1, False), (4, 1, True), (2, 2, False), (4, 2, True)],
+)
 def test_ranks_reproduce_one_process(
-    ranks: Ranks, make_samples_of: MakeSamples, size: int, checkpointing: bool
+    ranks: Ranks, make_samples_of: MakeSamples, size: int, together: int, checkpointing: bool
 ) -> None:
-    given = recipe(activation_checkpointing=checkpointing)
+    given = recipe(activation_checkpointing=checkpointing, context_parallel=together)
     alone, group = policy_learner(make_model(), given), ranks.world(size, given)
     samples = make_samples_of(LENGTHS)
     ref = alone.replica.logprobs(samples, of="reference")

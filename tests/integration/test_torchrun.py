@@ -127,4 +127,7 @@ def test_other_starts_and_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         check_size(rank, 64, 4)
     with pytest.raises(ValueError, match="8 ranks share updates of 6 completions"):
         check_size(rank, 6, None)
+    with pytest.raises(ValueError, match=r"8 ranks cannot work in groups of training\.context_parallel = 3"):
+        check_size(rank, 64, None, 3)
     check_size(rank, 8, 8)
+    check_size(rank, 4, 8, 2)

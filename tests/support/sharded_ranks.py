@@ -116,7 +116,7 @@ class Ranks:
         ]
         for one in joined:
             one.result()
-        return RankGroup(self.remotes[:size])
+        return RankGroup(self.remotes[:size], recipe.training.context_parallel)
 
     def all(self, size: int, method: str, *arguments: Any) -> list[Any]:
         replies = [remote.call(method, *arguments) for remote in self.remotes[:size]]

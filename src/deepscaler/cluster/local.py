@@ -14,9 +14,11 @@ from deepscaler.cluster.helper import EngineSettings
 from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
 from deepscaler.cluster.replica import SharedReplica
+from deepscaler.cluster.weight_copy import open_copy_sampler
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import rollout_engine
 from deepscaler.engines.registry import load_engine
+from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Cluster, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
@@ -44,17 +46,22 @@ class PolicyFiles:
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
+    Where sampling and updating overlap (`rollout.max_policy_lag`), it samples from a copy in processes of its own.
     run_dir: an engine with processes of its own keeps their logs there, and published weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
-    samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
+    is_torch, overlaps = recipe.rollout.engine == "torch", recipe.rollout.max_policy_lag > 0
+    samples_from_them = is_torch and not overlaps and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
     settings = divided(engine_settings(recipe, policy), count)
     with ExitStack() as stack:
         helpers = stack.enter_context(start_helpers(computer, settings if samples_from_them else None, count - 1))
         if samples_from_them:
             sampler: Sampler = sharded_sampler(computer, settings, helpers)
-        elif recipe.rollout.engine == "torch":
+        elif is_torch and overlaps:
+            copy = policy.load(DTYPES[recipe.model.dtype])
+            sampler = stack.enter_context(open_copy_sampler(copy, settings, count))
+        elif is_torch:
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
             sampler = stack.enter_context(open_engine(recipe, policy, run_dir))

@@ -74,10 +74,10 @@ def sharded_sampler(
 ) -> SamplerGroup:
     """An engine in this process beside those of the helpers, over the same weights."""
     remotes = [helper.remote for helper in helpers]
-    return SamplerGroup(settings.start(computer.model), remotes, load_call=_read_weights, report=report)
+    return SamplerGroup(settings.start(computer.model), remotes, load_call=read_weights, report=report)
 
 
-def _read_weights(weights: PublishedWeights) -> tuple[str, int]:
+def read_weights(weights: PublishedWeights) -> tuple[str, int]:
     """Helpers see the weights already; they are told the version and report what they see."""
     return "read_weights", weights.version
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepscaler.cluster.connection import ANSWER_LIMIT_S
 from deepscaler.cluster.replica import in_order
 from deepscaler.cluster.sharding import split_evenly
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference, PublishedWeights, Remote, Stream
@@ -55,10 +56,14 @@ class RankGroup:
     """ranks: remote `training.sharded_replica.ShardedReplica`s, by rank; whoever started them ends them.
 
     Samples are dealt by position and size, so that the result is a function of the recipe and the number of ranks.
+
+    together: neighbouring ranks that share every micro-batch (training.context_parallel). They get the same samples,
+    and each answers for all of them.
     """
 
-    def __init__(self, ranks: Sequence[Remote]) -> None:
-        self._ranks = list(ranks)
+    def __init__(self, ranks: Sequence[Remote], together: int = 1) -> None:
+        assert len(ranks) % together == 0
+        self._ranks, self._together = list(ranks), together
 
     @property
     def num_ranks(self) -> int:
@@ -66,7 +71,7 @@ class RankGroup:
 
     def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
         shards = self._shards(samples)
-        parts = self._results("logprobs", [([samples[i] for i in shard], of) for shard in shards])
+        parts = self._shared("logprobs", [([samples[i] for i in shard], of) for shard in shards])
         return in_order(shards, parts)
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
@@ -78,7 +83,7 @@ class RankGroup:
             )
             for shard in self._shards(samples)
         ]
-        return sum(self._results("accumulate", shares), TokenSums())
+        return sum(self._shared("accumulate", shares), TokenSums())
 
     def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
         applied: list[AppliedUpdate] = self._all("apply", learning_rate, max_grad_norm)
@@ -101,7 +106,11 @@ class RankGroup:
         self._all("load", directory, num_updates)
 
     def _shards(self, samples: Sequence[TrainSample]) -> list[list[int]]:
-        return split_evenly([s.num_tokens for s in samples], self.num_ranks)
+        return split_evenly([s.num_tokens for s in samples], self.num_ranks // self._together)
+
+    def _shared(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """One result per share: each goes to as many ranks as work together, of which the first answers for all."""
+        return self._results(method, [given for given in arguments for _ in range(self._together)])[:: self._together]
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         return self._results(method, [arguments] * self.num_ranks)
@@ -110,7 +119,11 @@ class RankGroup:
         """One per rank, all called at once. Raises RunError with the first cause where one fails."""
         futures = [rank.call(method, *given) for rank, given in zip(self._ranks, arguments, strict=True)]
         waiting, results = dict(enumerate(futures)), dict[int, Any]()
+        deadline = time.monotonic() + ANSWER_LIMIT_S
         while waiting:
+            if time.monotonic() > deadline:
+                silent = ", ".join(map(str, waiting))
+                raise RunError(f"learner ranks {silent}: {method}: no answer for {ANSWER_LIMIT_S:.0f} s; the run stops")
             errors = _take_ready(waiting, results)
             if errors:
                 raise _first_cause(errors, waiting) from errors[0]

@@ -226,6 +226,11 @@ class RayStream:
     def ready(self) -> bool:
         return self._ended or self._remote.is_ready(self._generator)
 
+    def cancel(self) -> None:
+        """Ask the actor to end early; what it yields until then can still be taken."""
+        if not self._ended:
+            self._remote.cancel(self._number)
+
     def close(self) -> None:
         """Cancel the rest and wait until the actor has stopped making it. Does not raise where it is lost."""
         if not self._ended:

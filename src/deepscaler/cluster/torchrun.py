@@ -26,18 +26,19 @@ from deepscaler.cluster.model_directory import open_model
 from deepscaler.cluster.processes import divided
 from deepscaler.cluster.rank_connections import Meeting, accept_ranks, connect, open_meeting
 from deepscaler.cluster.rank_group import OwnRank, RankGroup
-from deepscaler.cluster.sampling import ShardedSampler
+from deepscaler.cluster.sampler_group import SamplerGroup
+from deepscaler.cluster.supervised import SupervisedRemote
 from deepscaler.cluster.torchrun_environment import Rank, check_size, this_rank
 from deepscaler.config import Recipe
 from deepscaler.config.derived import completions_per_update
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.lifetime import die_with_parent
-from deepscaler.modeling.published_files import read_weights
+from deepscaler.modeling.published_files import FileWeights
 from deepscaler.protocols import Cluster
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
-from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
+from deepscaler.training.sharded_replica import ShardedReplica, check_shared, sharded_replica
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 
 COLLECTIVE_LIMIT_S = 1800.0  # how long a rank waits for the others: rank 0 reads data or makes a base first
@@ -59,18 +60,21 @@ class Task:
 class TorchrunRank:
     """What a rank is asked for: to sample with its own engine, and everything that its replica does."""
 
-    def __init__(self, replica: ShardedReplica, engine: TorchEngine, published: Path) -> None:
-        self._replica, self._engine, self._published = replica, engine, published
+    def __init__(self, replica: ShardedReplica, engine: TorchEngine) -> None:
+        self._replica, self._engine = replica, engine
 
     def generate(self, requests: list[Request], params: SamplingParams) -> Iterator[Rollout]:
         return self._engine.generate(requests, params)
 
-    def read_weights(self, version: int) -> WeightsInfo:
-        """Sample with this version from now on; returns what the engine then holds."""
-        return self._engine.load_weights(read_weights(self._published / f"version-{version}"))
+    def load_weights(self, weights: FileWeights) -> WeightsInfo:
+        """Sample with these from now on; returns what the engine then holds."""
+        return self._engine.load_weights(weights)
+
+    def release_memory(self) -> None:
+        """For the learner on the same device."""
+        self._engine.release_memory()
 
     def __getattr__(self, method: str) -> Any:
-        self._engine.release_memory()  # the learner on the same device needs it now
         return getattr(self._replica, method)
 
 
@@ -82,9 +86,10 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     """
     rank = this_rank()
     gpus = torch.cuda.device_count() if policy.files.device.type == "cuda" else None
-    check_size(rank, completions_per_update(recipe), gpus)
+    check_size(rank, completions_per_update(recipe), gpus, recipe.training.context_parallel)
     die_with_parent()
     published = run_dir / PUBLISHED_FOLDER
+    published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
     with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):
         _join(rank)
@@ -94,10 +99,11 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
             remotes.append(ConnectionRemote(connection, f"learner rank {number}"))
     try:
         replica, engine = _build(task, policy, rank, lambda: False)
-        group = RankGroup([OwnRank(replica), *remotes])
+        group = RankGroup([OwnRank(replica), *remotes], recipe.training.context_parallel)
         learner = PolicyLearner(group, recipe.algorithm, recipe.optimizer)
+        sampler = SamplerGroup(engine, [_never_restarted(remote) for remote in remotes], shares_devices=True)
         with make_grader(recipe.grader) as grader:
-            yield Cluster(learner, ShardedSampler(engine, remotes), grader, rank.size)
+            yield Cluster(learner, sampler, grader, rank.size)
     finally:
         for remote in remotes:
             remote.close()
@@ -119,9 +125,14 @@ def serve_rank() -> None:
     def build(is_cancelled: IsCancelled) -> TorchrunRank:
         files = open_model(task.model, task.recipe.model.dtype)
         replica, engine = _build(task, PolicyFiles(files, task.stop_ids, task.longest), rank, is_cancelled)
-        return TorchrunRank(replica, engine, task.published)
+        return TorchrunRank(replica, engine)
 
     serve(connection, build, ends_on_error=True)
+
+
+def _never_restarted(remote: ConnectionRemote) -> SupervisedRemote:
+    """A rank is lost with its part of the learner, so the run ends and torchrun ends all others."""
+    return SupervisedRemote(remote.name, lambda: remote, most_restarts=0)
 
 
 def _join(rank: Rank) -> None:
@@ -138,6 +149,7 @@ def _build(
     task: Task, policy: PolicyFiles, rank: Rank, is_cancelled: IsCancelled
 ) -> tuple[ShardedReplica, TorchEngine]:
     """This rank's part of the learner, and its engine with weights of its own."""
+    check_shared(task.published)
     settings = divided(engine_settings(task.recipe, policy), rank.size)
     engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
     return sharded_replica(task.recipe, policy.load(torch.float32), task.published), engine

@@ -62,17 +62,23 @@ def refuse_ranks() -> None:
         )
 
 
-def check_size(rank: Rank, completions: int, gpus: int | None) -> None:
+def check_size(rank: Rank, completions: int, gpus: int | None, together: int = 1) -> None:
     """Raises ValueError for a number of ranks that does not fit.
 
     completions: of one optimizer update, of which every rank gets some. gpus: on this machine, None to compute on CPU.
+    together: ranks that share every micro-batch.
     """
+    if rank.size % together:
+        raise ValueError(
+            f"{counted(rank.size, 'rank')} cannot work in groups of training.context_parallel = {together}; start a "
+            "multiple of it"
+        )
     if gpus is not None and rank.local_size > gpus:
         raise ValueError(
             f"{rank.local_size} ranks were started on a machine with {counted(gpus, 'GPU')}, and each needs one; start "
             f"torchrun with --nproc-per-node {gpus}"
         )
-    if rank.size > completions:
+    if rank.size > completions * together:
         raise ValueError(
             f"{rank.size} ranks share updates of {counted(completions, 'completion')}, so some would never have one; "
             "start fewer, or raise optimizer.mini_batch_prompts or rollout.group_size"

@@ -51,6 +51,8 @@ def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
         (recipe.model.dtype == "float32", "model.dtype = 'float32'", ["model.float32_head"]),
         (algorithm.kl.coefficient == 0, "algorithm.kl.coefficient = 0", ["algorithm.kl.estimator"]),
         (recipe.cluster.kind == "ray", "cluster.kind = 'ray'", ["training.processes"]),
+        (recipe.cluster.kind == "torchrun", "cluster.kind = 'torchrun'", ["training.processes"]),
+        (recipe.cluster.kind == "local", "cluster.kind = 'local'", ["training.cpu_offload"]),
         (not algorithm.dynamic_sampling, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
         (algorithm.importance_mask == "none", "algorithm.importance_mask = 'none'", bounds),
     )
@@ -67,6 +69,12 @@ def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
         yield (
             "algorithm.loss = 'reinforce' has no importance ratio, so updates after the first of a step are biased; "
             f"optimizer.mini_batch_prompts = {mini} makes several updates per step"
+        )
+    lag = recipe.rollout.max_policy_lag
+    if lag > 0 and not algorithm.corrects_importance:
+        yield (
+            f"rollout.max_policy_lag = {lag} trains on completions of older weights, and no importance correction is "
+            "set; algorithm.importance_cap = 2 is usual"
         )
     if algorithm.loss == "gspo" and algorithm.reduction != "sequence_mean":
         yield (

@@ -112,6 +112,20 @@ def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
             yield f"rollout.{name} is for servers that rollout.vllm_python starts, not for rollout.vllm_urls; remove it"
 
 
+def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
+    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
+    if lag > 0 and kind == "torchrun":
+        yield (
+            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
+            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
+        )
+    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
+            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
+        )
+
+
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
     section = recipe.evaluation
     if section.benchmarks_dir is not None and not section.benchmarks:
@@ -317,6 +331,14 @@ def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
 
 
+def _torchrun(recipe: Recipe, _: Origins) -> Iterator[str]:
+    if recipe.cluster.kind == "torchrun" and recipe.rollout.engine == "vllm":
+        yield (
+            "cluster.kind = 'torchrun' with rollout.engine = 'vllm': an engine in the process would take over its "
+            "process group; set rollout.engine = 'torch', which samples on every rank"
+        )
+
+
 def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
     ranks = recipe.training.context_parallel
     if ranks > 1 and recipe.cluster.kind == "local":
@@ -374,6 +396,7 @@ _RULES: tuple[Rule, ...] = (
     _sft_shape,
     _engine,
     _vllm_servers,
+    _overlap,
     cluster_rule,
     _problems,
     _benchmarks,
@@ -386,6 +409,7 @@ _RULES: tuple[Rule, ...] = (
     _clip,
     _filtering,
     _token_budget,
+    _torchrun,
     _context_parallel,
     _sampling,
     _importance,

@@ -24,10 +24,11 @@ from torch.distributed.tensor import DTensor
 
 from deepscaler.cpu.layers import let_weights_be_freed
 from deepscaler.protocols import PolicyOrReference
+from deepscaler.training.context_parallel import TokenValues
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.packing import PackedBatch
 
-Compute = Callable[[Any, PackedBatch], tuple[Tensor, Tensor]]
+Compute = Callable[[Any, PackedBatch], TokenValues]
 
 
 class ShardedModel(nn.Module):
@@ -37,7 +38,7 @@ class ShardedModel(nn.Module):
         super().__init__()
         self.model, self._compute = model, compute
 
-    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: PackedBatch) -> TokenValues:
         return self._compute(self.model, batch)
 
 
@@ -83,9 +84,9 @@ class ShardedComputer(GradientComputer):
 
     def __init__(self, *arguments: Any, mesh: DeviceMesh, cpu_offload: bool, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        forward = super()._forward
+        compute = super()._token_values
         self._roots = {
-            id(model): shard(model, forward, mesh, half=self._half, cpu_offload=cpu_offload)
+            id(model): shard(model, compute, mesh, half=self._half, cpu_offload=cpu_offload)
             for model in (self.model, self.reference)
             if model is not None
         }
@@ -100,5 +101,5 @@ class ShardedComputer(GradientComputer):
         assert isinstance(root, FSDPModule)
         root.reshard()
 
-    def _forward(self, model: nn.Module, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    def _token_values(self, model: nn.Module, batch: PackedBatch) -> TokenValues:
         return self._roots[id(model)](batch)

@@ -7,6 +7,7 @@ over pipes, sockets or Ray, is not known here (`cluster.rank_group`). Calls carr
 from __future__ import annotations
 
 import math
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from deepscaler.config.models import Recipe
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.published_files import FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.training.context_parallel import ContextParallel
 from deepscaler.training.gradients import Logprobs
 from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights
 from deepscaler.training.replica import Optimizers, adamw, computer_of
@@ -109,7 +111,7 @@ class ShardedReplica:
 
         Returns when all ranks have written. Raises RunError where a rank does not see the directory.
         """
-        self._check_shared(directory)
+        check_shared(directory)
         model: Any = self._computer.model
         self._on_first(lambda named: model.save_pretrained(directory, state_dict=dict(named)))
         save_sharded(directory, self._optimizer, model, self._computer.reference)
@@ -119,7 +121,7 @@ class ShardedReplica:
 
         num_updates: what the loaded optimizer must have the moments of; None leaves the optimizer new.
         """
-        self._check_shared(directory)
+        check_shared(directory)
         load_weights(directory, self._computer.model, self._computer.reference)
         if num_updates is not None:
             load_optimizer(directory, self._optimizer, self._computer.model)
@@ -149,20 +151,29 @@ class ShardedReplica:
             raise RunError(f"{ANOTHER_RANK} refused its samples")
         return most - own
 
-    def _check_shared(self, directory: Path) -> None:
-        here = directory.is_dir()
-        if _maximum(int(not here))[0]:
-            raise RunError(
-                f"{directory} is {'there' if here else 'not there'} on the machine of rank {dist.get_rank()}, but not "
-                "on all; --run-dir must be in a file system that all machines of the run share"
-            )
+
+def check_shared(directory: Path) -> None:
+    """On every rank. Raises RunError where one does not see this directory."""
+    here = directory.is_dir()
+    if _maximum(int(not here))[0]:
+        raise RunError(
+            f"{directory} is {'there' if here else 'not there'} on {socket.gethostname()}, the machine of rank "
+            f"{dist.get_rank()}, but not on all; --run-dir must be in a file system that all machines of the run share"
+        )
 
 
 def sharded_replica(recipe: Recipe, model: nn.Module, published: Path) -> ShardedReplica:
-    """This rank's part of a recipe's replica, over the whole world. Every rank gives the same float32 model."""
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (dist.get_world_size(),))
-    make = partial(ShardedComputer, mesh=mesh, cpu_offload=recipe.training.cpu_offload)
+    """This rank's part of a recipe's replica, over the whole world. Every rank gives the same float32 model.
+
+    Ranks that share every micro-batch (training.context_parallel) are neighbours; their gradients add up as all others.
+    """
+    device, together = next(model.parameters()).device.type, recipe.training.context_parallel
+    mesh, context = init_device_mesh(device, (dist.get_world_size(),)), None
+    if together > 1:
+        shape = (dist.get_world_size() // together, together)
+        groups = init_device_mesh(device, shape, mesh_dim_names=("samples", "context"))
+        context = ContextParallel(groups.get_group("context"))
+    make = partial(ShardedComputer, mesh=mesh, cpu_offload=recipe.training.cpu_offload, context=context)
     return ShardedReplica(computer_of(recipe, model, make), adamw(recipe.optimizer), published, recipe.model.dtype)
 
 

@@ -159,6 +159,11 @@ CONTRADICTIONS = [
         ["algorithm.importance_cap=2.0"],
     ),
     (
+        ["rollout.engine=vllm", "rollout.max_policy_lag=1"],
+        ["rollout.engine", "rollout.max_policy_lag"],
+        ["rollout.engine=torch"],
+    ),
+    (
         ["algorithm.importance_mask=icepop", "algorithm.importance_cap=2"],
         ["algorithm.importance_mask", "algorithm.importance_cap", "algorithm.importance_high"],
         ["algorithm.importance_mask=sequence"],
