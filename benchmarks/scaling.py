@@ -1,6 +1,6 @@
 """Simulates rollouts and learning on 8 to 1,024 GPUs and writes the tables of docs/scaling.md.
 
-    python benchmarks/scaling.py --json FILE [--write] [--gpus 8 64] [--draws 5] [--steps 10]   # goes on with FILE
+    python benchmarks/scaling.py --json FILE [--write] [--gpus 8 64] [--draws 4] [--steps 10]   # goes on with FILE
 
 Schedules (scaling_schedules.py) over engines (scaling_engines.py) whose costs are those of an H200
 (scaling_costs.py): in turns on the same GPUs, one step off, and interruptible with policy lag n, each with the split
@@ -23,21 +23,21 @@ from typing import Any
 import numpy as np
 from markers import replace_between_markers
 from records import ROOT, machine
-from scaling_costs import Costs, Lengths, fit_errors, measured, work_of
+from scaling_costs import Costs, Lengths, Work, fit_errors, measured, work_of
 from scaling_schedules import Interruptible, Workload, colocated, one_step_off
 
 from deepscaler.evaluation.intervals import t_quantile
 from deepscaler.evaluation.markdown import markdown
+from deepscaler.observability.files import write_atomically
 
 PAGE = ROOT / "docs" / "scaling.md"
 GROUP_SIZE = 16
 RECIPE_GROUPS = 128  # 2,048 rollouts a step, as the recipe's last stage has
-GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
+GPUS = (8, 32, 64, 128, 256, 1024)
 LAGS = (1, 4, 8, 16)
 PER_GPU = ((64, 64), (64, 128), (64, 256), (64, 512), (256, 512))  # GPUs, groups
-SPLITS = (-0.05, 0.0, 0.05, 0.1)  # tried around the share of sampling in the work
+SPLITS = (0.0, 0.05, 0.1)  # added to the share of sampling in the work, and tried
 OneDraw = Callable[[np.random.Generator], float]
-Row = Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,85 +76,89 @@ def best_split(make: Callable[[int], OneDraw], gpus: int, share: float, options:
     return over_draws(make(best), options, tried[best], best)
 
 
-def lag(
-    work: Workload, gpus: int, max_lag: int, options: Options, *, recompute: bool = False
-) -> Callable[[int], OneDraw]:
-    """max_lag 1 is one step off: a step is sampled as a whole, without interruption."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of a table. in_order, recompute: as in `Interruptible`."""
 
-    def make(engines: int) -> OneDraw:
-        ranks = gpus - engines
+    table: str
+    name: str
+    costs: Costs
+    lengths: Lengths
+    gpus: int
+    groups: int
+    lags: tuple[int, ...]
+    in_order: bool = True
+    recompute: bool = True
+
+    @property
+    def work(self) -> Workload:
+        return Workload(self.costs, self.lengths, self.groups, GROUP_SIZE)
+
+    @property
+    def total(self) -> Work:
+        return work_of(self.costs, self.lengths, self.groups * GROUP_SIZE)
+
+    def schedules(self, options: Options) -> Iterator[tuple[str, Callable[[], Result]]]:
+        yield "in turns", partial(over_draws, partial(self._in_turns, options), options, None, None)
+        share = self.total.sampling / self.total.total
+        for max_lag in self.lags:
+            yield f"lag {max_lag}", partial(best_split, partial(self._lag, max_lag, options), self.gpus, share, options)
+
+    def _in_turns(self, options: Options, rng: np.random.Generator) -> float:
+        return colocated(self.work, self.gpus, rng, options.steps)
+
+    def _lag(self, max_lag: int, options: Options, engines: int) -> OneDraw:
+        """max_lag 1 is one step off: a step is sampled as a whole, without interruption."""
+        ranks = self.gpus - engines
         if max_lag == 1:
-            return lambda rng: one_step_off(work, engines, ranks, rng, options.steps)
-        warm_up, steps = 3 * (max_lag + 1), max(options.steps, 2 * (max_lag + 1))
-        return lambda rng: Interruptible(work, engines, ranks, max_lag, recompute).run(rng, warm_up, steps)
-
-    return make
-
-
-def compare(
-    costs: Costs,
-    lengths: Lengths,
-    gpus: int,
-    groups: int,
-    lags: Sequence[int],
-    options: Options,
-    recompute: bool = False,
-) -> dict[str, Any]:
-    """The bound, and seconds a step of every schedule."""
-    work = Workload(costs, lengths, groups, GROUP_SIZE)
-    total = work_of(costs, lengths, groups * GROUP_SIZE)
-    turns = over_draws(lambda rng: colocated(work, gpus, rng, options.steps), options, None, None)
-    share = total.sampling / total.total
-    results = {"in turns": turns}
-    for each in lags:
-        results[f"lag {each}"] = best_split(lag(work, gpus, each, options, recompute=recompute), gpus, share, options)
-    print(gpus, groups, {name: round(r.seconds, 1) for name, r in results.items()}, file=sys.stderr, flush=True)
-    return {
-        "gpus": gpus,
-        "rollouts": groups * GROUP_SIZE,
-        "bound_s": total.total / gpus,
-        "results": {name: asdict(result) for name, result in results.items()},
-    }
+            return lambda rng: one_step_off(self.work, engines, ranks, rng, options.steps)
+        warm_up, steps = 2 * (max_lag + 1), max(options.steps, max_lag + 1)
+        how = max_lag, self.in_order, self.recompute
+        return lambda rng: Interruptible(self.work, engines, ranks, *how).run(rng, warm_up, steps)
 
 
-def assumptions(costs: Costs, lengths: Lengths) -> list[tuple[str, Costs, Lengths, bool]]:
-    """One assumption changed at a time; the last value: whether the cache is computed again after an update."""
-    faster = replace(costs, step=costs.step / 2, row=costs.row / 2, context=costs.context / 2)
-    return [
-        ("as above", costs, lengths, False),
-        ("decoding twice as fast", faster, lengths, False),
-        ("learning twice as fast", replace(costs, token=costs.token / 2, pair=costs.pair / 2), lengths, False),
-        ("publishing takes 10 s", replace(costs, publish=10.0), lengths, False),
-        ("the cache is computed again after every update", costs, lengths, True),
-        ("median length 2,000", costs, replace(lengths, median=2000.0), False),
-        ("median length 8,000", costs, replace(lengths, median=8000.0), False),
-        ("lengths within a group independent", costs, replace(lengths, alike=0.0), False),
-        ("lengths within a group nearly equal", costs, replace(lengths, alike=0.9), False),
-    ]
-
-
-def cases(costs: Costs, lengths: Lengths, gpus: Sequence[int], options: Options) -> Iterator[tuple[str, str, Row]]:
-    """Table, name and computation of every row."""
+def cases(costs: Costs, lengths: Lengths, gpus: Sequence[int]) -> Iterator[Case]:
     for n in gpus:
-        yield "recipe", str(n), partial(compare, costs, lengths, n, RECIPE_GROUPS, LAGS, options)
+        yield Case("recipe", str(n), costs, lengths, n, RECIPE_GROUPS, LAGS)
     for n, groups in PER_GPU:
-        yield "per_gpu", f"{n} x {groups}", partial(compare, costs, lengths, n, groups, (1, 4, 8), options)
-    for name, changed, drawn, again in assumptions(costs, lengths):
-        yield "assumptions", name, partial(compare, changed, drawn, 64, RECIPE_GROUPS, (8,), options, again)
+        yield Case("per_gpu", f"{n} x {groups}", costs, lengths, n, groups, (4, 8))
+    faster = replace(costs, step=costs.step / 2, row=costs.row / 2, context=costs.context / 2)
+    learner = replace(costs, token=costs.token / 2, pair=costs.pair / 2)
+    for name, changed, drawn in (
+        ("as above", costs, lengths),
+        ("decoding twice as fast", faster, lengths),
+        ("learning twice as fast", learner, lengths),
+        ("publishing takes 10 s", replace(costs, publish=10.0), lengths),
+        ("median length 2,000", costs, replace(lengths, median=2000.0)),
+        ("median length 8,000", costs, replace(lengths, median=8000.0)),
+        ("lengths within a group independent", costs, replace(lengths, alike=0.0)),
+        ("lengths within a group nearly equal", costs, replace(lengths, alike=0.9)),
+    ):
+        yield Case("assumptions", name, changed, drawn, 64, RECIPE_GROUPS, (8,))
+    for name, in_order, recompute in (
+        ("the cache is kept over an update", True, False),
+        ("groups are learned in the order they are complete", False, True),
+        ("both", False, False),
+    ):
+        yield Case("assumptions", name, costs, lengths, 64, RECIPE_GROUPS, (8,), in_order, recompute)
 
 
 def simulate(options: Options, gpus: Sequence[int], file: Path) -> dict[str, Any]:
-    """Writes the file after every row, and computes only the rows that it lacks."""
+    """Writes the file after every schedule, and computes only what it lacks."""
     costs, lengths = measured(), Lengths()
     settings = {"options": asdict(options), "costs": asdict(costs), "lengths": asdict(lengths)}
     record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     if any(record.get(key) != value for key, value in settings.items()):
         tables: dict[str, Any] = {"recipe": {}, "per_gpu": {}, "assumptions": {}}
         record = {"machine": machine(), **settings, "fit_errors": fit_errors(costs), **tables}
-    for table, name, row in cases(costs, lengths, gpus, options):
-        if name not in record[table]:
-            record[table][name] = row()
-            file.write_text(json.dumps(record, indent=1) + "\n")
+    for case in cases(costs, lengths, gpus):
+        sizes = {"gpus": case.gpus, "rollouts": case.groups * GROUP_SIZE, "bound_s": case.total.total / case.gpus}
+        row = record[case.table].setdefault(case.name, {**sizes, "results": {}})
+        for name, measure in case.schedules(options):
+            if name not in row["results"]:
+                row["results"][name] = asdict(measure())
+                print(case.table, case.name, name, row["results"][name], file=sys.stderr, flush=True)
+                write_atomically(file, lambda part: part.write_text(json.dumps(record, indent=1) + "\n"))
     return record
 
 
@@ -175,7 +179,7 @@ def recipe_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def per_gpu_table(rows: Sequence[dict[str, Any]]) -> str:
-    names = ("in turns", "lag 1", "lag 4", "lag 8")
+    names = ("in turns", "lag 4", "lag 8")
     body = [
         (
             str(row["rollouts"] // row["gpus"]),
@@ -231,7 +235,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scaling.md")
     parser.add_argument("--gpus", type=int, nargs="+", default=GPUS)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
     record = simulate(Options(arguments.draws, arguments.steps), arguments.gpus, arguments.json)

@@ -80,14 +80,17 @@ class Interruptible:
     """Policy lag n: engines never wait for a step's end. New weights interrupt them, and completions continue.
 
     A group whose first token was sampled by version s is learned by version s + n at the latest: no more than
-    (n + 1) steps of groups are under way, and an update waits where it would leave an older one behind.
+    (n + 1) steps of groups are under way. in_order: a step's groups are those that were drawn for it, as in
+    loop/ahead.py; else it takes the oldest that are complete, and waits where it would leave too old a one behind.
+    recompute: interrupted completions continue with a new cache, as the torch engine does; else the cache is kept.
     """
 
     work: Workload
     engines: int
     ranks: int
     max_lag: int
-    recompute: bool = False
+    in_order: bool = True
+    recompute: bool = True
     version: int = 0
     lags: list[int] = field(default_factory=list)
     _groups: dict[int, _Group] = field(default_factory=dict)
@@ -140,10 +143,13 @@ class Interruptible:
             self._news = True
 
     def _batch(self) -> list[int] | None:
-        """The oldest complete groups, or None where too few are complete or one that is too old is not."""
+        """The groups to learn from, or None where they are not complete."""
+        self._news = False
         if len(self._done) < self.work.groups:
             return None
-        self._news = False
+        if self.in_order:
+            drawn = range(self.version * self.work.groups, (self.version + 1) * self.work.groups)
+            return None if any(self._groups[index].pending for index in drawn) else list(drawn)
         batch = [index for _, index in heapq.nsmallest(self.work.groups, self._done)]
         left = Counter(group.version for group in self._groups.values())
         left.subtract(self._groups[index].version for index in batch)

@@ -10,6 +10,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from pyarrow.parquet import read_table
+from safetensors.torch import load_file
+from torch import Tensor
 
 from deepscaler.cluster import ray as ray_construction
 from deepscaler.cluster.ray_remote import RayRemote
@@ -23,6 +26,7 @@ from tiny_run import final_digests, write_recipe
 
 NUM_STEPS = 4
 SETTINGS = (f"num_steps={NUM_STEPS}", "evaluation.during_training_problems=1", "evaluation.set_operations=[2]")
+TWO = ("cluster.kind=ray", "cluster.learner_ranks=2", "cluster.samplers=2")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +52,28 @@ def run(recipe: Path, path: Path, progress: Progress, *overrides: str) -> Run:
     chosen = load_recipe(recipe, [*SETTINGS, *overrides])
     opened = partial(open_run, chosen, Path(chosen.model.path or ""), path, progress)
     return train_restarting(opened, chosen.cluster.max_restarts, progress.message)
+
+
+def test_two_ranks_and_two_samplers_consume_the_same_and_differ_by_rounding(
+    recipe: Path, local: Path, tmp_path: Path
+) -> None:
+    run(recipe, tmp_path / "run", Progress(StringIO(), terminal=False), *TWO)
+    for step in range(1, NUM_STEPS + 1):
+        mine, theirs = (sampled(path, step) for path in (tmp_path / "run", local))
+        assert mine == theirs
+    mine, theirs = (weights(path) for path in (tmp_path / "run", local))
+    assert mine.keys() == theirs.keys()
+    assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 2e-5
+
+
+def sampled(path: Path, step: int) -> list[tuple[str, str]]:
+    """Problem and completion of every rollout of a step."""
+    rows = read_table(path / "rollouts" / f"step-{step:06d}.parquet").select(["problem_id", "completion"]).to_pylist()
+    return [(row["problem_id"], row["completion"]) for row in rows]
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return load_file(path / "checkpoints" / f"step-{NUM_STEPS:06d}" / "model.safetensors")
 
 
 class Killer(Progress):

@@ -17,11 +17,12 @@ COLOURS = {"ok": "green", "note": "yellow", "missing": "red"}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """recipe: whose needs are looked at as well. run_dir: where its run would write."""
+    """recipe: whose needs are looked at as well. run_dir: where its run would write. address: of a Ray cluster."""
 
     recipe: Path | None = None
     overrides: Sequence[str] = field(default_factory=tuple)
     run_dir: Path = Path()
+    address: str | None = None
 
 
 def diagnose(asked: Asked) -> Iterator[Finding]:
@@ -30,11 +31,17 @@ def diagnose(asked: Asked) -> Iterator[Finding]:
     yield from torch_and_gpus()
     yield from packages()
     yield from programs()
+    recipe = None
     if asked.recipe is not None:
         from deepscaler.cli.diagnosis.recipe import recipe_needs
         from deepscaler.config import load_recipe
 
-        yield from recipe_needs(load_recipe(asked.recipe, asked.overrides), asked.run_dir)
+        recipe = load_recipe(asked.recipe, asked.overrides)
+        yield from recipe_needs(recipe, asked.run_dir)
+    if asked.address is not None:
+        from deepscaler.cli.diagnosis.nodes import nodes
+
+        yield from nodes(asked.address, asked.run_dir, recipe)
 
 
 def show(*, asked: Asked, as_json: bool) -> bool:

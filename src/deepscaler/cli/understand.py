@@ -35,6 +35,9 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     run_dir: Annotated[Path, typer.Option(help="Where the run would write.")] = Path(),
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Also look at the machines of this Ray cluster.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Versions, cores, memory, disk, limits and GPUs of this machine, and what is missing.
@@ -43,7 +46,7 @@ def doctor(
     """
     from deepscaler.cli.doctor import Asked, show
 
-    if not show(asked=Asked(recipe, tuple(overrides or ()), run_dir), as_json=as_json):
+    if not show(asked=Asked(recipe, tuple(overrides or ()), run_dir, address), as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -77,11 +77,13 @@ def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
 
 
 @contextmanager
-def open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path | None = None) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
     params = SamplingParams(policy.longest, stop_token_ids=rollout.stop_token_ids, stop=rollout.stop)
     section = rollout_engine(recipe)
-    start = load_engine(rollout.engine).open
-    with start(policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir) as (sampler, _):
+    opened = load_engine(rollout.engine).open(
+        policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir
+    )
+    with opened as (sampler, _):
         yield sampler

@@ -17,7 +17,7 @@ from deepscaler.cluster.replica import in_order
 from deepscaler.cluster.sharding import split_evenly
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference, PublishedWeights, Remote, Stream
 from deepscaler.training.sharded_replica import ANOTHER_RANK
-from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample
+from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample, WorkerLost
 
 POLL_S = 0.002
 FIRST_CAUSE_S = 5.0  # for the message of a rank that failed first, after another one lost the connection to it
@@ -100,10 +100,10 @@ class RankGroup:
 
     def save(self, directory: Path) -> None:
         """Returns when all ranks have written."""
-        self._all("save", directory)
+        self._all("save", directory.absolute())
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
-        self._all("load", directory, num_updates)
+        self._all("load", directory.absolute(), num_updates)
 
     def _shards(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         return split_evenly([s.num_tokens for s in samples], self.num_ranks // self._together)
@@ -155,4 +155,5 @@ def _first_cause(errors: list[Exception], waiting: dict[int, Future[Any]]) -> Ex
     if len(errors) == 1:
         return errors[0]
     causes = [error for error in errors if not any(words in str(error) for words in OF_ANOTHER)] or errors
-    return RunError("; ".join(dict.fromkeys(str(error) for error in causes)))
+    kind = WorkerLost if any(isinstance(error, WorkerLost) for error in causes) else RunError
+    return kind("; ".join(dict.fromkeys(str(error) for error in causes)))

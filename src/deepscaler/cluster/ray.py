@@ -19,8 +19,10 @@ import torch
 from deepscaler import cpu
 from deepscaler.cluster.connection import Build, IsCancelled
 from deepscaler.cluster.engine_worker import EngineWorker
-from deepscaler.cluster.learner_rank import LearnerRank, RemoteReplica
+from deepscaler.cluster.gang_rank import GangRank
 from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.only_rank import OnlyRank
+from deepscaler.cluster.rank_group import RankGroup
 from deepscaler.cluster.ray_nodes import check_nodes
 from deepscaler.cluster.ray_placement import Place, Role, check_resources, placed
 from deepscaler.cluster.ray_remote import ActorOptions, RayRemote
@@ -78,7 +80,12 @@ class _Plan:
 
         def start() -> RayRemote:
             place.check_there()
-            return self.start(name, place, role, partial(_engine, self.recipe, self.policy, role.count))
+            return self.start(
+                name,
+                place,
+                role,
+                partial(_engine, self.recipe, self.policy, role.count, self.run_dir / WORKERS / name.replace(" ", "-")),
+            )
 
         return start
 
@@ -107,13 +114,27 @@ def _local(recipe: Recipe, roles: tuple[Role, Role], longest: int) -> Local:
 
 @contextmanager
 def _open_learner(plan: _Plan, role: Role, places: list[Place], published: Path) -> Iterator[Replica]:
-    build = partial(_learner_rank, plan.recipe, plan.policy, published)
-    remote = plan.start("learner rank 0", places[0], role, build)
+    """All ranks, started together; they end together."""
+    ranks: list[RayRemote] = []
     try:
-        remote.wait_until_started()
-        yield RemoteReplica(remote)
+        for rank, place in enumerate(places):
+            build = partial(_learner_rank, plan.recipe, plan.policy, published, rank, role.count)
+            ranks.append(plan.start(f"learner rank {rank}", place, role, build))
+        for rank in ranks:
+            rank.wait_until_started()
+        if role.count > 1:
+            _join(ranks, [place.address for place in places])
+        yield RankGroup(ranks, plan.recipe.training.context_parallel)
     finally:
-        remote.close()
+        for rank in ranks:
+            rank.close()
+
+
+def _join(ranks: list[RayRemote], addresses: list[str]) -> None:
+    port = ranks[0].call("open_meeting", addresses[0]).result()
+    joining = [rank.call("join", addresses[0], port, own) for rank, own in zip(ranks, addresses, strict=True)]
+    for each in joining:
+        each.result()
 
 
 @contextmanager
@@ -146,16 +167,22 @@ def _directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _learner_rank(recipe: Recipe, policy: PolicyFiles, published: Path, is_cancelled: IsCancelled) -> LearnerRank:
-    """In the actor."""
+def _learner_rank(
+    recipe: Recipe, policy: PolicyFiles, published: Path, rank: int, num_ranks: int, is_cancelled: IsCancelled
+) -> OnlyRank | GangRank:
+    """In the actor. One rank computes what one process does; several divide the model among them."""
     here = _on_this_machine(policy)
+    if num_ranks > 1:
+        return GangRank(recipe, here, published, rank, num_ranks)
     computer = policy_computer(here.load(torch.float32), recipe)
-    return LearnerRank(ModelReplica(computer, adamw(recipe.optimizer)), published, recipe.model.dtype)
+    return OnlyRank(ModelReplica(computer, adamw(recipe.optimizer)), published, recipe.model.dtype)
 
 
-def _engine(recipe: Recipe, policy: PolicyFiles, num_engines: int, is_cancelled: IsCancelled) -> EngineWorker:
+def _engine(
+    recipe: Recipe, policy: PolicyFiles, num_engines: int, directory: Path, is_cancelled: IsCancelled
+) -> EngineWorker:
     """In the actor."""
-    return EngineWorker(recipe, _on_this_machine(policy), num_engines, is_cancelled)
+    return EngineWorker(recipe, _on_this_machine(policy), num_engines, directory, is_cancelled)
 
 
 def _on_this_machine(policy: PolicyFiles) -> PolicyFiles:

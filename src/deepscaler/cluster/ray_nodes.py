@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deepscaler.observability.environment import package_versions
@@ -28,34 +28,62 @@ class Seen:
     token: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine of the cluster. complaint: why it cannot take part, None where it can."""
+
+    name: str
+    cores: int
+    gpus: int
+    complaint: str | None
+
+
 def check_nodes(run_dir: Path) -> None:
     """Raises ValueError when a machine has other versions than this one, or does not see the run's directory.
 
     Does nothing where this machine is the only one.
     """
-    nodes = live_nodes()
-    if len(nodes) < 2:
+    if len(live_nodes()) < 2:
         return
+    for machine in machines(run_dir):
+        if machine.complaint:
+            raise ValueError(machine.complaint)
+
+
+def machines(run_dir: Path) -> Iterator[Machine]:
+    """Every machine that is up, with what it is asked to read in run_dir and its versions compared with those here."""
+    nodes, resources = live_nodes(), {node["NodeID"]: node["Resources"] for node in ray.nodes()}
     with _token_file(run_dir) as (path, token):
         asked = {
-            name: _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(path)
-            for node_id, name in nodes.items()
+            node_id: _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(path)
+            for node_id in nodes
         }
-        here = _versions()
-        for name, reference in asked.items():
-            seen = _answer(name, reference)
-            if differing := [
-                _difference(key, here, seen.versions) for key in here if seen.versions.get(key) != here[key]
-            ]:
-                raise ValueError(
-                    f"the machine {name} has other versions than this one ({', '.join(differing)}); install the same "
-                    "on all machines of the Ray cluster"
-                )
-            if seen.token != token:
-                raise ValueError(
-                    f"the machine {name} does not see the run's directory {run_dir}: weights and checkpoints pass "
-                    "through it, so --run-dir must be on a file system that all machines of the Ray cluster share"
-                )
+        for node_id, name in nodes.items():
+            there = resources[node_id]
+            try:
+                seen = _answer(name, asked[node_id])
+            except ValueError as error:
+                complaint: str | None = str(error)
+            else:
+                if seen is None:
+                    continue
+                complaint = _complaint(name, seen, token, run_dir)
+            yield Machine(name, int(there.get("CPU", 0)), int(there.get("GPU", 0)), complaint)
+
+
+def _complaint(name: str, seen: Seen, token: str, run_dir: Path) -> str | None:
+    here = _versions()
+    if differing := [_difference(key, here, seen.versions) for key in here if seen.versions.get(key) != here[key]]:
+        return (
+            f"the machine {name} has other versions than this one ({', '.join(differing)}); install the same "
+            "on all machines of the Ray cluster"
+        )
+    if seen.token != token:
+        return (
+            f"the machine {name} does not see the run's directory {run_dir}: weights and checkpoints pass "
+            "through it, so --run-dir must be on a file system that all machines of the Ray cluster share"
+        )
+    return None
 
 
 def live_nodes() -> dict[str, str]:
@@ -85,9 +113,12 @@ def _look(path: Path) -> Seen:
     return Seen(_versions(), path.read_text() if path.is_file() else None)
 
 
-def _answer(name: str, reference: Any) -> Seen:
+def _answer(name: str, reference: Any) -> Seen | None:
+    """None for a machine that has just left the cluster. Raises ValueError for one that cannot be used."""
     try:
         return ray.get(reference, timeout=LOOK_LIMIT_S)
+    except (TaskUnschedulableError, NodeDiedError):
+        return None
     except RayTaskError as error:
         raise ValueError(
             f"the machine {name} cannot run this program ({type(error.cause).__name__}: {error.cause}); install "

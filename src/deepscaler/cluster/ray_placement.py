@@ -61,6 +61,11 @@ class Place:
     index: int
 
     @property
+    def address(self) -> str:
+        """Of its machine."""
+        return live_nodes()[_machines(self.group)[self.index]]
+
+    @property
     def strategy(self) -> PlacementGroupSchedulingStrategy:
         return PlacementGroupSchedulingStrategy(self.group, self.index)
 

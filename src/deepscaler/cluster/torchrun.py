@@ -88,7 +88,7 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     gpus = torch.cuda.device_count() if policy.files.device.type == "cuda" else None
     check_size(rank, completions_per_update(recipe), gpus, recipe.training.context_parallel)
     die_with_parent()
-    published = run_dir / PUBLISHED_FOLDER
+    published = run_dir.absolute() / PUBLISHED_FOLDER
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
     with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):

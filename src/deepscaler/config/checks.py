@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from deepscaler.config.cluster_checks import cluster_rule
+from deepscaler.config.cluster_checks import cluster_rule, num_learner_ranks
 from deepscaler.config.context import check_context_parallel
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.memory import ModelShape
@@ -344,7 +344,13 @@ def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
     if ranks > 1 and recipe.cluster.kind == "local":
         yield (
             f"training.context_parallel = {ranks} with cluster.kind = 'local', where each process has whole sequences; "
-            "set training.context_parallel = 1, or a cluster.kind with learner ranks"
+            "set training.context_parallel = 1, or cluster.kind = 'torchrun' or 'ray' for learner ranks"
+        )
+    learner_ranks = num_learner_ranks(recipe.cluster)
+    if recipe.cluster.kind == "ray" and learner_ranks % ranks:
+        yield (
+            f"training.context_parallel = {ranks} does not divide the learner ranks, cluster.learner_ranks or "
+            f"cluster.learner_gpus = {learner_ranks}; make that a multiple, or set training.context_parallel = 1"
         )
     shape = ModelShape.of_recipe(recipe) if ranks > 1 else None
     if shape is not None:

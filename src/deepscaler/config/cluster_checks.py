@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from deepscaler.config.derived import completions_per_update
 from deepscaler.config.models import Recipe
 from deepscaler.config.sections.rollout import ClusterSection
 
@@ -26,17 +27,28 @@ def cluster_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
                 f"cluster.{on_gpus} and cluster.{on_cpus} both say how many there are; keep cluster.{on_gpus} where "
                 f"each has a GPU, or cluster.{on_cpus} for one CPU core each"
             )
-    if num_learner_ranks(cluster) > 1:
-        yield (
-            "cluster.learner_ranks or cluster.learner_gpus above 1: the learner of cluster.kind = 'ray' is one process "
-            "yet; set it to 1, or cluster.kind = 'local' for several processes of one machine"
-        )
+    yield from _ranks(recipe, num_learner_ranks(cluster))
     for here, other in (("learner_gpus", "rollout_gpus"), ("rollout_gpus", "learner_gpus")):
         if here in given and other not in given:
             yield (
                 f"cluster.{here} without cluster.{other}: learner and samplers do not share GPUs under Ray, and one of "
                 f"them would compute on CPU cores; set cluster.{other} as well"
             )
+
+
+def _ranks(recipe: Recipe, count: int) -> Iterator[str]:
+    key = "cluster.learner_gpus" if recipe.cluster.learner_gpus else "cluster.learner_ranks"
+    together, completions = recipe.training.context_parallel, completions_per_update(recipe)
+    if count % together:
+        yield (
+            f"{key} = {count} is no multiple of training.context_parallel = {together}, the ranks that share a "
+            "micro-batch; change one of them"
+        )
+    elif count > completions * together:
+        yield (
+            f"{key} = {count}, but an update has {completions} completions, so some ranks would never have one; lower "
+            "it, or raise optimizer.mini_batch_prompts or rollout.group_size"
+        )
 
 
 def num_learner_ranks(cluster: ClusterSection) -> int:

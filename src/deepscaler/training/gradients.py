@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deepscaler.algorithms.importance import importance_weights, ratio_sums
 from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import LOSSES, combine
+from deepscaler.config.context import check_context_parallel
 from deepscaler.config.memory import ModelShape
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.training import TrainingSection
@@ -38,7 +39,8 @@ class GradientComputer:
 
     context: the ranks that share every micro-batch with this process; they get the same calls.
 
-    Raises ValueError for a model whose rotations were rounded (`positions.check_rotations`).
+    Raises ValueError for a model whose rotations were rounded (`positions.check_rotations`), or whose attention heads
+    cannot be dealt out to the ranks.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class GradientComputer:
         self._context = context
         self._device = next(model.parameters()).device
         config: Any = model.config
+        if context is not None:
+            check_context_parallel(context.num_ranks, config.num_attention_heads)
         self._activation_bytes = ModelShape.of_config(config.to_dict()).activation_bytes_per_token
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import resource
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from deepscaler.cli import doctor
-from deepscaler.cli.diagnosis import machine, recipe
+from deepscaler.cli.diagnosis import machine, nodes, recipe
 from deepscaler.cli.diagnosis.finding import GIB, Finding
+from deepscaler.cluster import ray_nodes, ray_session
+from deepscaler.config import load_recipe
 from deepscaler.config.memory import ModelShape
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.toml"
@@ -132,6 +135,41 @@ def test_too_little_memory_or_disk_names_the_settings(monkeypatch: pytest.Monkey
 def test_sizes_of_a_model_that_is_not_here_are_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelShape, "of_recipe", lambda recipe: None)
     assert of_recipe()["sizes"].status == "note"
+
+
+def test_more_gpus_than_this_machine_has_are_noted() -> None:
+    few = of_recipe("cluster.kind=ray", "cluster.learner_gpus=1", "cluster.rollout_gpus=4000")["cluster"]
+    assert few.status == "note" and "4,001 GPUs are asked for" in few.text
+
+
+def test_a_cluster_that_does_not_answer_is_missing() -> None:
+    found = list(nodes.nodes("127.0.0.1:1", Path(), None))
+    assert [finding.status for finding in found] == ["missing"] and "cannot be used" in found[0].text
+
+
+def test_machines_of_a_cluster_are_listed_and_the_workers_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = [ray_nodes.Machine("10.0.0.1", 8, 0, None), ray_nodes.Machine("10.0.0.2", 8, 2, "it has torch 1.0")]
+    monkeypatch.setattr(ray_nodes, "machines", lambda run_dir: iter(there))
+    monkeypatch.setattr(ray_session, "ray_session", lambda address, local: nullcontext())
+    chosen = load_recipe(QUICKSTART, ["cluster.kind=ray", "cluster.learner_gpus=1", "cluster.rollout_gpus=2"])
+    found = list(nodes.nodes("10.0.0.1:6379", tmp_path, chosen))
+    assert [(finding.topic, finding.status) for finding in found] == [
+        ("node", "ok"),
+        ("node", "missing"),
+        ("workers", "missing"),
+    ]
+    assert "3 GPUs" in found[2].text and "16 cores and 2 GPUs" in found[2].text
+
+
+def test_a_machine_with_other_versions_or_another_directory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_nodes, "_versions", lambda: {"torch": "2.13.0", "python": "3.12.0"})
+    other = ray_nodes.Seen({"torch": "2.11.0", "python": "3.12.0"}, "x")
+    assert "torch 2.11.0 instead of 2.13.0" in (ray_nodes._complaint("n", other, "x", Path("runs")) or "")
+    same = {"torch": "2.13.0", "python": "3.12.0"}
+    assert "does not see" in (ray_nodes._complaint("n", ray_nodes.Seen(same, None), "x", Path("runs")) or "")
+    assert ray_nodes._complaint("n", ray_nodes.Seen(same, "x"), "x", Path("runs")) is None
 
 
 def test_what_is_missing_fails_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,12 @@ CONTRADICTIONS = [
         ],
         ["training.tokens_per_micro_batch=128"],
     ),
-    (["training.context_parallel=2"], ["training.context_parallel", "cluster.kind"], ["training.context_parallel=1"]),
+    (["training.context_parallel=2"], ["training.context_parallel", "cluster.kind"], ["cluster.kind=torchrun"]),
+    (
+        ["training.context_parallel=2", "cluster.kind=ray"],
+        ["training.context_parallel", "cluster.learner_ranks"],
+        ["training.context_parallel=1"],
+    ),
     (
         ["training.context_parallel=5"],
         ["training.context_parallel", "one of 1, 2, 4, 8"],

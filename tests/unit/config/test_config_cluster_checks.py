@@ -22,6 +22,14 @@ from deepscaler.config.parts import require_cluster
             ["cluster.kind=ray", "cluster.learner_gpus=1", "cluster.rollout_gpus=1", "cluster.samplers=1"],
             "cluster.rollout_gpus and cluster.samplers both say",
         ),
+        (
+            ["cluster.kind=ray", "cluster.learner_ranks=3", "training.context_parallel=2"],
+            "cluster.learner_ranks = 3 is no multiple of training.context_parallel = 2",
+        ),
+        (
+            ["cluster.kind=ray", "cluster.learner_ranks=5", "rollout.group_size=2", "optimizer.mini_batch_prompts=2"],
+            "cluster.learner_ranks = 5, but an update has 4 completions",
+        ),
     ],
 )
 def test_a_contradiction_names_the_settings(overrides: list[str], expected: str) -> None:
@@ -33,10 +41,10 @@ def test_a_contradiction_names_the_settings(overrides: list[str], expected: str)
 def test_workers_are_counted_by_gpus_or_by_cores() -> None:
     one = load_recipe("quickstart", ["cluster.kind=ray"]).cluster
     assert (num_learner_ranks(one), num_samplers(one), max_restarts(one)) == (1, 1, 3)
-    cores = load_recipe("quickstart", ["cluster.kind=ray", "cluster.learner_ranks=1", "cluster.samplers=3"]).cluster
-    assert (num_learner_ranks(cores), num_samplers(cores)) == (1, 3)
-    gpus = load_recipe("quickstart", ["cluster.kind=ray", "cluster.learner_gpus=1", "cluster.rollout_gpus=5"]).cluster
-    assert (num_learner_ranks(gpus), num_samplers(gpus)) == (1, 5)
+    cores = load_recipe("quickstart", ["cluster.kind=ray", "cluster.learner_ranks=2", "cluster.samplers=3"]).cluster
+    assert (num_learner_ranks(cores), num_samplers(cores)) == (2, 3)
+    gpus = load_recipe("quickstart", ["cluster.kind=ray", "cluster.learner_gpus=4", "cluster.rollout_gpus=5"]).cluster
+    assert (num_learner_ranks(gpus), num_samplers(gpus)) == (4, 5)
     assert max_restarts(load_recipe("quickstart", []).cluster) == 0
 
 

@@ -110,6 +110,11 @@ def test_statistics_of_a_completion_are_of_all_its_tokens(loss, samples):
     assert 0 < (sums.masked or 0) < sums.num_tokens
 
 
+def test_heads_that_cannot_be_dealt_out_are_refused(samples):
+    with pytest.raises(ValueError, match=r"training\.context_parallel = 3 .* 4 attention heads .* one of 1, 2, 4"):
+        check_ranks(3, make_model(), samples)
+
+
 def test_a_row_of_fewer_tokens_than_ranks_is_computed(make_samples_of):
     (sample,) = make_samples_of([2])
     check_ranks(4, make_model(), [replace(sample, prompt_ids=sample.prompt_ids[:1])])

@@ -9,8 +9,10 @@ from pathlib import Path
 from deepscaler.cli.diagnosis.finding import GIB, Finding, amount
 from deepscaler.cli.diagnosis.machine import free_disk, num_gpus, usable_memory
 from deepscaler.config import Recipe, parts
+from deepscaler.config.cluster_checks import num_learner_ranks, num_samplers
 from deepscaler.config.memory import FLOAT32, ModelShape, cpu_peak
 from deepscaler.cpu import available_cores
+from deepscaler.observability.counts import counted
 
 OPTIMIZER_BYTES = 2 * FLOAT32  # per parameter: the two moments of AdamW
 
@@ -18,6 +20,7 @@ OPTIMIZER_BYTES = 2 * FLOAT32  # per parameter: the two moments of AdamW
 def recipe_needs(recipe: Recipe, run_dir: Path) -> Iterator[Finding]:
     """run_dir: where checkpoints would be written."""
     yield _engine(recipe)
+    yield from _cluster(recipe)
     yield _model(recipe)
     for source in [recipe.data.source, *(each.path for each in recipe.data.sources)]:
         yield _data(source)
@@ -35,6 +38,33 @@ def _engine(recipe: Recipe) -> Finding:
     except ValueError as error:
         return Finding("engine", "missing", str(error))
     return Finding("engine", "ok", f"rollout.engine = {recipe.rollout.engine!r} is installed")
+
+
+def _cluster(recipe: Recipe) -> Iterator[Finding]:
+    kind = recipe.cluster.kind
+    try:
+        parts.require_cluster(kind)
+    except ValueError as error:
+        yield Finding("cluster", "missing", str(error))
+        return
+    wanted, here = (recipe.cluster.learner_gpus or 0) + (recipe.cluster.rollout_gpus or 0), num_gpus()
+    if wanted > here:
+        text = f"{counted(wanted, 'GPU')} are asked for, this machine has {here}; --address looks at a Ray cluster"
+        yield Finding("cluster", "note", text)
+    else:
+        yield Finding("cluster", "ok", f"cluster.kind = {kind!r}")
+
+
+def workers_fit(recipe: Recipe, cores: int, gpus: int, where: str) -> Finding:
+    """Whether the actors of cluster.kind = "ray" have room. where: whose cores and GPUs these are."""
+    cluster = recipe.cluster
+    wanted_gpus = (cluster.learner_gpus or 0) + (cluster.rollout_gpus or 0)
+    wanted_cores = num_learner_ranks(cluster) + num_samplers(cluster)
+    wanted = f"{counted(wanted_cores, 'core')} and {counted(wanted_gpus, 'GPU')} for learner ranks and samplers"
+    if wanted_gpus > gpus or wanted_cores > cores:
+        has = f"{where} has {counted(cores, 'core')} and {counted(gpus, 'GPU')}"
+        return Finding("workers", "missing", f"{wanted} are asked for, {has}; lower them, or add machines")
+    return Finding("workers", "ok", wanted)
 
 
 def _model(recipe: Recipe) -> Finding:
@@ -78,9 +108,9 @@ def _gpu_memory(recipe: Recipe, shape: ModelShape) -> Finding:
     there = min(torch.cuda.get_device_properties(i).total_memory for i in range(num_gpus()))
     otherwise = (
         f"weights, gradients and optimizer alone take {needed / GIB:.1f} GiB; shard the learner over more GPUs "
-        "(cluster.kind), or take a smaller model"
+        "(docs/scaling.md)"
     )
-    return amount("GPU memory", there, needed, otherwise, status="missing")
+    return amount("GPU memory", there, needed, otherwise)
 
 
 def _cpu_memory(recipe: Recipe, shape: ModelShape) -> Finding:

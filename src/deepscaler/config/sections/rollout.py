@@ -65,8 +65,8 @@ class ClusterSection(Section):
         shapes="update",
         compared="rounding",
         added=True,
-        doc="local = this machine; torchrun = the ranks that torchrun started, which divide the learner among them; ray = "
-        "actors placed by Ray, on this machine or on those of a Ray cluster",
+        doc="local = this machine; torchrun = the ranks that torchrun started, which divide the learner among them; "
+        "ray = actors placed by Ray, on this machine or on those of a Ray cluster",
     )
     learner_ranks: int | None = setting(
         None,

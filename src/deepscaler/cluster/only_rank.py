@@ -1,4 +1,4 @@
-"""A learner in another process: the object there, and the replica here that calls it."""
+"""The only rank of a learner in another process: it computes as one process does, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepscaler.modeling.published_files import FileWeights, remove_versions, write_weights
-from deepscaler.protocols import AppliedUpdate, PolicyOrReference, Remote
+from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.gradients import Logprobs
 from deepscaler.training.replica import ModelReplica
 from deepscaler.types import TokenSums, TrainSample
@@ -14,7 +14,7 @@ from deepscaler.types import TokenSums, TrainSample
 KEPT_VERSIONS = 2  # a sampler may still read the one before the newest
 
 
-class LearnerRank:
+class OnlyRank:
     """A replica whose weights are published as files in `root`, cast to `dtype`."""
 
     def __init__(self, replica: ModelReplica, root: Path, dtype: str) -> None:
@@ -43,31 +43,3 @@ class LearnerRank:
 
     def load(self, directory: Path, num_updates: int | None) -> None:
         self._replica.load(directory, num_updates=num_updates)
-
-
-class RemoteReplica:
-    """The replica of one rank in another process."""
-
-    def __init__(self, remote: Remote) -> None:
-        self._remote = remote
-
-    def logprobs(self, samples: Sequence[TrainSample], *, of: PolicyOrReference = "policy") -> Logprobs:
-        return self._remote.call("logprobs", list(samples), of).result()
-
-    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
-        return self._remote.call("accumulate", list(samples), old, ref).result()
-
-    def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
-        return self._remote.call("apply", learning_rate, max_grad_norm).result()
-
-    def publish(self, version: int) -> FileWeights:
-        return self._remote.call("publish", version).result()
-
-    def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
-        self._remote.call("begin_stage", reset_optimizer, reset_reference).result()
-
-    def save(self, directory: Path) -> None:
-        self._remote.call("save", directory.absolute()).result()
-
-    def load(self, directory: Path, *, num_updates: int | None) -> None:
-        self._remote.call("load", directory.absolute(), num_updates).result()
