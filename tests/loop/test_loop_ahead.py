@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deepscaler.config.sections.algorithm import AlgorithmSection
-from deepscaler.loop import sampling_thread
+from deepscaler.config.sections.rollout import ClusterSection
 from deepscaler.loop.ahead import Ahead
 from deepscaler.loop.loop import train
 from deepscaler.loop.resume import restore
@@ -324,8 +324,7 @@ def test_a_sampler_that_reports_older_weights_than_the_lag_allows_stops_the_run(
         train(run)
 
 
-def test_silence_is_an_error_that_says_what_was_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling_thread, "SILENCE_LIMIT_S", 0.0)
+def test_silence_is_an_error_that_says_what_was_waited_for(tmp_path: Path) -> None:
     held = threading.Event()
 
     class Silent(InterruptibleFake):
@@ -333,7 +332,7 @@ def test_silence_is_an_error_that_says_what_was_waited_for(tmp_path: Path, monke
             awaited(held, "the end of the test")
             return super().as_far_as_it_comes(whole)
 
-    made = recipe(max_policy_lag=1)
+    made = recipe(max_policy_lag=1, cluster=ClusterSection().model_copy(update={"stall_s": 0.2}))
     with opened(tmp_path, made, Silent()) as run:
         try:
             with pytest.raises(RunError, match="waited for the completions of step 1"):

@@ -190,7 +190,7 @@ def fake_run(
     arguments = (recipe.rollout, recipe.algorithm, recipe.seed, stream, sampler, cluster.grader, encode, to_items)
     experience: Experience = OnPolicy(*arguments)
     if recipe.rollout.max_policy_lag:
-        experience = Ahead(*arguments, num_steps=recipe.num_steps)
+        experience = Ahead(*arguments, num_steps=recipe.num_steps, limit_s=2 * recipe.cluster.stall_s)
         cluster = replace(cluster, sampler=experience.sampler)
     run = Run(
         recipe=recipe,

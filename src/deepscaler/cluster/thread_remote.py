@@ -114,6 +114,7 @@ class ThreadStream:
         return self._ended or not self._arrived.empty()
 
     def cancel(self) -> None:
+        """Ask the generator to end early; what it yields until then can still be taken."""
         self._cancelled.set()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from deepscaler.cluster.connection import ConnectionRemote, IsCancelled, serve
+from deepscaler.cluster.life_signs import wait_limits
 from deepscaler.cluster.local import PolicyFiles, engine_settings
 from deepscaler.cluster.model_directory import open_model
 from deepscaler.cluster.processes import divided
@@ -91,12 +92,13 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     published = run_dir.absolute() / PUBLISHED_FOLDER
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
+    limits = wait_limits(recipe.cluster)
     with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):
         _join(rank)
         task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published)
         dist.broadcast_object_list([task])
         for number, connection in enumerate(accept_ranks(meeting, server, rank.size - 1), start=1):
-            remotes.append(ConnectionRemote(connection, f"learner rank {number}"))
+            remotes.append(ConnectionRemote(connection, f"learner rank {number}", limits))
     try:
         replica, engine = _build(task, policy, rank, lambda: False)
         group = RankGroup([OwnRank(replica), *remotes], recipe.training.context_parallel)
@@ -127,7 +129,7 @@ def serve_rank() -> None:
         replica, engine = _build(task, PolicyFiles(files, task.stop_ids, task.longest), rank, is_cancelled)
         return TorchrunRank(replica, engine)
 
-    serve(connection, build, ends_on_error=True)
+    serve(connection, build, ends_on_error=True, limits=wait_limits(task.recipe.cluster))
 
 
 def _never_restarted(remote: ConnectionRemote) -> SupervisedRemote:

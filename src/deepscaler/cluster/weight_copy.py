@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.processes import read_weights, start_helpers
 from deepscaler.cluster.sampler_group import SamplerGroup
 from deepscaler.config.sections.algorithm import AlgorithmSection
@@ -48,10 +50,19 @@ class CopySampler:
 
 @contextmanager
 def open_copy_sampler(
-    model: nn.Module, settings: EngineSettings, count: int, report: Callable[[str], object] = lambda text: None
+    model: nn.Module,
+    settings: EngineSettings,
+    count: int,
+    report: Callable[[str], object] = lambda text: None,
+    *,
+    limits: WaitLimits | None = None,
+    logs: Path | None = None,
 ) -> Iterator[CopySampler]:
-    """Engines in `count` processes of their own. model: the copy. settings: of each engine."""
+    """Engines in `count` processes of their own. model: the copy. settings: of each engine. Others: `start_helpers`."""
     computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
-    with start_helpers(computer, settings, count, trains=False, report=report) as helpers:
+    starting = start_helpers(
+        computer, settings, count, trains=False, report=report, limits=limits, logs=logs, role="sampler"
+    )
+    with starting as helpers:
         remotes = [helper.remote for helper in helpers]
         yield CopySampler(model, SamplerGroup(None, remotes, load_call=read_weights, report=report))

@@ -79,6 +79,25 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
+def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
+    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
+    if lag > 0 and kind == "torchrun":
+        yield (
+            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
+            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
+        )
+    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
+            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
+        )
+    if lag > 0 and recipe.rollout.vllm_sleep_level > 0:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.vllm_sleep_level = {recipe.rollout.vllm_sleep_level}: "
+            "servers that sample during the update cannot give their GPU to it; set one of them to 0"
+        )
+
+
 def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
     rollout = recipe.rollout
     fields = VllmServersSection.model_fields
@@ -110,20 +129,6 @@ def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
     for name in ("vllm_servers", "vllm_args"):
         if rollout.vllm_urls and name in given:
             yield f"rollout.{name} is for servers that rollout.vllm_python starts, not for rollout.vllm_urls; remove it"
-
-
-def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
-    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
-    if lag > 0 and kind == "torchrun":
-        yield (
-            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
-            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
-        )
-    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
-        yield (
-            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
-            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
-        )
 
 
 def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:

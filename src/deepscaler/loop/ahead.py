@@ -21,6 +21,7 @@ from deepscaler.data.stream import ProblemStream
 from deepscaler.loop.experience import Collected, Step, params_of
 from deepscaler.loop.sampling_thread import Round, SamplerInTurn, SamplingThread
 from deepscaler.loop.step_batch import SampledGroup, StepBatch
+from deepscaler.observability import liveness
 from deepscaler.protocols import Grader, InterruptibleSampler, Sampler
 from deepscaler.rewards.scoring import scored
 from deepscaler.types import FinishReason, GradeItem, Group, Rollout, RunError, ScoredGroup
@@ -32,8 +33,9 @@ class Ahead:
     The run's stream moves when a step is collected, and problems are drawn ahead from a fork of it: a checkpoint holds
     the position behind what was trained on, so what was under way is drawn again. A new stage forgets it as well.
 
-    num_steps: of the run; nothing is sampled for later ones. The other arguments are those of `OnPolicy`. Raises
-    ValueError for a lag that needs interruptions with a sampler that cannot be interrupted.
+    num_steps: of the run; nothing is sampled for later ones. limit_s: longest wait without any progress. The other
+    arguments are those of `OnPolicy`. Raises ValueError for a lag that needs interruptions with a sampler that cannot
+    be interrupted.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Ahead:
         on_rollout: Callable[[Rollout], object] = lambda rollout: None,
         *,
         num_steps: int,
+        limit_s: float = 3600.0,
     ) -> None:
         self._rollout, self._algorithm, self._seed = rollout, algorithm, seed
         self._grader, self._encode, self._to_items = grader, encode, to_items
@@ -62,7 +65,7 @@ class Ahead:
         self._changed = threading.Condition()
         self._grading = ThreadPoolExecutor(1, thread_name_prefix="grading-ahead")
         at_boundary = None if _interrupts(rollout.max_policy_lag, sampler) else self._at_boundary
-        self._thread = SamplingThread(sampler, self._changed, self._next_round, self._deliver, at_boundary)
+        self._thread = SamplingThread(sampler, self._changed, self._next_round, self._deliver, at_boundary, limit_s)
         self.sampler = SamplerInTurn(sampler, self._thread)
 
     def collect(self, step: Step) -> Collected:
@@ -160,7 +163,7 @@ class Ahead:
             self._thread.fail(error)
             return
         with self._changed:
-            self._thread.show_life()
+            liveness.beat()
             group.scored = found
             self._finish(batch)
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.local import WORKERS, PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
@@ -36,6 +36,7 @@ from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
 from deepscaler.loop.training_data import TrainingData, load_training_data, validation_notes
 from deepscaler.loop.validation import Evaluator
+from deepscaler.loop.watchdog import Watchdog
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
@@ -109,15 +110,9 @@ def open_run(
         if start.is_new:
             info = run_info(run.recipe_digest, str(model_path), device_metadata())
             directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
-        yield run
-
-
-def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:
-    """The first training problem, unless the engine computes with the learner's own code."""
-    if not ENGINES[recipe.rollout.engine].own_kernels:
-        return None
-    prompt = read.encode(read.training.problems[0])
-    return Canary(prompt, recipe.rollout.temperature, learner.logprobs, CANARY_LIMIT[recipe.model.dtype])
+        watchdog = Watchdog(path / WORKERS, lambda: f"step {run.step + 1}", recipe.cluster.stall_s)
+        with watchdog.watching():
+            yield run
 
 
 @contextmanager
@@ -140,11 +135,19 @@ def _experience(
     if recipe.rollout.max_policy_lag == 0:
         yield OnPolicy(*arguments), cluster
         return
-    ahead = Ahead(*arguments, num_steps=recipe.num_steps)
+    ahead = Ahead(*arguments, num_steps=recipe.num_steps, limit_s=2 * recipe.cluster.stall_s)
     try:
         yield ahead, replace(cluster, sampler=ahead.sampler)
     finally:
         ahead.close()
+
+
+def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:
+    """The first training problem, unless the engine computes with the learner's own code."""
+    if not ENGINES[recipe.rollout.engine].own_kernels:
+        return None
+    prompt = read.encode(read.training.problems[0])
+    return Canary(prompt, recipe.rollout.temperature, learner.logprobs, CANARY_LIMIT[recipe.model.dtype])
 
 
 def _make_samples_of(recipe: Recipe) -> MakeSamples:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from deepscaler.observability import liveness
 from deepscaler.protocols import InterruptibleSampler, PublishedWeights, Sampler
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo
 
 POLL_S = 0.2
-SILENCE_LIMIT_S = 3600.0  # longest time in which nothing at all is sampled or graded, as for an answer of a worker
 CLOSE_LIMIT_S = 10.0
 
 
@@ -29,7 +29,8 @@ class SamplingThread:
 
     changed: the lock of everything that both threads touch; notify it after a change. next_round: called with the lock
     held; None while there is nothing to sample. deliver: called for every rollout, in this thread. at_boundary: when
-    the loop's thread may have its turn; None where a turn interrupts the round under way instead.
+    the loop's thread may have its turn; None where a turn interrupts the round under way instead. limit_s: longest
+    wait without any progress of this process or its workers (`liveness`).
     """
 
     def __init__(
@@ -39,13 +40,13 @@ class SamplingThread:
         next_round: Callable[[], Round | None],
         deliver: Callable[[Rollout], None],
         at_boundary: Callable[[], bool] | None,
+        limit_s: float,
     ) -> None:
         self._sampler, self._changed = sampler, changed
         self._next_round, self._deliver = next_round, deliver
-        self._at_boundary = at_boundary
+        self._at_boundary, self._limit_s = at_boundary, limit_s
         self._turn_wanted = self._is_sampling = self._is_closing = False
         self._error: Exception | None = None
-        self._last_sign = time.monotonic()
         self._busy_s = 0.0
         self._thread = threading.Thread(target=self._run, name="sampling", daemon=True)
         self._thread.start()
@@ -69,20 +70,20 @@ class SamplingThread:
     def wait(self, reached: Callable[[], bool], waited_for: str, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until `reached`, which is asked with the lock held, as `meanwhile` is called.
 
-        Raises what ended the thread, and RunError when nothing has been sampled or graded for SILENCE_LIMIT_S.
+        Raises what ended the thread, and RunError after `limit_s` without any progress.
         """
         with self._changed:
-            self.show_life()
+            liveness.beat()
             while True:
                 if self._error is not None:
                     raise self._error
                 meanwhile()
                 if reached():
                     return
-                if time.monotonic() - self._last_sign > SILENCE_LIMIT_S:
+                if liveness.idle_s() > self._limit_s:
                     raise RunError(
-                        f"sampling ahead: waited for {waited_for}, and nothing was sampled or graded for "
-                        f"{SILENCE_LIMIT_S:.0f} s. Run the same command again to continue from the newest checkpoint"
+                        f"sampling ahead: waited for {waited_for}, and nothing went on for {self._limit_s:.0f} s, "
+                        "twice cluster.stall_s. Run the same command again to continue from the newest checkpoint"
                     )
                 self._changed.wait(POLL_S)
 
@@ -91,10 +92,6 @@ class SamplingThread:
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
-
-    def show_life(self) -> None:
-        """Something was done: the limit of waits begins anew."""
-        self._last_sign = time.monotonic()
 
     def take_busy_seconds(self) -> float:
         """Seconds spent in rounds that ended since the last call."""
@@ -137,7 +134,7 @@ class SamplingThread:
         start = time.monotonic()
         rollouts = self._sampler.generate(found.requests, found.params)
         for rollout in rollouts:
-            self.show_life()
+            liveness.beat()
             self._deliver(rollout)
             if self._is_closing:
                 break

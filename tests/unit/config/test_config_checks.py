@@ -169,6 +169,11 @@ CONTRADICTIONS = [
         ["rollout.engine=torch"],
     ),
     (
+        ["cluster.kind=torchrun", "rollout.max_policy_lag=1"],
+        ["cluster.kind", "rollout.max_policy_lag"],
+        ["rollout.max_policy_lag=0"],
+    ),
+    (
         ["algorithm.importance_mask=icepop", "algorithm.importance_cap=2"],
         ["algorithm.importance_mask", "algorithm.importance_cap", "algorithm.importance_high"],
         ["algorithm.importance_mask=sequence"],

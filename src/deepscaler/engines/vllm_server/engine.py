@@ -213,10 +213,10 @@ class VllmServerEngine:
             return interrupted
         mode: PauseMode = self._settings.interrupt if interrupted else "abort"
         self._life.begin("pause")
-        self._client.post(f"/pause?mode={mode}", limit_s=DRAIN_LIMIT_S if mode == "wait" else LOAD_LIMIT_S)
-        if mode == "abort":
+        if mode == "abort":  # before it is asked: what arrives from here on is sampled again
             with self._lock:
                 self._aborts += 1
+        self._client.post(f"/pause?mode={mode}", limit_s=DRAIN_LIMIT_S if mode == "wait" else LOAD_LIMIT_S)
         return interrupted
 
     def _load(self, weights: FileWeights) -> dict[str, str]:
