@@ -89,7 +89,7 @@ class ThreadStream:
     def __init__(self, generate: Callable[[], Iterator[Any]], cancelled: threading.Event, name: str) -> None:
         self._cancelled, self._name = cancelled, name
         self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._ended = self._forgotten = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, args=(generate,), daemon=True, name=name)
         self._thread.start()
 
@@ -119,7 +119,7 @@ class ThreadStream:
 
     def close(self) -> None:
         """Cancel the rest, and wait until its thread has ended."""
-        self._ended = self._forgotten = True
+        self._ended = True
         self._cancelled.set()
         self._thread.join(END_LIMIT_S)
 
@@ -127,7 +127,7 @@ class ThreadStream:
         try:
             for value in generate():
                 self._arrived.put(value)
-                if self._forgotten:
+                if self._ended:
                     break
             self._arrived.put(_END)
         except Exception as error:  # raised again where the stream is read
