@@ -48,7 +48,7 @@ class PolicyFiles:
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
-    run_dir: processes write their standard error below it; an engine with processes of its own also published weights.
+    run_dir: processes write their standard error below it, an engine with processes of its own its published weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
     samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
