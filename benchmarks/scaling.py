@@ -1,6 +1,6 @@
 """Simulates rollouts and learning on 8 to 1,024 GPUs and writes the tables of docs/scaling.md.
 
-    python benchmarks/scaling.py --json FILE [--write] [--gpus 8 64] [--draws 4] [--steps 10]   # goes on with FILE
+    python benchmarks/scaling.py --json FILE [--write] [--gpus 8 64] [--draws 5] [--steps 10]   # goes on with FILE
 
 Schedules (scaling_schedules.py) over engines (scaling_engines.py) whose costs are those of an H200
 (scaling_costs.py): in turns on the same GPUs, one step off, and interruptible with policy lag n, each with the split
@@ -33,10 +33,10 @@ from deepscaler.observability.files import write_atomically
 PAGE = ROOT / "docs" / "scaling.md"
 GROUP_SIZE = 16
 RECIPE_GROUPS = 128  # 2,048 rollouts a step, as the recipe's last stage has
-GPUS = (8, 32, 64, 128, 256, 1024)
+GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 LAGS = (1, 4, 8, 16)
-PER_GPU = ((64, 64), (64, 128), (64, 256), (64, 512), (256, 512))  # GPUs, groups
-SPLITS = (0.0, 0.05, 0.1)  # added to the share of sampling in the work, and tried
+PER_GPU = ((64, 64), (64, 128), (64, 256), (64, 512), (256, 512), (1024, 2048))  # GPUs, groups
+SPLITS = (-0.05, 0.0, 0.03, 0.06, 0.1)  # added to the share of sampling in the work, and tried
 OneDraw = Callable[[np.random.Generator], float]
 
 
@@ -112,9 +112,9 @@ class Case:
         ranks = self.gpus - engines
         if max_lag == 1:
             return lambda rng: one_step_off(self.work, engines, ranks, rng, options.steps)
-        warm_up, steps = 2 * (max_lag + 1), max(options.steps, max_lag + 1)
+        warm_up, steps = 3 * (max_lag + 1), max(options.steps, 2 * (max_lag + 1))
         how = max_lag, self.in_order, self.recompute
-        return lambda rng: Interruptible(self.work, engines, ranks, *how).run(rng, warm_up, steps)
+        return lambda rng: Interruptible(self.work, engines, ranks, *how).run(rng, warm_up, steps)[0]
 
 
 def cases(costs: Costs, lengths: Lengths, gpus: Sequence[int]) -> Iterator[Case]:
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scaling.md")
     parser.add_argument("--gpus", type=int, nargs="+", default=GPUS)
-    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
     record = simulate(Options(arguments.draws, arguments.steps), arguments.gpus, arguments.json)

@@ -1,149 +1,155 @@
-"""Simulated engines that decode many sequences at once; time goes from one event to the next, not token by token."""
+"""Simulated engines that decode many sequences at once, compiled by numba; time goes from one event to the next.
+
+The state of engine e is in element e of the arrays of `Engines`; the functions change it in place.
+"""
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import deque
-from collections.abc import Iterator
+from typing import NamedTuple
 
-from scaling_costs import CACHE_TOKENS, MAX_ROWS, Costs
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scaling_costs import CACHE_TOKENS, MAX_ROWS, Costs, Floats
 
 ADMIT_TOKENS = 2048  # that the cache must still hold when a sequence is admitted
 
 
-class Engine:
-    """One GPU. `steps` counts its decode steps since the beginning, a real number; `clock` is when they were done."""
+class Engines(NamedTuple):
+    """One GPU each. steps: decode steps since the beginning, a real number; clock: when they were done, in seconds.
 
-    def __init__(self, costs: Costs) -> None:
-        self._costs = costs
-        self.clock = self.steps = 0.0
-        self.context = 0.0  # tokens in the cache
-        self.stamp = 0  # of the latest prediction of its next completion
-        self._ends: list[tuple[float, int]] = []  # step at which a sequence ends, its number
-        self._held: dict[int, float] = {}  # tokens that a sequence will hold at its end
+    A sequence in one of the first `rows` columns ends at step `ends` with `final` tokens in the cache; `number` is its
+    name. following: time of the next completion. rates: seconds of a step, for a row, for a token of context, and for
+    a token of context that is computed again.
+    """
 
-    @property
-    def rows(self) -> int:
-        return len(self._ends)
-
-    @property
-    def has_room(self) -> bool:
-        return self.rows < MAX_ROWS and self.context + ADMIT_TOKENS <= CACHE_TOKENS
-
-    def admit(self, number: int, prompt: int, tokens: float) -> None:
-        heapq.heappush(self._ends, (self.steps + tokens, number))
-        self._held[number] = prompt + tokens
-        self.context += prompt
-
-    def run_until(self, time: float) -> None:
-        """Decode up to this time; a pause may have put the clock beyond it already."""
-        if time <= self.clock:
-            return
-        if self._ends:
-            per_step, growth = self._rates()
-            elapsed = time - self.clock
-            steps = (math.sqrt(per_step**2 + 2 * growth * elapsed) - per_step) / growth
-            self._advance(min(steps, self._ends[0][0] - self.steps))
-        self.clock = time
-
-    def pause(self, seconds: float, *, recompute: bool) -> None:
-        """New weights: nothing is decoded for so long; with `recompute` the cache is made again."""
-        self.clock += seconds + (self._costs.recompute * self.context if recompute else 0.0)
-
-    def next_completion(self) -> float:
-        per_step, growth = self._rates()
-        steps = self._ends[0][0] - self.steps
-        return self.clock + steps * (per_step + growth * steps / 2)
-
-    def complete(self) -> int:
-        """Number of the sequence that ends now."""
-        end, number = heapq.heappop(self._ends)
-        self.context += (end - self.steps) * (self.rows + 1) - self._held.pop(number)
-        self.steps = end
-        return number
-
-    def _rates(self) -> tuple[float, float]:
-        """Seconds of the next step, and by how much each further one takes longer."""
-        costs, rows = self._costs, len(self._ends)
-        return costs.step + costs.row * rows + costs.context * self.context, costs.context * rows
-
-    def _advance(self, steps: float) -> None:
-        self.steps += steps
-        self.context += steps * self.rows
+    clock: Floats
+    steps: Floats
+    context: Floats
+    rows: NDArray[np.int64]
+    following: Floats
+    ends: Floats
+    final: Floats
+    number: NDArray[np.int64]
+    rates: tuple[float, float, float, float]
+    prompt: float
 
 
-class Engines:
-    """Several engines and one queue: a sequence goes to the engine with the fewest, as soon as one has room."""
+def make_engines(costs: Costs, count: int, prompt: int) -> Engines:
+    return Engines(
+        clock=np.zeros(count),
+        steps=np.zeros(count),
+        context=np.zeros(count),
+        rows=np.zeros(count, np.int64),
+        following=np.full(count, np.inf),
+        ends=np.zeros((count, MAX_ROWS)),
+        final=np.zeros((count, MAX_ROWS)),
+        number=np.zeros((count, MAX_ROWS), np.int64),
+        rates=(costs.step, costs.row, costs.context, costs.recompute),
+        prompt=float(prompt),
+    )
 
-    def __init__(self, costs: Costs, count: int, prompt: int) -> None:
-        self._costs, self._prompt = costs, prompt
-        self._engines = [Engine(costs) for _ in range(count)]
-        self._loads = [(0, index) for index in range(count)]
-        self._predictions: list[tuple[float, int, int]] = []  # time, engine, its stamp
-        self.waiting: deque[tuple[int, float]] = deque()  # numbers and tokens
 
-    def fill(self, now: float) -> None:
-        """Admit what waits."""
-        if not self.waiting:
-            return
-        changed: set[int] = set()
-        while self.waiting and (index := self._least_loaded(now)) is not None:
-            engine = self._engines[index]
-            engine.run_until(now)
-            engine.admit(*self._numbered())
-            heapq.heappush(self._loads, (engine.rows, index))
-            changed.add(index)
-        for index in changed:
-            self._predict(index)
+@njit
+def run_until(engines, e, time):
+    """Decode up to this time; a pause may have put the clock beyond it already."""
+    if time <= engines.clock[e]:
+        return
+    if engines.rows[e] > 0:
+        per_step, growth = _step_seconds(engines, e)
+        elapsed = time - engines.clock[e]
+        steps = (math.sqrt(per_step**2 + 2 * growth * elapsed) - per_step) / growth
+        engines.steps[e] += steps
+        engines.context[e] += steps * engines.rows[e]
+    engines.clock[e] = time
 
-    def _numbered(self) -> tuple[int, int, float]:
-        number, tokens = self.waiting.popleft()
-        return number, self._prompt, tokens
 
-    def _least_loaded(self, now: float) -> int | None:
-        while self._loads:
-            rows, index = self._loads[0]
-            if rows == self._engines[index].rows:
-                if not self._engines[index].has_room:
-                    return None
-                heapq.heappop(self._loads)
-                return index
-            heapq.heappop(self._loads)  # an engine is listed again whenever its number of rows changes
-        return None
+@njit
+def _step_seconds(engines, e):
+    """Of the next step, and by how much each further one takes longer."""
+    step, row, context, _ = engines.rates
+    return step + row * engines.rows[e] + context * engines.context[e], context * engines.rows[e]
 
-    def interrupt(self, now: float, *, recompute: bool) -> None:
-        for index, engine in enumerate(self._engines):
-            engine.run_until(now)
-            engine.pause(self._costs.publish, recompute=recompute)
-            self._predict(index)
 
-    def _predict(self, index: int) -> None:
-        engine = self._engines[index]
-        engine.stamp += 1
-        if engine.rows:
-            heapq.heappush(self._predictions, (engine.next_completion(), index, engine.stamp))
+@njit
+def predict(engines, e):
+    """Set when the next sequence of an engine ends."""
+    if engines.rows[e] == 0:
+        engines.following[e] = math.inf
+        return
+    steps = engines.ends[e, : engines.rows[e]].min() - engines.steps[e]
+    per_step, growth = _step_seconds(engines, e)
+    engines.following[e] = engines.clock[e] + steps * (per_step + growth * steps / 2)
 
-    @property
-    def next_time(self) -> float:
-        """Of the next completion; infinite where nothing is decoded."""
-        while self._predictions and self._predictions[0][2] != self._engines[self._predictions[0][1]].stamp:
-            heapq.heappop(self._predictions)
-        return self._predictions[0][0] if self._predictions else math.inf
 
-    def complete_next(self) -> int:
-        """Go on to the completion at `next_time`; returns its number."""
-        time, index, _ = self._predictions[0]  # `next_time` has removed outdated ones
-        engine = self._engines[index]
-        engine.run_until(time)
-        number = engine.complete()
-        heapq.heappush(self._loads, (engine.rows, index))
-        self._predict(index)
-        return number
+@njit
+def complete(engines, e):
+    """Go on to the next completion of an engine; returns the sequence's number."""
+    rows = engines.rows[e]
+    row = engines.ends[e, :rows].argmin()
+    number, end = engines.number[e, row], engines.ends[e, row]
+    engines.context[e] += (end - engines.steps[e]) * rows - engines.final[e, row]
+    engines.steps[e], engines.clock[e] = end, engines.following[e]
+    for columns in (engines.ends, engines.final):
+        columns[e, row] = columns[e, rows - 1]
+    engines.number[e, row] = engines.number[e, rows - 1]
+    engines.rows[e] = rows - 1
+    predict(engines, e)
+    return number
 
-    def drain(self) -> Iterator[tuple[float, int]]:
-        """(time, number) of every completion until nothing is left."""
-        self.fill(0.0)
-        while (time := self.next_time) < math.inf:
-            yield time, self.complete_next()
-            self.fill(time)
+
+@njit
+def admit(engines, tokens, first, last, now):
+    """Sequences first to last - 1 go to the engines with the fewest, while one has room; the first that has to wait."""
+    while first < last:
+        chosen = -1
+        for e in range(len(engines.rows)):
+            room = engines.rows[e] < MAX_ROWS and engines.context[e] + ADMIT_TOKENS <= CACHE_TOKENS
+            if room and (chosen < 0 or engines.rows[e] < engines.rows[chosen]):
+                chosen = e
+        if chosen < 0:
+            break
+        run_until(engines, chosen, now)
+        row = engines.rows[chosen]
+        engines.ends[chosen, row] = engines.steps[chosen] + tokens[first]
+        engines.final[chosen, row] = engines.prompt + tokens[first]
+        engines.number[chosen, row] = first
+        engines.context[chosen] += engines.prompt
+        engines.rows[chosen] += 1
+        predict(engines, chosen)
+        first += 1
+    return first
+
+
+@njit
+def interrupt(engines, now, seconds, recompute):
+    """New weights: nothing is decoded for so long; with `recompute` the cache is made again."""
+    for e in range(len(engines.rows)):
+        run_until(engines, e, now)
+        engines.clock[e] += seconds
+        if recompute:
+            engines.clock[e] += engines.rates[3] * engines.context[e]
+        predict(engines, e)
+
+
+@njit
+def completion_times(engines, tokens):
+    """[len(tokens)] seconds until each sequence ends, all of them waiting from the beginning."""
+    times = np.zeros(len(tokens))
+    waiting, now = 0, 0.0
+    for _ in range(len(tokens)):
+        waiting = admit(engines, tokens, waiting, len(tokens), now)
+        e = engines.following.argmin()
+        now = engines.following[e]
+        times[complete(engines, e)] = now
+    return times
+
+
+@njit
+def most_loaded(seconds, ranks):
+    """Of the rank with the most to do; the longest are dealt first, each to the least loaded rank."""
+    loads = np.zeros(ranks)
+    for each in -np.sort(-seconds):
+        loads[loads.argmin()] += each
+    return loads.max()

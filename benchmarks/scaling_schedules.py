@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 from scaling_costs import OPTIMIZER_S, Costs, Floats, Lengths
-from scaling_engines import Engines
+from scaling_engines import admit, complete, completion_times, interrupt, make_engines, most_loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,13 @@ class Workload:
 
 def sampling_time(work: Workload, completions: Floats, engines: int) -> float:
     """Until the last completion of a step is there, all of them started together."""
-    pool = Engines(work.costs, engines, work.lengths.prompt)
-    pool.waiting.extend(enumerate(completions.ravel().tolist()))
-    return max(time for time, _ in pool.drain())
+    pool = make_engines(work.costs, engines, work.lengths.prompt)
+    return float(completion_times(pool, completions.ravel()).max())
 
 
 def learning_time(work: Workload, completions: Floats, ranks: int) -> float:
-    """Of the rank with the most to do; the longest sequences are dealt first, each to the least loaded rank."""
     seconds = work.costs.learning(completions.ravel() + work.lengths.prompt)
-    loads = [0.0] * ranks
-    for each in sorted(seconds.tolist(), reverse=True):
-        heapq.heappushpop(loads, loads[0] + each)
-    return max(loads) + OPTIMIZER_S
+    return float(most_loaded(seconds, ranks)) + OPTIMIZER_S
 
 
 def colocated(work: Workload, gpus: int, rng: np.random.Generator, steps: int) -> float:
@@ -66,16 +61,7 @@ def one_step_off(work: Workload, engines: int, ranks: int, rng: np.random.Genera
     return learned / steps
 
 
-@dataclass(slots=True)
-class _Group:
-    """version: of the policy when its first completion was started. pending: completions that are not done."""
-
-    tokens: Floats
-    version: int
-    pending: int
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Interruptible:
     """Policy lag n: engines never wait for a step's end. New weights interrupt them, and completions continue.
 
@@ -91,84 +77,78 @@ class Interruptible:
     max_lag: int
     in_order: bool = True
     recompute: bool = True
-    version: int = 0
-    lags: list[int] = field(default_factory=list)
-    _groups: dict[int, _Group] = field(default_factory=dict)
-    _done: set[tuple[int, int]] = field(default_factory=set)  # version, number of groups that are complete
-    _news: bool = False  # since the latest look for a batch
-    _learning: list[int] = field(default_factory=list)
-    _started: int = 0
 
-    def run(self, rng: np.random.Generator, warm_up: int, steps: int) -> float:
-        """Mean seconds between updates, after so many of them."""
-        pool = Engines(self.work.costs, self.engines, self.work.lengths.prompt)
-        now = begin = 0.0
-        updated = math.inf  # when the running update will be published
-        while self.version < warm_up + steps:
-            if pool.waiting or len(self._groups) < self._most_groups:
-                self._start_groups(pool, now, rng)
-            if self._news and not self._learning and (batch := self._batch()) is not None:
-                updated = now + self._learn(batch) + self.work.costs.publish
-            now = min(updated, pool.next_time)
-            assert now < math.inf, "nothing is decoded and nothing learned"
-            if now < updated:
-                self._complete(pool.complete_next())
-                continue
-            self._publish(pool, now)
-            updated = math.inf
-            if self.version == warm_up:
-                begin = now
-        return (now - begin) / steps
+    def run(self, rng: np.random.Generator, warm_up: int, steps: int) -> tuple[float, NDArray[np.int64]]:
+        """Mean seconds between updates after so many of them, and the lag of every group that was learned."""
+        work = self.work
+        drawn = work.lengths.draw(rng, (warm_up + steps + self.max_lag + 2) * work.groups, work.group_size)
+        learning = work.costs.learning(drawn + work.lengths.prompt)
+        pool = make_engines(work.costs, self.engines, work.lengths.prompt)
+        how = self.max_lag, self.in_order, self.recompute
+        counts = work.groups, self.ranks, warm_up, steps
+        seconds, lags = _interruptible(pool, drawn, learning, counts, how, work.costs.publish)
+        return float(seconds), lags
 
-    @property
-    def _most_groups(self) -> int:
-        return (self.max_lag + 1) * self.work.groups
 
-    def _start_groups(self, pool: Engines, now: float, rng: np.random.Generator) -> None:
-        pool.fill(now)
-        while not pool.waiting and len(self._groups) < self._most_groups:
-            tokens = self.work.lengths.draw(rng, 1, self.work.group_size)[0]
-            self._groups[self._started] = _Group(tokens, self.version, len(tokens))
-            first = self._started * self.work.group_size
-            pool.waiting.extend((first + i, each) for i, each in enumerate(tokens.tolist()))
-            self._started += 1
-            pool.fill(now)
+@njit
+def _interruptible(engines, tokens, learning, counts, how, publish):
+    """tokens, learning: [groups drawn, group size] tokens, and seconds to learn them."""
+    groups, ranks, warm_up, steps = counts
+    max_lag, in_order, recompute = how
+    size, flat = tokens.shape[1], tokens.ravel()
+    pending = np.full(len(tokens), size)
+    versions = np.zeros(len(tokens), np.int64)  # of the policy when a group was started
+    lags = np.full(len(tokens), -1)  # of the groups that were learned
+    admitted = started = version = 0
+    now = begin = 0.0
+    updated = math.inf  # when the running update will be published
+    news = False
+    while True:
+        admitted = admit(engines, flat, admitted, started * size, now)
+        while admitted == started * size and started - version * groups < (max_lag + 1) * groups:
+            versions[started] = version
+            started += 1
+            admitted = admit(engines, flat, admitted, started * size, now)
+        if news and updated == math.inf:
+            news = False
+            batch = _batch(pending, versions, lags, started, (groups, version, max_lag, in_order))
+            if len(batch) > 0:
+                lags[batch] = version - versions[batch]
+                updated = now + most_loaded(learning[batch].ravel(), ranks) + OPTIMIZER_S + publish
+        e = engines.following.argmin()
+        if engines.following[e] < updated:
+            now = engines.following[e]
+            group = complete(engines, e) // size
+            pending[group] -= 1
+            news = news or pending[group] == 0
+            continue
+        now, updated, news = updated, math.inf, True
+        version += 1
+        interrupt(engines, now, publish, recompute)
+        if version == warm_up:
+            begin = now
+        if version == warm_up + steps:
+            return (now - begin) / steps, lags[lags >= 0]
 
-    def _complete(self, number: int) -> None:
-        index = number // self.work.group_size
-        group = self._groups[index]
-        group.pending -= 1
-        if not group.pending:
-            self._done.add((group.version, index))
-            self._news = True
 
-    def _batch(self) -> list[int] | None:
-        """The groups to learn from, or None where they are not complete."""
-        self._news = False
-        if len(self._done) < self.work.groups:
-            return None
-        if self.in_order:
-            drawn = range(self.version * self.work.groups, (self.version + 1) * self.work.groups)
-            return None if any(self._groups[index].pending for index in drawn) else list(drawn)
-        batch = [index for _, index in heapq.nsmallest(self.work.groups, self._done)]
-        left = Counter(group.version for group in self._groups.values())
-        left.subtract(self._groups[index].version for index in batch)
-        count = 0
-        for version in range(self.version - self.max_lag, self.version + 1):
-            count += left[version]
-            if count > (version + self.max_lag - self.version) * self.work.groups:
-                return None
-        return batch
-
-    def _learn(self, batch: list[int]) -> float:
-        self._done -= {(self._groups[index].version, index) for index in batch}
-        self._learning = batch
-        self.lags += [self.version - self._groups[i].version for i in batch]
-        return learning_time(self.work, np.stack([self._groups[i].tokens for i in batch]), self.ranks)
-
-    def _publish(self, pool: Engines, now: float) -> None:
-        self.version += 1
-        for index in self._learning:
-            del self._groups[index]
-        self._learning, self._news = [], True
-        pool.interrupt(now, recompute=self.recompute)
+@njit
+def _batch(pending, versions, lags, started, limits):
+    """The groups to learn from, the oldest first; empty where they are not complete."""
+    groups, version, max_lag, in_order = limits
+    batch = np.zeros(groups, np.int64)
+    found = 0
+    for group in range(started):
+        if lags[group] < 0 and pending[group] == 0 and found < groups:
+            batch[found] = group
+            found += 1
+    if found < groups or (in_order and batch[-1] != (version + 1) * groups - 1):
+        return batch[:0]
+    left = place = 0
+    for group in range(started):  # those left behind, by age: as many as the updates until they are too old can take
+        if place < groups and batch[place] == group:
+            place += 1
+        elif lags[group] < 0:
+            left += 1
+            if left > (versions[group] + max_lag - version) * groups:
+                return batch[:0]
+    return batch

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from deepscaler.types import (
     FloatArray,
@@ -70,6 +70,19 @@ class Sampler(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class InterruptibleSampler(Sampler, Protocol):
+    """A sampler whose completions can go on under newer weights (`rollout.max_policy_lag` from 2 on)."""
+
+    def interrupt(self) -> None:
+        """End the generation under way, if there is one. May be called from another thread, and again.
+
+        `generate` then yields every unfinished completion as it is, with `FinishReason.CANCELLED`, and ends;
+        `Request.begun` continues it.
+        """
+        ...
 
 
 class Grader(Protocol):
@@ -188,8 +201,12 @@ class Stream(Protocol[T_co]):
         """
         ...
 
+    def cancel(self) -> None:
+        """Ask the other side to end early; what it yields until then can still be taken. May be called again."""
+        ...
+
     def close(self) -> None:
-        """Cancel the rest. Does not raise where the other side is lost."""
+        """Cancel the rest and forget it. Does not raise where the other side is lost."""
         ...
 
 

@@ -132,12 +132,17 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One group to sample: `num_samples` completions of the same prompt, indices from `first_sample_index`."""
+    """One group to sample: `num_samples` completions of the same prompt, indices from `first_sample_index`.
+
+    begun: a completion that was interrupted, to be continued up to the same budget; `num_samples` is 1 then. Its tokens
+    and their log-probabilities are part of the rollout that comes back.
+    """
 
     problem_id: str
     prompt_ids: IntArray  # [num_prompt_tokens]
     num_samples: int
     first_sample_index: int = 0
+    begun: Rollout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ class Rollout:
     completion_ids: int32 [num_tokens], up to and including the stop token, if one was emitted.
     rollout_logprobs: float32 [num_tokens], log-probability of each sampled token under the untruncated,
         temperature-scaled distribution (nats), as the engine computed it.
+    policy_version: of the first token, the oldest. later_versions: (index of the token, version) where newer weights
+        took over, of a completion that was interrupted.
     """
 
     problem_id: str
@@ -156,10 +163,19 @@ class Rollout:
     rollout_logprobs: FloatArray
     finish_reason: FinishReason
     policy_version: int
+    later_versions: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
         return len(self.completion_ids)
+
+    @property
+    def token_versions(self) -> IntArray:
+        """int32 [num_tokens]: the version of the weights that each token was sampled with."""
+        versions = np.full(self.num_tokens, self.policy_version, np.int32)
+        for start, version in self.later_versions:
+            versions[start:] = version
+        return versions
 
     @property
     def truncated(self) -> bool:

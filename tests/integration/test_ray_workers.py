@@ -20,7 +20,7 @@ from deepscaler.cluster.ray_remote import ActorOptions, RayRemote
 from deepscaler.cluster.ray_session import Local, ray_session
 from deepscaler.types import RunError, WorkerLost
 from ray_objects import Counter, broken
-from ray_processes import descendants, listening, naming
+from ray_processes import descendants, listening
 
 LIMIT_S = 60.0
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -32,7 +32,8 @@ def killed_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[su
     directory = Path("/tmp") / f"kd-{os.getpid()}"
     directory.mkdir()
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TMPDIR": str(directory)}
-    program = subprocess.Popen([sys.executable, str(SUPPORT / "killed_ray_driver.py")], env=environment)
+    command = [sys.executable, str(SUPPORT / "killed_ray_driver.py")]
+    program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     yield program, directory
     program.kill()
     directory.rmdir()
@@ -50,8 +51,8 @@ def started(killed_driver: object) -> Iterator[None]:
 def start(tmp_path: Path) -> Iterator[Callable[..., RayRemote]]:
     remotes: list[RayRemote] = []
 
-    def make(build: Callable[..., object] = Counter) -> RayRemote:
-        remotes.append(RayRemote(build, ActorOptions("worker 7", log=tmp_path / "worker.log")))
+    def make(build: Callable[..., object] = Counter, silence_s: float = 60.0) -> RayRemote:
+        remotes.append(RayRemote(build, ActorOptions("worker 7", log=tmp_path / "worker.log", silence_s=silence_s)))
         return remotes[-1]
 
     yield make
@@ -106,9 +107,8 @@ def test_a_killed_worker_is_lost_with_its_last_lines(start) -> None:
 
 
 def test_a_stopped_worker_is_ended_and_lost(start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_remote, "SILENCE_LIMIT_S", 1.0)
     monkeypatch.setattr(ray_remote, "_ASK_EVERY_S", 0.1)
-    remote = start()
+    remote = start(silence_s=1.0)
     stream = remote.stream("forever")
     pid = remote.pid
     next(stream)
@@ -151,8 +151,11 @@ def test_sigterm_is_left_to_the_training_loop() -> None:
 
 def test_nothing_is_left_of_a_ray_whose_driver_was_killed(killed_driver: tuple[subprocess.Popen, Path]) -> None:
     program, directory = killed_driver
-    assert program.wait(timeout=LIMIT_S) == -signal.SIGKILL
+    printed, _ = program.communicate(timeout=LIMIT_S)
+    assert program.returncode == -signal.SIGKILL
+    processes = [Path("/proc") / pid for pid in printed.split()]
+    assert len(processes) > 4
     deadline = time.monotonic() + LIMIT_S
-    while (left := [*directory.iterdir(), *naming(directory)]) and time.monotonic() < deadline:
+    while (left := [*directory.iterdir(), *filter(Path.exists, processes)]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,15 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
-def children_that_lead_a_session(parent: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        fields = path.read_text().rpartition(")")[2].split()
-        pid = int(path.parent.name)
-        if int(fields[1]) == parent and int(fields[3]) == pid:
-            found.append(pid)
-    return found
+def server_of(run_dir: Path) -> int:
+    """The process that writes the log of the run's server."""
+    log = (run_dir / "workers" / "vllm-server-0.log").resolve()
+    for path in Path("/proc").glob("[0-9]*/fd/1"):
+        with suppress(OSError):
+            pid = int(path.parent.parent.name)
+            if path.resolve() == log and os.getsid(pid) == pid:
+                return pid
+    raise AssertionError(f"nobody writes {log}")
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = START_LIMIT_S) -> None:
@@ -150,7 +152,7 @@ def test_a_killed_run_leaves_no_process_of_its_server(tmp_path: Path) -> None:
         wait_until(
             lambda: (run_dir / "metrics.jsonl").is_file() and "mismatch" in (run_dir / "metrics.jsonl").read_text()
         )
-        (server,) = children_that_lead_a_session(run.pid)
+        server = server_of(run_dir)
         assert len(processes_of(server)) >= 3  # server, engine, worker
     finally:
         run.send_signal(signal.SIGKILL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,10 @@ class Completions:
         self._may_come = not self._may_come
         return self._may_come
 
+    def cancel(self) -> None:
+        """What has not come yet comes with its first token only."""
+        self._rollouts = iter([begun(whole) for whole in self._rollouts])
+
     def close(self) -> None:
         self._rollouts = iter(())
 
@@ -122,6 +126,15 @@ class FakeEngine:
 
     def close(self) -> None:
         raise RunError("whoever started it closes it")
+
+
+def begun(whole: Rollout) -> Rollout:
+    return replace(
+        whole,
+        completion_ids=whole.completion_ids[:1],
+        rollout_logprobs=whole.rollout_logprobs[:1],
+        finish_reason=FinishReason.CANCELLED,
+    )
 
 
 def indices(request: Request) -> range:

@@ -75,6 +75,7 @@ class FakeVllmServer:
             "/wake_up": self._wake,
             "/reset_prefix_cache": self._reset,
             "/update_weight_version": self._label,
+            "/abort_requests": self._abort,
         }
         for path, handler in self._routes.items():
             app.router.add_post(path, handler)
@@ -119,8 +120,9 @@ class FakeVllmServer:
             await asyncio.sleep(0.002)
         del self._under_way[number]
         choice = self._choice(body, version)
-        if ended.is_set() and not self.late_tokens:
-            choice |= {"finish_reason": "abort"}
+        if ended.is_set() and not self.late_tokens:  # with what there is of it
+            content = choice["logprobs"]["content"][:2]
+            choice |= {"finish_reason": "abort", "token_ids": choice["token_ids"][:2], "logprobs": {"content": content}}
         self._num_tokens += len(choice["token_ids"])
         return web.json_response({"choices": [self.changed_choice(choice)]})
 
@@ -196,6 +198,10 @@ class FakeVllmServer:
     async def _label(self, request: web.Request) -> web.Response:
         self._version = (await request.json())["new_version"]
         return web.json_response({"success": True})
+
+    async def _abort(self, _: web.Request) -> web.Response:
+        self._end_all()
+        return web.json_response({"status": "aborted"})
 
     def _end_all(self) -> None:
         for ended in self._under_way.values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -25,14 +25,15 @@ from deepscaler.config.sections.training import CheckpointSection
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.mixture import Part, StagePlan
 from deepscaler.data.stream import ProblemStream
-from deepscaler.loop.experience import OnPolicy, Step
+from deepscaler.loop.ahead import Ahead
+from deepscaler.loop.experience import Experience, OnPolicy, Step
 from deepscaler.loop.inputs import Inputs
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.run_directory import RunDirectory
-from deepscaler.protocols import Cluster, PublishedWeights
+from deepscaler.protocols import Cluster, Grader, PublishedWeights, Sampler
 from deepscaler.randomness import generator
 from deepscaler.rewards.scoring import items_of
 from deepscaler.types import (
@@ -149,13 +150,13 @@ def samples_of(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSamp
     ]
 
 
-def recipe(num_steps: int = 4, **sections: Any) -> Recipe:
+def recipe(num_steps: int = 4, max_policy_lag: int = 0, **sections: Any) -> Recipe:
     return Recipe(
         name="fakes",
         num_steps=num_steps,
         model=ModelSection(path="unused"),
         data=DataSection(source="unused.json"),
-        rollout=RolloutSection(prompts_per_step=3, group_size=4),
+        rollout=RolloutSection(prompts_per_step=3, group_size=4, max_policy_lag=max_policy_lag),
         stages=(
             StageSection(name="short", max_completion_tokens=8, steps=2),
             StageSection(name="long", max_completion_tokens=16, reset_optimizer=True),
@@ -165,9 +166,16 @@ def recipe(num_steps: int = 4, **sections: Any) -> Recipe:
     )
 
 
-def fake_run(path: Path, recipe: Recipe, sampler: FakeSampler | None = None) -> Run:
-    learner, sampler = FakeLearner(), sampler or FakeSampler()
-    cluster = Cluster(learner, sampler, FakeGrader())
+def fake_run(
+    path: Path,
+    recipe: Recipe,
+    sampler: Sampler | None = None,
+    learner: FakeLearner | None = None,
+    grader: Grader | None = None,
+) -> Run:
+    """Where the recipe samples ahead, whoever opens the run closes its `Ahead`."""
+    learner, sampler = learner or FakeLearner(), sampler or FakeSampler()
+    cluster = Cluster(learner, sampler, grader or FakeGrader())
     problems = [Problem(f"p{i}", f"question {i}", ("7",)) for i in range(10)]
     everything = StagePlan("", (Part("", 1.0, tuple(range(len(problems)))),))
     stream = ProblemStream(problems, recipe.seed, [everything] * len(recipe.stages))
@@ -179,18 +187,21 @@ def fake_run(path: Path, recipe: Recipe, sampler: FakeSampler | None = None) -> 
         return " ".join(map(str, ids))
 
     to_items = partial(items_of, decode=decode, thinking_prefilled=False)
+    arguments = (recipe.rollout, recipe.algorithm, recipe.seed, stream, sampler, cluster.grader, encode, to_items)
+    experience: Experience = OnPolicy(*arguments)
+    if recipe.rollout.max_policy_lag:
+        experience = Ahead(*arguments, num_steps=recipe.num_steps, limit_s=2 * recipe.cluster.stall_s)
+        cluster = replace(cluster, sampler=experience.sampler)
     run = Run(
         recipe=recipe,
         recipe_digest="d",
         cluster=cluster,
-        experience=OnPolicy(
-            recipe.rollout, recipe.algorithm, recipe.seed, stream, sampler, cluster.grader, encode, to_items
-        ),
+        experience=experience,
         make_samples=samples_of,
         weights=learner.publish(),
         stream=stream,
         curriculum=Curriculum(recipe.stages, recipe.curriculum),
-        alarms=Alarms(recipe.alarms, dtype="float32", kl_estimator="k3"),
+        alarms=Alarms(recipe.alarms, max_policy_lag=recipe.rollout.max_policy_lag),
         directory=RunDirectory(path),
         progress=Progress(StringIO(), terminal=False),
         stop=StopRequest(),

@@ -21,16 +21,6 @@ def descendants(pid: int) -> list[int]:
     return [*found, *(each for child in found for each in descendants(child))]
 
 
-def naming(directory: Path) -> list[int]:
-    """Processes whose command line names the directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if str(directory).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
-
-
 def listening(pid: int) -> Iterator[str]:
     """ADDRESS:PORT of every TCP socket on which the process takes connections."""
     inodes = set()

@@ -33,7 +33,7 @@ def start_sampler(model: Any, *, stop_ids: frozenset[int], max_active: int = 16)
     """A sampler with these weights. max_active: of the requests; a server's own limit is 16."""
     context = model_context(model.config)
     settings = ServerSettings(stop_ids, "float32", context, context)
-    key = repr(sorted(model.config.to_dict().items(), key=str))
+    key = repr((model.config.model_type, [(name, tuple(p.shape)) for name, p in model.named_parameters()]))
     if key not in _PROCESSES:
         directory = _PLACE / f"model-{len(_PROCESSES)}"
         model.save_pretrained(directory)

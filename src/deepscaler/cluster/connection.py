@@ -35,7 +35,10 @@ class _Call(NamedTuple):
 
 
 class _Cancel(NamedTuple):
+    """forgotten: what is yielded after it will not be taken."""
+
     number: int
+    forgotten: bool
 
 
 class _Message(NamedTuple):
@@ -79,10 +82,10 @@ class ConnectionRemote:
         """Close the connection; the far end returns from `serve`."""
         self._connection.close()
 
-    def cancel(self, number: int) -> None:
-        """Ask the far end to stop the stream of this call."""
+    def cancel(self, number: int, *, forgotten: bool) -> None:
+        """Ask the far end to stop the stream of this call. forgotten: nobody will take what it still yields."""
         try:
-            self._connection.send(_Cancel(number))
+            self._connection.send(_Cancel(number, forgotten))
         except OSError as error:
             raise self._died(self._pending[number].method) from error
 
@@ -200,11 +203,16 @@ class ConnectionStream:
     def ready(self) -> bool:
         return self._ended or self._remote.is_ready(self._number)
 
+    def cancel(self) -> None:
+        """Ask the far end to end early; what it yields until then can still be taken."""
+        if not self._ended:
+            self._remote.cancel(self._number, forgotten=False)
+
     def close(self) -> None:
         """Cancel the rest and wait until the far end has stopped making it."""
         if not self._ended:
             with suppress(WorkerLost):
-                self._remote.cancel(self._number)
+                self._remote.cancel(self._number, forgotten=True)
                 for _ in self:
                     pass
 
@@ -221,7 +229,7 @@ class _Calls:
         self._poller = select.poll()  # asked at every decoding step: Connection.poll would make one each time
         self._poller.register(connection.fileno(), select.POLLIN)
         self._waiting: deque[_Call] = deque()
-        self._cancelled: set[int] = set()
+        self._cancelled: dict[int, _Cancel] = {}
         self._current: int | None = None
         self._closed = False
 
@@ -235,13 +243,17 @@ class _Calls:
             self._current = call.number
             yield call
             self._current = None
-            self._cancelled.discard(call.number)
+            self._cancelled.pop(call.number, None)
 
     def is_cancelled(self) -> bool:
-        """Whether nobody wants the rest of the stream under way: it was cancelled, or the near end is gone."""
+        """Whether the stream under way shall end: it was cancelled, or the near end is gone."""
         while not self._closed and self._poller.poll(0):
             self._take()
         return self._closed or self._current in self._cancelled
+
+    def is_forgotten(self) -> bool:
+        """Whether nobody will take the rest of the stream under way."""
+        return self.is_cancelled() and (self._closed or self._cancelled[self._current or 0].forgotten)
 
     def _take(self) -> None:
         try:
@@ -253,7 +265,7 @@ class _Calls:
         if isinstance(message, _Call):
             self._waiting.append(message)
         elif message.number == self._current or any(call.number == message.number for call in self._waiting):
-            self._cancelled.add(message.number)
+            self._cancelled[message.number] = message
 
 
 def serve(
@@ -281,7 +293,7 @@ def serve(
             if call.streamed:
                 for value in method(*call.arguments):
                     send(call.number, "value", value)
-                    if calls.is_cancelled():
+                    if calls.is_forgotten():
                         break
                 send(call.number, "end", None)
             else:

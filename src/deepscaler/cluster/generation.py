@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from deepscaler.cluster.assignment import Assignment
 from deepscaler.cluster.supervised import RepeatedCall, SupervisedRemote
 from deepscaler.observability.counts import counted
 from deepscaler.protocols import Sampler, Stream
-from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
+from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.02  # between two looks at remote samplers when nothing has arrived
 
@@ -74,10 +76,14 @@ class _Task:
     member: Member
     share: list[Request]
     stream: Stream[Rollout] | None = None
+    is_cancelled: bool = False
 
 
 class Generation:
-    """tell_weights: begins to load the group's weights into a member."""
+    """tell_weights: begins to load the group's weights into a member. is_interrupted: whether to end early.
+
+    An interrupted generation yields every completion: what had not ended with `FinishReason.CANCELLED`, as it was.
+    """
 
     def __init__(
         self,
@@ -86,7 +92,9 @@ class Generation:
         assignment: Assignment,
         tell_weights: Callable[[Member], None],
         report: Callable[[str], object],
+        is_interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_interrupted = is_interrupted
         self._own, self._members, self._assignment = own, members, assignment
         self._tell_weights, self._report = tell_weights, report
         self._own_stream: Iterator[Rollout] | None = None
@@ -124,7 +132,10 @@ class Generation:
 
     def _round(self) -> Iterator[Rollout]:
         """What arrives without waiting, but for the own sampler's next completion."""
-        self._hand_out()
+        if self._is_interrupted():
+            yield from self._interrupt()
+        if self._missing:
+            self._hand_out()
         if self._own_stream is not None:
             rollout = next(self._own_stream, None)
             if rollout is None:
@@ -135,6 +146,25 @@ class Generation:
             for rollout in self._arrived(task):
                 if self._is_first(rollout):
                     yield rollout
+
+    def _interrupt(self) -> Iterator[Rollout]:
+        """Let those who sample end early, and yield what nobody has begun."""
+        for task in list(self._tasks):
+            if task.stream is None:
+                self._queue.append(self._rest_of(task.share))
+                task.share = []
+            elif not task.is_cancelled:
+                task.is_cancelled = True
+                try:
+                    task.stream.cancel()
+                except WorkerLost as lost:
+                    self._replace(task, lost)
+        for share in self._queue:
+            for request in self._rest_of(share):
+                for rollout in _not_begun(request):
+                    if self._is_first(rollout):
+                        yield rollout
+        self._queue.clear()
 
     def _arrived(self, task: _Task) -> Iterator[Rollout]:
         try:
@@ -206,7 +236,8 @@ class Generation:
                 if (name, index) not in self._missing:
                     continue
                 last = rest[-1] if rest else None
-                if last is not None and last.problem_id == name and _end(last) == index:
+                follows = last is not None and last.problem_id == name and _end(last) == index
+                if last is not None and follows and request.begun is None and last.begun is None:
                     rest[-1] = replace(last, num_samples=last.num_samples + 1)
                 else:
                     rest.append(replace(request, first_sample_index=index, num_samples=1))
@@ -232,13 +263,24 @@ class Generation:
         if key not in self._missing:
             return False
         self._missing.remove(key)
-        self._assignment.note(rollout)
+        if rollout.finish_reason is not FinishReason.CANCELLED:
+            self._assignment.note(rollout)
         return True
 
 
 def _keys(requests: Sequence[Request]) -> list[tuple[str, int]]:
     """Problem and sample index of every completion."""
     return [(r.problem_id, index) for r in requests for index in range(r.first_sample_index, _end(r))]
+
+
+def _not_begun(request: Request) -> Iterator[Rollout]:
+    """The completions of a request that nobody has sampled from, as far as they were begun before."""
+    if request.begun is not None:
+        yield replace(request.begun, finish_reason=FinishReason.CANCELLED)
+        return
+    nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+    for index in range(request.first_sample_index, _end(request)):
+        yield Rollout(request.problem_id, index, request.prompt_ids, *nothing, FinishReason.CANCELLED, policy_version=0)
 
 
 def _end(request: Request) -> int:

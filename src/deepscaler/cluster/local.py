@@ -16,9 +16,11 @@ from deepscaler.cluster.life_signs import wait_limits
 from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
 from deepscaler.cluster.replica import SharedReplica
+from deepscaler.cluster.weight_copy import open_copy_sampler
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import rollout_engine
 from deepscaler.engines.registry import load_engine
+from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Cluster, Sampler
 from deepscaler.rewards.isolation.pool import make_grader
@@ -48,10 +50,12 @@ class PolicyFiles:
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
-    run_dir: processes write their standard error below it, an engine with processes of its own its published weights.
+    Where sampling and updating overlap (`rollout.max_policy_lag`), it samples from a copy in processes of its own.
+    run_dir: processes write their standard error below it; an engine with processes of its own also published weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
-    samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
+    is_torch, overlaps = recipe.rollout.engine == "torch", recipe.rollout.max_policy_lag > 0
+    samples_from_them = is_torch and not overlaps and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
     settings = divided(engine_settings(recipe, policy), count)
     notices: deque[str] = deque()
@@ -67,7 +71,13 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         helpers = stack.enter_context(starting)
         if samples_from_them:
             sampler: Sampler = sharded_sampler(computer, settings, helpers, notices.append)
-        elif recipe.rollout.engine == "torch":
+        elif is_torch and overlaps:
+            copy = policy.load(DTYPES[recipe.model.dtype])
+            opened = open_copy_sampler(
+                copy, settings, count, notices.append, limits=wait_limits(recipe.cluster), logs=run_dir / WORKERS
+            )
+            sampler = stack.enter_context(opened)
+        elif is_torch:
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
             sampler = stack.enter_context(open_engine(recipe, policy, run_dir))

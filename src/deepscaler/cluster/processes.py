@@ -40,12 +40,13 @@ def start_helpers(
     report: Callable[[str], object] = lambda text: None,
     limits: WaitLimits | None = None,
     logs: Path | None = None,
+    role: str = "worker process",
 ) -> Iterator[list[GradientHelper]]:
     """`count` processes with the computer's weights in shared memory; they end with the context.
 
     trains: whether they will be asked for gradients. build: what each holds, a `Helper` or a subclass. most_restarts:
     of one that is lost, in a row; 0 where its answers are not functions of arguments and weights. report: told of them.
-    logs: directory for what they write to standard error.
+    logs: directory for what they write to standard error. role: with a number the name of each.
     """
     num_weights = sum(p.numel() for p in computer.model.parameters()) if trains else 0
     if count:
@@ -56,7 +57,7 @@ def start_helpers(
     try:
         for number in range(1, count + 1):
             lent = torch.zeros(num_weights).share_memory_()
-            name = f"worker process {number}"
+            name = f"{role} {number}"
             log = None if logs is None else logs / f"{name.replace(' ', '-')}.log"
             start = partial(ProcessRemote, partial(build, computer, engine, lent), name, limits=limits, log=log)
             remote = SupervisedRemote(name, start, most_restarts=most_restarts, report=report)
@@ -80,10 +81,10 @@ def sharded_sampler(
 ) -> SamplerGroup:
     """An engine in this process beside those of the helpers, over the same weights."""
     remotes = [helper.remote for helper in helpers]
-    return SamplerGroup(settings.start(computer.model), remotes, load_call=_read_weights, report=report)
+    return SamplerGroup(settings.start(computer.model), remotes, load_call=read_weights, report=report)
 
 
-def _read_weights(weights: PublishedWeights) -> tuple[str, int]:
+def read_weights(weights: PublishedWeights) -> tuple[str, int]:
     """Helpers see the weights already; they are told the version and report what they see."""
     return "read_weights", weights.version
 

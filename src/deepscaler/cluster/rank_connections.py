@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 
 from deepscaler.types import RunError
 
+LOOPBACK = "127.0.0.1"
 CONNECT_LIMIT_S = 300.0
 _KEY_BYTES, _RANK_BYTES = 32, 4
 # A machine that vanishes without a word is noticed after 10 + 3 * 5 seconds.
@@ -29,9 +30,13 @@ class Meeting:
 
 
 @contextmanager
-def open_meeting(host: str) -> Iterator[tuple[Meeting, socket.socket]]:
-    """A listening socket at an address of this machine."""
-    with socket.create_server((host, 0)) as server:
+def open_meeting(host: str, *, on_one_machine: bool) -> Iterator[tuple[Meeting, socket.socket]]:
+    """A listening socket of this machine, whose name is `host`: on loopback, or for others on every interface.
+
+    A name may stand for loopback on its own machine, so what it resolves to here is not what others reach.
+    """
+    host, interface = (LOOPBACK, LOOPBACK) if on_one_machine else (host, "")
+    with socket.create_server((interface, 0)) as server:
         yield Meeting(host, server.getsockname()[1], secrets.token_bytes(_KEY_BYTES)), server
 
 

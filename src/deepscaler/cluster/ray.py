@@ -93,7 +93,7 @@ class _Plan:
 
     def start(self, name: str, place: Place, role: Role, build: Build) -> RayRemote:
         log = self.run_dir / WORKERS / f"{name.replace(' ', '-')}.log"
-        return RayRemote(build, ActorOptions(name, 1, role.gpus, place.strategy, log))
+        return RayRemote(build, ActorOptions(name, 1, role.gpus, place.strategy, log, self.recipe.cluster.silence_s))
 
 
 def _roles(recipe: Recipe) -> tuple[Role, Role]:

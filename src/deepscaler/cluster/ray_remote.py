@@ -7,7 +7,6 @@ their own, so they never wait behind calls, however many are queued (verl#7587).
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,12 +18,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from deepscaler.cluster.connection import Build
+from deepscaler.cluster.worker_log import write_stderr_to
 from deepscaler.observability import liveness
 from deepscaler.types import RunError, WorkerLost
 
 ANSWER_LIMIT_S = 3600.0  # longest wait for one answer of the actor
 START_LIMIT_S = 600.0  # longest wait for its object: imports, model, kernels
-SILENCE_LIMIT_S = 60.0  # without a sign of life; a stopped process gives none, a busy one does
 _ASK_EVERY_S = 5.0  # for a sign of life
 _POLL_S = 1.0
 _FETCH_LIMIT_S = 300.0  # for copying an answer that is there from another machine
@@ -38,8 +37,7 @@ class Served:
         self._current, self._is_busy = 0, False
         self._cancelled: set[int] = set()
         if log is not None and log.parent.is_dir():
-            with log.open("ab") as file:
-                os.dup2(file.fileno(), sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)
+            write_stderr_to(str(log))
 
     @ray.method(concurrency_group="work")
     def start(self, build: Build) -> None:
@@ -92,6 +90,7 @@ class ActorOptions:
     """How an actor is started. role: its name in messages, as in `sampler 1`.
 
     placement: Ray's scheduling strategy. log: file for its standard error, on a directory that all machines share.
+    silence_s: without a sign of life it counts as lost; a stopped process gives none, a busy one does.
     """
 
     role: str
@@ -99,6 +98,7 @@ class ActorOptions:
     num_gpus: float = 0
     placement: Any = "DEFAULT"
     log: Path | None = None
+    silence_s: float = 60.0
 
 
 class RayRemote:
@@ -108,7 +108,7 @@ class RayRemote:
     """
 
     def __init__(self, build: Build, options: ActorOptions) -> None:
-        self.role, self._log = options.role, options.log
+        self.role, self._log, self._silence_s = options.role, options.log, options.silence_s
         self._actor: Any = _ServedActor.options(
             num_cpus=options.num_cpus,
             num_gpus=options.num_gpus,
@@ -188,7 +188,7 @@ class RayRemote:
         if ray.wait([self._sign], timeout=0)[0]:
             self._tell_progress()
             self._sign, self._asked, self._was_seen = self._actor.life_sign.remote(), time.monotonic(), True
-        elif waited > (SILENCE_LIMIT_S if self._was_seen else START_LIMIT_S):
+        elif waited > (self._silence_s if self._was_seen else START_LIMIT_S):
             self._is_silent = True
             self.close()
 
@@ -210,7 +210,7 @@ class RayRemote:
         detail = text.partition("Worker exit detail: ")[2].partition(" Some common causes")[0]
         reason = f"{type(error).__name__}: {detail or text[:300]}"
         if self._is_silent:
-            reason = f"no sign of life for {SILENCE_LIMIT_S:.0f} s, so it was ended"
+            reason = f"no sign of life for {self._silence_s:.0f} s, so it was ended"
         hint = "; its machine may have run out of memory"
         return WorkerLost(f"{self.role} died during {method} ({reason}){hint}{_last_lines(self._log)}")
 
@@ -250,6 +250,11 @@ class RayStream:
 
     def ready(self) -> bool:
         return self._ended or self._remote.is_ready(self._generator)
+
+    def cancel(self) -> None:
+        """Ask the actor to end early; what it yields until then can still be taken."""
+        if not self._ended:
+            self._remote.cancel(self._number)
 
     def close(self) -> None:
         """Cancel the rest and wait until the actor has stopped making it. Does not raise where it is lost."""

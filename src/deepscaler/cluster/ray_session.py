@@ -29,16 +29,6 @@ from ray._private import ray_constants, services
 LOOPBACK = "127.0.0.1"
 CONNECT_LIMIT_S = 10.0
 MOST_TEMPORARY_PATH = 40  # characters; Ray's socket paths below it must fit into the 107 of a Unix socket
-# Waits for the end of the process that started it, then removes the directory; tries again while Ray's processes end.
-_SWEEPER = """
-import os, shutil, sys, time
-sys.stdin.read()
-for _ in range(30):
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
-    time.sleep(1)
-    if not os.path.exists(sys.argv[1]):
-        break
-"""
 # A dead machine is noticed within about 20 s instead of a minute.
 _SYSTEM_CONFIG = {"health_check_period_ms": 2000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
 
@@ -163,7 +153,7 @@ def _temporary_directory(wanted: bool) -> Iterator[Path]:
     short = len(tempfile.gettempdir()) + len("/deepscaler-ray-12345678") <= MOST_TEMPORARY_PATH
     directory = Path(tempfile.mkdtemp(prefix="deepscaler-ray-", dir=None if short else "/tmp"))
     sweeper = subprocess.Popen(
-        [sys.executable, "-I", "-c", _SWEEPER, str(directory)],
+        [sys.executable, "-I", str(Path(__file__).with_name("ray_sweeper.py")), str(directory)],
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,11 +46,19 @@ class SamplerGroup:
         self._members = [Member(remote) for remote in remotes]
         self._load_call, self._shares_devices, self._report = load_call, shares_devices, report
         self._held: tuple[PublishedWeights, WeightsInfo] | None = None
+        self._interrupted = threading.Event()
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Rollouts come as they finish, in any order. Raises RunError when nobody is left to sample."""
-        generation = Generation(self._own, self._members, self._assignment, self._tell_weights, self._report)
+        self._interrupted.clear()
+        generation = Generation(
+            self._own, self._members, self._assignment, self._tell_weights, self._report, self._interrupted.is_set
+        )
         return generation.run(requests, params)
+
+    def interrupt(self) -> None:
+        """End the generation under way; it yields unfinished completions as they are, the own sampler's excepted."""
+        self._interrupted.set()
 
     def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
         """All samplers take them over at the same time. Raises RunError when one reports other weights than another."""

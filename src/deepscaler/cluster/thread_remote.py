@@ -113,6 +113,10 @@ class ThreadStream:
     def ready(self) -> bool:
         return self._ended or not self._arrived.empty()
 
+    def cancel(self) -> None:
+        """Ask the generator to end early; what it yields until then can still be taken."""
+        self._cancelled.set()
+
     def close(self) -> None:
         """Cancel the rest, and wait until its thread has ended."""
         self._ended = True
@@ -123,7 +127,7 @@ class ThreadStream:
         try:
             for value in generate():
                 self._arrived.put(value)
-                if self._cancelled.is_set():
+                if self._ended:
                     break
             self._arrived.put(_END)
         except Exception as error:  # raised again where the stream is read

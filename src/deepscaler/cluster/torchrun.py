@@ -7,11 +7,10 @@ loads from the files that rank 0 publishes below the run's directory. torchrun e
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch.distributed as dist
 
 from deepscaler.cluster.connection import ConnectionRemote, IsCancelled, serve
 from deepscaler.cluster.life_signs import wait_limits
-from deepscaler.cluster.local import PolicyFiles, engine_settings
+from deepscaler.cluster.local import PolicyFiles, engine_settings, open_engine
 from deepscaler.cluster.model_directory import open_model
 from deepscaler.cluster.processes import divided
 from deepscaler.cluster.rank_connections import Meeting, accept_ranks, connect, open_meeting
@@ -35,7 +34,7 @@ from deepscaler.config.derived import completions_per_update
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.lifetime import die_with_parent
-from deepscaler.modeling.published_files import FileWeights
+from deepscaler.modeling.published_files import FileWeights, remove_versions
 from deepscaler.protocols import Cluster
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
@@ -81,7 +80,8 @@ class TorchrunRank:
 
 @contextmanager
 def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
-    """The workers of a run, on rank 0. Weights are published to a folder of run_dir, which every machine sees.
+    """The workers of a run, on rank 0. Weights are published below run_dir, or where vLLM servers read them; all ranks
+    see that directory.
 
     Raises ValueError where the ranks do not fit the recipe.
     """
@@ -89,27 +89,28 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     gpus = torch.cuda.device_count() if policy.files.device.type == "cuda" else None
     check_size(rank, completions_per_update(recipe), gpus, recipe.training.context_parallel)
     die_with_parent()
-    published = run_dir.absolute() / PUBLISHED_FOLDER
+    published = Path(recipe.rollout.vllm_weights_dir or run_dir.absolute() / PUBLISHED_FOLDER)
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
     limits = wait_limits(recipe.cluster)
-    with open_meeting("127.0.0.1" if rank.on_one_machine else rank.address) as (meeting, server):
+    with open_meeting(rank.address, on_one_machine=rank.on_one_machine) as (meeting, server):
         _join(rank)
         task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published)
         dist.broadcast_object_list([task])
         for number, connection in enumerate(accept_ranks(meeting, server, rank.size - 1), start=1):
             remotes.append(ConnectionRemote(connection, f"learner rank {number}", limits))
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove_published, published)
+        for remote in remotes:
+            stack.callback(remote.close)
         replica, engine = _build(task, policy, rank, lambda: False)
         group = RankGroup([OwnRank(replica), *remotes], recipe.training.context_parallel)
-        learner = PolicyLearner(group, recipe.algorithm, recipe.optimizer)
-        sampler = SamplerGroup(engine, [_never_restarted(remote) for remote in remotes], shares_devices=True)
-        with make_grader(recipe.grader) as grader:
-            yield Cluster(learner, sampler, grader, rank.size)
-    finally:
-        for remote in remotes:
-            remote.close()
-        shutil.rmtree(published, ignore_errors=True)
+        if engine is None:
+            sampler = stack.enter_context(open_engine(recipe, policy, run_dir))
+        else:
+            sampler = SamplerGroup(engine, [_never_restarted(remote) for remote in remotes], shares_devices=True)
+        grader = stack.enter_context(make_grader(recipe.grader))
+        yield Cluster(PolicyLearner(group, recipe.algorithm, recipe.optimizer), sampler, grader, rank.size)
 
 
 def serve_rank() -> None:
@@ -124,12 +125,19 @@ def serve_rank() -> None:
     task: Task = sent[0]
     connection = connect(task.meeting, rank.rank)
 
-    def build(is_cancelled: IsCancelled) -> TorchrunRank:
+    def build(is_cancelled: IsCancelled) -> object:
         files = open_model(task.model, task.recipe.model.dtype)
         replica, engine = _build(task, PolicyFiles(files, task.stop_ids, task.longest), rank, is_cancelled)
-        return TorchrunRank(replica, engine)
+        return replica if engine is None else TorchrunRank(replica, engine)
 
     serve(connection, build, ends_on_error=True, limits=wait_limits(task.recipe.cluster))
+
+
+def _remove_published(directory: Path) -> None:
+    """What this run wrote, and the directory if nothing else is in it."""
+    remove_versions(directory)
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def _never_restarted(remote: ConnectionRemote) -> SupervisedRemote:
@@ -149,9 +157,11 @@ def _join(rank: Rank) -> None:
 
 def _build(
     task: Task, policy: PolicyFiles, rank: Rank, is_cancelled: IsCancelled
-) -> tuple[ShardedReplica, TorchEngine]:
-    """This rank's part of the learner, and its engine with weights of its own."""
+) -> tuple[ShardedReplica, TorchEngine | None]:
+    """This rank's part of the learner, and its engine with weights of its own, None where servers sample."""
     check_shared(task.published)
-    settings = divided(engine_settings(task.recipe, policy), rank.size)
-    engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
+    engine = None
+    if task.recipe.rollout.engine == "torch":
+        settings = divided(engine_settings(task.recipe, policy), rank.size)
+        engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
     return sharded_replica(task.recipe, policy.load(torch.float32), task.published), engine

@@ -69,6 +69,12 @@ def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
             "algorithm.loss = 'reinforce' has no importance ratio, so updates after the first of a step are biased; "
             f"optimizer.mini_batch_prompts = {mini} makes several updates per step"
         )
+    lag = recipe.rollout.max_policy_lag
+    if lag > 0 and not algorithm.corrects_importance:
+        yield (
+            f"rollout.max_policy_lag = {lag} trains on completions of older weights, and no importance correction is "
+            "set; algorithm.importance_cap = 2 is usual"
+        )
     if algorithm.loss == "gspo" and algorithm.reduction != "sequence_mean":
         yield (
             f"algorithm.loss = 'gspo' with algorithm.reduction = {algorithm.reduction!r}: longer sequences weigh more; "

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from deepscaler.config.cluster_checks import cluster_rule, num_learner_ranks
-from deepscaler.config.context import check_context_parallel
+from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
 from deepscaler.config.derived import longest_prompt
-from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import Recipe
 from deepscaler.config.parts import ENGINES
 from deepscaler.config.sections.vllm import VllmServersSection
@@ -62,10 +60,10 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
 def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
     name = recipe.rollout.engine
     engine = ENGINES[name]
-    if recipe.cluster.kind == "torchrun" and name != "torch":
+    if recipe.cluster.kind == "torchrun" and name == "vllm":
         yield (
-            f"rollout.engine = {name!r} with cluster.kind = 'torchrun': its ranks sample with the torch engine; set "
-            "rollout.engine = 'torch', or cluster.kind = 'ray' or 'local'"
+            "rollout.engine = 'vllm' with cluster.kind = 'torchrun': an engine in the process would take over the "
+            "ranks' process group; set rollout.engine = 'torch', which samples on every rank, or 'vllm_server'"
         )
     if recipe.rollout.stop and not engine.stop_strings:
         yield (
@@ -76,6 +74,25 @@ def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
         yield (
             f"rollout.engine = {name!r} with model.float32_head: it has its own computation of logits, so learner and "
             "sampler would differ; set model.float32_head = false, or rollout.engine = 'torch'"
+        )
+
+
+def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
+    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
+    if lag > 0 and kind == "torchrun":
+        yield (
+            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
+            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
+        )
+    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
+            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
+        )
+    if lag > 0 and recipe.rollout.vllm_sleep_level > 0:
+        yield (
+            f"rollout.max_policy_lag = {lag} with rollout.vllm_sleep_level = {recipe.rollout.vllm_sleep_level}: "
+            "servers that sample during the update cannot give their GPU to it; set one of them to 0"
         )
 
 
@@ -96,7 +113,7 @@ def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
             f"rollout.vllm_python and rollout.vllm_urls {both} where the servers of rollout.engine = 'vllm_server' "
             "come from; set one of them"
         )
-    if rollout.vllm_urls and recipe.cluster.kind != "local":
+    if rollout.vllm_urls and recipe.cluster.kind == "ray":
         yield (
             f"rollout.vllm_urls with cluster.kind = {recipe.cluster.kind!r}: every sampler would load weights into all "
             "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
@@ -325,27 +342,6 @@ def _torchrun(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
-def _context_parallel(recipe: Recipe, _: Origins) -> Iterator[str]:
-    ranks = recipe.training.context_parallel
-    if ranks > 1 and recipe.cluster.kind == "local":
-        yield (
-            f"training.context_parallel = {ranks} with cluster.kind = 'local', where each process has whole sequences; "
-            "set training.context_parallel = 1, or cluster.kind = 'torchrun' or 'ray' for learner ranks"
-        )
-    learner_ranks = num_learner_ranks(recipe.cluster)
-    if recipe.cluster.kind == "ray" and learner_ranks % ranks:
-        yield (
-            f"training.context_parallel = {ranks} does not divide the learner ranks, cluster.learner_ranks or "
-            f"cluster.learner_gpus = {learner_ranks}; make that a multiple, or set training.context_parallel = 1"
-        )
-    shape = ModelShape.of_recipe(recipe) if ranks > 1 else None
-    if shape is not None:
-        try:
-            check_context_parallel(ranks, shape.num_attention_heads)
-        except ValueError as error:
-            yield str(error)
-
-
 def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
     # Refused even with importance_cap: rollout_logprobs belong to the whole distribution (types.Rollout), so the
     # importance weight cannot see which tokens top_p or top_k removed, and no other term of the loss can either.
@@ -387,8 +383,9 @@ _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
     _engine,
-    cluster_rule,
     _vllm_servers,
+    _overlap,
+    cluster_rule,
     _problems,
     _benchmarks,
     _sources,
@@ -401,7 +398,7 @@ _RULES: tuple[Rule, ...] = (
     _filtering,
     _token_budget,
     _torchrun,
-    _context_parallel,
+    context_parallel_rule,
     _sampling,
     _importance,
     _controller,

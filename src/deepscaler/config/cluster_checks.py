@@ -1,10 +1,12 @@
-"""Combinations of settings in [cluster] that are refused, and the numbers of workers that follow from it."""
+"""Combinations of settings about workers that are refused, and the numbers of workers that follow from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from deepscaler.config.context import check_context_parallel
 from deepscaler.config.derived import completions_per_update
+from deepscaler.config.memory import ModelShape
 from deepscaler.config.models import Recipe
 from deepscaler.config.sections.rollout import ClusterSection
 
@@ -34,6 +36,21 @@ def cluster_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
                 f"cluster.{here} without cluster.{other}: learner and samplers do not share GPUs under Ray, and one of "
                 f"them would compute on CPU cores; set cluster.{other} as well"
             )
+
+
+def context_parallel_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
+    ranks = recipe.training.context_parallel
+    if ranks > 1 and recipe.cluster.kind == "local":
+        yield (
+            f"training.context_parallel = {ranks} with cluster.kind = 'local', where each process has whole sequences; "
+            "set training.context_parallel = 1, or cluster.kind = 'torchrun' or 'ray' for learner ranks"
+        )
+    shape = ModelShape.of_recipe(recipe) if ranks > 1 else None
+    if shape is not None:
+        try:
+            check_context_parallel(ranks, shape.num_attention_heads)
+        except ValueError as error:
+            yield str(error)
 
 
 def _ranks(recipe: Recipe, count: int) -> Iterator[str]:

@@ -24,14 +24,16 @@ class EnginePart:
     """An engine, and what of a training recipe it can honour.
 
     path: of its `engines.registry.Engine`. stop_strings: texts that end a completion (rollout.stop). float32_head: the
-    learner's logits in float32 (model.float32_head). requires: of a function of the section that chose the engine
-    ([rollout], or an evaluation's [engine]); it raises ValueError where something is missing that only this engine
-    needs, and loads without torch. own_kernels: whether it computes logits with other code than the learner.
+    learner's logits in float32 (model.float32_head). overlaps: it can sample while the learner updates
+    (rollout.max_policy_lag). requires: of a function of the section that chose the engine ([rollout], or an
+    evaluation's [engine]); it raises ValueError where something is missing that only this engine needs, and loads
+    without torch. own_kernels: whether it computes logits with other code than the learner.
     """
 
     path: str
     stop_strings: bool = True
     float32_head: bool = True
+    overlaps: bool = True
     requires: str | None = None
     own_kernels: bool = False
 
@@ -42,6 +44,7 @@ ENGINES: Mapping[str, EnginePart] = {
         "deepscaler.engines.vllm.opening:ENGINE",
         stop_strings=False,
         float32_head=False,
+        overlaps=False,
         requires="deepscaler.engines.vllm.installation:require_in_process",
         own_kernels=True,
     ),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -68,6 +69,12 @@ class ProblemStream:
             taken.append(self._problems[self._pick(part, draw)])
         self.position += count
         return taken
+
+    def fork(self) -> ProblemStream:
+        """Another stream at this position: what it takes is not taken from this one. Only for `take`."""
+        twin = copy(self)
+        twin._restart(self.position)
+        return twin
 
     def note(self, problem_id: str, *, solved: bool) -> None:
         """Remember how the problem's latest group went, where a stage of the recipe wants to know."""

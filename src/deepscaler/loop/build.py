@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.templates import decoder
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.sources import EngineSource
+from deepscaler.loop.ahead import Ahead
 from deepscaler.loop.evaluate import sampling_params
-from deepscaler.loop.experience import MakeSamples, OnPolicy, Step
+from deepscaler.loop.experience import Experience, MakeSamples, OnPolicy, Step
 from deepscaler.loop.held_out_sets import write_held_out
 from deepscaler.loop.inputs import inputs_of
 from deepscaler.loop.progress import Progress
@@ -72,7 +73,8 @@ def open_run(
         _lock(path),
         _storage_faults_named(path),
         StopRequest() as stop,
-        load_cluster(recipe.cluster.kind)(recipe, read.policy, path) as cluster,
+        load_cluster(recipe.cluster.kind)(recipe, read.policy, path) as workers,
+        _experience(recipe, read, workers, progress) as (experience, cluster),
     ):
         weights = cluster.learner.publish()
         inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
@@ -83,22 +85,17 @@ def open_run(
             recipe=recipe,
             recipe_digest=recipe_hash(recipe),
             cluster=cluster,
-            experience=OnPolicy(
-                recipe.rollout,
-                recipe.algorithm,
-                recipe.seed,
-                read.prompts.stream,
-                cluster.sampler,
-                cluster.grader,
-                read.encode,
-                partial(items_of, decode=read.decode, thinking_prefilled=files.template.thinking_prefilled),
-                progress.on_rollout,
-            ),
+            experience=experience,
             make_samples=_make_samples_of(recipe),
             weights=weights,
             stream=read.prompts.stream,
             curriculum=Curriculum(recipe.stages, recipe.curriculum),
-            alarms=Alarms(recipe.alarms, dtype=recipe.model.dtype, kl_estimator=recipe.algorithm.kl.estimator),
+            alarms=Alarms(
+                recipe.alarms,
+                dtype=recipe.model.dtype,
+                kl_estimator=recipe.algorithm.kl.estimator,
+                max_policy_lag=recipe.rollout.max_policy_lag,
+            ),
             directory=directory,
             progress=progress,
             stop=stop,
@@ -116,6 +113,33 @@ def open_run(
         watchdog = Watchdog(path / WORKERS, lambda: f"step {run.step + 1}", recipe.cluster.stall_s)
         with watchdog.watching():
             yield run
+
+
+@contextmanager
+def _experience(
+    recipe: Recipe, read: Inputs, cluster: Cluster, progress: Progress
+) -> Iterator[tuple[Experience, Cluster]]:
+    """What makes the groups of a step, and the cluster with its sampler as everything else may use it."""
+    prefilled = read.policy.files.template.thinking_prefilled
+    arguments = (
+        recipe.rollout,
+        recipe.algorithm,
+        recipe.seed,
+        read.prompts.stream,
+        cluster.sampler,
+        cluster.grader,
+        read.encode,
+        partial(items_of, decode=read.decode, thinking_prefilled=prefilled),
+        progress.on_rollout,
+    )
+    if recipe.rollout.max_policy_lag == 0:
+        yield OnPolicy(*arguments), cluster
+        return
+    ahead = Ahead(*arguments, num_steps=recipe.num_steps, limit_s=2 * recipe.cluster.stall_s)
+    try:
+        yield ahead, replace(cluster, sampler=ahead.sampler)
+    finally:
+        ahead.close()
 
 
 def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:

@@ -94,7 +94,8 @@ class OnPolicy:
     def _graded(self, count: int, step: Step, next_index: dict[str, int]) -> list[ScoredGroup]:
         with step.clock.phase("sample"):
             group_size = step.stage.group_size or self._rollout.group_size
-            groups = self.sample(self._stream.take(count), group_size, self._params(step), next_index)
+            params = params_of(self._rollout, step.stage, seed=self._seed, step=step.number)
+            groups = self.sample(self._stream.take(count), group_size, params, next_index)
         with step.clock.phase("grade"):
             items = self.to_items(groups)
             return scored(groups, items, self._grader.grade(items))
@@ -118,14 +119,15 @@ class OnPolicy:
             self._on_rollout(rollout)
         return [Group(q.problem, tuple(rollouts[q.name, index] for index in q.indices)) for q in queries]
 
-    def _params(self, step: Step) -> SamplingParams:
-        rollout = self._rollout
-        return SamplingParams(
-            max_completion_tokens=step.stage.max_completion_tokens,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            seed=self._seed,
-            step=step.number,
-            stop=rollout.stop,  # the engine was started with rollout.stop_token_ids
-        )
+
+def params_of(rollout: RolloutSection, stage: StageSection, *, seed: int, step: int) -> SamplingParams:
+    """step: draws are keyed with it."""
+    return SamplingParams(
+        max_completion_tokens=stage.max_completion_tokens,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        seed=seed,
+        step=step,
+        stop=rollout.stop,  # the engine was started with rollout.stop_token_ids
+    )

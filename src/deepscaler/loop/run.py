@@ -152,7 +152,7 @@ class Run:
             self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, step.stage.name, collected.sampled, self.decode_prompt)
         self.directory.log_step(self.step, metrics)
-        self.progress.end_step(self.step, stats, step.clock.seconds("sample"))
+        self.progress.end_step(self.step, stats, step.clock.seconds("sampler_busy") or step.clock.seconds("sample"))
         self._raise_alarms(figures)
         return self.curriculum.observe(observation(self.step, stats))
 

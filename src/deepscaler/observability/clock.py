@@ -23,7 +23,11 @@ class StepClock:
         try:
             yield
         finally:
-            self._phases[name] = self._phases.get(name, 0.0) + time.perf_counter() - start
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Seconds of a phase that was measured elsewhere."""
+        self._phases[name] = self._phases.get(name, 0.0) + seconds
 
     def seconds(self, name: str) -> float:
         """Of one phase so far; 0 for one that was not entered."""

@@ -160,6 +160,9 @@ def _rollout_rows(
             "answer": verdict.answer,
             "detail": verdict.detail,
             "policy_version": rollout.policy_version,
+            "later_versions": [
+                {"first_token": start, "policy_version": version} for start, version in rollout.later_versions
+            ],
         }
         for rollout, text, verdict in zip(scored.group.rollouts, scored.texts, scored.verdicts, strict=True)
     ]
@@ -187,6 +190,10 @@ def _rollout_schema() -> object:
             ("answer", pa.string()),
             ("detail", pa.string()),
             ("policy_version", pa.int64()),
+            (
+                "later_versions",
+                pa.list_(pa.struct([("first_token", pa.int32()), ("policy_version", pa.int64())])),
+            ),
         ]
     )
 

@@ -20,8 +20,9 @@ OUTCOMES = {
     "grader_failed": "grader failed",
     "bad_reference": "bad reference",
 }
-# A budget far above the lengths would press them flat; beyond this factor of the longest it is not drawn.
 MAX_BANDS = 4  # of difficulty
+ON_POLICY = 0.9995  # of the effective sample size; the chart is left out where all steps are above it
+# A budget far above the lengths would press them flat; beyond this factor of the longest it is not drawn.
 BUDGET_IN_SIGHT = 2.2
 Value = str | Callable[[Row], float | None]
 
@@ -102,6 +103,12 @@ def per_second(tokens: str, seconds: str) -> Callable[[Row], float | None]:
         return count / time if is_number(count) and is_number(time) and time > 0 else None
 
     return rate
+
+
+def sampling_speed(row: Row) -> float | None:
+    """Tokens per second of the sampler's work, which a step may have waited for only in part."""
+    ahead = is_number(row.get("sampler_busy_s"))
+    return per_second("num_sampled_tokens", "sampler_busy_s" if ahead else "sample_s")(row)
 
 
 def pass_at_1_chart(runs: Sequence[RunRecord]) -> Chart:
@@ -225,6 +232,20 @@ def _health(runs: Sequence[RunRecord]) -> ChartSection:
         build.lines(("mean", "accent", "mismatch_mean"), ("largest", "muted", "mismatch_max")),
         logarithmic=True,
     )
+    effective = build.chart(
+        "ess",
+        "Effective sample size",
+        "share of the tokens",
+        "1 where trainer and engine agree on every token. Below 0.5 a few tokens carry the update.",
+        build.lines(("effective", "accent", "effective_sample_size")),
+    )
+    lag = build.chart(
+        "lag",
+        "Policy lag",
+        "versions",
+        "How many updates the oldest weights that sampled a step are behind.",
+        build.lines(("lag", "accent", "policy_lag")),
+    )
     gradient = build.chart(
         "grad",
         "Gradient norm",
@@ -255,14 +276,16 @@ def _health(runs: Sequence[RunRecord]) -> ChartSection:
         build.lines(("skipped", "wrong", "skipped_updates")),
     )
     charts = [entropy, mismatch, gradient]
-    charts += [c for c in (kl, clipped, skipped) if any(v for s in c.series for _, v in s.points)]
+    charts += [c for c in (kl, clipped, skipped, lag) if any(v for s in c.series for _, v in s.points)]
+    if any(v is not None and v < ON_POLICY for s in effective.series for _, v in s.points):
+        charts.append(effective)
     return ChartSection("Health of the optimisation", "", charts)
 
 
 def _speed(runs: Sequence[RunRecord]) -> ChartSection:
     build = _Builder(runs)
     speeds = build.lines(
-        ("sampling", "accent", per_second("num_sampled_tokens", "sample_s")),
+        ("sampling", "accent", sampling_speed),
         ("training", "second", per_second("num_trained_tokens", "update_s")),
     )
     hint = "Completion tokens sampled, and prompt and completion tokens trained on, while that phase ran."

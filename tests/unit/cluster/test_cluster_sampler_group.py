@@ -11,8 +11,8 @@ import pytest
 from deepscaler.cluster.assignment import Assignment, FixedAssignment, LengthAwareAssignment
 from deepscaler.cluster.sampler_group import SamplerGroup
 from deepscaler.cluster.supervised import SupervisedRemote
-from deepscaler.types import Request, Rollout, RunError, SamplingParams
-from fake_remotes import FakeEngine, Handle, Process
+from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams
+from fake_remotes import FakeEngine, Handle, Process, rollout
 
 PARAMS = SamplingParams(max_completion_tokens=100)
 ASSIGNMENTS = [FixedAssignment, LengthAwareAssignment]
@@ -153,8 +153,8 @@ def test_one_sampler_gets_the_requests_as_they_are():
 
 def test_shares_are_equal_in_expected_length():
     assignment = LengthAwareAssignment()
-    for rollout in group(own=FakeEngine(), kind=lambda: assignment).generate(requests(12), PARAMS):
-        assert rollout.num_tokens
+    for sampled in group(own=FakeEngine(), kind=lambda: assignment).generate(requests(12), PARAMS):
+        assert sampled.num_tokens
     shares, rest = assignment.divide(requests(12), 3, 1000)
     expected = [sum(r.num_samples * (1 + 10 * int(r.problem_id[1:])) for r in share) for share in shares]
     assert max(expected) < 1.15 * min(expected)
@@ -166,3 +166,33 @@ def test_a_single_group_is_split_for_all_samplers():
     shares, rest = LengthAwareAssignment().divide(requests(1, size=16), 4, 100)
     assert all(shares)
     assert sum(r.num_samples for share in [*shares, *rest] for r in share) == 16
+
+
+@pytest.mark.parametrize("kind", ASSIGNMENTS)
+@pytest.mark.parametrize("dies_after", [None, 2])
+def test_an_interrupted_generation_yields_everything_as_it_is_and_another_one_goes_on(kind, dies_after):
+    sampler = group(Started("a", Process(dies_after=dies_after)), Started("b"), kind=kind)
+    rollouts = sampler.generate(requests(), PARAMS)
+    found = [next(rollouts)]
+    sampler.interrupt()
+    found += rollouts
+    assert Counter((r.problem_id, r.sample_index) for r in found) == dict.fromkeys(
+        ((r.problem_id, i) for r in requests() for i in range(r.first_sample_index, r.first_sample_index + 4)), 1
+    )
+    interrupted = [r for r in found if r.finish_reason is FinishReason.CANCELLED]
+    assert interrupted and any(r.num_tokens for r in interrupted) and len(interrupted) < len(found)
+    rest = [Request(r.problem_id, r.prompt_ids, 1, r.sample_index, begun=r) for r in interrupted]
+    again = list(sampler.generate(rest, PARAMS))
+    assert {r.finish_reason for r in again} == {FinishReason.STOP}
+    assert {(r.problem_id, r.sample_index) for r in again} == {(r.problem_id, r.sample_index) for r in interrupted}
+
+
+def test_requests_that_were_begun_are_never_joined():
+    """Each carries its own tokens, and a lost sampler's rest is made of ranges of sample indices."""
+    one, prompt = Started("a", Process(dies_after=0), most_restarts=0), np.arange(5, dtype=np.int32)
+    asked = [Request("p1", prompt, 1, i, begun=rollout(Request("p1", prompt, 1), i, 1)) for i in range(4)]
+    other = Started("b")
+    list(group(one, other, kind=LengthAwareAssignment).generate(asked, PARAMS))
+    shares = [request for share in other.used[0].shares for request in share]
+    assert all(r.num_samples == 1 and r.begun is not None for r in shares)
+    assert sorted(r.begun.sample_index for r in shares) == [0, 1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ from deepscaler.engines.vllm_server.client import ServerClient
 from deepscaler.engines.vllm_server.engine import ServerSettings, VllmServerEngine
 from deepscaler.engines.vllm_server.publishing import FilePublisher
 from deepscaler.modeling.weights import LiveWeights
-from deepscaler.types import Request, RunError, SamplingParams
+from deepscaler.protocols import InterruptibleSampler
+from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams
 from fake_vllm_server import KEY, FakeVllmServer
 
 PARAMS = SamplingParams(max_completion_tokens=6, temperature=0.9, seed=5)
@@ -91,6 +93,22 @@ def test_an_abandoned_generation_leaves_the_group_usable() -> None:
         going.close()
         one.released.set()
         assert len(list(group.generate(requests(), PARAMS))) == 12
+
+
+def test_an_interrupted_generation_yields_every_completion_as_it_is(tmp_path: Path) -> None:
+    with FakeVllmServer(hold=True) as one, FakeVllmServer(hold=True) as two, grouped(one, two) as group:
+        publisher = FilePublisher(group, tmp_path, "float32")
+        assert isinstance(publisher, InterruptibleSampler)
+        rollouts: list[Rollout] = []
+        sampling = threading.Thread(target=lambda: rollouts.extend(publisher.generate(requests(), PARAMS)), daemon=True)
+        sampling.start()
+        for server in (one, two):
+            assert server.started.acquire(timeout=20)
+        publisher.interrupt()
+        sampling.join(20)
+        assert not sampling.is_alive()
+    assert {(r.problem_id, r.sample_index) for r in rollouts} == {(f"p{i}", k) for i in range(6) for k in (0, 1)}
+    assert len(rollouts) == 12 and {r.finish_reason for r in rollouts} == {FinishReason.CANCELLED}
 
 
 def test_a_server_that_cannot_be_started_is_an_error_at_once() -> None:

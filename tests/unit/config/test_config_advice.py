@@ -31,6 +31,8 @@ def test_stages_that_are_cut_short_or_never_reached_are_warned_about(sound: Path
         (["model.float32_head=true"], "model.float32_head is set in --set but not used"),
         (["data.source=x.jsonl", "data.num_problems=9"], "data.num_problems is set in --set but not used"),
         (["preset=rloo", "optimizer.mini_batch_prompts=4"], "algorithm.loss = 'reinforce' has no importance ratio"),
+        (["algorithm.importance_low=0.4"], "algorithm.importance_low is set in --set but not used"),
+        (["rollout.max_policy_lag=1"], "no importance correction is set; algorithm.importance_cap = 2 is usual"),
         (["preset=gspo", "algorithm.reduction=token_mean"], "the paper uses 'sequence_mean'"),
     ],
 )

@@ -164,6 +164,16 @@ CONTRADICTIONS = [
         ["algorithm.importance_cap=2.0"],
     ),
     (
+        ["rollout.engine=vllm", "rollout.max_policy_lag=1"],
+        ["rollout.engine", "rollout.max_policy_lag"],
+        ["rollout.engine=torch"],
+    ),
+    (
+        ["cluster.kind=torchrun", "rollout.max_policy_lag=1"],
+        ["cluster.kind", "rollout.max_policy_lag"],
+        ["rollout.max_policy_lag=0"],
+    ),
+    (
         ["algorithm.importance_mask=icepop", "algorithm.importance_cap=2"],
         ["algorithm.importance_mask", "algorithm.importance_cap", "algorithm.importance_high"],
         ["algorithm.importance_mask=sequence"],

@@ -38,6 +38,15 @@ class RolloutSection(VllmServersSection):
         doc="sequences decoded at once (cache slots)",
         gt=0,
     )
+    max_policy_lag: int = setting(
+        0,
+        unit="versions",
+        shapes="samples",
+        added=True,
+        doc="0 = sample and update in turns; n = sample while updating, with weights at most so many updates behind; "
+        "from 2 on running completions go on under new weights",
+        ge=0,
+    )
     stop_token_ids: tuple[TokenId, ...] = setting(
         (),
         shapes="samples",

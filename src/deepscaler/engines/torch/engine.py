@@ -41,7 +41,7 @@ class TorchEngine:
 
     decode: ids of a completion to its text, required for stop strings.
     max_active: most sequences decoded at once.
-    is_cancelled: called at every step; once true, unfinished sequences are dropped.
+    is_cancelled: called at every step; once true, unfinished sequences are yielded as they are.
     max_cache_bytes: upper limit of the key-value cache; by default a fraction of the free memory: on CPU measured now
         and divided by the number of cores, each of which may run an engine; on a GPU measured when the cache is
         allocated.
@@ -112,10 +112,12 @@ class TorchEngine:
         self._check_memory(requests, params)
         for request in requests:
             for index in range(request.first_sample_index, request.first_sample_index + request.num_samples):
-                scheduler.add(Sequence(request, index, self._params_of(request, index, params)))
+                scheduler.add(_sequence(request, index, self._params_of(request, index, params)))
         try:
-            while scheduler.has_unfinished and not self._is_cancelled():
+            while scheduler.has_unfinished:
                 liveness.beat()
+                if self._is_cancelled():
+                    scheduler.cancel_all()
                 for sequence in scheduler.step():
                     yield self._rollout(scheduler, sequence)
         finally:
@@ -220,3 +222,11 @@ class TorchEngine:
             finish_reason=reason,
             policy_version=self.version,
         )
+
+
+def _sequence(request: Request, index: int, params: SamplingParams) -> Sequence:
+    if request.begun is None:
+        return Sequence(request, index, params)
+    return Sequence(
+        request, index, params, _tokens=request.begun.completion_ids, _logprobs=request.begun.rollout_logprobs
+    )

@@ -88,6 +88,11 @@ class Scheduler:
                 finished += self._free_finished()
         return finished
 
+    def cancel_all(self) -> None:
+        """The next step returns every unfinished sequence as it is."""
+        for sequence in (*self._waiting, *self._state.sequences):
+            sequence.cancelled = True
+
     def close(self) -> None:
         """Free every block; unfinished sequences are dropped. May be called again."""
         self._closed_unfinished = self.has_unfinished

@@ -24,7 +24,7 @@ CONTROL_LIMIT_S = 120.0
 COMPLETION_LIMIT_S = 4 * 3600.0  # of one completion, its time in the server's queue included
 CONNECT_LIMIT_S = 20.0
 ATTEMPTS, BACKOFF_S = 4, 0.5  # of a completion whose connection drops; its draws are keyed, so it comes out the same
-POLL_S = 0.05  # between two looks at a cancellation
+POLL_S = 0.05  # between two looks whether the generation was cancelled
 WATCH_S = 10.0  # without any reply, after which the server's counters of tokens are read
 SILENCE_S = 300.0  # without a reply or a new token, after which the server counts as dead
 MOST_UNDER_WAY = 1024  # connections
@@ -84,17 +84,15 @@ class ServerClient:
     ) -> Iterator[tuple[int, Json]]:
         """(position, the server's answer) of every body, as they finish. Closing it cancels the rest.
 
-        bodies: made anew for every attempt. is_cancelled: looked at all the time; ends it as well. Raises
-        ServerLostError when the server dies or makes no progress, VllmServerError when it refuses.
+        bodies: made anew for every attempt. is_cancelled: once true, the server is told to end all, and answers with
+        what there is of each. Raises ServerLostError when the server dies or makes no progress, VllmServerError when it
+        refuses.
         """
         arrived: queue.SimpleQueue[tuple[int, Json | BaseException]] = queue.SimpleQueue()
         tasks = self._run(self._start(bodies, arrived), CONTROL_LIMIT_S)
         try:
             for _ in bodies:
-                found = self._next(arrived, is_cancelled)
-                if found is None:
-                    return
-                position, answer = found
+                position, answer = self._next(arrived, is_cancelled)
                 if isinstance(answer, BaseException):
                     raise answer
                 yield position, answer
@@ -118,14 +116,15 @@ class ServerClient:
 
     def _next(
         self, arrived: queue.SimpleQueue[tuple[int, Json | BaseException]], is_cancelled: Callable[[], bool]
-    ) -> tuple[int, Json | BaseException] | None:
-        """The next answer, None once cancelled. Raises ServerLostError after SILENCE_S without one and without a new
-        token."""
+    ) -> tuple[int, Json | BaseException]:
+        """The next answer. Raises ServerLostError after SILENCE_S without one and without a new token."""
         tokens, since = -1.0, time.monotonic()
         look = since + WATCH_S
-        while not is_cancelled():
+        while True:
             with contextlib.suppress(queue.Empty):
                 return arrived.get(timeout=POLL_S)
+            if is_cancelled():  # again and again: some may not have reached the server before
+                self.post("/abort_requests", {})
             if time.monotonic() < look:
                 continue
             look = time.monotonic() + WATCH_S
@@ -137,7 +136,6 @@ class ServerClient:
                 raise self.failure(
                     f"has made no token for {SILENCE_S:.0f} s while completions were under way", ServerLostError
                 )
-        return None
 
     def _tokens(self) -> float:
         """Tokens that the server has read and made so far. Raises VllmServerError where it does not say."""
@@ -220,11 +218,15 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def spans_version(spans: object, otherwise: int) -> int:
-    """The oldest policy version in `weight_versions` of an answer; otherwise: where it names none."""
-    versions = [
-        int(span["version"])
-        for span in (spans if isinstance(spans, list) else [])
-        if isinstance(span, Mapping) and str(span.get("version", "")).isdecimal()
-    ]
-    return min(versions, default=otherwise)
+def version_spans(spans: object, otherwise: int) -> list[tuple[int, int]]:
+    """(index of the first token, policy version) of every span in `weight_versions` of an answer, in order.
+
+    otherwise: the version where the server names none, or one that is not ours.
+    """
+    found: list[tuple[int, int]] = []
+    for span in spans if isinstance(spans, list) else []:
+        label = str(span.get("version", "")) if isinstance(span, Mapping) else ""
+        version = int(label) if label.isdecimal() else otherwise
+        if not found or found[-1][1] != version:
+            found.append((int(span["start"]), version))
+    return found or [(0, otherwise)]

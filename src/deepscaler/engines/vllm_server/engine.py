@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from deepscaler.engines.nonfinite import check_finite
-from deepscaler.engines.vllm_server.client import ServerClient, spans_version
+from deepscaler.engines.vllm_server.client import ServerClient, version_spans
 from deepscaler.engines.vllm_server.lifecycle import Lifecycle, Phase
 from deepscaler.engines.vllm_shared.requests import check_lengths, is_narrowed, refuse_stop_strings, seed_of
 from deepscaler.modeling.published_files import FileWeights, differing_tensors
@@ -25,7 +25,7 @@ DRAIN_LIMIT_S = 4 * 3600.0  # `pause` with mode wait: the longest completion
 NAMED = 4  # tensors in a message
 RESETS, RESET_WAIT_S = 20, 0.5  # blocks of aborted requests are held for a moment
 NO_LOGPROB = -9999.0  # what vLLM sends for NaN and infinity
-_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.CANCELLED}
 PauseMode = Literal["keep", "wait", "abort"]
 
 
@@ -52,13 +52,15 @@ class ServerSettings:
 class VllmServerEngine:
     """`load_weights` may be called while a generation is open, from another thread.
 
-    is_cancelled: once true, a generation drops its unfinished completions and ends.
+    is_cancelled: once true, a generation yields unfinished completions as they are (`FinishReason.CANCELLED`) and ends.
     """
 
     def __init__(
         self, client: ServerClient, settings: ServerSettings, is_cancelled: Callable[[], bool] = lambda: False
     ) -> None:
-        self._client, self._settings, self._is_cancelled = client, settings, is_cancelled
+        self._client, self._settings = client, settings
+        self._cancelled_outside = is_cancelled
+        self._interrupted = threading.Event()
         self._life = Lifecycle(client.name)
         self._lock = threading.Lock()
         self._open = 0  # generations
@@ -81,6 +83,7 @@ class VllmServerEngine:
             for request in requests
             for index in range(request.first_sample_index, request.first_sample_index + request.num_samples)
         ]
+        self._interrupted.clear()
         with self._lock:
             self._open += 1
         try:
@@ -95,6 +98,10 @@ class VllmServerEngine:
         finally:
             with self._lock:
                 self._open -= 1
+
+    def interrupt(self) -> None:
+        """End the generation under way; it yields unfinished completions as they are."""
+        self._interrupted.set()
 
     def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
         """Load a version from its files and read back what the server samples from.
@@ -140,6 +147,9 @@ class VllmServerEngine:
         self._life.end(Phase.CLOSED)
         self._client.close()
 
+    def _is_cancelled(self) -> bool:
+        return self._interrupted.is_set() or self._cancelled_outside()
+
     def _round(
         self, wanted: Sequence[tuple[Request, int]], params: SamplingParams
     ) -> Iterator[tuple[tuple[Request, int], Rollout | None]]:
@@ -149,9 +159,10 @@ class VllmServerEngine:
         def body(position: int) -> dict[str, Any]:
             sent[position] = (self._aborts, self.version)
             request, index = wanted[position]
+            begun = [] if request.begun is None else request.begun.completion_ids.tolist()
             return {
-                "token_ids": request.prompt_ids.tolist(),
-                "sampling_params": sampling_body(params, self._settings.stop_ids, request.problem_id, index),
+                "token_ids": [*request.prompt_ids.tolist(), *begun],
+                "sampling_params": sampling_body(params, self._settings.stop_ids, request, index),
             }
 
         bodies = [lambda position=position: body(position) for position in range(len(wanted))]
@@ -160,7 +171,8 @@ class VllmServerEngine:
             choice = _only_choice(answer, self._client)
             # A completion from before an abort may arrive after it, finished: it is sampled again like the others.
             aborted = choice.get("finish_reason") == "abort" or aborts != self._aborts
-            yield wanted[position], None if aborted else self._rollout(*wanted[position], choice, version, params)
+            again = aborted and not self._is_cancelled()
+            yield wanted[position], None if again else self._rollout(*wanted[position], choice, version, params)
 
     def _rollout(
         self, request: Request, sample_index: int, choice: Mapping[str, Any], version: int, params: SamplingParams
@@ -174,6 +186,12 @@ class VllmServerEngine:
         logprobs = _logprobs(choice, ids.tolist(), self._client)
         if is_narrowed(params) and not self._settings.untruncated:
             logprobs = np.full_like(logprobs, np.nan)
+        (_, first), *later = version_spans(choice.get("weight_versions"), version)
+        begun = request.begun
+        if begun is not None:
+            ids = np.concatenate([begun.completion_ids, ids])
+            logprobs = np.concatenate([begun.rollout_logprobs, logprobs])
+            later = [(start + begun.num_tokens, newer) for start, newer in later]
         return Rollout(
             problem_id=request.problem_id,
             sample_index=sample_index,
@@ -181,7 +199,8 @@ class VllmServerEngine:
             completion_ids=ids,
             rollout_logprobs=logprobs,
             finish_reason=reason,
-            policy_version=spans_version(choice.get("weight_versions"), version),
+            policy_version=first,
+            later_versions=tuple(later),
         )
 
     def _begin_update(self) -> bool:
@@ -194,10 +213,10 @@ class VllmServerEngine:
             return interrupted
         mode: PauseMode = self._settings.interrupt if interrupted else "abort"
         self._life.begin("pause")
-        self._client.post(f"/pause?mode={mode}", limit_s=DRAIN_LIMIT_S if mode == "wait" else LOAD_LIMIT_S)
-        if mode == "abort":
+        if mode == "abort":  # before it is asked: what arrives from here on is sampled again
             with self._lock:
                 self._aborts += 1
+        self._client.post(f"/pause?mode={mode}", limit_s=DRAIN_LIMIT_S if mode == "wait" else LOAD_LIMIT_S)
         return interrupted
 
     def _load(self, weights: FileWeights) -> dict[str, str]:
@@ -228,15 +247,16 @@ class VllmServerEngine:
 
 
 def sampling_body(
-    params: SamplingParams, stop_ids: frozenset[int], problem_id: str, sample_index: int
+    params: SamplingParams, stop_ids: frozenset[int], request: Request, sample_index: int
 ) -> dict[str, Any]:
     """vLLM's `SamplingParams` of one completion, as JSON."""
+    num_begun = 0 if request.begun is None else request.begun.num_tokens
     return {
         "temperature": params.temperature,
         "top_p": params.top_p,
         "top_k": params.top_k,
-        "max_tokens": params.max_completion_tokens,
-        "seed": seed_of(params, problem_id, sample_index),
+        "max_tokens": params.max_completion_tokens - num_begun,
+        "seed": seed_of(params, request.problem_id, sample_index, num_begun),
         "stop_token_ids": sorted({*stop_ids, *params.stop_token_ids}),
         "ignore_eos": True,  # only the given ids stop
         "logprobs": 0,

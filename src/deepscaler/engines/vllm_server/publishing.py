@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deepscaler.modeling.published_files import FileWeights, remove_versions, write_weights
-from deepscaler.protocols import PublishedWeights, Sampler
+from deepscaler.protocols import InterruptibleSampler, PublishedWeights
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 
 
@@ -16,11 +16,14 @@ class FilePublisher:
     root: a directory that the servers see. dtype: of their weights.
     """
 
-    def __init__(self, servers: Sampler, root: Path, dtype: str) -> None:
+    def __init__(self, servers: InterruptibleSampler, root: Path, dtype: str) -> None:
         self._servers, self._root, self._dtype = servers, root, dtype
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         return self._servers.generate(requests, params)
+
+    def interrupt(self) -> None:
+        self._servers.interrupt()
 
     def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
         """Raises RunError when a server then holds other weights. Of older versions nothing is kept."""

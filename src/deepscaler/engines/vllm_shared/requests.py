@@ -20,9 +20,13 @@ def refuse_stop_strings(params: SamplingParams) -> None:
         )
 
 
-def seed_of(params: SamplingParams, problem_id: str, sample_index: int) -> int:
-    """The seed of one completion, below 2**63: its own makes it independent of the rest of the batch."""
-    key = key_of("vllm", params.seed, params.step, problem_id, sample_index)
+def seed_of(params: SamplingParams, problem_id: str, sample_index: int, num_begun: int = 0) -> int:
+    """The seed of one completion, below 2**63: its own makes it independent of the rest of the batch.
+
+    num_begun: tokens of an interrupted completion that is continued: they were drawn with the seed of 0.
+    """
+    begun = (num_begun,) if num_begun else ()
+    key = key_of("vllm", params.seed, params.step, problem_id, sample_index, *begun)
     return int(key[0] >> np.uint64(1))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.engines.torch.scheduler import Scheduler, Sequence
@@ -74,14 +75,38 @@ def test_temperature_zero_takes_the_likeliest_token(tiny_model: Callable[..., An
     assert alone(model, 0, temperature=0.0) == alone(model, 0, temperature=0.0, seed=77) == alone(model, 0, top_k=1)
 
 
-def test_an_engine_told_to_stop_abandons_what_is_under_way(tiny_model: Callable[..., Any]) -> None:
+def test_an_engine_told_to_stop_yields_what_is_under_way_as_it_is(tiny_model: Callable[..., Any]) -> None:
     told: list[bool] = []
     engine = TorchEngine(tiny_model(), stop_ids=frozenset(), max_active=2, is_cancelled=lambda: bool(told))
     requests = [sequence(i).request for i in range(6)]
     rollouts = engine.generate(requests, PARAMS)
-    next(rollouts)
+    whole = [next(rollouts)]
     told.append(True)
-    assert len(list(rollouts)) <= 1  # what had finished in the same step
+    rest = list(rollouts)
+    whole += [r for r in rest if r.finish_reason is not FinishReason.CANCELLED]
+    assert len(whole) <= 2  # what had finished in the same step
+    assert len({r.problem_id for r in [*whole, *rest]}) == 6
+    assert engine.cache.allocator.num_used == 0
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 7])
+def test_an_interrupted_completion_goes_on_as_if_it_had_not_been(
+    tiny_model: Callable[..., Any], num_steps: int
+) -> None:
+    model, requests = tiny_model(), [sequence(i).request for i in range(3)]
+    whole = {r.problem_id: r for r in TorchEngine(model, stop_ids=frozenset({1})).generate(requests, PARAMS)}
+    steps = iter([False] * num_steps)
+    engine = TorchEngine(model, stop_ids=frozenset({1}), is_cancelled=lambda: next(steps, True))
+    parts = {r.problem_id: r for r in engine.generate(requests, PARAMS)}
+    begun = [r for r in parts.values() if r.finish_reason is FinishReason.CANCELLED]
+    assert begun and all((r.num_tokens > 0) == (num_steps > 0) for r in begun)
+    steps = iter([False] * 100)
+    again = [Request(r.problem_id, r.prompt_ids, 1, begun=r) for r in begun]
+    parts |= {r.problem_id: r for r in engine.generate(again, PARAMS)}
+    for name, rollout in whole.items():
+        assert parts[name].completion_ids.tolist() == rollout.completion_ids.tolist()
+        assert parts[name].finish_reason is rollout.finish_reason
+        np.testing.assert_allclose(parts[name].rollout_logprobs, rollout.rollout_logprobs, atol=1e-5)
 
 
 def test_the_prompt_of_sequences_that_were_cancelled_is_never_taken_for_anothers(

@@ -228,7 +228,9 @@ def test_keep_goes_on_with_the_new_weights_and_the_oldest_version_counts(tmp_pat
         sampling = started(engine, server)
         engine.load_weights(published(tmp_path, 2))
         server.released.set()
-        assert {r.policy_version for r in sampling.finished()} == {1}
+        rollouts = sampling.finished()
+        assert {(r.policy_version, r.later_versions) for r in rollouts} == {(1, ((1, 2),))}
+        assert rollouts[0].token_versions.tolist() == [1, 2, 2, 2, 2, 2]
         assert {r.policy_version for r in engine.generate(requests(), PARAMS)} == {2}
     assert len(server.bodies) == 12
     assert server.calls[4:] == ["pause keep", "deepscaler_load", "reset true", "resume"]
@@ -271,6 +273,27 @@ def test_asleep_the_weights_wake_before_the_update_and_the_cache_after_it(tmp_pa
         engine.load_weights(published(tmp_path, 3))
         assert len(list(engine.generate(requests(), PARAMS))) == 6
     assert server.calls == [f"sleep {level}", "wake weights", "deepscaler_load", "reset false", "wake kv_cache"]
+
+
+def test_a_cancelled_generation_yields_what_there_is_and_is_continued_up_to_the_same_budget() -> None:
+    server = FakeVllmServer(hold=True)
+    with opened(server) as engine:
+        sampling = started(engine, server)
+        engine.interrupt()
+        begun = sampling.finished()
+        assert {(r.finish_reason, r.num_tokens) for r in begun} == {(FinishReason.CANCELLED, 2)} and len(begun) == 6
+        server.released.set()
+        again = [Request(r.problem_id, r.prompt_ids, 1, r.sample_index, begun=r) for r in begun]
+        rollouts = {(r.problem_id, r.sample_index): r for r in engine.generate(again, PARAMS)}
+    for before in begun:
+        after = rollouts[before.problem_id, before.sample_index]
+        assert (after.num_tokens, after.finish_reason) == (6, FinishReason.LENGTH)
+        assert after.completion_ids[:2].tolist() == before.completion_ids.tolist()
+        np.testing.assert_allclose(after.rollout_logprobs, -after.completion_ids / 10, rtol=1e-6)
+    first, later = server.bodies[:6], server.bodies[6:]
+    assert {len(body["token_ids"]) for body in later} == {6, 7, 8}
+    seeds = {body["sampling_params"]["seed"] for body in (*first, *later)}
+    assert len(seeds) == 12  # continued with draws of their own
 
 
 def test_an_abandoned_generation_leaves_the_server_usable() -> None:
