@@ -6,8 +6,9 @@ read the weights where they need them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -212,9 +213,11 @@ class Cluster:
     """The workers of a run.
 
     num_processes: that add up gradients; sums are rounded in another order where there are more or fewer.
+    notices: what happened to workers, as in `worker process 1 was started again: …`; whoever tells them takes them out.
     """
 
     learner: Learner
     sampler: Sampler
     grader: Grader
     num_processes: int = 1
+    notices: deque[str] = field(default_factory=deque)

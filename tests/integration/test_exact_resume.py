@@ -37,7 +37,7 @@ def steps_of(run_dir: Path) -> list[dict[str, object]]:
     """Figures of every step, without times."""
     rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["kind"] == "step"]
     # How the machine fared is not part of what a run computes: times, and what the grader's cache had seen before.
-    apart = ("time", "grader_cached_frac")
+    apart = ("time", "grader_cached_frac", "driver_memory_mib")
     return [{k: v for k, v in row.items() if not k.endswith("_s") and k not in apart} for row in rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import torch
 
 from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.processes import sharded_sampler, start_helpers
 from deepscaler.cluster.replica import GradientHelper, SharedReplica
@@ -56,9 +58,11 @@ class Processes:
 
 
 @contextmanager
-def processes(model: Any, num_helpers: int, reference: Any = None) -> Iterator[Processes]:
+def processes(
+    model: Any, num_helpers: int, reference: Any = None, limits: WaitLimits | None = None
+) -> Iterator[Processes]:
     computer, settings = make_computer(model, reference), EngineSettings(STOP, 8)
-    with start_helpers(computer, settings, num_helpers, build=MuonHelper) as helpers:
+    with start_helpers(computer, settings, num_helpers, build=MuonHelper, limits=limits) as helpers:
         replica = SharedReplica(computer, optimizers(SECTION, shared_orthogonalise(helpers)), helpers)
         yield Processes(model, helpers, sharded_sampler(computer, settings, helpers), replica)
 
@@ -182,11 +186,11 @@ def test_a_helper_that_sees_other_weights_stops_the_run(three: Processes, tiny_m
         sampler.load_weights(other)
 
 
-def test_a_killed_worker_is_replaced_and_no_bit_changes(
+def test_a_stopped_or_killed_worker_is_replaced_and_no_bit_changes(
     tiny_model: Callable[..., Any], make_samples_of: Callable[..., list[TrainSample]]
 ) -> None:
     samples = make_samples_of([9, 4, 12, 7, 3, 10, 5])
-    with processes(tiny_model(), 1) as two:
+    with processes(tiny_model(), 1, limits=WaitLimits(silence_s=5.0)) as two:
         two.sampler.load_weights(LiveWeights(7, two.model.named_parameters))
         expected = by_key(two.sampler.generate(requests(), PARAMS))
         two.replica.accumulate(samples, None, None)
@@ -194,12 +198,8 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes(
         two.model.zero_grad(set_to_none=True)
 
         pid = pid_of(two.helpers[0])
-        os.kill(pid, signal.SIGSTOP)  # so that its share is asked of it, and none of it is sampled
-        rollouts: dict[tuple[str, int], Rollout] = {}
-        for rollout in two.sampler.generate(requests(), PARAMS):
-            if not rollouts:
-                os.kill(pid, signal.SIGKILL)
-            rollouts[rollout.problem_id, rollout.sample_index] = rollout
+        os.kill(pid, signal.SIGSTOP)
+        rollouts = by_key(two.sampler.generate(requests(), PARAMS))
         assert pid_of(two.helpers[0]) != pid
         assert rollouts.keys() == expected.keys()
         for key, rollout in rollouts.items():
@@ -268,3 +268,5 @@ def test_no_process_survives_a_killed_run(tmp_path: Path) -> None:
     while any(map(is_running, descendants)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in descendants if is_running(pid)]
+    names = [path.name for path in Path("/dev/shm").iterdir()]
+    assert not [n for n in names for pid in (process.pid, *descendants) if str(pid) in re.findall("[0-9]+", n)]

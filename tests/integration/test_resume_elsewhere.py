@@ -52,7 +52,11 @@ def sampled(path: Path, step: int) -> list[str]:
 def steps(path: Path) -> list[dict[str, Any]]:
     rows = [row for row in read_metrics(path / "metrics.jsonl") if row["kind"] == "step"]
     return [
-        {k: v for k, v in row.items() if not k.endswith("_s") and k not in ("time", "grader_cached_frac")}
+        {
+            k: v
+            for k, v in row.items()
+            if not k.endswith("_s") and k not in ("time", "grader_cached_frac", "driver_memory_mib")
+        }
         for row in rows
     ]
 

@@ -55,7 +55,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """A run that meets everything there is an event for: it is stopped, goes on, changes its stage, and ends."""
+    """A run that meets every kind of event: a worker is lost, it is stopped, goes on, changes stage, ends."""
     path = tmp_path_factory.mktemp("records")
     masked = "algorithm.importance_mask=icepop"
     with opened(path, masked) as first:
@@ -63,6 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
         def one_right(items: Sequence[GradeItem]) -> list[Verdict]:
             first.stop.requested = True
+            first.cluster.notices.append("worker process 1 was started again: it died")
             return [Verdict(Outcome.CORRECT, 1.0, "1"), *grade(items)[1:]]
 
         first.cluster.grader.grade = one_right  # type: ignore[method-assign]
@@ -82,7 +83,7 @@ def test_every_metric_of_a_step_is_documented_and_every_documented_one_is_writte
 def test_every_event_is_documented_and_every_documented_one_is_written(run: list[dict[str, Any]]) -> None:
     events = [row["event"] for row in run if row["kind"] == "event"]
     assert set(events) == {names(cells[0])[0] for cells in rows_of("run-directory.md", "metrics.jsonl")}
-    assert [e for e in events if e != "alarm"] == ["stage_change", "stop", "resume", "finished"]
+    assert [e for e in events if e != "alarm"] == ["notice", "stage_change", "stop", "resume", "finished"]
 
 
 def test_the_page_lists_the_alarms_there_are_and_which_are_fatal() -> None:

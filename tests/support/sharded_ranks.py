@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from deepscaler.cluster.connection import ConnectionRemote, serve
+from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.rank_group import RankGroup
 from deepscaler.config.models import Recipe
 from deepscaler.lifetime import die_with_parent
@@ -29,6 +30,7 @@ from tiny_models import make_model
 # Imported once, by the process that the ranks are forked from.
 PRELOADED = ["deepscaler.cluster.rank_group", "deepscaler.training.sharded_replica", "transformers.models.qwen2"]
 LIMIT_S = 60.0  # of every wait
+LIMITS = WaitLimits(start_s=LIMIT_S, silence_s=LIMIT_S, stall_s=LIMIT_S)
 _worlds = itertools.count()
 
 
@@ -135,7 +137,7 @@ def open_ranks(count: int, directory: Path) -> Iterator[Ranks]:
             process.start()
             far.close()
             processes.append(process)
-            remotes.append(ConnectionRemote(near, f"learner rank {rank}", LIMIT_S))
+            remotes.append(ConnectionRemote(near, f"learner rank {rank}", LIMITS))
         yield Ranks(remotes, [process.pid or 0 for process in processes], directory)
     finally:
         for process in processes:

@@ -6,8 +6,11 @@ message like a call; the far end looks for it between two values, and wherever i
 
 from __future__ import annotations
 
+import os
 import select
-import time
+import socket
+import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,9 +18,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from deepscaler.cluster.life_signs import LifeSigns, LifeWatch, WaitLimits
 from deepscaler.types import RunError, WorkerLost
 
-ANSWER_LIMIT_S = 3600.0  # longest wait for one message of the far end
+POLL_S = 1.0  # between two looks at a far end that sends nothing
+LIFE_SIGN = "life sign"
 IsCancelled = Callable[[], bool]
 Build = Callable[[IsCancelled], object]
 
@@ -34,7 +39,7 @@ class _Cancel(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """number: of the call it answers. kind: `value`, `end` of a stream, or `error` with its text."""
+    """number: of the call it answers. kind: `value`, `end` of a stream, `error` with its text, or a `life sign`."""
 
     number: int
     kind: str
@@ -52,11 +57,14 @@ class _Pending:
 class ConnectionRemote:
     """The near end. Over a pipe, tensors in shared memory are handed over as such.
 
-    name: role and rank of the far end, for messages. limit_s: the longest wait for one message.
+    name: role and rank of the far end, for messages.
     """
 
-    def __init__(self, connection: Connection, name: str, limit_s: float = ANSWER_LIMIT_S) -> None:
-        self._connection, self.name, self._limit_s = connection, name, limit_s
+    def __init__(self, connection: Connection, name: str, limits: WaitLimits | None = None) -> None:
+        self._connection, self.name = connection, name
+        self._limits = limits or WaitLimits()
+        self._watch = LifeWatch(self._limits)
+        _limit_sending(connection, self._limits.start_s)
         self._num_calls = 0
         self._pending: dict[int, _Pending] = {}
 
@@ -79,22 +87,22 @@ class ConnectionRemote:
             raise self._died(self._pending[number].method) from error
 
     def is_ready(self, number: int) -> bool:
-        """Whether the next message of a call is there. Raises WorkerLost when the far end died."""
+        """Whether the next message of a call is there. Raises WorkerLost when the far end is lost."""
         pending = self._pending[number]
         while not pending.arrived and self._connection.poll(0):
             self._take_message(pending.method)
+        if not pending.arrived:
+            self._check(pending.method)
         return bool(pending.arrived)
 
     def receive(self, number: int) -> _Message:
-        """The next message of a call. Raises RunError when it failed, WorkerLost when the far end died or is silent."""
-        pending, deadline = self._pending[number], time.monotonic() + self._limit_s
+        """The next message of a call. Raises RunError when it failed, WorkerLost when the far end is lost."""
+        pending = self._pending[number]
         while not pending.arrived:
-            if self._connection.poll(1.0):
+            if self._connection.poll(POLL_S):
                 self._take_message(pending.method)
-            elif not self._is_alive():
-                raise self._died(pending.method)
-            elif time.monotonic() > deadline:
-                raise WorkerLost(f"{self.name}: {pending.method}: no answer for {self._limit_s:.0f} s; the run stops")
+            if not pending.arrived:
+                self._check(pending.method)
         message = pending.arrived.popleft()
         if message.kind == "error":
             raise RunError(f"{self.name}: {pending.method} failed: {message.value}")
@@ -109,6 +117,8 @@ class ConnectionRemote:
         self._pending[self._num_calls] = _Pending(method)
         try:
             self._connection.send(_Call(self._num_calls, streamed, method, arguments))
+        except BlockingIOError as error:
+            raise WorkerLost(f"{self.name} has read nothing for {self._limits.start_s:.0f} s, in {method}") from error
         except OSError as error:
             raise self._died(method) from error
         return self._num_calls
@@ -118,18 +128,37 @@ class ConnectionRemote:
             message = _Message(*self._connection.recv())
         except (EOFError, OSError) as error:
             raise self._died(method) from error
+        idle_s = message.value if message.kind == LIFE_SIGN else 0.0
+        self._watch.heard(idle_s if isinstance(idle_s, float) else None)
         if message.number in self._pending:
             self._pending[message.number].arrived.append(message)
+
+    def _check(self, method: str) -> None:
+        """Raises WorkerLost where the far end is gone, stopped or hung; all that it sent was read."""
+        if not self._is_alive() and not self._connection.poll(0):
+            raise self._died(method)
+        if fault := self._watch.fault(self._connection.poll):
+            raise WorkerLost(f"{self.name} {fault}, in {method}{self._last_lines(hung=True)}")
 
     def _is_alive(self) -> bool:
         """What is known beside the connection, which ends with the far end's process."""
         return True
 
     def _died(self, method: str) -> WorkerLost:
-        return WorkerLost(f"{self.name} died during {method}{self._how_it_died()}")
+        return WorkerLost(f"{self.name} died during {method}{self._how_it_died()}{self._last_lines()}")
 
     def _how_it_died(self) -> str:
-        return "; its own output says why. Run the same command again to continue from the newest checkpoint"
+        return "; its own output says why"
+
+    def _last_lines(self, *, hung: bool = False) -> str:
+        """The end of what it wrote to standard error, where that is known. hung: with the stacks of its threads."""
+        return ""
+
+
+def _limit_sending(connection: Connection, seconds: float) -> None:
+    """A far end that was stopped reads nothing: a write that it keeps waiting for so long raises BlockingIOError."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), 0))
 
 
 class ConnectionFuture:
@@ -140,7 +169,7 @@ class ConnectionFuture:
         return self._remote.is_ready(self._number)
 
     def result(self) -> object:
-        """Once. Raises RunError when the call failed, WorkerLost when the far end died or is silent past the limit."""
+        """Once. Raises RunError when the call failed, WorkerLost when the far end is lost."""
         try:
             return self._remote.receive(self._number).value
         finally:
@@ -227,28 +256,40 @@ class _Calls:
             self._cancelled.add(message.number)
 
 
-def serve(connection: Connection, build: Build, *, ends_on_error: bool = False) -> None:
+def serve(
+    connection: Connection, build: Build, *, ends_on_error: bool = False, limits: WaitLimits | None = None
+) -> None:
     """The far end: build the object, then answer calls until the connection closes.
 
     build: from a function that says whether the stream under way was cancelled. An exception is reported to the near
     end, which stops the run with it. ends_on_error: and raised here, for an object whose peers wait for it elsewhere.
+    limits: of the near end.
     """
+    lock = threading.Lock()
+
+    def send(number: int, kind: str, value: object) -> None:
+        with lock:
+            connection.send(_Message(number, kind, value))
+
     calls = _Calls(connection)
+    signs = LifeSigns(lambda idle_s: send(0, LIFE_SIGN, idle_s), (limits or WaitLimits()).sign_s)
     target = build(calls.is_cancelled)
     for call in calls:
+        signs.begin()
         try:
             method = getattr(target, call.method)
             if call.streamed:
                 for value in method(*call.arguments):
-                    connection.send(_Message(call.number, "value", value))
+                    send(call.number, "value", value)
                     if calls.is_cancelled():
                         break
-                connection.send(_Message(call.number, "end", None))
+                send(call.number, "end", None)
             else:
-                connection.send(_Message(call.number, "value", method(*call.arguments)))
+                send(call.number, "value", method(*call.arguments))
         except (BrokenPipeError, ConnectionResetError):
             return
         except Exception as error:
-            connection.send(_Message(call.number, "error", f"{type(error).__name__}: {error}"))
+            send(call.number, "error", f"{type(error).__name__}: {error}")
             if ends_on_error:
                 raise
+        signs.end()

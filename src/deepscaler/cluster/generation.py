@@ -224,7 +224,7 @@ class Generation:
         if not self._tasks and self._own_stream is None:
             why = f"no sampler is left: {self._last_loss}" if self._last_loss else "the sampler ended early"
             left = counted(len(self._missing), "completion")
-            raise RunError(f"{left} cannot be sampled: {why}. Run the same command again to continue")
+            raise RunError(f"{left} cannot be sampled: {why}")
 
     def _is_first(self, rollout: Rollout) -> bool:
         """Whether nobody has sampled it before; it counts as sampled then."""

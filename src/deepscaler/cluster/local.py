@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from deepscaler.cluster.helper import EngineSettings
+from deepscaler.cluster.life_signs import wait_limits
 from deepscaler.cluster.model_directory import ModelDirectory
 from deepscaler.cluster.processes import divided, num_processes, sharded_sampler, start_helpers
 from deepscaler.cluster.replica import SharedReplica
@@ -23,6 +25,8 @@ from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.replica import adamw, policy_computer
 from deepscaler.types import SamplingParams
+
+WORKERS = "workers"  # below the run's directory: standard error and stacks of every worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +48,33 @@ class PolicyFiles:
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
-    run_dir: an engine with processes of its own keeps their logs there, and published weights.
+    run_dir: helpers write their standard error below it, and an engine with processes of its own its logs and weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
     samples_from_them = recipe.rollout.engine == "torch" and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
     settings = divided(engine_settings(recipe, policy), count)
+    notices: deque[str] = deque()
     with ExitStack() as stack:
-        helpers = stack.enter_context(start_helpers(computer, settings if samples_from_them else None, count - 1))
+        starting = start_helpers(
+            computer,
+            settings if samples_from_them else None,
+            count - 1,
+            report=notices.append,
+            limits=wait_limits(recipe.cluster),
+            logs=run_dir / WORKERS,
+        )
+        helpers = stack.enter_context(starting)
         if samples_from_them:
-            sampler: Sampler = sharded_sampler(computer, settings, helpers)
+            sampler: Sampler = sharded_sampler(computer, settings, helpers, notices.append)
         elif recipe.rollout.engine == "torch":
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
             sampler = stack.enter_context(open_engine(recipe, policy, run_dir))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
-        yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, count)
+        learner = PolicyLearner(replica, recipe.algorithm, recipe.optimizer)
+        yield Cluster(learner, sampler, grader, count, notices)
 
 
 def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from deepscaler import cpu
 from deepscaler.cluster.helper import EngineSettings, Helper
+from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.replica import GradientHelper
 from deepscaler.cluster.sampler_group import SamplerGroup
@@ -36,11 +38,14 @@ def start_helpers(
     build: Callable[..., object] = Helper,
     most_restarts: int = MOST_RESTARTS,
     report: Callable[[str], object] = lambda text: None,
+    limits: WaitLimits | None = None,
+    logs: Path | None = None,
 ) -> Iterator[list[GradientHelper]]:
     """`count` processes with the computer's weights in shared memory; they end with the context.
 
     trains: whether they will be asked for gradients. build: what each holds, a `Helper` or a subclass. most_restarts:
     of one that is lost, in a row; 0 where its answers are not functions of arguments and weights. report: told of them.
+    logs: directory for what they write to standard error.
     """
     num_weights = sum(p.numel() for p in computer.model.parameters()) if trains else 0
     if count:
@@ -52,7 +57,8 @@ def start_helpers(
         for number in range(1, count + 1):
             lent = torch.zeros(num_weights).share_memory_()
             name = f"worker process {number}"
-            start = partial(ProcessRemote, partial(build, computer, engine, lent), name)
+            log = None if logs is None else logs / f"{name.replace(' ', '-')}.log"
+            start = partial(ProcessRemote, partial(build, computer, engine, lent), name, limits=limits, log=log)
             remote = SupervisedRemote(name, start, most_restarts=most_restarts, report=report)
             helpers.append(GradientHelper(remote, lent))
         yield helpers

@@ -7,10 +7,10 @@ share, and samplers read them there.
 from __future__ import annotations
 
 import shutil
-import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from deepscaler import cpu
 from deepscaler.cluster.connection import Build, IsCancelled
 from deepscaler.cluster.engine_worker import EngineWorker
 from deepscaler.cluster.gang_rank import GangRank
-from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.local import WORKERS, PolicyFiles
 from deepscaler.cluster.only_rank import OnlyRank
 from deepscaler.cluster.rank_group import RankGroup
 from deepscaler.cluster.ray_nodes import check_nodes
@@ -39,7 +39,6 @@ from deepscaler.training.learner import PolicyLearner
 from deepscaler.training.replica import ModelReplica, adamw, policy_computer
 
 PUBLISHED = "published"  # below the run's directory: the newest weights, while the run goes on
-WORKERS = "workers"  # below the run's directory: standard error of every worker
 BYTES_PER_TOKEN = 64  # of samples and completions under way: ids, log-probabilities, weights, and copies of them
 SMALLEST_STORE = 80 * 2**20  # bytes; Ray takes no less
 
@@ -64,16 +63,19 @@ def open_ray(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Clu
         sampler = stack.enter_context(_open_samplers(plan, samplers, places[1]))
         replica = stack.enter_context(_open_learner(plan, learner, places[0], published))
         grader = stack.enter_context(make_grader(recipe.grader))
-        yield Cluster(PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, learner.count)
+        yield Cluster(
+            PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, learner.count, plan.notices
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What workers are started from."""
+    """What workers are started from. notices: of `Cluster`."""
 
     recipe: Recipe
     policy: PolicyFiles
     run_dir: Path
+    notices: deque[str] = field(default_factory=deque)
 
     def start_engine(self, name: str, place: Place, role: Role) -> Callable[[], RayRemote]:
         """A function that starts an engine's process, again if need be."""
@@ -145,15 +147,11 @@ def _open_samplers(plan: _Plan, role: Role, places: list[Place]) -> Iterator[Sam
             name = f"sampler {number}"
             start = plan.start_engine(name, place, role)
             most = plan.recipe.cluster.max_restarts
-            engines.append(SupervisedRemote(name, start, most_restarts=most, report=_report))
-        yield SamplerGroup(None, engines, report=_report)
+            engines.append(SupervisedRemote(name, start, most_restarts=most, report=plan.notices.append))
+        yield SamplerGroup(None, engines, report=plan.notices.append)
     finally:
         for engine in engines:
             engine.close()
-
-
-def _report(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from deepscaler.cluster.connection import Build
+from deepscaler.observability import liveness
 from deepscaler.types import RunError, WorkerLost
 
 ANSWER_LIMIT_S = 3600.0  # longest wait for one answer of the actor
@@ -34,7 +35,7 @@ class Served:
 
     def __init__(self, log: Path | None) -> None:
         self._target: object = None
-        self._current = 0
+        self._current, self._is_busy = 0, False
         self._cancelled: set[int] = set()
         if log is not None and log.parent.is_dir():
             with log.open("ab") as file:
@@ -47,13 +48,15 @@ class Served:
 
     @ray.method(concurrency_group="work")
     def invoke(self, method: str, arguments: tuple[object, ...]) -> object:
-        return getattr(self._target, method)(*arguments)
+        with self._busy():
+            return getattr(self._target, method)(*arguments)
 
     @ray.method(concurrency_group="work")
     def iterate(self, number: int, method: str, arguments: tuple[object, ...]) -> Iterator[object]:
         self._current = number
         if number not in self._cancelled:
-            yield from getattr(self._target, method)(*arguments)
+            with self._busy():
+                yield from getattr(self._target, method)(*arguments)
         self._cancelled.discard(number)
 
     @ray.method(concurrency_group="control")
@@ -64,6 +67,20 @@ class Served:
     @ray.method(concurrency_group="control")
     def pid(self) -> int:
         return os.getpid()
+
+    @ray.method(concurrency_group="control")
+    def life_sign(self) -> float | None:
+        """Seconds since the last progress; None without a call."""
+        return liveness.idle_s() if self._is_busy else None
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        liveness.beat()
+        self._is_busy = True
+        try:
+            yield
+        finally:
+            self._is_busy = False
 
 
 _make_actor: Any = ray.remote  # its types know of no concurrency groups
@@ -99,7 +116,7 @@ class RayRemote:
             max_restarts=0,  # a new process would have no object; who needs one makes a new remote
         ).remote(options.log)
         self._num_streams = 0
-        self._sign: Any = self._actor.pid.remote()  # of life, asked for and not yet given
+        self._sign: Any = self._actor.life_sign.remote()  # asked for and not yet given
         self._asked, self._is_silent, self._was_seen = time.monotonic(), False, False
         self._started: Any = self._actor.start.remote(build)
         self._is_started = False
@@ -169,10 +186,18 @@ class RayRemote:
         if waited < _ASK_EVERY_S:
             return
         if ray.wait([self._sign], timeout=0)[0]:
-            self._sign, self._asked, self._was_seen = self._actor.pid.remote(), time.monotonic(), True
+            self._tell_progress()
+            self._sign, self._asked, self._was_seen = self._actor.life_sign.remote(), time.monotonic(), True
         elif waited > (SILENCE_LIMIT_S if self._was_seen else START_LIMIT_S):
             self._is_silent = True
             self.close()
+
+    def _tell_progress(self) -> None:
+        """Progress of an actor that this process waits for is progress here: a long update is no stall."""
+        with suppress(RayError, GetTimeoutError):
+            idle_s: Any = ray.get(self._sign, timeout=_POLL_S)
+            if idle_s is not None and idle_s < 2 * _ASK_EVERY_S:
+                liveness.beat(idle_s)
 
     def _failed(self, error: RayTaskError, method: str) -> RunError:
         cause = error.cause

@@ -9,6 +9,7 @@ from deepscaler.protocols import Future, Remote, Stream
 from deepscaler.types import WorkerLost
 
 MOST_RESTARTS = 3  # in a row, without a finished generation in between
+REMEDY = "Run the same command again to continue from the newest checkpoint"
 
 
 class SupervisedRemote:
@@ -54,7 +55,7 @@ class SupervisedRemote:
         self._num_losses += 1
         if self._num_losses > self._most_restarts:
             again = f"; it was started again {self._most_restarts} times in a row" if self._most_restarts else ""
-            raise WorkerLost(f"{lost}{again}") from lost
+            raise WorkerLost(f"{lost}{again}. {REMEDY}") from lost
         self._remote.close()
         self._remote = self._start()
         self._num_starts += 1

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from deepscaler.cluster.connection import ConnectionRemote, IsCancelled, serve
+from deepscaler.cluster.life_signs import wait_limits
 from deepscaler.cluster.local import PolicyFiles, engine_settings, open_engine
 from deepscaler.cluster.model_directory import open_model
 from deepscaler.cluster.processes import divided
@@ -91,12 +92,13 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     published = Path(recipe.rollout.vllm_weights_dir or run_dir.absolute() / PUBLISHED_FOLDER)
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
+    limits = wait_limits(recipe.cluster)
     with open_meeting(rank.address, on_one_machine=rank.on_one_machine) as (meeting, server):
         _join(rank)
         task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published)
         dist.broadcast_object_list([task])
         for number, connection in enumerate(accept_ranks(meeting, server, rank.size - 1), start=1):
-            remotes.append(ConnectionRemote(connection, f"learner rank {number}"))
+            remotes.append(ConnectionRemote(connection, f"learner rank {number}", limits))
     with ExitStack() as stack:
         stack.callback(_remove_published, published)
         for remote in remotes:
@@ -128,7 +130,7 @@ def serve_rank() -> None:
         replica, engine = _build(task, PolicyFiles(files, task.stop_ids, task.longest), rank, is_cancelled)
         return replica if engine is None else TorchrunRank(replica, engine)
 
-    serve(connection, build, ends_on_error=True)
+    serve(connection, build, ends_on_error=True, limits=wait_limits(task.recipe.cluster))
 
 
 def _remove_published(directory: Path) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.cluster.local import PolicyFiles
+from deepscaler.cluster.local import WORKERS, PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
@@ -35,6 +35,7 @@ from deepscaler.loop.run import Run
 from deepscaler.loop.stop import StopRequest
 from deepscaler.loop.training_data import TrainingData, load_training_data, validation_notes
 from deepscaler.loop.validation import Evaluator
+from deepscaler.loop.watchdog import Watchdog
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
@@ -112,7 +113,9 @@ def open_run(
         if start.is_new:
             info = run_info(run.recipe_digest, str(model_path), device_metadata())
             directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
-        yield run
+        watchdog = Watchdog(path / WORKERS, lambda: f"step {run.step + 1}", recipe.cluster.stall_s)
+        with watchdog.watching():
+            yield run
 
 
 def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.evaluation.session import State
+from deepscaler.observability import liveness
 from deepscaler.observability.counts import counted
 from deepscaler.observability.rollout_metrics import RolloutStats
 from deepscaler.observability.terminal import control, shown
@@ -101,6 +102,7 @@ class Progress:
 
     def on_rollout(self, rollout: Rollout) -> None:
         """Called for every completion; in a long step shows how many are sampled."""
+        liveness.beat()
         self._sampled += 1
         if time.monotonic() - self._last_write >= LONG_STEP_S:
             self.update(f"{self._stage} {self._step}/{self._num_steps}  {counted(self._sampled, 'completion')} sampled")
@@ -111,6 +113,7 @@ class Progress:
         Short completions finish first and are more often right, so a count is shown at first. Pass@1 and its interval
         follow once every problem has a graded sample.
         """
+        liveness.beat()
         last = state.num_graded == state.num_completions
         if state is self._whole or not (last or self.due()):
             return

@@ -22,6 +22,7 @@ from deepscaler.loop.stop import StopRequest
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
+from deepscaler.observability.memory import MemoryWatch, available_bytes, resident_bytes
 from deepscaler.observability.rollout_metrics import rollout_stats
 from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
 from deepscaler.observability.step_stats import StepStats, step_stats
@@ -60,6 +61,7 @@ class Run:
     base_model: Path
     canary: Canary | None = None  # where learner and engine compute with different code
     published: dict[str, float] = field(default_factory=dict)  # metrics of the newest publish
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
     step: int = 0
     first_step: int = 0  # what the directory began with; above 0 for a run that went on from another one's checkpoint
     origin: dict[str, Any] | None = None  # of such a run
@@ -109,6 +111,8 @@ class Run:
     ) -> None:
         """Write the files of the step; evaluate, change the stage and save if due. Raises AlarmError."""
         self.step = step.number
+        self._watch_memory()
+        self._tell_notices()
         change = self._record(step, collected, mini_batches, update, weights)
         last = step.number == self.recipe.num_steps
         if last or change is not None or self._evaluation_due():
@@ -152,6 +156,18 @@ class Run:
         self._raise_alarms(figures)
         return self.curriculum.observe(observation(self.step, stats))
 
+    def _watch_memory(self) -> None:
+        left = self.recipe.num_steps - self.step
+        if text := self.memory.observe(resident_bytes(), available_bytes(), left):
+            self.cluster.notices.append(text)
+
+    def _tell_notices(self) -> None:
+        """Record what happened to workers since the last step."""
+        while self.cluster.notices:
+            text = self.cluster.notices.popleft()
+            self.directory.log_event(self.step, "notice", text, {})
+            self.progress.message(f"note: {text}")
+
     def _raise_alarms(self, figures: StepStats) -> None:
         """Record all alarms, then stop the run if one is fatal."""
         alarms = self.alarms.observe(figures)
@@ -172,6 +188,7 @@ class Run:
             yield
         except (Exception, KeyboardInterrupt) as error:
             with suppress(OSError):  # a full disk may be what ended the run
+                self._tell_notices()
                 self.directory.log_event(self.step, "stop", str(error) or type(error).__name__, {})
             raise
         if self.step >= self.recipe.num_steps:

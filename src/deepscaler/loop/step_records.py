@@ -7,6 +7,7 @@ from typing import Any
 
 from deepscaler.curriculum.controller import StepObservation
 from deepscaler.loop.experience import Collected, Step
+from deepscaler.observability.memory import resident_bytes
 from deepscaler.observability.rollout_metrics import RolloutStats
 from deepscaler.observability.step_stats import StepStats
 from deepscaler.types import UpdateStats
@@ -26,6 +27,7 @@ def step_metrics(
         **update.metrics,
         **step.clock.metrics(),
         "policy_lag": figures.policy_lag,
+        "driver_memory_mib": resident_bytes() / 2**20,
         "num_refills": collected.num_refills,
         "num_trained_groups": len(collected.trained),
     }

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deepscaler.observability import liveness
+
 
 class StepClock:
     """Accumulates seconds per phase; a phase entered twice adds up."""
@@ -17,6 +19,7 @@ class StepClock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        liveness.enter(name)
         try:
             yield
         finally:

@@ -25,6 +25,7 @@ from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import forward_hidden
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.positions import check_rotations
+from deepscaler.observability import liveness
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.context_parallel import ContextParallel, TokenValues
 from deepscaler.training.logprobs import token_logprobs
@@ -151,6 +152,7 @@ class GradientComputer:
         return result
 
     def _forward(self, model: Any, batch: PackedBatch) -> TokenValues:
+        liveness.beat()
         if self._context is None:
             return self._token_values(model, batch)
         return self._context.token_values(batch, partial(self._token_values, model))

@@ -111,3 +111,18 @@ class ClusterSection(Section):
         doc="ray: restarts of a sampler, and of all learner ranks from the newest checkpoint with no step done between",
         ge=0,
     )
+    silence_s: float = setting(
+        60.0,
+        unit="s",
+        shapes="nothing",
+        doc="a worker process without a sign of life for so long counts as lost; a busy one gives one every 5 s",
+        ge=20,
+    )
+    stall_s: float = setting(
+        1800.0,
+        unit="s",
+        shapes="nothing",
+        doc="longest time without any progress (decoding step, micro-batch, completion, phase): then all stacks are "
+        "written to workers/ of the run directory, and a worker counts as lost, or the run ends",
+        ge=60,
+    )

@@ -27,6 +27,7 @@ from deepscaler.engines.torch.scoring import TokenScores, score_tokens
 from deepscaler.engines.torch.stops import Decode, StopConditions
 from deepscaler.modeling.positions import fitted_context
 from deepscaler.modeling.weights import dtype_name, weights_digest
+from deepscaler.observability import liveness
 from deepscaler.observability.counts import counted
 from deepscaler.protocols import PublishedWeights
 from deepscaler.types import FloatArray, IntArray, Request, Rollout, SamplingParams, WeightsInfo
@@ -114,6 +115,7 @@ class TorchEngine:
                 scheduler.add(Sequence(request, index, self._params_of(request, index, params)))
         try:
             while scheduler.has_unfinished and not self._is_cancelled():
+                liveness.beat()
                 for sequence in scheduler.step():
                     yield self._rollout(scheduler, sequence)
         finally:

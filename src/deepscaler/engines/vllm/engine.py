@@ -23,6 +23,7 @@ from deepscaler.engines.vllm_shared.model_files import Limits
 from deepscaler.engines.vllm_shared.requests import check_lengths, refuse_stop_strings
 from deepscaler.modeling.positions import model_context
 from deepscaler.modeling.weights import dtype_name
+from deepscaler.observability import liveness
 from deepscaler.protocols import PublishedWeights
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo
 
@@ -91,6 +92,7 @@ class VllmEngine:
                     sampling = vllm_params(params, self._stop_ids, request.problem_id, index)
                     self._engine.add_request(name, prompt, sampling)
             while waiting and not self._is_cancelled():
+                liveness.beat()
                 for output in self._step():
                     if output.finished and output.request_id in waiting:
                         yield self._rollout(*waiting.pop(output.request_id), output.outputs[0], params)
