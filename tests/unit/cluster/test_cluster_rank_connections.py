@@ -12,10 +12,12 @@ import pytest
 
 from deepscaler.cluster import rank_connections
 from deepscaler.cluster.connection import ConnectionRemote, serve
+from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.rank_connections import accept_ranks, connect, open_meeting
 from deepscaler.types import RunError
 
 LIMIT_S = 20.0
+LIMITS = WaitLimits(start_s=LIMIT_S, silence_s=LIMIT_S, stall_s=LIMIT_S)
 
 
 class Counting:
@@ -49,7 +51,7 @@ def remotes(count: int) -> Iterator[list[ConnectionRemote]]:
         with socket.create_connection((meeting.host, meeting.port)) as stranger:
             stranger.sendall(bytes(36))
             connections = accept_ranks(meeting, server, count)
-    opened = [ConnectionRemote(each, f"learner rank {i}", LIMIT_S) for i, each in enumerate(connections, start=1)]
+    opened = [ConnectionRemote(each, f"learner rank {i}", LIMITS) for i, each in enumerate(connections, start=1)]
     try:
         yield opened
     finally:
@@ -93,7 +95,7 @@ def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_far_end_that_ends_is_a_lost_worker() -> None:
     near, far = socket.socketpair()
-    remote = ConnectionRemote(Connection(near.detach()), "learner rank 1", LIMIT_S)
+    remote = ConnectionRemote(Connection(near.detach()), "learner rank 1", LIMITS)
     far.close()
     with pytest.raises(RunError, match="learner rank 1 died during double"):
         remote.call("double", 1).result()

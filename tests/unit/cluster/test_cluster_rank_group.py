@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from deepscaler.cluster import rank_group
 from deepscaler.cluster.rank_group import OwnRank, RankGroup
 from deepscaler.protocols import AppliedUpdate
 from deepscaler.types import RunError, TokenSums, TrainSample
@@ -15,8 +14,8 @@ from deepscaler.types import RunError, TokenSums, TrainSample
 class AnsweringRank:
     """A remote whose calls are answered by `answer`, once all of `others` were called too."""
 
-    def __init__(self, answer: Any, others: list[str], never: bool = False) -> None:
-        self._answer, self._others, self._never = answer, others, never
+    def __init__(self, answer: Any, others: list[str]) -> None:
+        self._answer, self._others = answer, others
 
     def call(self, method: str, *arguments: Any) -> Any:
         self._others.append(method)
@@ -24,7 +23,7 @@ class AnsweringRank:
 
         class Answer:
             def ready(self) -> bool:
-                return not rank._never
+                return True
 
             def result(self) -> Any:
                 if isinstance(rank._answer, Exception):
@@ -77,14 +76,6 @@ def test_the_first_cause_is_told_and_not_what_followed_from_it() -> None:
     cause = RunError("learner rank 2 died during apply")
     with pytest.raises(RunError, match=r"^learner rank 2 died during apply$"):
         group(followed, followed, cause).apply(0.1, 1.0)
-
-
-def test_a_rank_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_group, "ANSWER_LIMIT_S", 0.05)
-    called: list[str] = []
-    ranks = [AnsweringRank(lambda *_: None, called), AnsweringRank(None, called, never=True)]
-    with pytest.raises(RunError, match=r"learner ranks 1: begin_stage: no answer"):
-        RankGroup(ranks).begin_stage(reset_optimizer=True, reset_reference=False)
 
 
 def test_ranks_that_work_together_get_the_same_samples_and_count_once(make_samples_of: Any) -> None:

@@ -25,6 +25,7 @@ COUNT = re.compile(rf" (?:(?:{ADJECTIVES}) )?(?:{NOUNS})\b")
 NEVER_ONE = {
     "{stage.steps} steps": "a stage that is cut short has two steps or more",
     "{longest} tokens": "a prompt and a completion",
+    "{completions} completions": "of an update: groups of two or more",
     "{len(problems)} rows": "of a registered benchmark",
     "{len(problems)} references": "of a registered benchmark",
     "{len(reviews)} rows": "of a registered benchmark, on a page made once",
