@@ -6,7 +6,6 @@ else, has no dashboard, and ends with this process, however that ends.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import secrets
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import _raylet as untyped_raylet
 from ray._private import ray_constants, services
 
 LOOPBACK = "127.0.0.1"
@@ -33,7 +33,7 @@ MOST_TEMPORARY_PATH = 40  # characters; Ray's socket paths below it must fit int
 _SYSTEM_CONFIG = {"health_check_period_ms": 2000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
 
 
-_raylet: Any = importlib.import_module("ray._raylet")  # types of both are incomplete
+_raylet: Any = untyped_raylet  # types of both are incomplete
 _services: Any = services
 
 
