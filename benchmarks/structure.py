@@ -91,8 +91,8 @@ REWARD = Example(
 ENGINE = Example(
     frozenset({"vllm"}),
     frozenset({"vllm", "vllm_engine", "vllm_weights"}),
-    own=("engines/vllm/", "rollout/vllm"),
-    exempt=("engines/openai/probe.py", "rollout/openai_probe.py"),  # kinds of servers
+    own=("engines/vllm", "rollout/vllm"),
+    exempt=("engines/openai/probe.py", "rollout/openai_probe.py", "cli/diagnosis/"),  # kinds of servers, packages
 )
 FAMILY = Example(frozenset({"qwen3", "q_norm"}), frozenset({"qwen3"}), own=("modeling/families/qwen3",))
 

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ class Member:
     def drop(self) -> None:
         self._is_gone = True
 
-    def begin_loading(self, load: tuple[Any, ...] | None, expected: WeightsInfo | None) -> None:
+    def begin_loading(self, load: tuple[str, *tuple[object, ...]] | None, expected: WeightsInfo | None) -> None:
         """load: method and arguments; None where its process needs to be told nothing."""
         if load is None or expected is None:
             self._loaded_by = self.remote.num_starts

@@ -30,10 +30,10 @@ class OwnRank:
     def __init__(self, target: object) -> None:
         self._target = target
 
-    def call(self, method: str, *arguments: Any) -> OwnFuture:
+    def call(self, method: str, *arguments: object) -> OwnFuture:
         return OwnFuture(lambda: getattr(self._target, method)(*arguments))
 
-    def stream(self, method: str, *arguments: Any) -> Stream[Any]:
+    def stream(self, method: str, *arguments: object) -> Stream[object]:
         raise NotImplementedError("what this process samples is not sent to it")
 
     def close(self) -> None:
@@ -41,13 +41,13 @@ class OwnRank:
 
 
 class OwnFuture:
-    def __init__(self, run: Callable[[], Any]) -> None:
+    def __init__(self, run: Callable[[], object]) -> None:
         self._run = run
 
     def ready(self) -> bool:
         return True
 
-    def result(self) -> Any:
+    def result(self) -> object:
         return self._run()
 
 
@@ -107,14 +107,14 @@ class RankGroup:
     def _shards(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         return split_evenly([s.num_tokens for s in samples], self.num_ranks // self._together)
 
-    def _shared(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _shared(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[Any]:
         """One result per share: each goes to as many ranks as work together, of which the first answers for all."""
         return self._results(method, [given for given in arguments for _ in range(self._together)])[:: self._together]
 
-    def _all(self, method: str, *arguments: Any) -> list[Any]:
+    def _all(self, method: str, *arguments: object) -> list[Any]:
         return self._results(method, [arguments] * self.num_ranks)
 
-    def _results(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    def _results(self, method: str, arguments: Iterable[tuple[object, ...]]) -> list[Any]:
         """One per rank, all called at once. Raises RunError with the first cause where one fails."""
         futures = [rank.call(method, *given) for rank, given in zip(self._ranks, arguments, strict=True)]
         waiting, results = dict(enumerate(futures)), dict[int, Any]()

@@ -129,7 +129,9 @@ class RayRemote:
 
     @property
     def pid(self) -> int:
-        return self._value(self._actor.pid.remote(), "pid", START_LIMIT_S)
+        pid = self._value(self._actor.pid.remote(), "pid", START_LIMIT_S)
+        assert isinstance(pid, int)
+        return pid
 
     def call(self, method: str, *arguments: object) -> RayFuture:
         return RayFuture(self, method, self._actor.invoke.remote(method, arguments))
@@ -147,7 +149,7 @@ class RayRemote:
         """End the process, at once."""
         ray.kill(self._actor, no_restart=True)
 
-    def is_ready(self, reference: Any, timeout_s: float = 0.0) -> bool:
+    def is_ready(self, reference: ray.ObjectRef, timeout_s: float = 0.0) -> bool:
         """Whether an answer, an error, or a generator's next value or end is there within this time.
 
         Meanwhile the process has to show signs of life: a silent one is ended, which is an error.
@@ -157,7 +159,7 @@ class RayRemote:
             self._watch()
         return bool(ready)
 
-    def wait(self, reference: Any, method: str, limit_s: float = ANSWER_LIMIT_S) -> None:
+    def wait(self, reference: ray.ObjectRef, method: str, limit_s: float = ANSWER_LIMIT_S) -> None:
         """Until it is there. Raises WorkerLost after the limit."""
         deadline = time.monotonic() + limit_s
         while not self.is_ready(reference, _POLL_S):
@@ -165,12 +167,12 @@ class RayRemote:
                 self.close()
                 raise WorkerLost(f"{self.role}: {method}: no answer for {limit_s:.0f} s; its process was ended")
 
-    def value_of(self, reference: Any, method: str) -> Any:
+    def value_of(self, reference: ray.ObjectRef, method: str) -> object:
         """What the answer holds. Raises RunError with the other side's error."""
         self.wait_until_started()
         return self._value(reference, method, ANSWER_LIMIT_S)
 
-    def _value(self, reference: Any, method: str, limit_s: float) -> Any:
+    def _value(self, reference: ray.ObjectRef, method: str, limit_s: float) -> object:
         self.wait(reference, method, limit_s)
         try:
             value = ray.get(reference, timeout=_FETCH_LIMIT_S)
@@ -216,7 +218,7 @@ class RayRemote:
 
 
 class RayFuture:
-    def __init__(self, remote: RayRemote, method: str, reference: Any) -> None:
+    def __init__(self, remote: RayRemote, method: str, reference: ray.ObjectRef) -> None:
         self._remote, self._method, self._reference = remote, method, reference
 
     def ready(self) -> bool:
@@ -235,10 +237,10 @@ class RayStream:
         self._remote, self._method, self._number, self._generator = remote, method, number, generator
         self._ended = False
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         if self._ended:
             raise StopIteration
         try:

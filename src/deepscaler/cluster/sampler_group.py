@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from deepscaler.cluster.assignment import Assignment, FixedAssignment
 from deepscaler.cluster.generation import Generation, Member
@@ -12,10 +11,10 @@ from deepscaler.cluster.supervised import SupervisedRemote
 from deepscaler.protocols import PublishedWeights, Sampler
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
 
-LoadCall = Callable[[PublishedWeights], tuple[Any, ...]]
+LoadCall = Callable[[PublishedWeights], tuple[str, *tuple[object, ...]]]
 
 
-def load_by_handle(weights: PublishedWeights) -> tuple[Any, ...]:
+def load_by_handle(weights: PublishedWeights) -> tuple[str, *tuple[object, ...]]:
     """The remote object is a `Sampler`, and the handle can be sent to it."""
     return "load_weights", weights
 

@@ -44,10 +44,10 @@ class SupervisedRemote:
         """The process of now."""
         return self._remote
 
-    def call(self, method: str, *arguments: Any) -> RepeatedCall:
+    def call(self, method: str, *arguments: object) -> RepeatedCall:
         return RepeatedCall(self, method, arguments)
 
-    def stream(self, method: str, *arguments: Any) -> Stream[Any]:
+    def stream(self, method: str, *arguments: object) -> Stream[Any]:
         return self._remote.stream(method, *arguments)
 
     def restart(self, lost: WorkerLost) -> None:
@@ -72,7 +72,7 @@ class SupervisedRemote:
 class RepeatedCall:
     """The answer to a call, from the process that it was sent to or from one of its successors."""
 
-    def __init__(self, owner: SupervisedRemote, method: str, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, owner: SupervisedRemote, method: str, arguments: tuple[object, ...]) -> None:
         self._owner, self._method, self._arguments = owner, method, arguments
         self._send()
 

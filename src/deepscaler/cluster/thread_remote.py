@@ -37,11 +37,11 @@ class ThreadRemote:
         """Raises what building it raised."""
         self._object.result(ANSWER_LIMIT_S)
 
-    def call(self, method: str, *arguments: Any) -> ThreadCall:
+    def call(self, method: str, *arguments: object) -> ThreadCall:
         self._check_open(method)
         return ThreadCall(self._calls.submit(lambda: getattr(self._built(), method)(*arguments)), self.name, method)
 
-    def stream(self, method: str, *arguments: Any) -> ThreadStream:
+    def stream(self, method: str, *arguments: object) -> ThreadStream:
         self._check_open(method)
         self._cancelled.clear()
         return ThreadStream(
@@ -69,13 +69,13 @@ class ThreadRemote:
 
 
 class ThreadCall:
-    def __init__(self, future: ThreadFuture[Any], name: str, method: str) -> None:
+    def __init__(self, future: ThreadFuture[object], name: str, method: str) -> None:
         self._future, self._name, self._method = future, name, method
 
     def ready(self) -> bool:
         return self._future.done()
 
-    def result(self) -> Any:
+    def result(self) -> object:
         """Raises what the call raised."""
         try:
             return self._future.result(ANSWER_LIMIT_S)
@@ -86,27 +86,28 @@ class ThreadCall:
 class ThreadStream:
     """What a generator yields in a thread of its own."""
 
-    def __init__(self, generate: Callable[[], Iterator[Any]], cancelled: threading.Event, name: str) -> None:
+    def __init__(self, generate: Callable[[], Iterator[object]], cancelled: threading.Event, name: str) -> None:
         self._cancelled, self._name = cancelled, name
-        self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._ended = False
         self._thread = threading.Thread(target=self._run, args=(generate,), daemon=True, name=name)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         if self._ended:
             raise StopIteration
         try:
             value = self._arrived.get(timeout=ANSWER_LIMIT_S)
         except queue.Empty as error:
             raise WorkerLost(f"{self._name}: no answer for {ANSWER_LIMIT_S:.0f} s") from error
-        if value is _END or isinstance(value, _Raised):
+        if value is _END:
             self._ended = True
-            if value is _END:
-                raise StopIteration
+            raise StopIteration
+        if isinstance(value, _Raised):
+            self._ended = True
             raise value.error
         return value
 
@@ -123,7 +124,7 @@ class ThreadStream:
         self._cancelled.set()
         self._thread.join(END_LIMIT_S)
 
-    def _run(self, generate: Callable[[], Iterator[Any]]) -> None:
+    def _run(self, generate: Callable[[], Iterator[object]]) -> None:
         try:
             for value in generate():
                 self._arrived.put(value)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
+from deepscaler.config.data_checks import bands_rule, benchmarks_rule, problems_rule, sources_rule
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
-from deepscaler.config.parts import ENGINES
-from deepscaler.config.sections.vllm import VllmServersSection
+from deepscaler.config.rollout_checks import engine_rule, overlap_rule, vllm_servers_rule
 
 Origins = Mapping[str, str]
 Rule = Callable[[Recipe, Origins], Iterator[str]]
@@ -54,175 +54,6 @@ def _sft_shape(recipe: Recipe, _: Origins) -> Iterator[str]:
         yield (
             f"sft.warmup_steps = {sft.warmup_steps} leaves no steps of sft.steps = {sft.steps} "
             "after the warm-up; lower the first or raise the second"
-        )
-
-
-def _engine(recipe: Recipe, _: Origins) -> Iterator[str]:
-    name = recipe.rollout.engine
-    engine = ENGINES[name]
-    if recipe.cluster.kind == "torchrun" and name == "vllm":
-        yield (
-            "rollout.engine = 'vllm' with cluster.kind = 'torchrun': an engine in the process would take over the "
-            "ranks' process group; set rollout.engine = 'torch', which samples on every rank, or 'vllm_server'"
-        )
-    if recipe.rollout.stop and not engine.stop_strings:
-        yield (
-            f"rollout.engine = {name!r} with rollout.stop: it runs without a tokenizer here and cannot match strings; "
-            "set rollout.stop_token_ids instead, or rollout.engine = 'torch'"
-        )
-    if recipe.model.float32_head and not engine.float32_head:
-        yield (
-            f"rollout.engine = {name!r} with model.float32_head: it has its own computation of logits, so learner and "
-            "sampler would differ; set model.float32_head = false, or rollout.engine = 'torch'"
-        )
-
-
-def _overlap(recipe: Recipe, _: Origins) -> Iterator[str]:
-    name, kind, lag = recipe.rollout.engine, recipe.cluster.kind, recipe.rollout.max_policy_lag
-    if lag > 0 and kind == "torchrun":
-        yield (
-            f"rollout.max_policy_lag = {lag} with cluster.kind = 'torchrun': its ranks sample and learn in turns, "
-            "in the same processes; set rollout.max_policy_lag = 0, or cluster.kind = 'ray'"
-        )
-    if lag > 0 and kind == "local" and not ENGINES[name].overlaps:
-        yield (
-            f"rollout.max_policy_lag = {lag} with rollout.engine = {name!r}: it samples in the learner's process, so "
-            "both take turns; set rollout.max_policy_lag = 0, or an engine with processes of its own"
-        )
-    if lag > 0 and recipe.rollout.vllm_sleep_level > 0:
-        yield (
-            f"rollout.max_policy_lag = {lag} with rollout.vllm_sleep_level = {recipe.rollout.vllm_sleep_level}: "
-            "servers that sample during the update cannot give their GPU to it; set one of them to 0"
-        )
-
-
-def _vllm_servers(recipe: Recipe, _: Origins) -> Iterator[str]:
-    rollout = recipe.rollout
-    fields = VllmServersSection.model_fields
-    given = [name for name, field in fields.items() if getattr(rollout, name) != field.default]
-    if rollout.engine != "vllm_server":
-        if given:
-            yield (
-                f"rollout.{given[0]} does nothing with rollout.engine = {rollout.engine!r}; remove it, or set "
-                "rollout.engine = 'vllm_server'"
-            )
-        return
-    if bool(rollout.vllm_python) == bool(rollout.vllm_urls):
-        both = "both say" if rollout.vllm_python else "do not say"
-        yield (
-            f"rollout.vllm_python and rollout.vllm_urls {both} where the servers of rollout.engine = 'vllm_server' "
-            "come from; set one of them"
-        )
-    if rollout.vllm_urls and recipe.cluster.kind == "ray":
-        yield (
-            f"rollout.vllm_urls with cluster.kind = {recipe.cluster.kind!r}: every sampler would load weights into all "
-            "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
-            "'local'"
-        )
-    if rollout.vllm_urls and not rollout.vllm_weights_dir:
-        yield (
-            "rollout.vllm_urls without rollout.vllm_weights_dir: the servers load every published version from files; "
-            "name a directory that they share with this machine"
-        )
-    for name in ("vllm_servers", "vllm_args"):
-        if rollout.vllm_urls and name in given:
-            yield f"rollout.{name} is for servers that rollout.vllm_python starts, not for rollout.vllm_urls; remove it"
-
-
-def _benchmarks(recipe: Recipe, _: Origins) -> Iterator[str]:
-    section = recipe.evaluation
-    if section.benchmarks_dir is not None and not section.benchmarks:
-        yield (
-            "evaluation.benchmarks_dir without evaluation.benchmarks: name the benchmarks to evaluate, or remove the "
-            "directory"
-        )
-    for name in ("benchmarks", "validation_files"):
-        if getattr(section, name) and recipe.data.source == "synthetic":
-            yield (
-                f"evaluation.{name} with data.source = 'synthetic': synthetic problems have validation sets of their "
-                f"own; remove evaluation.{name}, or train on real problems"
-            )
-
-
-def _problems(recipe: Recipe, _: Origins) -> Iterator[str]:
-    data = recipe.data
-    if data.min_operations > data.max_operations:
-        yield (
-            f"data.min_operations = {data.min_operations} exceeds data.max_operations = {data.max_operations}; swap "
-            "them"
-        )
-    if data.source == "synthetic" and recipe.rollout.prompts_per_step > data.num_problems:
-        yield (
-            f"rollout.prompts_per_step = {recipe.rollout.prompts_per_step} exceeds data.num_problems = "
-            f"{data.num_problems}, so no step could be filled; raise data.num_problems"
-        )
-    if data.source == "synthetic" and not recipe.evaluation.set_operations:
-        yield (
-            "evaluation.set_operations is empty and data.source = 'synthetic' has no other held-out problems; name at "
-            "least one chain length"
-        )
-
-
-def _sources(recipe: Recipe, _: Origins) -> Iterator[str]:
-    data = recipe.data
-    names = [source.name for source in data.sources]
-    if data.source == "mix" and not names:
-        yield "data.source = 'mix' needs data.sources, one [[data.sources]] table per file; add them, or name one file"
-    if data.source != "mix" and names:
-        yield f"data.sources names {', '.join(names)}, but data.source = {data.source!r}; set data.source = 'mix'"
-    for index, source in enumerate(data.sources):
-        if source.name in names[:index]:
-            yield (
-                f"data.sources.{names.index(source.name)}.name and data.sources.{index}.name are both "
-                f"{source.name!r}; stages tell sources apart by name, so rename one"
-            )
-        if source.path in ("synthetic", "mix"):
-            yield (
-                f"data.sources.{index}.path = {source.path!r} is not a file; generated problems cannot be mixed "
-                "with others: set data.source = 'synthetic' without data.sources"
-            )
-    for index, stage in enumerate(recipe.stages):
-        if stage.sources is None:
-            continue
-        unknown = [name for name in stage.sources if name not in names]
-        if unknown or not stage.sources:
-            yield (
-                f"stages.{index}.sources = {list(stage.sources)} must name some of data.sources "
-                f"({', '.join(names) or 'none is defined'}); remove it to draw from all"
-            )
-
-
-def _bands(recipe: Recipe, _: Origins) -> Iterator[str]:
-    data = recipe.data
-    for index, stage in enumerate(recipe.stages):
-        key = f"stages.{index}"
-        low, high = stage.min_difficulty, stage.max_difficulty
-        if low is not None and high is not None and low > high:
-            yield f"{key}.min_difficulty = {low:g} exceeds {key}.max_difficulty = {high:g}; swap them"
-        if stage.longest_prompt is not None and stage.shortest_prompt > stage.longest_prompt:
-            yield (
-                f"{key}.shortest_prompt = {stage.shortest_prompt} exceeds {key}.longest_prompt = "
-                f"{stage.longest_prompt}; swap them"
-            )
-        for name in ("shortest_prompt", "longest_prompt"):
-            tokens = getattr(stage, name)
-            if tokens is not None and tokens > data.max_prompt_tokens:
-                yield (
-                    f"{key}.{name} = {tokens} exceeds data.max_prompt_tokens = {data.max_prompt_tokens}; longer "
-                    "prompts are dropped at load; raise the second or lower the first"
-                )
-        if data.source == "synthetic" and (
-            (low is not None and low > data.max_operations) or (high is not None and high < data.min_operations)
-        ):
-            yield (
-                f"{key}.min_difficulty and {key}.max_difficulty leave no problem: difficulty is the number of "
-                f"operations, data.min_operations = {data.min_operations} to data.max_operations = "
-                f"{data.max_operations}"
-            )
-    if recipe.stages[0].drop_solved:
-        yield (
-            "stages.0.drop_solved = true has no effect, because no group is sampled before the first of [[stages]]; "
-            "set it in a later stage"
         )
 
 
@@ -334,14 +165,6 @@ def _token_budget(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
 
 
-def _torchrun(recipe: Recipe, _: Origins) -> Iterator[str]:
-    if recipe.cluster.kind == "torchrun" and recipe.rollout.engine == "vllm":
-        yield (
-            "cluster.kind = 'torchrun' with rollout.engine = 'vllm': an engine in the process would take over its "
-            "process group; set rollout.engine = 'torch', which samples on every rank"
-        )
-
-
 def _sampling(recipe: Recipe, _: Origins) -> Iterator[str]:
     # Refused even with importance_cap: rollout_logprobs belong to the whole distribution (types.Rollout), so the
     # importance weight cannot see which tokens top_p or top_k removed, and no other term of the loss can either.
@@ -382,14 +205,14 @@ def _controller(recipe: Recipe, _: Origins) -> Iterator[str]:
 _RULES: tuple[Rule, ...] = (
     _base_model,
     _sft_shape,
-    _engine,
-    _vllm_servers,
-    _overlap,
+    engine_rule,
+    vllm_servers_rule,
+    overlap_rule,
     cluster_rule,
-    _problems,
-    _benchmarks,
-    _sources,
-    _bands,
+    problems_rule,
+    benchmarks_rule,
+    sources_rule,
+    bands_rule,
     _mini_batch,
     _stages,
     _reference,
@@ -397,7 +220,6 @@ _RULES: tuple[Rule, ...] = (
     _clip,
     _filtering,
     _token_budget,
-    _torchrun,
     context_parallel_rule,
     _sampling,
     _importance,

@@ -15,7 +15,7 @@ from deepscaler.config.parts import EngineName
 from deepscaler.config.schema import RecipeError, explain_error
 from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.config.sections.rollout import StopString, TokenId
-from deepscaler.config.sections.vllm import VllmServersSection
+from deepscaler.config.sections.vllm_servers import VllmServersSection
 from deepscaler.config.setting import Section, setting, values_shaping
 
 COMPETITION = ("aime24", "amc23", "math500", "minerva", "olympiadbench")

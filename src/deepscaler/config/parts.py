@@ -27,7 +27,8 @@ class EnginePart:
     learner's logits in float32 (model.float32_head). overlaps: it can sample while the learner updates
     (rollout.max_policy_lag). requires: of a function of the section that chose the engine ([rollout], or an
     evaluation's [engine]); it raises ValueError where something is missing that only this engine needs, and loads
-    without torch. own_kernels: whether it computes logits with other code than the learner.
+    without torch. own_kernels: whether it computes logits with other code than the learner. beside_ranks: it leaves
+    the process group of torchrun's ranks alone.
     """
 
     path: str
@@ -36,6 +37,7 @@ class EnginePart:
     overlaps: bool = True
     requires: str | None = None
     own_kernels: bool = False
+    beside_ranks: bool = True
 
 
 ENGINES: Mapping[str, EnginePart] = {
@@ -45,6 +47,7 @@ ENGINES: Mapping[str, EnginePart] = {
         stop_strings=False,
         float32_head=False,
         overlaps=False,
+        beside_ranks=False,
         requires="deepscaler.engines.vllm.installation:require_in_process",
         own_kernels=True,
     ),

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from deepscaler.config.parts import ClusterKind, EngineName
-from deepscaler.config.sections.vllm import VllmServersSection
+from deepscaler.config.sections.vllm_servers import VllmServersSection
 from deepscaler.config.setting import Section, setting
 
 TokenId = Annotated[int, Field(ge=0)]

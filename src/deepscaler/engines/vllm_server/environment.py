@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from deepscaler.config.sections.vllm import VllmServersSection
+from deepscaler.config.sections.vllm_servers import VllmServersSection
 from deepscaler.json_text import parse_json
 
 OLDEST, NEWEST = (0, 32), (0, 33)  # releases with the routes that are used; tested with 0.32.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.config.sections.vllm import VllmServersSection
+from deepscaler.config.sections.vllm_servers import VllmServersSection
 from deepscaler.engines.vllm_server import environment
 from deepscaler.engines.vllm_server.environment import require_servers, versions_of
 from fake_vllm_server import KEY, FakeVllmServer
