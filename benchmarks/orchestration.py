@@ -186,7 +186,7 @@ PARTS = {
 
 
 def text(record: dict[str, Any]) -> str:
-    """What stands between the markers of docs/scaling.md."""
+    """The text between the markers of docs/scaling.md."""
     rows = [
         (name, with_range(record[key]), f"{100 * record[key]['median'] / STEP_S:.2f}%") for name, key in PARTS.items()
     ]

@@ -210,7 +210,7 @@ def assumptions_table(rows: Mapping[str, dict[str, Any]]) -> str:
 
 
 def text(record: dict[str, Any]) -> str:
-    """What stands between the markers of docs/scaling.md."""
+    """The text between the markers of docs/scaling.md."""
     used, off = record["options"], {name: round(100 * error) for name, error in record["fit_errors"].items()}
     note = (
         f"Seconds a step as multiples of the bound, mean of {used['draws']} draws of at least {used['steps']} steps "

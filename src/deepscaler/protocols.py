@@ -7,7 +7,7 @@ read the weights where they need them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -230,7 +230,8 @@ class Cluster:
     """The workers of a run.
 
     num_processes: that add up gradients; sums are rounded in another order where there are more or fewer.
-    notices: what happened to workers, as in `worker process 1 was started again: …`; whoever tells them takes them out.
+    notices: what happened to workers, as in `worker process 1 was started again: …`; read by taking them out.
+    write_stacks: asks workers of other kinds than child processes for the stacks of their threads; returns at once.
     """
 
     learner: Learner
@@ -238,3 +239,4 @@ class Cluster:
     grader: Grader
     num_processes: int = 1
     notices: deque[str] = field(default_factory=deque)
+    write_stacks: Callable[[], object] = lambda: None

@@ -51,8 +51,9 @@ def started(killed_driver: object) -> Iterator[None]:
 def start(tmp_path: Path) -> Iterator[Callable[..., RayRemote]]:
     remotes: list[RayRemote] = []
 
-    def make(build: Callable[..., object] = Counter, silence_s: float = 60.0) -> RayRemote:
-        remotes.append(RayRemote(build, ActorOptions("worker 7", log=tmp_path / "worker.log", silence_s=silence_s)))
+    def make(build: Callable[..., object] = Counter, silence_s: float = 60.0, stall_s: float = 1800.0) -> RayRemote:
+        options = ActorOptions("worker 7", log=tmp_path / "worker.log", silence_s=silence_s, stall_s=stall_s)
+        remotes.append(RayRemote(build, options))
         return remotes[-1]
 
     yield make
@@ -115,6 +116,14 @@ def test_a_stopped_worker_is_ended_and_lost(start, monkeypatch: pytest.MonkeyPat
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(WorkerLost, match=r"worker 7 died during forever .no sign of life"):
         list(stream)
+
+
+def test_a_hung_worker_is_ended_with_its_stacks(start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray_remote, "_ASK_EVERY_S", 0.1)
+    remote = start(stall_s=1.0)
+    with pytest.raises(WorkerLost, match=r"(?s)worker 7 died during hang .no progress for 1 s.*its last lines"):
+        remote.call("hang").result()
+    assert "in hang" in (tmp_path / "worker.log").read_text()
 
 
 def test_too_few_cores_are_refused_before_anything_is_placed() -> None:

@@ -125,7 +125,7 @@ class FakeEngine:
         pass
 
     def close(self) -> None:
-        raise RunError("whoever started it closes it")
+        raise RunError("the caller closes it")
 
 
 def begun(whole: Rollout) -> Rollout:

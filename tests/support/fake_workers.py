@@ -173,7 +173,7 @@ def fake_run(
     learner: FakeLearner | None = None,
     grader: Grader | None = None,
 ) -> Run:
-    """Where the recipe samples ahead, whoever opens the run closes its `Ahead`."""
+    """Where the recipe samples ahead, the caller closes the run's `Ahead`."""
     learner, sampler = learner or FakeLearner(), sampler or FakeSampler()
     cluster = Cluster(learner, sampler, grader or FakeGrader())
     problems = [Problem(f"p{i}", f"question {i}", ("7",)) for i in range(10)]

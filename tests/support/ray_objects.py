@@ -28,6 +28,9 @@ class Counter:
             yield number
             number += 1
 
+    def hang(self) -> None:
+        time.sleep(60)
+
     def begun(self) -> int:
         return self.num_begun
 

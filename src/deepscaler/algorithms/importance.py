@@ -19,7 +19,7 @@ from torch import Tensor
 from deepscaler.algorithms.losses import segment_mean
 from deepscaler.config.sections.algorithm import AlgorithmSection
 
-# Nats. A token beyond it is no sample of the trainer's policy in any sense; keeps squares of ratios finite.
+# Nats. Limits a token's log-ratio, so that sums of squared ratios stay finite.
 LOG_RATIO_LIMIT = 20.0
 
 

@@ -284,7 +284,7 @@ def serve(
             connection.send(_Message(number, kind, value))
 
     calls = _Calls(connection)
-    signs = LifeSigns(lambda idle_s: send(0, LIFE_SIGN, idle_s), (limits or WaitLimits()).sign_s)
+    signs = LifeSigns(lambda idle_s: send(0, LIFE_SIGN, idle_s), limits or WaitLimits())
     target = build(calls.is_cancelled)
     for call in calls:
         signs.begin()

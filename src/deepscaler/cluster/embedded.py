@@ -11,7 +11,7 @@ from deepscaler.cluster.processes import num_processes, open_sharded_engine
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.training import TrainingSection
-from deepscaler.engines.registry import Decode, Engine, ModelFiles, engine_fingerprint
+from deepscaler.engines.registry import Decode, Engine, ModelFiles, Report, engine_fingerprint, print_note
 from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Sampler
 from deepscaler.training.gradients import GradientComputer
@@ -20,7 +20,13 @@ from deepscaler.types import SamplingParams
 
 @contextmanager
 def open_torch_engine(
-    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams, run_dir: Path | None = None
+    files: ModelFiles,
+    engine: EngineSection,
+    *,
+    capacity: int,
+    params: SamplingParams,
+    run_dir: Path | None = None,
+    report: Report = print_note,
 ) -> Iterator[tuple[Sampler, Decode]]:
     """The engine in this process and its helpers, and what turns its ids into text.
 
@@ -32,7 +38,7 @@ def open_torch_engine(
     computer = GradientComputer(model, None, AlgorithmSection(), TrainingSection(), temperature=1.0)
     stop_ids = files.stop_ids(params.stop_token_ids)
     settings = EngineSettings(stop_ids, slots, plain_decode(files.tokenizer))
-    with open_sharded_engine(computer, settings, count=count) as sampler:
+    with open_sharded_engine(computer, settings, count=count, report=report) as sampler:
         yield sampler, files.decoder(stop_ids, params.stop)
 
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,9 @@ import torch.distributed as dist
 
 from deepscaler.cluster.local import PolicyFiles
 from deepscaler.config import Recipe
-from deepscaler.modeling.published_files import FileWeights
-from deepscaler.protocols import AppliedUpdate, PolicyOrReference
-from deepscaler.training.gradients import Logprobs
-from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
-from deepscaler.types import TokenSums, TrainSample
+from deepscaler.training.sharded_replica import ShardedReplica, join_process_group, sharded_replica
 
 MEETING_LIMIT_S = 600.0  # for all ranks to arrive, each after loading PyTorch
-COLLECTIVE_LIMIT_S = 1800.0  # how long a rank waits for the others in a step
 _TCPStore: Any = vars(dist)["TCPStore"]  # public, but its types do not say so
 _SIOCGIFADDR = 0x8915  # ioctl: the IPv4 address of a network interface (Linux)
 
@@ -52,36 +46,14 @@ class GangRank:
         store = self._store or self._store_at(host, port)
         if interface := interface_of(own_address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        limit = timedelta(seconds=COLLECTIVE_LIMIT_S)
-        dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._num_ranks, timeout=limit)
+        join_process_group(store=store, rank=self._rank, world_size=self._num_ranks)
         self._replica = sharded_replica(self._recipe, self._policy.load(torch.float32), self._published)
 
-    def logprobs(self, samples: Sequence[TrainSample], of: PolicyOrReference) -> Logprobs:
-        return self._joined.logprobs(samples, of)
-
-    def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
-        return self._joined.accumulate(samples, old, ref)
-
-    def apply(self, learning_rate: float, max_grad_norm: float) -> AppliedUpdate:
-        return self._joined.apply(learning_rate, max_grad_norm)
-
-    def publish(self, version: int) -> FileWeights | None:
-        return self._joined.publish(version)
-
-    def begin_stage(self, reset_optimizer: bool, reset_reference: bool) -> None:
-        self._joined.begin_stage(reset_optimizer, reset_reference)
-
-    def save(self, directory: Path) -> None:
-        self._joined.save(directory)
-
-    def load(self, directory: Path, num_updates: int | None) -> None:
-        self._joined.load(directory, num_updates)
-
-    @property
-    def _joined(self) -> ShardedReplica:
-        assert self._replica is not None, "join comes first"
-        return self._replica
+    def __getattr__(self, method: str) -> Any:
+        """Everything that a `ShardedReplica` does."""
+        if self.__dict__.get("_replica") is None:
+            raise AttributeError(f"{method}: join comes first")
+        return getattr(self._replica, method)
 
     def _store_at(self, host: str, port: int, listening: int | None = None) -> Any:
         return _TCPStore(

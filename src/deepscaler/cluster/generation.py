@@ -212,7 +212,7 @@ class Generation:
             )
 
     def _replace(self, task: _Task, lost: WorkerLost) -> None:
-        """Start the member's process again; its share is sampled again as a whole, or its rest by whoever is free."""
+        """Start the member's process again; its share is sampled again as a whole, or its rest by an idle sampler."""
         self._tasks.remove(task)
         try:
             task.member.remote.restart(lost)
@@ -243,7 +243,7 @@ class Generation:
         return rest
 
     def _hand_out(self) -> None:
-        """Shares that nobody has go to whoever is free. Raises RunError where nobody is left."""
+        """Assign open shares to idle samplers. Raises RunError where no sampler is left."""
         self._queue = deque(share for share in self._queue if share)
         busy = {id(task.member) for task in self._tasks}
         free = [m for m in self._members if not m.is_gone and id(m) not in busy]

@@ -7,6 +7,8 @@ was stopped (SIGSTOP), or whose machine is gone, gives none. A life sign says ho
 
 from __future__ import annotations
 
+import faulthandler
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -69,17 +71,21 @@ class LifeWatch:
 
 
 class LifeSigns:
-    """The far end: sends life signs until the connection closes."""
+    """The far end: sends life signs until the connection closes.
 
-    def __init__(self, send: Callable[[float | None], None], every_s: float) -> None:
+    A call without progress for `limits.stall_s` has the stacks of all threads written to standard error, once.
+    """
+
+    def __init__(self, send: Callable[[float | None], None], limits: WaitLimits) -> None:
         """send: of the seconds since the last progress, None without a call; OSError when the connection is closed."""
-        self._send, self._every_s, self._is_busy = send, every_s, False
+        self._send, self._limits = send, limits
+        self._is_busy = self._has_written = False
         threading.Thread(target=self._run, name="life signs", daemon=True).start()
 
     def begin(self) -> None:
         """A call begins."""
         liveness.beat()
-        self._is_busy = True
+        self._is_busy, self._has_written = True, False
 
     def end(self) -> None:
         self._is_busy = False
@@ -90,4 +96,7 @@ class LifeSigns:
                 self._send(liveness.idle_s() if self._is_busy else None)
             except OSError:
                 return
-            time.sleep(self._every_s)
+            if self._is_busy and not self._has_written and liveness.idle_s() > self._limits.stall_s:
+                self._has_written = True
+                faulthandler.dump_traceback(sys.stderr)
+            time.sleep(self._limits.sign_s)

@@ -19,7 +19,7 @@ from deepscaler.cluster.replica import SharedReplica
 from deepscaler.cluster.weight_copy import open_copy_sampler
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import rollout_engine
-from deepscaler.engines.registry import load_engine
+from deepscaler.engines.registry import Report, load_engine, print_note
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.torch.stops import plain_decode
 from deepscaler.protocols import Cluster, Sampler
@@ -80,7 +80,7 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         elif is_torch:
             sampler = settings.start(policy.load(torch.bfloat16))
         else:
-            sampler = stack.enter_context(open_engine(recipe, policy, run_dir))
+            sampler = stack.enter_context(open_engine(recipe, policy, run_dir, notices.append))
         grader = stack.enter_context(make_grader(recipe.grader))
         replica = SharedReplica(computer, adamw(recipe.optimizer), helpers)
         learner = PolicyLearner(replica, recipe.algorithm, recipe.optimizer)
@@ -94,13 +94,13 @@ def engine_settings(recipe: Recipe, policy: PolicyFiles) -> EngineSettings:
 
 
 @contextmanager
-def open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Sampler]:
+def open_engine(recipe: Recipe, policy: PolicyFiles, run_dir: Path, report: Report = print_note) -> Iterator[Sampler]:
     """An engine that loads the model's files itself."""
     rollout = recipe.rollout
     params = SamplingParams(policy.longest, stop_token_ids=rollout.stop_token_ids, stop=rollout.stop)
     section = rollout_engine(recipe)
     opened = load_engine(rollout.engine).open(
-        policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir
+        policy.files, section, capacity=policy.longest, params=params, run_dir=run_dir, report=report
     )
     with opened as (sampler, _):
         yield sampler

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepscaler.modeling.published_files import FileWeights, remove_versions, write_weights
+from deepscaler.modeling.published_files import KEPT_VERSIONS, FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.gradients import Logprobs
 from deepscaler.training.replica import ModelReplica
 from deepscaler.types import TokenSums, TrainSample
-
-KEPT_VERSIONS = 2  # a sampler may still read the one before the newest
 
 
 class OnlyRank:

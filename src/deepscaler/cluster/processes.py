@@ -17,6 +17,7 @@ from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.replica import GradientHelper
 from deepscaler.cluster.sampler_group import SamplerGroup
 from deepscaler.cluster.supervised import MOST_RESTARTS, SupervisedRemote
+from deepscaler.engines.registry import print_note
 from deepscaler.protocols import PublishedWeights
 from deepscaler.training.gradients import GradientComputer
 
@@ -90,8 +91,10 @@ def read_weights(weights: PublishedWeights) -> tuple[str, int]:
 
 
 @contextmanager
-def open_sharded_engine(computer: GradientComputer, settings: EngineSettings, *, count: int) -> Iterator[SamplerGroup]:
+def open_sharded_engine(
+    computer: GradientComputer, settings: EngineSettings, *, count: int, report: Callable[[str], object] = print_note
+) -> Iterator[SamplerGroup]:
     """Engines in `count` processes, this one among them, that sample only. settings: of all of them together."""
     settings = divided(settings, count)
-    with start_helpers(computer, settings, count - 1, trains=False) as helpers:
-        yield sharded_sampler(computer, settings, helpers)
+    with start_helpers(computer, settings, count - 1, trains=False, report=report) as helpers:
+        yield sharded_sampler(computer, settings, helpers, report)

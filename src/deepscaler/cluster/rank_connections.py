@@ -33,7 +33,7 @@ class Meeting:
 def open_meeting(host: str, *, on_one_machine: bool) -> Iterator[tuple[Meeting, socket.socket]]:
     """A listening socket of this machine, whose name is `host`: on loopback, or for others on every interface.
 
-    A name may stand for loopback on its own machine, so what it resolves to here is not what others reach.
+    A machine's own name may resolve to its loopback address, which other machines cannot reach.
     """
     host, interface = (LOOPBACK, LOOPBACK) if on_one_machine else (host, "")
     with socket.create_server((interface, 0)) as server:

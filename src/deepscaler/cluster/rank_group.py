@@ -52,7 +52,7 @@ class OwnFuture:
 
 
 class RankGroup:
-    """ranks: remote `training.sharded_replica.ShardedReplica`s, by rank; whoever started them ends them.
+    """ranks: remote `training.sharded_replica.ShardedReplica`s, by rank; the caller closes them.
 
     Samples are dealt by position and size, so that the result is a function of the recipe and the number of ranks.
 

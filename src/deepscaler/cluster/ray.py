@@ -64,18 +64,24 @@ def open_ray(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Clu
         replica = stack.enter_context(_open_learner(plan, learner, places[0], published))
         grader = stack.enter_context(make_grader(recipe.grader))
         yield Cluster(
-            PolicyLearner(replica, recipe.algorithm, recipe.optimizer), sampler, grader, learner.count, plan.notices
+            PolicyLearner(replica, recipe.algorithm, recipe.optimizer),
+            sampler,
+            grader,
+            learner.count,
+            plan.notices,
+            plan.write_stacks,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What workers are started from. notices: of `Cluster`."""
+    """What workers are started from. notices: of `Cluster`. started: the newest process of each worker, by name."""
 
     recipe: Recipe
     policy: PolicyFiles
     run_dir: Path
     notices: deque[str] = field(default_factory=deque)
+    started: dict[str, RayRemote] = field(default_factory=dict)
 
     def start_engine(self, name: str, place: Place, role: Role) -> Callable[[], RayRemote]:
         """A function that starts an engine's process, again if need be."""
@@ -93,7 +99,14 @@ class _Plan:
 
     def start(self, name: str, place: Place, role: Role, build: Build) -> RayRemote:
         log = self.run_dir / WORKERS / f"{name.replace(' ', '-')}.log"
-        return RayRemote(build, ActorOptions(name, 1, role.gpus, place.strategy, log, self.recipe.cluster.silence_s))
+        cluster = self.recipe.cluster
+        options = ActorOptions(name, 1, role.gpus, place.strategy, log, cluster.silence_s, cluster.stall_s)
+        self.started[name] = remote = RayRemote(build, options)
+        return remote
+
+    def write_stacks(self) -> None:
+        for remote in self.started.values():
+            remote.write_stacks()
 
 
 def _roles(recipe: Recipe) -> tuple[Role, Role]:

@@ -38,7 +38,7 @@ class Role:
 
 
 def check_resources(roles: Sequence[Role]) -> None:
-    """Raises ValueError when the roles need more than the cluster has, whoever uses it now."""
+    """Raises ValueError when the roles need more than the cluster has in all, in use or not."""
     there = ray.cluster_resources()
     needed = {name: sum(role.needs.get(name, 0.0) for role in roles) for name in ("CPU", "GPU")}
     lacking = [

@@ -6,7 +6,9 @@ their own, so they never wait behind calls, however many are queued (verl#7587).
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,12 +22,13 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from deepscaler.cluster.connection import Build
 from deepscaler.cluster.worker_log import write_stderr_to
 from deepscaler.observability import liveness
+from deepscaler.observability.last_lines import last_lines
 from deepscaler.types import RunError, WorkerLost
 
-ANSWER_LIMIT_S = 3600.0  # longest wait for one answer of the actor
 START_LIMIT_S = 600.0  # longest wait for its object: imports, model, kernels
 _ASK_EVERY_S = 5.0  # for a sign of life
 _POLL_S = 1.0
+_STACKS_S = 1.0  # until an actor has written the stacks of its threads
 _FETCH_LIMIT_S = 300.0  # for copying an answer that is there from another machine
 
 
@@ -67,6 +70,11 @@ class Served:
         return os.getpid()
 
     @ray.method(concurrency_group="control")
+    def write_stacks(self) -> None:
+        """Of all threads, to standard error."""
+        faulthandler.dump_traceback(sys.stderr)
+
+    @ray.method(concurrency_group="control")
     def life_sign(self) -> float | None:
         """Seconds since the last progress; None without a call."""
         return liveness.idle_s() if self._is_busy else None
@@ -90,7 +98,8 @@ class ActorOptions:
     """How an actor is started. role: its name in messages, as in `sampler 1`.
 
     placement: Ray's scheduling strategy. log: file for its standard error, on a directory that all machines share.
-    silence_s: without a sign of life it counts as lost; a stopped process gives none, a busy one does.
+    silence_s: without a sign of life it counts as lost; a stopped process gives none, a busy one does. stall_s: without
+    progress in a call it counts as lost as well.
     """
 
     role: str
@@ -99,6 +108,7 @@ class ActorOptions:
     placement: Any = "DEFAULT"
     log: Path | None = None
     silence_s: float = 60.0
+    stall_s: float = 1800.0
 
 
 class RayRemote:
@@ -108,7 +118,8 @@ class RayRemote:
     """
 
     def __init__(self, build: Build, options: ActorOptions) -> None:
-        self.role, self._log, self._silence_s = options.role, options.log, options.silence_s
+        self.role, self._log = options.role, options.log
+        self._silence_s, self._stall_s = options.silence_s, options.stall_s
         self._actor: Any = _ServedActor.options(
             num_cpus=options.num_cpus,
             num_gpus=options.num_gpus,
@@ -117,7 +128,8 @@ class RayRemote:
         ).remote(options.log)
         self._num_streams = 0
         self._sign: Any = self._actor.life_sign.remote()  # asked for and not yet given
-        self._asked, self._is_silent, self._was_seen = time.monotonic(), False, False
+        self._asked, self._was_seen = time.monotonic(), False
+        self._fault = ""  # why it was ended
         self._started: Any = self._actor.start.remote(build)
         self._is_started = False
 
@@ -159,20 +171,24 @@ class RayRemote:
             self._watch()
         return bool(ready)
 
-    def wait(self, reference: ray.ObjectRef, method: str, limit_s: float = ANSWER_LIMIT_S) -> None:
-        """Until it is there. Raises WorkerLost after the limit."""
-        deadline = time.monotonic() + limit_s
+    def write_stacks(self) -> None:
+        """Ask for the stacks of its threads, in its log."""
+        self._actor.write_stacks.remote()
+
+    def wait(self, reference: ray.ObjectRef, method: str, limit_s: float | None = None) -> None:
+        """Until it is there. Raises WorkerLost after the limit; without one, progress alone is asked for."""
+        deadline = None if limit_s is None else time.monotonic() + limit_s
         while not self.is_ready(reference, _POLL_S):
-            if time.monotonic() > deadline:
+            if deadline is not None and time.monotonic() > deadline:
                 self.close()
                 raise WorkerLost(f"{self.role}: {method}: no answer for {limit_s:.0f} s; its process was ended")
 
     def value_of(self, reference: ray.ObjectRef, method: str) -> object:
         """What the answer holds. Raises RunError with the other side's error."""
         self.wait_until_started()
-        return self._value(reference, method, ANSWER_LIMIT_S)
+        return self._value(reference, method)
 
-    def _value(self, reference: ray.ObjectRef, method: str, limit_s: float) -> object:
+    def _value(self, reference: ray.ObjectRef, method: str, limit_s: float | None = None) -> object:
         self.wait(reference, method, limit_s)
         try:
             value = ray.get(reference, timeout=_FETCH_LIMIT_S)
@@ -191,15 +207,24 @@ class RayRemote:
             self._tell_progress()
             self._sign, self._asked, self._was_seen = self._actor.life_sign.remote(), time.monotonic(), True
         elif waited > (self._silence_s if self._was_seen else START_LIMIT_S):
-            self._is_silent = True
-            self.close()
+            self._end(f"no sign of life for {self._silence_s:.0f} s")
+
+    def _end(self, fault: str) -> None:
+        """An answer that somebody waits for is an error from now on."""
+        self._fault = f"{fault}, so it was ended"
+        self.close()
 
     def _tell_progress(self) -> None:
         """Progress of an actor that this process waits for is progress here: a long update is no stall."""
+        idle_s: Any = None
         with suppress(RayError, GetTimeoutError):
-            idle_s: Any = ray.get(self._sign, timeout=_POLL_S)
-            if idle_s is not None and idle_s < 2 * _ASK_EVERY_S:
-                liveness.beat(idle_s)
+            idle_s = ray.get(self._sign, timeout=_POLL_S)
+        if idle_s is not None and idle_s < 2 * _ASK_EVERY_S:
+            liveness.beat(idle_s)
+        elif idle_s is not None and idle_s > self._stall_s:
+            self.write_stacks()
+            time.sleep(_STACKS_S)
+            self._end(f"no progress for {self._stall_s:.0f} s (cluster.stall_s)")
 
     def _failed(self, error: RayTaskError, method: str) -> RunError:
         cause = error.cause
@@ -211,10 +236,10 @@ class RayRemote:
         text = " ".join(str(error).split())
         detail = text.partition("Worker exit detail: ")[2].partition(" Some common causes")[0]
         reason = f"{type(error).__name__}: {detail or text[:300]}"
-        if self._is_silent:
-            reason = f"no sign of life for {self._silence_s:.0f} s, so it was ended"
+        if self._fault:
+            reason = self._fault
         hint = "; its machine may have run out of memory"
-        return WorkerLost(f"{self.role} died during {method} ({reason}){hint}{_last_lines(self._log)}")
+        return WorkerLost(f"{self.role} died during {method} ({reason}){hint}{last_lines(self._log)}")
 
 
 class RayFuture:
@@ -265,11 +290,3 @@ class RayStream:
             with suppress(WorkerLost):
                 for _ in self:
                     pass
-
-
-def _last_lines(log: Path | None, count: int = 5) -> str:
-    """The end of a worker's standard error, for a message; empty where there is none."""
-    if log is None or not log.is_file():
-        return ""
-    lines = log.read_text(errors="replace").splitlines()[-count:]
-    return f"; its last lines ({log}):\n" + "\n".join(lines) if lines else ""

@@ -48,7 +48,7 @@ class Local:
 
 @contextmanager
 def ray_session(address: str | None, local: Local) -> Iterator[None]:
-    """Connect to the Ray cluster at `cluster.address`, or start Ray as `local` says; a connection of before is used.
+    """Connect to the Ray cluster at `cluster.address`, or start Ray as `local` says; an existing connection is used.
 
     Raises ValueError for a cluster that cannot be reached.
     """

@@ -26,7 +26,7 @@ class SamplerGroup:
     weights that the others reported. What it had not sampled is sampled by others, or all of its share again by itself
     where the assignment is exact.
 
-    remotes: whoever started them ends them. load_call: method and arguments by which a remote one takes over weights;
+    remotes: the caller closes them. load_call: method and arguments by which a remote one takes over weights;
     it returns a WeightsInfo. shares_devices: whether remote samplers release memory for the learner, as the own one.
     """
 

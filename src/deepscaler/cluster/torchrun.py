@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,9 @@ from deepscaler.modeling.published_files import FileWeights, remove_versions
 from deepscaler.protocols import Cluster
 from deepscaler.rewards.isolation.pool import make_grader
 from deepscaler.training.learner import PolicyLearner
-from deepscaler.training.sharded_replica import ShardedReplica, check_shared, sharded_replica
+from deepscaler.training.sharded_replica import ShardedReplica, check_shared, join_process_group, sharded_replica
 from deepscaler.types import Request, Rollout, SamplingParams, WeightsInfo
 
-COLLECTIVE_LIMIT_S = 1800.0  # how long a rank waits for the others: rank 0 reads data or makes a base first
 PUBLISHED_FOLDER = "weights"
 
 
@@ -92,6 +91,7 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     published = Path(recipe.rollout.vllm_weights_dir or run_dir.absolute() / PUBLISHED_FOLDER)
     published.mkdir(parents=True, exist_ok=True)
     remotes: list[ConnectionRemote] = []
+    notices: deque[str] = deque()
     limits = wait_limits(recipe.cluster)
     with open_meeting(rank.address, on_one_machine=rank.on_one_machine) as (meeting, server):
         _join(rank)
@@ -106,11 +106,11 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
         replica, engine = _build(task, policy, rank, lambda: False)
         group = RankGroup([OwnRank(replica), *remotes], recipe.training.context_parallel)
         if engine is None:
-            sampler = stack.enter_context(open_engine(recipe, policy, run_dir))
+            sampler = stack.enter_context(open_engine(recipe, policy, run_dir, notices.append))
         else:
             sampler = SamplerGroup(engine, [_never_restarted(remote) for remote in remotes], shares_devices=True)
         grader = stack.enter_context(make_grader(recipe.grader))
-        yield Cluster(PolicyLearner(group, recipe.algorithm, recipe.optimizer), sampler, grader, rank.size)
+        yield Cluster(PolicyLearner(group, recipe.algorithm, recipe.optimizer), sampler, grader, rank.size, notices)
 
 
 def serve_rank() -> None:
@@ -151,8 +151,7 @@ def _join(rank: Rank) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local_rank)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_LIMIT_S))
+    join_process_group()
 
 
 def _build(

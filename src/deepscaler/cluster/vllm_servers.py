@@ -13,7 +13,7 @@ from deepscaler.cluster.sampler_group import SamplerGroup
 from deepscaler.cluster.supervised import SupervisedRemote
 from deepscaler.cluster.thread_remote import ThreadRemote
 from deepscaler.config.evaluation import EngineSection
-from deepscaler.engines.registry import Decode, Engine, ModelFiles
+from deepscaler.engines.registry import Decode, Engine, ModelFiles, Report, print_note
 from deepscaler.engines.vllm_server.engine import ServerSettings
 from deepscaler.engines.vllm_server.opening import (
     ServedModel,
@@ -32,7 +32,13 @@ from deepscaler.types import SamplingParams
 
 @contextmanager
 def open_vllm_servers(
-    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams, run_dir: Path | None = None
+    files: ModelFiles,
+    engine: EngineSection,
+    *,
+    capacity: int,
+    params: SamplingParams,
+    run_dir: Path | None = None,
+    report: Report = print_note,
 ) -> Iterator[tuple[Sampler, Decode]]:
     """Servers that are started here end with the context; their logs stay in `run_dir/workers`."""
     refuse_stop_strings(params)
@@ -48,21 +54,23 @@ def open_vllm_servers(
             starts = [partial(_started, starter, directory, index, servers) for index in range(engine.vllm_servers)]
         else:
             starts = [partial(_connected, url, model, settings, servers) for url in engine.vllm_urls]
-        group = stack.enter_context(group_of(starts, servers))
+        group = stack.enter_context(group_of(starts, servers, report))
         stack.callback(remove_versions, root)
         yield FilePublisher(group, root, files.dtype), files.decoder(settings.stop_ids)
 
 
 @contextmanager
-def group_of(starts: Sequence[Callable[[], ThreadRemote]], servers: Sequence[ThreadRemote]) -> Iterator[SamplerGroup]:
-    """All servers, ready. One that is lost later is started again."""
+def group_of(
+    starts: Sequence[Callable[[], ThreadRemote]], servers: Sequence[ThreadRemote], report: Report = print_note
+) -> Iterator[SamplerGroup]:
+    """All servers, ready. One that is lost later is started again. report: told of it."""
     remotes: list[SupervisedRemote] = []
     try:
         for number, start in enumerate(starts):
-            remotes.append(SupervisedRemote(f"vLLM server {number}", start))
+            remotes.append(SupervisedRemote(f"vLLM server {number}", start, report=report))
         for server in servers:
             server.wait_until_built()
-        yield SamplerGroup(None, remotes, assignment=LengthAwareAssignment(), shares_devices=True)
+        yield SamplerGroup(None, remotes, assignment=LengthAwareAssignment(), shares_devices=True, report=report)
     finally:
         for remote in remotes:
             remote.close()

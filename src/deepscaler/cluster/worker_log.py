@@ -11,8 +11,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-SHOWN_LINES = 6
-SHOWN_BYTES = 4000
+from deepscaler.observability.last_lines import SHOWN_BYTES, shown
 
 
 class WorkerLog:
@@ -36,9 +35,7 @@ class WorkerLog:
         """For the end of a message; empty where nothing was written since this was made."""
         end = self._file.seek(0, os.SEEK_END)
         self._file.seek(max(self._start, end - SHOWN_BYTES))
-        lines = self._file.read().decode(errors="replace").splitlines()[-SHOWN_LINES:]
-        where = f" ({self.path})" if self.path else ""
-        return f"; its last lines{where}:\n" + "\n".join(lines) if lines else ""
+        return shown(self._file.read(), self.path)
 
     def close(self) -> None:
         self._file.close()

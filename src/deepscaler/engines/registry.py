@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -58,11 +59,19 @@ class ModelFiles(Protocol):
         ...
 
 
+Report = Callable[[str], object]
+
+
+def print_note(text: str) -> None:
+    """On standard error."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 class Open(Protocol):
     """Starts the engine; it ends with the context.
 
     capacity: tokens of prompt and completion. params: what ends one. run_dir: of a training run, for logs and published
-    weights.
+    weights. report: told what happens to processes of the engine, such as a restart.
     """
 
     def __call__(
@@ -73,6 +82,7 @@ class Open(Protocol):
         capacity: int,
         params: SamplingParams,
         run_dir: Path | None = None,
+        report: Report = print_note,
     ) -> AbstractContextManager[tuple[Sampler, Decode]]: ...
 
 

@@ -28,10 +28,20 @@ class StalledError(RunError):
 class Watchdog:
     """A thread that looks at `liveness`. On a stall it raises StalledError in the main thread.
 
-    directory: for stacks. where: step under way, for the message. stall_s: without any progress. Main thread only.
+    directory: for stacks. where: step under way, for the message. stall_s: without any progress. write_stacks: of
+    `Cluster`. Main thread only.
     """
 
-    def __init__(self, directory: Path, where: Callable[[], str], stall_s: float, end_s: float = END_S) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        where: Callable[[], str],
+        stall_s: float,
+        end_s: float = END_S,
+        *,
+        write_stacks: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._write_others = write_stacks
         self._directory, self._where, self._stall_s, self._end_s = directory, where, stall_s, end_s
         self._ended, self._main = threading.Event(), threading.get_ident()
         self._message = ""
@@ -76,6 +86,8 @@ class Watchdog:
             if child.pid is not None:
                 with suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGUSR1)
+        with suppress(Exception):  # the run ends for the stall, whatever else fails
+            self._write_others()
         time.sleep(STACKS_S)
 
     def _raise(self, number: int, frame: object) -> None:

@@ -24,6 +24,7 @@ from deepscaler.modeling.weights import combined_digest, tensor_digests
 from deepscaler.types import RunError
 
 MANIFEST_FILE = "manifest.json"
+KEPT_VERSIONS = 2  # a sampler may still be reading the one before the newest
 FILE_BYTES = 2**30  # host memory that a writer needs at a time; a tensor is never split
 
 

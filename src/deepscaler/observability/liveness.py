@@ -1,6 +1,6 @@
 """When this process last made progress: a decoding step, a micro-batch, a completion, a new phase.
 
-Whoever does a piece of work that always ends soon says so with `beat`; watchdogs ask `idle_s`. A clock of the whole
+Code that finishes a bounded piece of work calls `beat`; watchdogs read `idle_s`. A clock of the whole
 process, so that no engine or learner needs to be handed one.
 """
 

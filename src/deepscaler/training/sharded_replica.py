@@ -10,6 +10,7 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from deepscaler.config.models import Recipe
 from deepscaler.modeling.head import forbidden_ids
-from deepscaler.modeling.published_files import FileWeights, remove_versions, write_weights
+from deepscaler.modeling.published_files import KEPT_VERSIONS, FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.context_parallel import ContextParallel
 from deepscaler.training.gradients import Logprobs
@@ -34,7 +35,7 @@ from deepscaler.training.sharded_state import save_sharded
 from deepscaler.types import RunError, TokenSums, TrainSample
 
 ANOTHER_RANK = "another rank"  # begins the message of a rank that is not the one that failed
-KEPT_VERSIONS = 2  # of the published weights: a sampler may still be reading the one before
+COLLECTIVE_LIMIT_S = 1800.0  # how long a rank waits for the others: rank 0 reads data or makes a base first
 
 
 class ShardedReplica:
@@ -150,6 +151,12 @@ class ShardedReplica:
         if any_failed:
             raise RunError(f"{ANOTHER_RANK} refused its samples")
         return most - own
+
+
+def join_process_group(**arguments: Any) -> None:
+    """gloo, and NCCL for what is on GPUs. arguments: of torch's init_process_group; none under torchrun."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_LIMIT_S), **arguments)
 
 
 def check_shared(directory: Path) -> None:

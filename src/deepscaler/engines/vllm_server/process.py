@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deepscaler.engines.vllm_shared import SEARCH_PATH
+from deepscaler.observability.last_lines import last_lines
 from deepscaler.types import RunError
 
 READY_LIMIT_S = 900.0  # compiling kernels and loading a large model take minutes
@@ -49,6 +50,7 @@ class ServerProcess:
         command = [str(python), "-m", "deepscaler_vllm.launch", str(os.getpid()), *arguments]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = log.stat().st_size if log.is_file() else 0  # of another process before that is
         try:
             self._process = _starting_thread().submit(_start, command, environment, log).result()
         except OSError as error:
@@ -80,11 +82,7 @@ class ServerProcess:
 
     def last_lines(self) -> str:
         """The end of its log, for a message."""
-        try:
-            lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        except OSError:
-            lines = []
-        return "".join(["; its last lines:", *(f"\n  {line}" for line in lines)]) if lines else ""
+        return last_lines(self.log, since=self._log_start, count=LAST_LINES)
 
     def stop(self) -> None:
         """End it with all its processes; they get the time to remove what they share in /dev/shm."""
