@@ -7,13 +7,12 @@ was stopped (SIGSTOP), or whose machine is gone, gives none. A life sign says ho
 
 from __future__ import annotations
 
-import faulthandler
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deepscaler.cluster.worker_log import write_stacks
 from deepscaler.config.sections.rollout import ClusterSection
 from deepscaler.observability import liveness
 
@@ -98,5 +97,5 @@ class LifeSigns:
                 return
             if self._is_busy and not self._has_written and liveness.idle_s() > self._limits.stall_s:
                 self._has_written = True
-                faulthandler.dump_traceback(sys.stderr)
+                write_stacks()
             time.sleep(self._limits.sign_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,10 +13,8 @@ import torch.multiprocessing as multiprocessing
 from deepscaler import cpu
 from deepscaler.cluster.connection import Build, ConnectionRemote, serve
 from deepscaler.cluster.life_signs import WaitLimits
-from deepscaler.cluster.worker_log import WorkerLog, write_stderr_to
+from deepscaler.cluster.worker_log import WorkerLog, wait_for_stacks, write_stderr_to
 from deepscaler.lifetime import die_with_parent
-
-STACKS_S = 1.0  # until a process has written the stacks of its threads
 
 
 class ProcessRemote(ConnectionRemote):
@@ -69,9 +66,10 @@ class ProcessRemote(ConnectionRemote):
 
     def _last_lines(self, *, hung: bool = False) -> str:
         if hung:
+            before = self._log.size()
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)
-            time.sleep(STACKS_S)
+            wait_for_stacks(self._log.size, before)
         return self._log.last_lines()
 
 

@@ -6,9 +6,7 @@ their own, so they never wait behind calls, however many are queued (verl#7587).
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from deepscaler.cluster.connection import Build
-from deepscaler.cluster.worker_log import write_stderr_to
+from deepscaler.cluster.worker_log import log_size, wait_for_stacks, write_stacks, write_stderr_to
 from deepscaler.observability import liveness
 from deepscaler.observability.last_lines import last_lines
 from deepscaler.types import RunError, WorkerLost
@@ -28,7 +26,6 @@ from deepscaler.types import RunError, WorkerLost
 START_LIMIT_S = 600.0  # longest wait for its object: imports, model, kernels
 _ASK_EVERY_S = 5.0  # for a sign of life
 _POLL_S = 1.0
-_STACKS_S = 1.0  # until an actor has written the stacks of its threads
 _FETCH_LIMIT_S = 300.0  # for copying an answer that is there from another machine
 
 
@@ -72,7 +69,7 @@ class Served:
     @ray.method(concurrency_group="control")
     def write_stacks(self) -> None:
         """Of all threads, to standard error."""
-        faulthandler.dump_traceback(sys.stderr)
+        write_stacks()
 
     @ray.method(concurrency_group="control")
     def life_sign(self) -> float | None:
@@ -222,8 +219,10 @@ class RayRemote:
         if idle_s is not None and idle_s < 2 * _ASK_EVERY_S:
             liveness.beat(idle_s)
         elif idle_s is not None and idle_s > self._stall_s:
+            before = log_size(self._log)
             self.write_stacks()
-            time.sleep(_STACKS_S)
+            if self._log is not None:
+                wait_for_stacks(lambda: log_size(self._log), before)
             self._end(f"no progress for {self._stall_s:.0f} s (cluster.stall_s)")
 
     def _failed(self, error: RayTaskError, method: str) -> RunError:
