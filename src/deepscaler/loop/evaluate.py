@@ -134,11 +134,17 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
 
 
 def evaluate_directory(
-    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
+    model_path: Path,
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    limit_seed: int | None = None,
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
-    datasets = held_out_sets(recipe, limit=limit)
-    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit)
+    datasets = held_out_sets(recipe, limit=limit, limit_seed=limit_seed)
+    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit, limit_seed=limit_seed)
     progress.message(announced(datasets, asked))
     return evaluate_model(model_path, Job(asked, datasets, out, progress))
 
