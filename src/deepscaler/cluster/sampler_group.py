@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from deepscaler.cluster.assignment import Assignment, FixedAssignment
 from deepscaler.cluster.generation import Generation, Member
-from deepscaler.cluster.supervised import SupervisedRemote
+from deepscaler.cluster.supervised import REMEDY, SupervisedRemote
 from deepscaler.protocols import PublishedWeights, Sampler, Stream
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
 
@@ -57,7 +57,7 @@ class SamplerGroup:
 
     def generate_on_each(self, request: Request, params: SamplingParams) -> list[tuple[str, Rollout]]:
         """See `GroupSampler`. All engines sample at once. Raises RunError where one fails without being lost."""
-        asked = [(member, self._ask(member, request, params)) for member in self._present if not member.needs_weights]
+        asked = [(member, self._ask(member, request, params)) for member in self._present if member.holds_weights]
         found = [] if self._own is None else [("the engine", next(iter(self._own.generate([request], params))))]
         for member, stream in asked:
             try:
@@ -88,7 +88,7 @@ class SamplerGroup:
             held = held or info
             member.loaded(info, held)
         if held is None:
-            raise RunError("no sampler is left to take over the weights. Run the same command again to continue")
+            raise RunError(f"no sampler is left to take over the weights. {REMEDY}")
         self._held = weights, held
         return held
 
