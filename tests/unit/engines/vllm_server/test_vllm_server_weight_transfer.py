@@ -41,10 +41,10 @@ def published(version: int, shapes: dict[str, tuple[int, ...]] | None = None) ->
 
 
 @contextmanager
-def opened(server: FakeVllmServer, way: str, dtype: str = "float32") -> Iterator[WeightPublisher]:
+def opened(server: FakeVllmServer, way: str, dtype: str = "float32", sleep_level: int = 0) -> Iterator[WeightPublisher]:
     client = ServerClient(server.url, KEY)
     transfer = WeightTransferClient(client, WIRES[way](), SHAPES, BUCKET_BYTES)
-    settings = ServerSettings(frozenset({1}), dtype, context=64, max_tokens=32)
+    settings = ServerSettings(frozenset({1}), dtype, context=64, max_tokens=32, sleep_level=sleep_level)
     engine = VllmServerEngine(client, settings, transfer=transfer, choice=Choice("ipc"))
     try:
         yield WeightPublisher(engine, Path("/nowhere"), dtype, Choice("ipc"))
@@ -121,6 +121,31 @@ def test_one_bit_that_changed_on_the_way_is_found_and_its_tensor_named(way: str)
             sampler.load_weights(published(4))
         with pytest.raises(RunError, match="is broken"):
             versions(sampler)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("way", WIRES)
+def test_a_server_that_gave_its_gpu_to_the_learner_wakes_its_weights_alone_for_the_update(way: str, level: int) -> None:
+    with FakeVllmServer() as server, opened(server, way, sleep_level=level) as sampler:
+        sampler.release_memory()
+        with pytest.raises(RunError, match="is asleep"):
+            versions(sampler)
+        sampler.load_weights(published(4))
+        assert versions(sampler) == {4}
+        assert server.calls[:3] == [f"sleep {level}", "wake weights", "init_weight_transfer_engine"]
+        assert server.calls[-2:] == ["reset false", "wake kv_cache"] and server.illegal == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_weights_dropped_in_sleep_are_never_sampled_from_when_the_reload_fails(phase: str) -> None:
+    with FakeVllmServer() as server, opened(server, "ipc", sleep_level=2) as sampler:
+        sampler.release_memory()
+        server.transfer.fails_in = {phase: 400}
+        with pytest.raises(VllmServerError, match="planted"):
+            sampler.load_weights(published(4))
+        with pytest.raises(RunError, match="is broken"):
+            versions(sampler)
+        assert server.bodies == [] and "wake kv_cache" not in server.calls
 
 
 def test_a_server_that_names_another_version_after_the_last_phase_never_samples() -> None:
