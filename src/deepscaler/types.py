@@ -11,12 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+
+
+AnswerKind = Literal["math", "letter"]
+"""How an answer is compared: `math` by the grader's equality, `letter` as the chosen one of several answers."""
 
 
 class Outcome(StrEnum):
@@ -62,6 +67,8 @@ class Problem:
 
     tolerance: absolute, only where the dataset's row declares one; without it, numbers are compared exactly.
     earlier: what the model is shown before the question, e.g. a system message.
+    instruction: asked with this problem instead of the recipe's; None for the recipe's. answer_kind: `letter` where
+        the reference is the letter of one of several answers that the prompt lists.
     """
 
     id: str
@@ -72,6 +79,8 @@ class Problem:
     solution: str | None = None
     tolerance: float | None = None
     earlier: tuple[Message, ...] = ()
+    instruction: str | None = None
+    answer_kind: AnswerKind = "math"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ class GradeItem:
 
     thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
     tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
-        then earns nothing, whatever its text holds.
+        then earns nothing, whatever its text holds. answer_kind: as of the problem.
     """
 
     completion: str
@@ -90,6 +99,7 @@ class GradeItem:
     thinking_prefilled: bool
     tolerance: float | None = None
     truncated: bool = False
+    answer_kind: AnswerKind = "math"
 
     def __post_init__(self) -> None:
         if isinstance(self.references, str):

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.config.evaluation import EvalRecipe
-from deepscaler.data.benchmarks.load import BENCHMARKS
+from deepscaler.config.evaluation import COMPETITION, EvalRecipe
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.datasets import describe, load_suite
 from deepscaler.loop.evaluate import (
@@ -83,11 +82,11 @@ def test_all_five_benchmarks_go_the_whole_way_with_a_tiny_model(
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
     settings = ("sampling.num_samples=1", "sampling.max_completion_tokens=8", "engine.processes=1")
     results = evaluate_model(model, job(tmp_path / "eval", *settings, datasets=datasets))
-    assert list(results.content["benchmarks"]) == list(BENCHMARKS)
+    assert list(results.content["benchmarks"]) == list(COMPETITION)
     assert len(table(tmp_path / "eval")) == 1560
     print_results(results.content)
     out = capsys.readouterr().out
-    assert all(name in out for name in BENCHMARKS) and "average" in out
+    assert all(name in out for name in COMPETITION) and "average" in out
 
 
 def test_all_five_benchmarks_with_a_server_that_knows_the_solutions(tmp_path: Path) -> None:

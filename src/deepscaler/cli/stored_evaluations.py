@@ -67,14 +67,17 @@ def eval_import(
     thinking_prefilled: bool,
     workers: int,
 ) -> None:
+    from deepscaler.config.evaluation import COMPETITION
     from deepscaler.config.sections.evaluation import GraderSection
-    from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+    from deepscaler.data.benchmarks.load import BENCHMARKS, is_in, load_benchmark
     from deepscaler.evaluation.imports import ImportedFile, import_completions
     from deepscaler.evaluation.tables import print_results
     from deepscaler.loop.evaluate import grader_settings
     from deepscaler.rewards.isolation.pool import make_grader
 
-    names = [benchmark] if benchmark is not None else list(BENCHMARKS)
+    names = [benchmark] if benchmark is not None else list(COMPETITION)
+    if benchmark is None and benchmarks is not None:
+        names += [name for name, spec in BENCHMARKS.items() if name not in COMPETITION and is_in(spec, benchmarks)]
     sets = {name: load_benchmark(name, benchmarks).problems for name in names}
     section = GraderSection(workers=workers)
     imported = ImportedFile(file, _mapping(columns), sets, benchmark, thinking_prefilled)

@@ -125,6 +125,10 @@ class Comparison:
     settings_differ: tuple[str, ...]
 
     @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.before, self.after
+
+    @property
     def se_resampling(self) -> float:
         """As of a benchmark, for the average."""
         return math.hypot(self.average_before.se_resampling, self.average_after.se_resampling)

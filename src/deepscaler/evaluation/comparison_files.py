@@ -14,7 +14,7 @@ from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.estimators import Estimate
 from deepscaler.evaluation.markdown import comparison_markdown
 from deepscaler.evaluation.paired import Difference
-from deepscaler.evaluation.published import Published, published
+from deepscaler.evaluation.published import Published, published_beside
 from deepscaler.evaluation.results import estimate_json, finite
 from deepscaler.evaluation.tables import worded_conditions
 from deepscaler.observability.files import write_atomically
@@ -42,7 +42,7 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
         "settings_differ": list(comparison.settings_differ),
     }
     if with_published:
-        content["published"] = _published(published())
+        content["published"] = _published(published_beside(comparison.benchmarks))
     return content
 
 

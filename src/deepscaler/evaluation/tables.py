@@ -14,8 +14,8 @@ from rich.text import Text
 from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.estimators import Estimate
-from deepscaler.evaluation.published import COLUMNS as PUBLISHED_COLUMNS
-from deepscaler.evaluation.published import published
+from deepscaler.evaluation.published import published_beside
+from deepscaler.evaluation.samples import setting
 from deepscaler.observability import terminal
 from deepscaler.observability.counts import counted
 
@@ -219,21 +219,23 @@ def _differences_sheet(comparison: Comparison) -> Sheet:
 
 
 def _published_sheet(comparison: Comparison) -> Sheet:
-    table = published()
-    columns = ("model", *PUBLISHED_COLUMNS.values(), "avg")
+    table = published_beside(comparison.benchmarks)
+    columns = ("model", *table.columns.values(), "avg")
     blank = ("",) * (len(columns) - 1)
     parts = {name: _problems(c) for name, c in comparison.benchmarks.items() if c.is_part}
+    drawn = {n for n in parts if any(setting(side.settings, "limit_seed") is not None for side in comparison.sides)}
 
     def measured(side: str) -> Row:
         estimates = {name: getattr(c, side) for name, c in comparison.benchmarks.items()}
-        whole = estimates.keys() == PUBLISHED_COLUMNS.keys() and not parts
+        whole = estimates.keys() == table.columns.keys() and not parts
         average = percent(getattr(comparison, f"average_{side}").mean) if whole else MISSING
-        scores = [percent(estimates[n].mean) if n in estimates else MISSING for n in PUBLISHED_COLUMNS]
-        scores = [f"{score}*" if n in parts else score for n, score in zip(PUBLISHED_COLUMNS, scores, strict=True)]
+        shown = estimates.keys() - drawn
+        scores = [percent(estimates[n].mean) if n in shown else MISSING for n in table.columns]
+        scores = [f"{score}*" if n in parts else score for n, score in zip(table.columns, scores, strict=True)]
         return ("A" if side == "before" else "B", *scores, average)
 
     rows = tuple(
-        (row.model, *(percent(row.scores.get(name)) for name in PUBLISHED_COLUMNS), percent(row.average))
+        (row.model, *(percent(row.scores.get(name)) for name in table.columns), percent(row.average))
         for row in table.rows
     )
     here = (("MEASURED HERE", *blank), measured("before"), measured("after"))
@@ -245,6 +247,8 @@ def _published_sheet(comparison: Comparison) -> Sheet:
     if parts:
         asked = ", ".join(f"{name} {count}" for name, count in parts.items())
         notes = (f"* Part of the benchmark ({asked}): not to be compared with scores of the whole.", *notes)
+    if drawn:
+        notes = (f"{', '.join(sorted(drawn))}: a random subset (--limit-seed) has no place beside scores.", *notes)
     return Sheet("Beside published scores: Pass@1 in percent", columns, (here, others), notes, (table.url,))
 
 
