@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from deepscaler.cluster.assignment import Assignment, FixedAssignment
 from deepscaler.cluster.generation import Generation, Member
-from deepscaler.cluster.supervised import SupervisedRemote
+from deepscaler.cluster.supervised import REMEDY, SupervisedRemote
 from deepscaler.protocols import PublishedWeights, Sampler
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
 
@@ -73,7 +73,7 @@ class SamplerGroup:
             held = held or info
             member.loaded(info, held)
         if held is None:
-            raise RunError("no sampler is left to take over the weights. Run the same command again to continue")
+            raise RunError(f"no sampler is left to take over the weights. {REMEDY}")
         self._held = weights, held
         return held
 

@@ -109,7 +109,8 @@ def open_run(
         start.begin(run)
         if start.is_new:
             info = run_info(run.recipe_digest, str(model_path), device_metadata())
-            directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
+            gguf = {"gguf": asdict(files.gguf)} if files.gguf else {}
+            directory.write_run_info({**info, **gguf, "template": asdict(files.template), "origin": run.origin})
         stall_s, write_stacks = recipe.cluster.stall_s, cluster.write_stacks
         watchdog = Watchdog(path / WORKERS, lambda: f"step {run.step + 1}", stall_s, write_stacks=write_stacks)
         with watchdog.watching():

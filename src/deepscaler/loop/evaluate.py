@@ -104,13 +104,14 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
         {"sha256": files.sha256()}, engine.fingerprint(files, job.recipe.engine), asdict(files.template)
     )
     prefilled = files.template.thinking_prefilled
+    gguf = {"gguf": asdict(files.gguf)} if files.gguf else {}
     with make_grader(job.recipe.grader) as grader:
         return run_job(
             job,
             settings,
             lambda: _engine_source(files, job),
             grader,
-            model={"name": str(model)},
+            model={"name": str(model), **gguf},
             thinking_prefilled=prefilled,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from deepscaler.cli.diagnosis.finding import GIB, Finding, amount
@@ -73,7 +74,15 @@ def _model(recipe: Recipe) -> Finding:
         return Finding("model", "ok", "made by the recipe's [sft] section")
     if Path(path).is_dir():
         return Finding("model", "ok", path)
+    if Path(path).is_file():
+        return _gguf(path)
     return _hub("model", "models", path)
+
+
+def _gguf(path: str) -> Finding:
+    if find_spec("gguf") is None:
+        return Finding("model", "missing", f"{path} needs the package gguf: pip install 'deepscaler[gguf]'")
+    return Finding("model", "ok", f"{path}, to be dequantised into runs/bases once")
 
 
 def _data(source: str) -> Finding:
