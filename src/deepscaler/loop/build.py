@@ -43,6 +43,7 @@ from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.protocols import Cluster, Learner
 from deepscaler.rewards.scoring import items_of
+from deepscaler.training.checkpoint_writer import CheckpointWriter
 from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
 
 
@@ -97,6 +98,7 @@ def open_run(
                 max_policy_lag=recipe.rollout.max_policy_lag,
             ),
             directory=directory,
+            saves=CheckpointWriter(path / "checkpoints", in_background=recipe.checkpoint.async_save),
             progress=progress,
             stop=stop,
             validation=_evaluator(recipe, read, cluster, directory, progress),
