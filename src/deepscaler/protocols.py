@@ -135,6 +135,10 @@ class Learner(Protocol):
         """Write weights, optimizer and counters into an existing empty directory."""
         ...
 
+    def begin_save(self, directory: Path) -> Future[None]:
+        """As `save`, but returns when copies in host memory are made; the future's result comes when all is written."""
+        ...
+
     def load(self, directory: Path, *, optimizer: bool = True) -> None:
         """Restore what `save` wrote; without the optimizer's state where the caller wants it new."""
         ...
@@ -179,6 +183,10 @@ class Replica(Protocol):
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None: ...
 
     def save(self, directory: Path) -> None: ...
+
+    def begin_save(self, directory: Path) -> Future[None]:
+        """As `Learner.begin_save`."""
+        ...
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
         """num_updates: that the optimizer to be loaded has the moments of; None leaves the optimizer new."""

@@ -80,6 +80,26 @@ def compare(
     stored_evaluations.compare(evaluation_a, evaluation_b, published=published, common=common, out=out, names=names)
 
 
+def table(
+    evaluations: Annotated[list[Path], typer.Argument(metavar="EVAL...", help="Directories written by eval.")],
+    names: Annotated[
+        list[str] | None, typer.Option("--name", metavar="NAME", help="Of each evaluation in order; else the model's.")
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Published scores below, apart.")] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Mark evaluations of other settings or problems instead of refusing them.")
+    ] = False,
+    kind: Annotated[
+        Literal["terminal", "markdown", "latex", "html"], typer.Option("--as", help="What is printed.")
+    ] = "terminal",
+    out: Annotated[list[Path] | None, typer.Option(help="File to write: .md, .tex or .html. Repeatable.")] = None,
+) -> None:
+    """Many models in one table; the best is marked where the paired test tells it apart."""
+    from deepscaler.cli import stored_evaluations
+
+    stored_evaluations.table(evaluations, names=names or (), published=published, mixed=mixed, kind=kind, out=out or ())
+
+
 def eval_clean(
     directory: Annotated[Path, typer.Argument(metavar="EVAL", help="Directory written by eval.")],
     contamination: Annotated[Path, typer.Argument(metavar="FILE", help="contamination.json of the training data.")],
@@ -217,6 +237,7 @@ COMMANDS = {
     "eval": evaluate,
     "regrade": regrade,
     "compare": compare,
+    "table": table,
     "eval-clean": eval_clean,
     "eval-export": eval_export,
     "eval-import": eval_import,

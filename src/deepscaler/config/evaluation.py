@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from deepscaler.config.layers import Layers, read_chain
 from deepscaler.config.models import Recipe
@@ -92,6 +92,24 @@ class EngineSection(VllmServersSection):
     )
 
 
+# Fields of a request that may be left out; the server's own value then applies.
+RequestField = Literal[
+    "seed", "temperature", "top_p", "top_k", "n", "stop", "stop_token_ids", "stream_options", "min_p",
+    "repetition_penalty", "skip_special_tokens",
+]  # fmt: skip
+# Fields of a request that have a setting of their own, so that `client.extra_body` must not set them beside it.
+OWN_SETTING = {
+    "model": "--model",
+    "messages": "suite.instruction",
+    "seed": "seed",
+    "n": "sampling.num_samples",
+    "stream": "client.stream",
+    "max_tokens": "sampling.max_completion_tokens",
+    "max_completion_tokens": "sampling.max_completion_tokens",
+    **{name: f"sampling.{name}" for name in ("temperature", "top_p", "top_k", "stop", "stop_token_ids")},
+}
+
+
 class ClientSection(Section):
     """Settings of the client of a server."""
 
@@ -138,6 +156,12 @@ class ClientSection(Section):
     )
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = setting(
         "max_tokens", shapes="samples", compared="content", doc="what the server calls the completion budget"
+    )
+    omit: tuple[RequestField, ...] = setting(
+        (), shapes="samples", compared="content", doc="fields of the request that the server refuses: left out"
+    )
+    extra_body: dict[str, JsonValue] = setting(
+        {}, shapes="samples", compared="content", doc="further fields of every request, passed on as they are"
     )
 
 
@@ -190,6 +214,8 @@ def _validate(layers: Layers, otherwise: str) -> EvalRecipe:
         recipe = EvalRecipe.model_validate_json(json.dumps(layers.table), strict=True)
         if recipe.suite.limit_seed is not None and recipe.suite.limit is None:
             raise RecipeError("suite.limit_seed: says which problems suite.limit keeps; set suite.limit, or remove it")
+        for name in recipe.client.extra_body.keys() & OWN_SETTING.keys():
+            raise RecipeError(f"client.extra_body.{name}: has a setting of its own; set {OWN_SETTING[name]} instead")
         return recipe
     except ValidationError as error:
         lines = []

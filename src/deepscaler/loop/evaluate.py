@@ -124,9 +124,15 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
     from deepscaler.engines.openai.client import OpenAIClient
 
     client = OpenAIClient(address, model, job.params, job.recipe.client)
+    changed = {"omit": sorted(job.recipe.client.omit), "extra_body": job.recipe.client.extra_body}
     settings = job.settings(
         {"name": model},
-        {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
+        {
+            "kind": "openai",
+            "endpoint": client.endpoint.address,
+            "max_tokens_field": client.max_tokens_field,
+            **{name: value for name, value in changed.items() if value},
+        },
         {"sha256": None, "thinking_prefilled": False},  # the server applies its own
     )
     with make_grader(job.recipe.grader) as grader:
