@@ -10,7 +10,6 @@ from deepscaler.evaluation.markdown import sheet_markdown
 from deepscaler.evaluation.model_table import LEVEL, Cell, ModelRow, ModelTable
 from deepscaler.evaluation.published import Published, published_beside
 from deepscaler.evaluation.tables import AVERAGE, MISSING, WIDTH, Row, Sheet, percent, with_interval
-from deepscaler.observability.counts import counted
 
 BEST, OTHER_SETTINGS, OTHER_PROBLEMS = "*", "†", "‡"
 LONGEST_LABEL = 24  # characters of a model's name before it is folded, in the terminal
@@ -71,7 +70,7 @@ def _label(row: ModelRow) -> str:
 
 
 def _title(table: ModelTable) -> str:
-    return f"Pass@1 in percent, mean of {counted(table.samples, 'sample')} [95% interval over problems]"
+    return f"Pass@1 in percent, samples per problem: {table.samples} [95% interval over problems]"
 
 
 def _notes(table: ModelTable) -> tuple[str, ...]:
