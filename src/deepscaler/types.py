@@ -116,7 +116,8 @@ class GradeItem:
 
     thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
     tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
-        then earns nothing, whatever its text holds.
+        then earns nothing, whatever its text holds. answer_rules: where its answer is, in the order in which they are
+        tried (`grader.answer`).
     """
 
     completion: str
@@ -124,6 +125,7 @@ class GradeItem:
     thinking_prefilled: bool
     tolerance: float | None = None
     truncated: bool = False
+    answer_rules: tuple[str, ...] = ("boxed",)
 
     def __post_init__(self) -> None:
         if isinstance(self.references, str):
