@@ -26,7 +26,7 @@ def _check(given: object) -> object:
             )
     if not names or len(set(names)) < len(names):
         raise PydanticCustomError("answer_rule", "Input should be at least one rule, each once")
-    return given
+    return tuple(given) if isinstance(given, list) else given  # an array of TOML
 
 
 AnswerRules = Annotated[str | tuple[str, ...], BeforeValidator(_check)]
