@@ -56,7 +56,10 @@ def test_a_step_leaves_its_stages_as_they_were_made(tmp_path: Path, model: Path,
 
 def test_supervised_batches_leave_their_samples_as_they_were() -> None:
     rng = np.random.default_rng(0)
-    made = [supervised_sample(*(rng.integers(0, 9, size).astype(np.int32) for size in (3, n))) for n in (4, 7, 5, 9)]
+    made = [
+        supervised_sample(rng.integers(0, 9, 3).astype(np.int32), rng.integers(0, 9, n).astype(np.int32))
+        for n in (4, 7, 5, 9)
+    ]
     before = image(made)
 
     def endless() -> Iterator[TrainSample]:
