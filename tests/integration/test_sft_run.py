@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
     recipe: Path, undisturbed: Path, point: str, count: int
 ) -> None:
     run_dir = recipe.parent / point
-    command = [sys.executable, str(KILLED_RUN), point, str(count), str(recipe), str(run_dir), "sft"]
+    command = [sys.executable, str(KILLED_RUN), f"sft:{point}", str(count), str(recipe), str(run_dir)]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     run(recipe, run_dir)

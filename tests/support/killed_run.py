@@ -1,6 +1,7 @@
-"""`deepscaler train` (or another COMMAND) that sends itself SIGKILL at a chosen point.
+"""`deepscaler train` that sends itself SIGKILL at a chosen point: python killed_run.py POINT COUNT RECIPE RUN_DIR
+[--set KEY=VALUE].
 
-python killed_run.py POINT COUNT RECIPE RUN_DIR [COMMAND]
+`sft:POINT` is the point of another command.
 
 POINT is a place in the program, COUNT how often it is passed before the process dies there.
 """
@@ -50,9 +51,9 @@ POINTS: dict[str, tuple[Any, str]] = {
 }
 
 if __name__ == "__main__":
-    point, count = sys.argv[1], int(sys.argv[2])
+    command, _, point = sys.argv[1].rpartition(":")
+    count = int(sys.argv[2])
     owner, name = POINTS[point]
     die_after(owner, name, count)
-    command = sys.argv[5] if len(sys.argv) > 5 else "train"
-    sys.argv = ["deepscaler", command, sys.argv[3], "--run-dir", sys.argv[4]]
+    sys.argv = ["deepscaler", command or "train", sys.argv[3], "--run-dir", *sys.argv[4:]]
     main()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import load_recipe
-from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, load_benchmark
+from deepscaler.config.evaluation import COMPETITION
+from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, is_in, load_benchmark
 from deepscaler.data.prepare.files import write_preparation
 from deepscaler.data.prepare.preparation import Preparation, Settings, Tools, prepare
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.sources.layouts import Columns, Layout
 from deepscaler.data.sources.readers import DataError
 from deepscaler.data.sources.references import value_in
@@ -74,7 +76,8 @@ def prepare_command(
     loaded = _load_benchmarks(directory, without_benchmarks)
     progress = _Progress()
     revision = chosen.model.revision if chosen and not tokenizer else None
-    count = None if model is None else _prompt_tokens(model, revision, settings.columns.instruction, progress)
+    asked = PromptFormat.of(data, data.instruction) if data else PromptFormat()
+    count = None if model is None else _prompt_tokens(model, revision, asked, progress)
     done = prepare(sources, loaded, settings, Tools(same_answer, readable, count, progress))
     for benchmark in loaded:
         done.warnings += [w for w in benchmark.warnings if not benchmark.registered]
@@ -103,20 +106,24 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _load_benchmarks(directory: Path | None, without: bool) -> list[LoadedBenchmark]:
-    """Every registered benchmark: one that is missing would go unnoticed among thousands of rows."""
+    """The benchmarks of `competition`, and the other registered ones that are there.
+
+    One of the former that is missing would go unnoticed among thousands of rows.
+    """
     if without:
         return []
     if directory is None:
-        files = ", ".join(spec.file for spec in BENCHMARKS.values())
+        files = ", ".join(BENCHMARKS[name].file for name in COMPETITION)
         raise ValueError(
             f"no benchmarks to keep out of training: name their directory with --benchmarks DIR or data.benchmarks "
             f"(it holds {files}), or say --without-benchmarks"
         )
-    return [load_benchmark(name, directory, allow_changed=True) for name in BENCHMARKS]
+    names = [name for name in BENCHMARKS if name in COMPETITION or is_in(BENCHMARKS[name], directory)]
+    return [load_benchmark(name, directory, allow_changed=True) for name in names]
 
 
 def _prompt_tokens(
-    model: str, revision: str | None, instruction: str, progress: Callable[[str, int, int], None]
+    model: str, revision: str | None, prompt_format: PromptFormat, progress: Callable[[str, int, int], None]
 ) -> Callable[[Sequence[Problem]], list[int]]:
     """Counts a prompt as training will: the question in the tokenizer's chat template."""
     from huggingface_hub.constants import ENDPOINT
@@ -140,7 +147,7 @@ def _prompt_tokens(
         for number, problem in enumerate(problems):
             if number % 200 == 0:
                 progress("prompt length", number, len(problems))
-            lengths.append(len(encode_problem(tokenizer, problem, instruction)))
+            lengths.append(len(encode_problem(tokenizer, problem, prompt_format)))
         progress("prompt length", len(problems), len(problems))
         return lengths
 

@@ -1,4 +1,4 @@
-"""Commands of the panel Run: quickstart, sft, train, serve."""
+"""Commands of the panel Run: quickstart, sft, train, serve, convert."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def quickstart(
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
     from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine, chosen.rollout)
@@ -32,11 +33,14 @@ def quickstart(
             "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
             "`deepscaler eval`"
         )
+    check_reward(chosen.reward, chosen.grader)
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
+        from deepscaler.algorithms.own import check_algorithm
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.evaluation.tables import print_summary
     from deepscaler.report import write_report
 
+    check_algorithm(chosen.algorithm)
     progress = prepare_for_training()
     summary = run_quickstart(chosen, run_dir, progress)
     report_file = Path(summary["report"])
@@ -130,6 +134,7 @@ def train(
     from deepscaler.config.cluster_checks import max_restarts
     from deepscaler.config.parts import require_cluster, require_engine
     from deepscaler.loop.resume_check import check_directory, parse_origin
+    from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine, chosen.rollout)
@@ -141,12 +146,15 @@ def train(
         serve_rank()
         return
     check_directory(chosen, run_dir)
+    check_reward(chosen.reward, chosen.grader)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
+        from deepscaler.algorithms.own import check_algorithm
         from deepscaler.loop.build import open_run
         from deepscaler.loop.restarts import train_restarting
         from deepscaler.toy.base_model import ensure_base
 
+    check_algorithm(chosen.algorithm)
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
     opened = partial(open_run, chosen, base, run_dir, progress, begin)
@@ -174,7 +182,7 @@ def _command(name: str, recipe: Path, run_dir: Path, overrides: Sequence[str]) -
 
 
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory, hub id or GGUF file.")],
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Any but loopback needs a key in the environment.")] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="What clients call the model; else the directory's name.")] = "",
@@ -216,4 +224,24 @@ def serve(
         run_server(service, options)
 
 
-COMMANDS = {"quickstart": quickstart, "sft": sft, "train": train, "serve": serve}
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file, quantised or not.", exists=True)],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write; must not exist.")],
+    dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="float32 is exact.")] = "float32",
+) -> None:
+    """Dequantise a GGUF file into a Hugging Face directory."""
+    from deepscaler.cli.startup import loading
+
+    if dtype not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"{dtype!r} is not float32 or bfloat16", param_hint="--dtype")
+    if to.exists():
+        raise ValueError(f"{to} exists; give a directory that does not, or remove it")
+    with loading(f"loading PyTorch to convert {file}"):
+        import torch
+
+        from deepscaler.modeling.gguf.conversion import convert_gguf
+    source = convert_gguf(file, to, getattr(torch, dtype))
+    print(f"{to}  {source.architecture}, {source.quantisation} dequantised to {dtype}, SHA-256 {source.sha256}")
+
+
+COMMANDS = {"quickstart": quickstart, "sft": sft, "train": train, "serve": serve, "convert": convert}

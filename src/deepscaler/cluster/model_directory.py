@@ -24,6 +24,7 @@ from deepscaler.data.templates import (
     template_fingerprint,
 )
 from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
+from deepscaler.modeling.gguf.conversion import GgufSource, source_of
 from deepscaler.modeling.load import (
     ModelError,
     checked_config,
@@ -64,6 +65,11 @@ class ModelDirectory:
     def context(self) -> int:
         """Tokens of prompt and completion that the model takes."""
         return model_context(self.config)
+
+    @cached_property
+    def gguf(self) -> GgufSource | None:
+        """The GGUF file whose dequantised weights these are."""
+        return source_of(self.path)
 
     @cached_property
     def template(self) -> TemplateFingerprint:
@@ -125,7 +131,7 @@ def open_model(
     prompt_format: PromptFormat | None = None,
     section: str = "data",
 ) -> ModelDirectory:
-    """Open a model directory or hub id. dtype: `float32`, `bfloat16` or `auto`. revision: of a hub id.
+    """Open a model directory, a hub id or a GGUF file. dtype: `float32`, `bfloat16` or `auto`. revision: of a hub id.
 
     prompt_format: of its prompts, by the recipe's `section`.
 

@@ -14,6 +14,7 @@ from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
 from deepscaler.config.optimizer_checks import passes_rule, schedule_rule
 from deepscaler.config.prompt_checks import prompt_rule
+from deepscaler.config.reward_checks import own_code_rule, reward_rule
 from deepscaler.config.rollout_checks import engine_rule, overlap_rule, vllm_servers_rule
 
 Origins = Mapping[str, str]
@@ -216,6 +217,8 @@ _RULES: tuple[Rule, ...] = (
     benchmarks_rule,
     sources_rule,
     bands_rule,
+    reward_rule,
+    own_code_rule,
     _mini_batch,
     schedule_rule,
     passes_rule,

@@ -100,6 +100,8 @@ def _contradictions(recipe: SftRecipe) -> Iterator[str]:
                 f"optimizer.{name} belongs to training by reinforcement; a step of `deepscaler sft` is one update of "
                 f"sft.traces_per_step traces: remove optimizer.{name}"
             )
+    if recipe.checkpoint.async_save:
+        yield "checkpoint.async_save: `deepscaler sft` writes a checkpoint before the next step; remove it"
     yield from idle_schedule(optimizer)
     room = recipe.training.tokens_per_micro_batch
     if data.max_tokens is not None and data.max_tokens > room:

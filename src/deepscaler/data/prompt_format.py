@@ -31,8 +31,15 @@ class PromptFormat:
         return PromptFormat(instruction, section.system_prompt, section.prompt_template, section.template)
 
     def question(self, problem: Problem) -> str:
-        """The user message that asks a problem."""
-        return self.user_message(problem.prompt, self.instruction)
+        """The user message that asks a problem.
+
+        A problem's own instruction takes the place of `instruction`; one that begins with a line break needs no space.
+        """
+        if problem.instruction is None or self.prompt_template:
+            own = problem.instruction
+            return self.user_message(problem.prompt, self.instruction if own is None else own)
+        gap = "" if problem.instruction.startswith("\n") or not problem.instruction else " "
+        return f"{problem.prompt}{gap}{problem.instruction}"
 
     def user_message(self, text: str, instruction: str) -> str:
         if not self.prompt_template:

@@ -55,7 +55,7 @@ def open_sft(recipe: SftRecipe, path: Path, progress: Progress) -> Iterator[SftR
             count,
         ):
             weights = replica.publish(0).digest("float32")
-            inputs = inputs_of(weights, files.path, files.tokenizer, files.stop_ids())
+            inputs = inputs_of(weights, files.path, files.tokenizer, files.stop_ids(), {})
             if found is not None:
                 _check_inputs(inputs, found)
             batches = Batches(

@@ -46,6 +46,7 @@ def test_recipes_are_told_apart(recipe: Path) -> None:
     [
         (["data.validation=v.jsonl", "data.validation_frac=0.1"], "both say which traces"),
         (["sft.validate_every_steps=5"], "without validation traces"),
+        (["checkpoint.async_save=true"], "before the next step"),
         (["cluster.kind=ray"], "on one machine"),
         (["optimizer.num_iterations=2"], "optimizer.num_iterations belongs to training by reinforcement"),
         (["optimizer.mini_batch_prompts=2"], "optimizer.mini_batch_prompts belongs"),
