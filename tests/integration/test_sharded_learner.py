@@ -112,6 +112,17 @@ def test_ranks_reproduce_one_process(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0.0)
 
 
+def test_ranks_reproduce_one_process_for_a_model_without_a_family(ranks: Ranks, make_samples_of: MakeSamples) -> None:
+    given = recipe()
+    alone, group = policy_learner(make_model("gemma2"), given), ranks.world(2, given, family="gemma2")
+    learner = learner_of(group, given)
+    for batches in batches_of_three_steps(make_samples_of):
+        mine, theirs = learner.update(batches), alone.learner.update(batches)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, abs=1e-5)
+    for mine, parameter in zip(published(group), held(alone.model), strict=True):
+        torch.testing.assert_close(mine, parameter, atol=1e-5, rtol=1e-5)
+
+
 def test_ranks_without_samples_or_with_fewer_change_nothing(ranks: Ranks, make_samples_of: MakeSamples) -> None:
     given = recipe()
     for lengths in ([12, 5, 9], [11]):

@@ -12,15 +12,18 @@ from typing import Any
 import torch
 
 from deepscaler.config.context import context_limit
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.observability.counts import counted
 
 SHORTER = "give them fewer tokens (max_completion_tokens, --max-tokens, --context)"
+UNLIMITED = 2**31  # tokens: recurrent models, and those whose attention only decays with distance
 FITTED = "fitted"  # as rotary type: the rotations stay as they are
 
 
 def model_context(config: Any) -> int:
-    """Tokens of prompt and completion that the model of a transformers configuration takes."""
-    return context_limit(config.to_dict())
+    """Tokens of prompt and completion that the model of a transformers configuration takes; UNLIMITED without one."""
+    own = getattr(config, "max_position_embeddings", None)  # which some architectures store under another name
+    return UNLIMITED if own is None else context_limit({**config.to_dict(), "max_position_embeddings": own})
 
 
 def fit_positions(model: Any, longest: int) -> None:
@@ -34,8 +37,9 @@ def fit_positions(model: Any, longest: int) -> None:
             f"sequences of {counted(longest, 'token')} exceed the model's context of {limit}; {SHORTER}, or choose a "
             "model with a longer context"
         )
-    _fit_windows(model, longest)
-    rotary = model.base_model.rotary_emb
+    if model.config.model_type in FAMILIES:  # others compute their own windows
+        _fit_windows(model, longest)
+    rotary: Any = getattr(model.base_model, "rotary_emb", None)
     if changes_with_length(rotary):
         with torch.no_grad():
             device = model.get_input_embeddings().weight.device
@@ -57,11 +61,15 @@ def cast_parameters(model: Any, dtype: torch.dtype) -> Any:
 
 def check_rotations(model: Any) -> None:
     """Raises ValueError where `model.to(dtype)` has rounded the frequencies of the rotations."""
-    found = model.base_model.rotary_emb.inv_freq.dtype
-    if found != torch.float32:
+    rounded = {
+        buffer.dtype
+        for name, buffer in model.named_buffers()
+        if name.endswith("inv_freq") and buffer.dtype in (torch.bfloat16, torch.float16)
+    }
+    if rounded:
         raise ValueError(
-            f"the model's rotary frequencies were rounded to {found}, as model.to(dtype) does: positions far from the "
-            "start would be confused; load the weights in that type, or use "
+            f"the model's rotary frequencies were rounded to {rounded.pop()}, as model.to(dtype) does: positions far "
+            "from the start would be confused; load the weights in that type, or use "
             "deepscaler.modeling.positions.cast_parameters"
         )
 

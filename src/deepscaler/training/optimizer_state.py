@@ -7,6 +7,7 @@ model of one process or of ranks.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -46,9 +47,12 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
-    _load_parameters(model, weights_files(directory))
+    stored = _read(weights_files(directory))
+    if any(name not in stored for name, _ in model.named_parameters()):  # transformers stores them in other parts
+        stored = _read_converted(directory, model)
+    _load_parameters(model, stored, directory)
     if reference is not None and (directory / REFERENCE_FILE).is_file():
-        _load_parameters(reference, [directory / REFERENCE_FILE])
+        _load_parameters(reference, _read([directory / REFERENCE_FILE]), directory)
     elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
         load_sharded_reference(directory, reference)
 
@@ -93,13 +97,23 @@ def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, director
         )
 
 
-def _load_parameters(model: nn.Module, files: list[Path]) -> None:
+def _read(files: list[Path]) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = {}
     for file in files:
         stored |= load_file(file)
+    return stored
+
+
+def _read_converted(directory: Path, model: Any) -> dict[str, Tensor]:
+    """The weights as transformers holds them in memory, such as all experts of a layer in one."""
+    read: Any = type(model).from_pretrained(directory, config=model.config, dtype=torch.float32, use_safetensors=True)
+    return dict(read.named_parameters())
+
+
+def _load_parameters(model: nn.Module, stored: dict[str, Tensor], directory: Path) -> None:
     missing = [name for name, _ in model.named_parameters() if name not in stored]
     if missing:
-        raise ValueError(f"{files[0].parent} lacks the weights {missing[:3]}; it was saved from another model")
+        raise ValueError(f"{directory} lacks the weights {missing[:3]}; it was saved from another model")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_part(stored[name], parameter) if isinstance(parameter, DTensor) else stored[name])
