@@ -112,9 +112,13 @@ def test_ranks_reproduce_one_process(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0.0)
 
 
-def test_ranks_reproduce_one_process_for_a_model_without_a_family(ranks: Ranks, make_samples_of: MakeSamples) -> None:
-    given = recipe()
-    alone, group = policy_learner(make_model("gemma2"), given), ranks.world(2, given, family="gemma2")
+@pytest.mark.parametrize(("kind", "together"), [("gemma2", 1), ("gemma3_text", 2), ("qwen3_moe", 1)])
+def test_ranks_reproduce_one_process_with_layers_that_are_not_llamas(
+    ranks: Ranks, make_samples_of: MakeSamples, kind: str, together: int
+) -> None:
+    """Without a family; with windows across shards of a sequence; with experts."""
+    given = recipe(context_parallel=together)
+    alone, group = policy_learner(make_model(kind), given), ranks.world(2, given, family=kind)
     learner = learner_of(group, given)
     for batches in batches_of_three_steps(make_samples_of):
         mine, theirs = learner.update(batches), alone.learner.update(batches)

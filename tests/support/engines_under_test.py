@@ -35,11 +35,13 @@ class Embedded:
 
 
 class EmbeddedGeneric(Embedded):
-    """Models without a family of ours, another kind for every family of the suite."""
+    """Models without a family of ours, each kind in the place of one of the families."""
 
     def model(self, family: str = "qwen2", *, seed: int = 0) -> Any:
-        kinds = list(GENERIC)
-        return make_generic(kinds[list(FAMILIES).index(family) % len(kinds)], seed=seed)
+        place = list(FAMILIES).index(family)
+        if place >= len(GENERIC):
+            pytest.skip("every kind was run in the place of another family")
+        return make_generic(list(GENERIC)[place], seed=seed)
 
     def start(self, model: Any, **settings: Any) -> Sampler:
         return make_engine(model, **settings)

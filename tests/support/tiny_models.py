@@ -13,6 +13,21 @@ from deepscaler.modeling.generic import accelerated as faster
 
 VOCABULARY = 40
 STOP_ID = 1
+# What a family has beside the layers of Llama; windows are shorter than the sequences of the tests.
+OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 8},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 6,
+    },
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "phi3": {
+        "sliding_window": 9,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    },
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+}
 
 
 def make_model(
@@ -45,6 +60,7 @@ def make_model(
         bos_token_id=None,
         eos_token_id=STOP_ID,
         pad_token_id=0,
+        **OWN.get(family, {}),
     )
     torch.manual_seed(seed)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]

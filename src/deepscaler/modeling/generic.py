@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from deepscaler.config.memory import FLOAT32, ModelShape
-from deepscaler.modeling.families.registry import FAMILIES, family_of
+from deepscaler.modeling.families.registry import family_of, has_family
 from deepscaler.modeling.head import forbidden_ids, leave_out
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
@@ -26,12 +26,12 @@ LOGIT_COPIES = 4  # of a position, in float32: logits, their logarithms, probabi
 
 def is_generic(model: Any) -> bool:
     """Whether the model has no family here."""
-    return model.config.model_type not in FAMILIES
+    return not has_family(model.config)
 
 
 def why_impossible(config: Any) -> str | None:
     """Why a model of this configuration cannot be trained and sampled from; None where it can."""
-    if config.model_type in FAMILIES:
+    if has_family(config):
         return None
     if getattr(config, "is_encoder_decoder", False):
         return f"model_type {config.model_type!r} has an encoder; only causal language models can be trained"
@@ -45,7 +45,7 @@ def why_impossible(config: Any) -> str | None:
 
 def note_of(config: Any) -> str | None:
     """What to say at the start; None for a model with a family."""
-    if config.model_type in FAMILIES:
+    if has_family(config):
         return None
     return (
         f"note: model type {config.model_type} has no family here: its own forward and cache in transformers are used, "

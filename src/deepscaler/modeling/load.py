@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from deepscaler.modeling.attention import NAME
-from deepscaler.modeling.families.registry import FAMILIES
+from deepscaler.modeling.families.registry import has_family
 from deepscaler.modeling.generic import accelerated, why_impossible
 from deepscaler.modeling.gguf.conversion import converted
 from deepscaler.modeling.gguf.header import is_gguf
@@ -116,7 +116,7 @@ def _checked_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
 
     A model without a family keeps its own attention.
     """
-    own: dict[str, str] = {"attn_implementation": NAME} if config.model_type in FAMILIES else {}
+    own: dict[str, str] = {"attn_implementation": NAME} if has_family(config) else {}
     read: Any = AutoModelForCausalLM.from_pretrained(
         directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **own
     )

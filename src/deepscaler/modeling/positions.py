@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from deepscaler.config.context import context_limit
-from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.observability.counts import counted
 
 SHORTER = "give them fewer tokens (max_completion_tokens, --max-tokens, --context)"
@@ -29,7 +28,7 @@ def model_context(config: Any) -> int:
 def fit_positions(model: Any, longest: int) -> None:
     """Prepare the model for sequences of at most `longest` tokens; to be called before it is copied or sampled from.
 
-    Raises ValueError when its context or a sliding window is shorter.
+    Raises ValueError when its context is shorter.
     """
     limit = model_context(model.config)
     if longest > limit:
@@ -37,8 +36,6 @@ def fit_positions(model: Any, longest: int) -> None:
             f"sequences of {counted(longest, 'token')} exceed the model's context of {limit}; {SHORTER}, or choose a "
             "model with a longer context"
         )
-    if model.config.model_type in FAMILIES:  # others compute their own windows
-        _fit_windows(model, longest)
     rotary: Any = getattr(model.base_model, "rotary_emb", None)
     if changes_with_length(rotary):
         with torch.no_grad():
@@ -81,23 +78,7 @@ def fitted_context(model: Any) -> int:
 
 def changes_with_length(rotary: Any) -> bool:
     """Whether the rotations of a forward pass depend on its longest sequence."""
-    kind = getattr(rotary, "rope_type", "default")
-    return kind == "longrope" or "dynamic" in kind
-
-
-def _fit_windows(model: Any, longest: int) -> None:
-    """Without effect on sequences within the window; their layers then attend to everything, which is the same."""
-    windows = {layer.self_attn: getattr(layer.self_attn, "sliding_window", None) for layer in model.base_model.layers}
-    shortest = min((window for window in windows.values() if window is not None), default=None)
-    if shortest is None:
-        return
-    if longest > shortest:
-        raise ValueError(
-            f"the model has layers that attend to the last {counted(shortest, 'token')} only (sliding_window), which "
-            f"is not supported for longer sequences, and these can have {longest}; {SHORTER}, or set "
-            "use_sliding_window to false in the model's config.json if it was trained without"
-        )
-    for attention, window in windows.items():
-        if window is not None:
-            attention.sliding_window = None
-    model.longest_fitted = longest
+    kinds = getattr(rotary, "rope_type", "default")  # or one for every type of layer
+    return any(
+        kind == "longrope" or "dynamic" in kind for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])
+    )

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from deepscaler.modeling.attention import NAME
-from deepscaler.modeling.families.registry import FAMILIES
+from deepscaler.modeling.families.registry import has_family
 from deepscaler.modeling.files import StoredTensor, read_tensor, stored_tensors
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -31,7 +31,7 @@ def check_weights(directory: Path, config: Any) -> None:
     """
     _refuse_adapters(directory)
     _refuse_quantised(directory, getattr(config, "quantization_config", None))
-    if config.model_type not in FAMILIES:
+    if not has_family(config) or get_checkpoint_conversion_mapping(config.model_type):
         _check_generic(directory, _without_weights(directory, config))
         return
     expected = expected_shapes(directory, config)
@@ -97,7 +97,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def _without_weights(directory: Path, config: Any) -> Any:
     """The model on no device. Raises ValueError where none can be built."""
-    own: dict[str, str] = {"attn_implementation": NAME} if config.model_type in FAMILIES else {}
+    own: dict[str, str] = {"attn_implementation": NAME} if has_family(config) else {}
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, **own)

@@ -18,9 +18,9 @@ from deepscaler.cpu import available_cores
 from deepscaler.engines.sizing import cache_bytes
 from deepscaler.engines.torch.block_attention import CpuStep
 from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
-from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.flash_attention import flash_works
 from deepscaler.engines.torch.kv_cache import KVCache
+from deepscaler.engines.torch.module_decoder import make_decoder
 from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
 from deepscaler.engines.torch.scheduler import OpenScheduler, Scheduler, Sequence
 from deepscaler.engines.torch.scoring import TokenScores, score_tokens
@@ -77,7 +77,7 @@ class TorchEngine:
 
     def _build(self, float32_head: bool, attention_backend: str | None) -> None:
         """What computes a step."""
-        self._decoder = Decoder(self._model, float32_head=float32_head)
+        self._decoder = make_decoder(self._model, float32_head=float32_head)
         backend = BACKENDS[attention_backend or self._fastest_backend()]
         self.cache = backend(self._model.config, self.dtype, self._device, self._free_bytes())
         paged = isinstance(self.cache, PagedCache)

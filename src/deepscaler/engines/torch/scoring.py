@@ -37,9 +37,11 @@ class TokenScores:
 class _Causal:
     """Causal attention of one sequence without a cache."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         query, key = cast_to_value_dtype(query, key, value)
-        return causal(query, key, value, scaling)
+        return causal(query, key, value, scaling, window)
 
 
 @torch.inference_mode()
