@@ -35,6 +35,7 @@ from deepscaler.training.checkpoint_writer import CheckpointWriter
 from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo, WorkerLost
 
 BASE_MODEL_FILE = "base_model.json"
+ADAPTER_BASE_FILE = "adapter_base.json"  # where a checkpoint holds adapters: path and digest of their base
 
 
 class AlarmError(RunError):
@@ -264,6 +265,9 @@ class Run:
                 _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
                 return None
             self.save_tokenizer(directory)
+            if self.recipe.model.lora.rank:
+                base = {"path": str(self.base_model.absolute()), "weights_sha256": self.inputs.weights}
+                _write_json(directory / ADAPTER_BASE_FILE, base)
             if self.saves.in_background:
                 return self.cluster.learner.begin_save(directory)
             self.cluster.learner.save(directory)

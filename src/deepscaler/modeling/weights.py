@@ -23,14 +23,17 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | N
 
 def tensor_digests(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> dict[str, str]:
     """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`."""
-    ordered = sorted(weights, key=lambda item: item[0])
-    one = functools.partial(_digest, dtype=dtype)
-    if ordered and ordered[0][1].is_cuda:  # copies and hashes of several weights at once: gigabytes wait for them
-        with ThreadPoolExecutor(available_cores()) as threads:
-            parts = list(threads.map(one, ordered))
-    else:
-        parts = [one(item) for item in ordered]
-    return {name: part.hex() for (name, _), part in zip(ordered, parts, strict=True)}
+    found: dict[str, str] = {}
+    on_gpu: list[tuple[str, Tensor]] = []
+    for item in weights:  # one after the other: a merged weight exists only while it is looked at
+        if item[1].is_cuda:
+            on_gpu.append(item)
+        else:
+            found[item[0]] = _digest(item, dtype).hex()
+    with ThreadPoolExecutor(available_cores()) as threads:  # copies and hashes of several: gigabytes wait for them
+        parts = threads.map(functools.partial(_digest, dtype=dtype), on_gpu)
+        found |= {name: part.hex() for (name, _), part in zip(on_gpu, parts, strict=True)}
+    return dict(sorted(found.items()))
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:
