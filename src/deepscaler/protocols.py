@@ -85,6 +85,18 @@ class InterruptibleSampler(Sampler, Protocol):
         ...
 
 
+@runtime_checkable
+class GroupSampler(Protocol):
+    """A sampler made of several engines, each of which can be asked by itself."""
+
+    def generate_on_each(self, request: Request, params: SamplingParams) -> list[tuple[str, Rollout]]:
+        """(name of the engine, its completion of the request's only sample), of every engine with the newest weights.
+
+        An engine that is lost meanwhile is left out; it is started again, and gets the weights before it samples.
+        """
+        ...
+
+
 class Grader(Protocol):
     """Verifies completions: the same for training, evaluation, saved completions and regrading."""
 

@@ -59,6 +59,20 @@ def test_server_and_embedded_engine_give_the_same_greedy_completions(tmp_path: P
     assert table(tmp_path / "there")[0]["token_ids"] is None
 
 
+def test_more_samples_make_only_the_missing_ones_and_equal_a_fresh_evaluation(tmp_path: Path, tiny: Path) -> None:
+    def evaluate(out: str, samples: int) -> Any:
+        sampled = (*GREEDY[2:], "sampling.temperature=1", f"sampling.num_samples={samples}", "engine.processes=1")
+        return evaluate_model(tiny, job(tmp_path / out, *sampled, datasets=CHAINS)).content
+
+    evaluate("grown", 2)
+    grown, fresh = evaluate("grown", 5), evaluate("fresh", 5)
+    assert grown["run"]["new_samples"] == 3 * 12 and grown["run"]["resumed_samples"] == 2 * 12
+    assert table(tmp_path / "grown") == table(tmp_path / "fresh") and len(table(tmp_path / "grown")) == 5 * 12
+    assert grown["benchmarks"] == fresh["benchmarks"] and grown["settings_sha256"] == fresh["settings_sha256"]
+    with pytest.raises(ValueError, match="give --samples 5 or more"):
+        evaluate("grown", 4)
+
+
 def test_the_budget_above_the_models_context_is_refused_before_the_weights_are_loaded(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,11 @@ class Member:
         return self._loading is not None and not self._loading[0].ready()
 
     @property
+    def holds_weights(self) -> bool:
+        """Whether its process of now has reported the group's weights."""
+        return self._loading is None and self._loaded_by == self.remote.num_starts
+
+    @property
     def needs_weights(self) -> bool:
         """Its process was started after the weights were published, and was not told of them yet."""
         return self._loading is None and self._loaded_by != self.remote.num_starts

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deepscaler.config import checks, schema
+from deepscaler.config.import_paths import located
 from deepscaler.config.layers import Layers, read_chain
 from deepscaler.config.models import Recipe
 from deepscaler.config.presets import PRESETS, Preset
@@ -47,13 +48,18 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     path = Path(path)
     layers = Layers()
     for file, table in read_chain(path):
-        layers.merge(table, f"file:{os.path.relpath(file, path.parent)}")
+        layers.merge(located(table, file.parent), f"file:{os.path.relpath(file, path.parent)}")
     for override in overrides:
         layers.override(override)
     if "suite" in layers.table:
         raise RecipeError(
             f"{path}: a recipe with [suite] is for an evaluation, not for a training run; use it with "
             f"`deepscaler eval MODEL --recipe {path}`. docs/evaluation.md explains its settings"
+        )
+    if "sft" in layers.table and not layers.table.keys() & {"rollout", "stages"}:
+        raise RecipeError(
+            f"{path}: a recipe with [sft] and without [rollout] and [[stages]] fine-tunes on traces; use it with "
+            f"`deepscaler sft {path} --run-dir DIR`. docs/sft.md explains its settings"
         )
     preset = _preset_of(layers, path)
     if isinstance(layers.table.get("algorithm", {}), dict):  # otherwise validation reports the error

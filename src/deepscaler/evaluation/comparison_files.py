@@ -31,7 +31,10 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
     content: dict[str, object] = {
         "before": _side(comparison.before),
         "after": _side(comparison.after),
-        "sets": {name: {**_set(c), **_shares(comparison, name)} for name, c in comparison.benchmarks.items()},
+        "sets": {
+            name: {**_set(c), **_shares(comparison, name), "is_drawn": name in comparison.drawn}
+            for name, c in comparison.benchmarks.items()
+        },
         "total": {
             **_difference(comparison.total),
             "se_resampling": finite(comparison.se_resampling),

@@ -48,7 +48,8 @@ def load_suite(suite: SuiteSection, directory: Path | None) -> Datasets:
         if loaded.name in sets:
             raise ValueError(f"two benchmarks of the suite are called {loaded.name}; rename or remove one of them")
         sets[loaded.name] = limited(loaded.name, loaded.problems, suite.limit, suite.limit_seed)
-        origins[loaded.name] = loaded.origin
+        part = len(sets[loaded.name]) < len(loaded.problems) and loaded.name not in BENCHMARKS
+        origins[loaded.name] = {**loaded.origin, **({"num_whole": len(loaded.problems)} if part else {})}
         warnings += [f"{loaded.name}: {text}" for text in loaded.warnings]
     return describe(sets, origins, tuple(warnings))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 
-from deepscaler.data.templates import format_question
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
 from deepscaler.engines.openai.probe import ReplyMonitor
 from deepscaler.evaluation.completions import Completion, Key, Plan
@@ -21,13 +21,13 @@ class ServerSource:
     def __init__(
         self,
         client: OpenAIClient,
-        instruction: str,
+        prompt_format: PromptFormat,
         found: Sequence[str] = (),
         metadata: Mapping[str, object] | None = None,
     ) -> None:
         self._client, self._found = client, list(found)
         self.metadata: Mapping[str, object] = metadata or {}
-        self._instruction = instruction
+        self._prompt_format = prompt_format
         self._monitor = ReplyMonitor(client)
 
     def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
@@ -41,8 +41,10 @@ class ServerSource:
             self._monitor.record(response)
             key, reply = response.request.key, response.reply
             assert isinstance(key, Key)
-            seed_used, latency_s = response.request.seed, response.latency_s
-            yield Completion(key, reply.text, None, reply.num_tokens, reply.finish_reason, seed_used, latency_s)
+            seed_used = None if "seed" in self._client.omitted else response.request.seed
+            yield Completion(
+                key, reply.text, None, reply.num_tokens, reply.finish_reason, seed_used, response.latency_s
+            )
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(
@@ -52,8 +54,8 @@ class ServerSource:
 
     def _request(self, plan: Plan, key: Key, seed: int) -> ChatRequest:
         problem = plan.problem(key)
-        question = format_question(problem, self._instruction)
-        return ChatRequest(key, question, request_seed(seed, *key), problem.earlier)
+        question, earlier = self._prompt_format.question(problem), self._prompt_format.opened(problem.earlier)
+        return ChatRequest(key, question, request_seed(seed, *key), earlier)
 
     def warnings(self) -> list[str]:
         return [*self._found, *self._monitor.warnings()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -10,16 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from deepscaler.algorithms.batch import make_samples
+from deepscaler.algorithms.own import check_algorithm
 from deepscaler.cluster.local import WORKERS, PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
-from deepscaler.config.derived import updates_per_step
+from deepscaler.config.derived import mini_batches_per_step
 from deepscaler.config.evaluation import evaluation_recipe, rollout_engine
 from deepscaler.config.parts import ENGINES
 from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
+from deepscaler.data.sources.other_columns import NO_OTHERS
 from deepscaler.data.templates import decoder
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.sources import EngineSource
@@ -27,7 +29,8 @@ from deepscaler.loop.ahead import Ahead
 from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import Experience, MakeSamples, OnPolicy, Step
 from deepscaler.loop.held_out_sets import write_held_out
-from deepscaler.loop.inputs import inputs_of
+from deepscaler.loop.inputs import code_digests, inputs_of
+from deepscaler.loop.locked_directory import locked_directory, storage_faults_named
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.publishing import CANARY_LIMIT, Canary
 from deepscaler.loop.resume import find_start
@@ -39,12 +42,12 @@ from deepscaler.loop.validation import Evaluator
 from deepscaler.loop.watchdog import Watchdog
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
-from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.protocols import Cluster, Learner
+from deepscaler.rewards.manager import RewardManager, open_reward
 from deepscaler.rewards.scoring import items_of
 from deepscaler.training.checkpoint_writer import CheckpointWriter
-from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
+from deepscaler.types import IntArray, ScoredGroup, TrainSample, WantedColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +71,35 @@ def open_run(
     a directory that belongs to another recipe, and when another process works in it; the directory is untouched then.
     """
     check_directory(recipe, path)
-    read = read_inputs(recipe, model_path, progress)
+    check_algorithm(recipe.algorithm)
+    with open_reward(recipe.reward, recipe.grader, path / "rewards") as reward:
+        read = read_inputs(recipe, model_path, progress, NO_OTHERS if reward is None else reward.columns)
+        with _open(recipe, model_path, path, progress, origin, read, reward) as run:
+            yield run
+
+
+@contextmanager
+def _open(
+    recipe: Recipe,
+    model_path: Path,
+    path: Path,
+    progress: Progress,
+    origin: Origin | None,
+    read: Inputs,
+    reward: RewardManager | None,
+) -> Iterator[Run]:
     files = read.policy.files
     with (
-        _lock(path),
-        _storage_faults_named(path),
+        locked_directory(path),
+        storage_faults_named(path),
         StopRequest() as stop,
         load_cluster(recipe.cluster.kind)(recipe, read.policy, path) as workers,
-        _experience(recipe, read, workers, progress) as (experience, cluster),
+        _experience(recipe, read, workers, progress, reward) as (experience, cluster),
     ):
         weights = cluster.learner.publish()
-        inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
+        inputs = inputs_of(
+            weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids, code_digests(recipe, reward)
+        )
         start = find_start(recipe, inputs, read.prompts.stream, path, origin)
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
@@ -121,7 +142,7 @@ def open_run(
 
 @contextmanager
 def _experience(
-    recipe: Recipe, read: Inputs, cluster: Cluster, progress: Progress
+    recipe: Recipe, read: Inputs, cluster: Cluster, progress: Progress, reward: RewardManager | None
 ) -> Iterator[tuple[Experience, Cluster]]:
     """What makes the groups of a step, and the cluster with its sampler as everything else may use it."""
     prefilled = read.policy.files.template.thinking_prefilled
@@ -135,6 +156,7 @@ def _experience(
         read.encode,
         partial(items_of, decode=read.decode, thinking_prefilled=prefilled),
         progress.on_rollout,
+        list if reward is None else partial(reward.score, thinking_prefilled=prefilled),
     )
     if recipe.rollout.max_policy_lag == 0:
         yield OnPolicy(*arguments), cluster
@@ -156,7 +178,7 @@ def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:
 
 def _make_samples_of(recipe: Recipe) -> MakeSamples:
     """Advantages and token weights by the recipe's algorithm."""
-    num_updates = updates_per_step(recipe)
+    num_updates = mini_batches_per_step(recipe)
 
     def make(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSample]]:
         budget = step.stage.max_completion_tokens
@@ -165,10 +187,14 @@ def _make_samples_of(recipe: Recipe) -> MakeSamples:
     return make
 
 
-def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
-    """Read problems, tokenizer and model files. Raises ValueError for invalid ones."""
-    training = load_training_data(recipe)
-    files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
+def read_inputs(recipe: Recipe, model_path: Path, progress: Progress, others: WantedColumns = NO_OTHERS) -> Inputs:
+    """Read problems, tokenizer and model files. Raises ValueError for invalid ones.
+
+    others: columns that reward functions take.
+    """
+    training = load_training_data(recipe, others)
+    prompt_format = PromptFormat.of(recipe.data, recipe.data.instruction)
+    files = open_model(model_path, recipe.model.dtype, recipe.model.revision, prompt_format=prompt_format)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes the date into every prompt, so a run on another day differs")
     for text in validation_notes(training):
@@ -178,7 +204,7 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
     )
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
     policy = PolicyFiles(files, stop_ids, longest_sequence(recipe, files.context, prompts))
-    encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
+    encode = PromptEncoder(files.tokenizer, prompt_format, prompts.ids)
     decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
     return Inputs(training, prompts, encode, decode, policy)
 
@@ -203,38 +229,3 @@ def _evaluator(
         directory=path,
         progress=progress,
     )
-
-
-@contextmanager
-def _storage_faults_named(path: Path) -> Iterator[None]:
-    """Turn storage errors such as a full disk into a RunError with one message."""
-    try:
-        yield
-    except OSError as error:
-        fault = storage_fault(error)
-        if fault is None:
-            raise
-        raise RunError(
-            f"{error.filename or path}: {error.strerror}: {fault}, so the run stops. Make room and run the same "
-            "command again; it continues from the newest checkpoint"
-        ) from error
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Lock the run directory for this process. A new directory is removed again if the run does not start."""
-    with new_directory(path):
-        lock = path / ".lock"
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another process is training in {path}; wait until it ends, or give another --run-dir"
-                ) from error
-            try:
-                yield
-            except BaseException:
-                if [*path.iterdir()] == [lock]:
-                    lock.unlink()
-                raise

@@ -6,11 +6,21 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from deepscaler.cpu import available_cores
+from deepscaler.protocols import PublishedWeights
+
+
+class DigestedWeights(PublishedWeights, Protocol):
+    """Published weights that know the digest of each tensor, by which an engine's copy is compared."""
+
+    def tensor_digests(self, dtype: str) -> Mapping[str, str]:
+        """Tensor name -> SHA-256 (hex) after the cast to `dtype`. Raises ValueError for one that was not published."""
+        ...
 
 
 def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
@@ -21,19 +31,32 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | N
     return combined_digest(tensor_digests(weights, dtype))
 
 
-def tensor_digests(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> dict[str, str]:
-    """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`."""
+def tensor_digests(
+    weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None, *, in_threads: bool = False
+) -> dict[str, str]:
+    """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`.
+
+    in_threads: compute several at once, as always for weights on a GPU. Else one is looked at after the other, so that
+    a weight which is merged for it exists only meanwhile.
+    """
     found: dict[str, str] = {}
-    on_gpu: list[tuple[str, Tensor]] = []
-    for item in weights:  # one after the other: a merged weight exists only while it is looked at
-        if item[1].is_cuda:
-            on_gpu.append(item)
+    several: list[tuple[str, Tensor]] = []
+    for item in weights:
+        if in_threads or item[1].is_cuda:
+            several.append(item)
         else:
             found[item[0]] = _digest(item, dtype).hex()
-    with ThreadPoolExecutor(available_cores()) as threads:  # copies and hashes of several: gigabytes wait for them
-        parts = threads.map(functools.partial(_digest, dtype=dtype), on_gpu)
-        found |= {name: part.hex() for (name, _), part in zip(on_gpu, parts, strict=True)}
+    if several:  # gigabytes wait for them
+        with ThreadPoolExecutor(available_cores()) as threads:
+            parts = threads.map(functools.partial(_digest, dtype=dtype), several)
+            found |= {name: part.hex() for (name, _), part in zip(several, parts, strict=True)}
     return dict(sorted(found.items()))
+
+
+def differing_tensors(weights: DigestedWeights, held: Mapping[str, str], dtype: str) -> list[str]:
+    """Names of the tensors that a sampler lacks, has besides, or holds with another digest, sorted."""
+    wanted = weights.tensor_digests(dtype)
+    return sorted(name for name in {*wanted, *held} if wanted.get(name) != held.get(name))
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:

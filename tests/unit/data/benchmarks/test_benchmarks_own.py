@@ -162,6 +162,13 @@ def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path) -> None:
         load_suite(SuiteSection(benchmarks=(f"mine={file}:q,a", f"mine={file}:q,a")), None)
 
 
+def test_a_part_of_it_says_how_much_the_whole_has(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    suite = SuiteSection(benchmarks=(f"mine={file}:q,a",), limit=1)
+    assert load_suite(suite, None).identity["mine"]["num_whole"] == 2
+    assert "num_whole" not in load_suite(suite.model_copy(update={"limit": 2}), None).identity["mine"]
+
+
 def test_a_problem_that_is_there_twice_is_said(tmp_path: Path) -> None:
     loaded = defined(tmp_path, MATH, [GOOD, GOOD])
     assert loaded.warnings == ("problems that are asked twice count twice: rows 1 like 0",)
