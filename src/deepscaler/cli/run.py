@@ -22,12 +22,13 @@ def quickstart(
     """Base model, training, evaluation and report in one go, on a laptop."""
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.config.parts import require_cluster, require_engine, require_lora
     from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
+    require_lora(chosen.model.lora.rank)
     if chosen.cluster.kind == "torchrun":
         raise ValueError(
             "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
@@ -132,13 +133,14 @@ def train(
     from deepscaler.cluster.torchrun_environment import is_controller
     from deepscaler.config import load_recipe
     from deepscaler.config.cluster_checks import max_restarts
-    from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.config.parts import require_cluster, require_engine, require_lora
     from deepscaler.loop.resume_check import check_directory, parse_origin
     from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
+    require_lora(chosen.model.lora.rank)
     if chosen.cluster.kind == "torchrun" and not is_controller():
         with loading():
             from deepscaler.cluster.torchrun import serve_rank
