@@ -25,14 +25,23 @@ from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
 from deepscaler.observability.memory import MemoryWatch, available_bytes, resident_bytes
+from deepscaler.observability.part_metrics import PartFailure, part_failures
 from deepscaler.observability.rollout_metrics import rollout_stats
-from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
+from deepscaler.observability.run_directory import RECIPE_FILE, REWARD_FAILURES_FILE, RunDirectory
 from deepscaler.observability.step_stats import StepStats, step_stats
 from deepscaler.protocols import Cluster, Future, PublishedWeights, Validation
 from deepscaler.rewards.registry import REWARDS
 from deepscaler.training.checkpoint import prune
 from deepscaler.training.checkpoint_writer import CheckpointWriter
-from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo, WorkerLost
+from deepscaler.types import (
+    IntArray,
+    PartOutcome,
+    RunError,
+    TrainSample,
+    UpdateStats,
+    WeightsInfo,
+    WorkerLost,
+)
 
 BASE_MODEL_FILE = "base_model.json"
 
@@ -66,6 +75,7 @@ class Run:
     canary: Canary | None = None  # where learner and engine compute with different code
     published: dict[str, float] = field(default_factory=dict)  # metrics of the newest publish
     memory: MemoryWatch = field(default_factory=MemoryWatch)
+    told_failures: set[tuple[str, PartOutcome]] = field(default_factory=set)
     step: int = 0
     first_step: int = 0  # what the directory began with; above 0 for a run that went on from another one's checkpoint
     origin: dict[str, Any] | None = None  # of such a run
@@ -153,10 +163,24 @@ class Run:
         for group in collected.sampled:
             self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, step.stage.name, collected.sampled, self.decode_prompt)
+        self.directory.log_reward_failures(self.step, self._tell_failures(part_failures(collected.sampled)))
         self.directory.log_step(self.step, metrics)
         self.progress.end_step(self.step, stats, step.clock.seconds("sampler_busy") or step.clock.seconds("sample"))
         self._raise_alarms(figures)
         return self.curriculum.observe(observation(self.step, stats))
+
+    def _tell_failures(self, failures: list[PartFailure]) -> list[PartFailure]:
+        """Show the first failure of each kind of a part once in the life of this process."""
+        for failure in failures:
+            if (kind := (failure.part, failure.outcome)) not in self.told_failures:
+                self.told_failures.add(kind)
+                last = failure.trace.strip().rpartition("\n")[2]
+                self.progress.message(
+                    f"note: reward part {failure.part!r} failed ({failure.outcome.value}) on "
+                    f"{counted(failure.count, 'completion')}, which have no reward: {last}. The traceback is in "
+                    f"{self.directory.path / REWARD_FAILURES_FILE}"
+                )
+        return failures
 
     def _watch_memory(self) -> None:
         left = self.recipe.num_steps - self.step
