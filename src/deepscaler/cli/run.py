@@ -192,6 +192,7 @@ def serve(
     max_active: Annotated[int, typer.Option(min=1, help="Completions decoded at once.")] = 64,
     max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
     context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Engines on CPU; else one per core.")] = None,
     token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends every completion. Repeatable.")
@@ -216,6 +217,7 @@ def serve(
         max_active=max_active,
         max_queued=max_queued,
         context=context,
+        processes=processes,
         token_env=token_env,
         stop=tuple(stop or ()),
         stop_token_ids=tuple(stop_token_ids or ()),
