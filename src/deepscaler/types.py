@@ -127,7 +127,8 @@ class GradeItem:
 
     thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
     tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
-        then earns nothing, whatever its text holds. answer_kind: as of the problem.
+        then earns nothing, whatever its text holds. answer_kind: as of the problem. answer_rules: where its answer is,
+        in the order in which they are tried (`grader.answer`).
     """
 
     completion: str
@@ -136,6 +137,7 @@ class GradeItem:
     tolerance: float | None = None
     truncated: bool = False
     answer_kind: AnswerKind = "math"
+    answer_rules: tuple[str, ...] = ("boxed",)
 
     def __post_init__(self) -> None:
         if isinstance(self.references, str):

@@ -142,6 +142,9 @@ def _broken_advantage_law(advantage: Callable[..., Any]) -> str | None:
             "what stands in the place of a missing reward (graded_PG False) changes the others' advantages",
         ),
         (bool(found_PG[0, 0] >= found_PG[0, 1]), "the best completion of a group gets less than its worst"),
-        (torch.allclose(advantage(rewards_PG, None)[0], found_PG[0]), "graded_PG = None must mean that all are graded"),
+        (
+            torch.allclose(advantage(rewards_PG, None), advantage(rewards_PG, torch.ones_like(graded_PG))),
+            "graded_PG = None must mean that all are graded",
+        ),
     )
     return next((words for holds, words in failures if not holds), None)

@@ -162,6 +162,15 @@ def _known_profile(name: str) -> str:
     return name
 
 
+def _known_answer_rules(names: list[str] | None) -> list[str] | None:
+    from deepscaler.config.answer_rules import ANSWER_RULES
+
+    for name in names or ():
+        if name not in ANSWER_RULES:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, ANSWER_RULES))}.")
+    return names
+
+
 def grade(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Saved completions: .jsonl, .json, .csv or .parquet.")
@@ -186,6 +195,15 @@ def grade(
         str,
         typer.Option(callback=_known_profile, help="Mathematical equality (deepscaler), or equality of text (string)."),
     ] = "deepscaler",
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=_known_answer_rules,
+            metavar="RULE",
+            help="Where answers are, as grader.answer: boxed, last_number, after_####, the answer is, answer:, "
+            "<answer>. Repeatable: the first that finds one.",
+        ),
+    ] = None,
     thinking_prefilled: ThinkingPrefilled = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Grading processes; else one per core.")] = None,
 ) -> None:
@@ -209,6 +227,7 @@ def grade(
             references=references or (),
             tolerance=tolerance,
             profile=profile,
+            answer_rules=tuple(answer or ("boxed",)),
             thinking_prefilled=thinking_prefilled,
         )
         return
@@ -218,6 +237,7 @@ def grade(
         out=out,
         columns=Columns(response_column, reference_column, id_column, tolerance_column),
         profile=profile,
+        answer_rules=tuple(answer or ("boxed",)),
         thinking_prefilled=thinking_prefilled,
         workers=workers or cpu.available_cores(),
     )

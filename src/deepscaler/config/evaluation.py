@@ -264,12 +264,15 @@ def evaluation_recipe(
 
 def rollout_engine(recipe: Recipe) -> EngineSection:
     """The engine that samples in training, as the settings of an engine."""
+    servers = recipe.rollout.model_dump(include=set(VllmServersSection.model_fields))
+    if recipe.cluster.kind != "local":  # ranks of a learner publish files
+        servers["vllm_weight_transfer"] = "files"
     return EngineSection(
         kind=recipe.rollout.engine,
         dtype=recipe.model.dtype,
         max_active=recipe.rollout.max_active,
         processes=recipe.training.processes,
-        **recipe.rollout.model_dump(include=set(VllmServersSection.model_fields)),
+        **servers,
     )
 
 

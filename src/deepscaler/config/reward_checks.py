@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from deepscaler.config.import_paths import file_of
 from deepscaler.config.models import Recipe
 
+JUDGE_TIMEOUT_S = 30.0  # the default of rewards/builtin/judge.py
+
 
 def reward_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
     section = recipe.reward
@@ -24,6 +26,12 @@ def reward_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
             yield f"{key} ({part.name}) needs either {key}.function or {key}.profile, one of the two"
         if part.profile is not None and part.arguments:
             yield f"{key}.arguments does nothing with {key}.profile, which is no function; remove it"
+        limit = part.arguments.get("timeout_s", JUDGE_TIMEOUT_S)
+        if part.function == "judge" and isinstance(limit, int | float) and part.wall_s <= limit:
+            yield (
+                f"{key}.wall_s = {part.wall_s:g} ends the judge before an attempt of timeout_s = {limit} may; set "
+                f"{key}.wall_s above max_attempts times that, for example 120"
+            )
         if part.name in names:
             yield (
                 f"reward.parts.{names[part.name]}.name and {key}.name are both {part.name!r}; metrics tell parts apart "

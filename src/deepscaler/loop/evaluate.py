@@ -13,7 +13,7 @@ from deepscaler.cluster.model_directory import ModelDirectory, device_metadata, 
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.sections.evaluation import GraderSection
-from deepscaler.config.setting import values_shaping
+from deepscaler.config.setting import shapes_of, values_shaping
 from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
@@ -45,7 +45,8 @@ def grader_settings(section: GraderSection) -> Settings:
 def recorded_grader(settings: Mapping[str, Any], workers: int) -> GraderSection:
     """The grader that an evaluation recorded in its settings, with this many processes."""
     recorded = settings.get("grader", {})
-    kept = {name: recorded[name] for name in values_shaping(GraderSection(), "verdict") if name in recorded}
+    shaping = [name for name, field in GraderSection.model_fields.items() if shapes_of(field) == "verdict"]
+    kept = {name: recorded[name] for name in shaping if name in recorded}
     return GraderSection(**kept, workers=workers)
 
 

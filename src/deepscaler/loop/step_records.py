@@ -64,8 +64,8 @@ def notes_on_base(results: Mapping[str, Any]) -> list[str]:
         )
     if unanswered > 0.5:
         said.append(
-            "most completions end without \\boxed{}: check the chat template and data.instruction, or start from a "
-            "model that follows instructions"
+            "most completions end without an answer where grader.answer looks for it (\\boxed{} by default): check the "
+            "chat template and data.instruction, name other places, or start from a model that follows instructions"
         )
     if truncated <= 0.5 and unanswered <= 0.5:
         said.append(

@@ -174,7 +174,8 @@ ROLLOUT_RULES = (
         when.gate_failed,
         _half_window,
         "{s.now.no_answer_frac:.0%} of the completions hold no answer the grader can find",
-        "check that the chat template's <think> and the model's \\boxed{} are what the grader expects",
+        "check that the chat template's <think> and the model's answers (\\boxed{}, or what grader.answer names) are "
+        "what the grader expects",
         fatal=True,
     ),
     Rule(

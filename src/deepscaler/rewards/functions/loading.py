@@ -28,6 +28,7 @@ OFFERED = (
     "thinking",
     "truncated",
 )
+BUILTIN = "deepscaler.rewards.builtin."
 BATCHED = {"completions": "completion", "prompts": "prompt", "responses": "response"}
 
 
@@ -52,6 +53,11 @@ def load_function(path: str, arguments: Mapping[str, object]) -> LoadedFunction:
     place, _, name = path.rpartition(":")
     module = import_place(place)
     function = find(module, place, name)
+    if place.startswith(BUILTIN):
+        try:
+            module.check(**arguments)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise LoadError(f"arguments: {error}") from error
     return _with_signature(function, arguments, sources_of(module, place))
 
 

@@ -37,7 +37,7 @@ class VerdictCache:
     def grade(self, item: GradeItem) -> Verdict:
         """As the wrapped function, with `cached` set where the verdict was known."""
         short = len(item.completion) <= MAX_CHARACTERS
-        answer = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled).answer if short else None
+        answer = _answer(item) if short else None
         if answer is None:  # decided by the extraction alone, or too long
             return self._grade(item)
         key = verdict_key(self._identity, answer, item.references, item.tolerance, item.answer_kind)
@@ -51,6 +51,10 @@ class VerdictCache:
             if len(self._verdicts) > self._max_verdicts:
                 self._verdicts.popitem(last=False)
         return verdict
+
+
+def _answer(item: GradeItem) -> str | None:
+    return extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled, rules=item.answer_rules).answer
 
 
 def verdict_key(

@@ -95,9 +95,11 @@ def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})  # the owner's mask was inherited
     sys.addaudithook(refuse)
     for request in requests:
-        size, references, prefilled, tolerance, answer_kind = json.loads(request)
+        size, references, prefilled, tolerance, answer_kind, rules = json.loads(request)
         completion = requests.read(size).decode("utf-8", "surrogatepass")
-        item = GradeItem(completion, references, prefilled, tolerance, answer_kind=answer_kind)
+        item = GradeItem(
+            completion, references, prefilled, tolerance, answer_kind=answer_kind, answer_rules=tuple(rules)
+        )
         # Counts this process's own processor time, however busy the machine is, and kills it in the midst of C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         answer, exhausted = _grade_one(remembering, item)
