@@ -1,4 +1,4 @@
-"""examples/sft_then_rl at toy size: what supervised fine-tuning leaves is what training by reinforcement starts from."""
+"""examples/sft_then_rl at toy size: what supervised fine-tuning leaves is what reinforcement starts from."""
 
 from __future__ import annotations
 

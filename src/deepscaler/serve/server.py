@@ -6,12 +6,13 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 
 from deepscaler.cluster.model_directory import open_model
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.sizing import cache_bytes
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.observability.counts import counted
@@ -29,6 +30,7 @@ class ServeOptions:
     """context: maximum tokens of prompt and completion, 0 for the model's own. token_env: variable with the API key.
 
     stop_token_ids, stop: end every completion, in addition to those of the model's files and of the request.
+    prompt_format: system prompt and template variables of chats that say nothing else.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +43,7 @@ class ServeOptions:
     token_env: str = "DEEPSCALER_API_KEY"
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
+    prompt_format: PromptFormat = field(default_factory=PromptFormat)
 
 
 def read_token(options: ServeOptions) -> str:
@@ -64,7 +67,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     token = read_token(options)
     if "" in options.stop:
         raise ValueError("--stop: an empty string would end every completion at once; leave it out")
-    files = open_model(model_dir, options.dtype)
+    files = open_model(model_dir, options.dtype, prompt_format=options.prompt_format, section="--template")
     if options.context > files.context:
         raise ValueError(
             f"--context {options.context} is above the model's context of {counted(files.context, 'token')}; lower it"
@@ -83,7 +86,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
         stop=options.stop,
     )
     num_ids = min(model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values()) + 1)
-    encoder = PromptEncoder(tokenizer, capacity, num_ids)
+    encoder = PromptEncoder(tokenizer, capacity, num_ids, options.prompt_format)
     try:
         yield Service(engine, encoder, options.name or Path(model_dir).resolve().name, token)
     finally:
