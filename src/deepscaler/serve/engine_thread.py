@@ -16,7 +16,7 @@ import numpy as np
 
 from deepscaler.engines.torch.decode_state import NonFiniteLogitsError
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.scheduler import Scheduler
+from deepscaler.engines.torch.scheduler import OpenScheduler
 from deepscaler.engines.torch.scheduler import Sequence as DecodingSequence
 from deepscaler.observability.counts import counted
 from deepscaler.serve.detokenizer import Detokenizer
@@ -161,7 +161,7 @@ class EngineThread:
                 self._finish(self._choices.pop(sequence), scheduler.finish_reason(sequence))
         self._fail_all(RunError("the server is shutting down"))
 
-    def _add_jobs(self, scheduler: Scheduler) -> None:
+    def _add_jobs(self, scheduler: OpenScheduler) -> None:
         """Add new requests; block for one when idle. Suspects first, one at a time."""
         if self._suspects:
             if not scheduler.waiting:
@@ -177,7 +177,7 @@ class EngineThread:
             for choice in job.choices:
                 self._add(choice, scheduler)
 
-    def _add(self, choice: Choice, scheduler: Scheduler) -> None:
+    def _add(self, choice: Choice, scheduler: OpenScheduler) -> None:
         if not choice.sequence.params.max_completion_tokens:
             self._score_only.append(choice)
         elif scheduler.fits(choice.sequence):
@@ -210,7 +210,7 @@ class EngineThread:
         if not choice.failed:
             choice.on_output(output)
 
-    def _recover(self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception) -> Scheduler:
+    def _recover(self, scheduler: OpenScheduler, before: Sequence[DecodingSequence], error: Exception) -> OpenScheduler:
         """A new scheduler with all sequences that did not cause the error. Raises when the device has failed."""
         self._faults += 1
         if self._faults > MAX_FAULTS:
@@ -233,7 +233,7 @@ class EngineThread:
         return new
 
     def _find_failed(
-        self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception
+        self, scheduler: OpenScheduler, before: Sequence[DecodingSequence], error: Exception
     ) -> tuple[list[DecodingSequence], list[DecodingSequence]]:
         """(sequences that caused the error, sequences that may have caused it)."""
         if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ import uvicorn
 from deepscaler.cluster.model_directory import open_model
 from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.sizing import cache_bytes
-from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.generic_engine import make_engine
+from deepscaler.modeling.generic import note_of
 from deepscaler.observability.counts import counted
 from deepscaler.serve.app import Service, make_app
 from deepscaler.serve.authorization import LOOPBACK, check_key
@@ -72,13 +74,15 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
         raise ValueError(
             f"--context {options.context} is above the model's context of {counted(files.context, 'token')}; lower it"
         )
+    if note := note_of(files.config):
+        print(note, file=sys.stderr, flush=True)
     capacity = options.context or files.context
     model = files.load(capacity)
     max_num_seqs = files.slots(capacity=capacity, most=options.max_active)
     stop_ids = files.stop_ids(options.stop_token_ids)
     tokenizer = files.tokenizer
     engine = EngineThread(
-        TorchEngine(model, stop_ids=stop_ids, max_active=max_num_seqs, max_cache_bytes=cache_bytes(files.device, 1)),
+        make_engine(model, stop_ids=stop_ids, max_active=max_num_seqs, max_cache_bytes=cache_bytes(files.device, 1)),
         decode=lambda ids, skip: tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False),
         stop_ids=stop_ids,
         capacity=capacity,
