@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -15,6 +15,7 @@ from torch import nn
 
 from deepscaler.cluster.model_directory import ModelDirectory, open_model
 from deepscaler.cluster.processes import num_processes
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.sizing import cache_bytes
 from deepscaler.modeling.generic import note_of
 from deepscaler.observability.counts import counted
@@ -34,6 +35,7 @@ class ServeOptions:
 
     stop_token_ids, stop: end every completion, in addition to those of the model's files and of the request.
     processes: engines on CPU, one thread each; None for one per core.
+    prompt_format: system prompt and template variables of chats that say nothing else.
     """
 
     host: str = "127.0.0.1"
@@ -47,6 +49,7 @@ class ServeOptions:
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     processes: int | None = None
+    prompt_format: PromptFormat = field(default_factory=PromptFormat)
 
 
 def read_token(options: ServeOptions) -> str:
@@ -70,7 +73,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     token = read_token(options)
     if "" in options.stop:
         raise ValueError("--stop: an empty string would end every completion at once; leave it out")
-    files = open_model(model_dir, options.dtype)
+    files = open_model(model_dir, options.dtype, prompt_format=options.prompt_format, section="--template")
     if options.context > files.context:
         raise ValueError(
             f"--context {options.context} is above the model's context of {counted(files.context, 'token')}; lower it"
@@ -82,7 +85,7 @@ def open_service(model_dir: str | Path, options: ServeOptions) -> Iterator[Servi
     processes = num_processes(options.processes, files.device)
     engine = _start_engines(files, model, options, capacity, processes)
     num_ids = min(model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values()) + 1)
-    encoder = PromptEncoder(tokenizer, capacity, num_ids)
+    encoder = PromptEncoder(tokenizer, capacity, num_ids, options.prompt_format)
     try:
         yield Service(engine, encoder, options.name or Path(model_dir).resolve().name, token)
     finally:
