@@ -11,12 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+
+
+AnswerKind = Literal["math", "letter"]
+"""How an answer is compared: `math` by the grader's equality, `letter` as the chosen one of several answers."""
 
 
 class Outcome(StrEnum):
@@ -82,8 +87,10 @@ class Problem:
     """A question with checkable answers. `references` are alternatives: matching any one is correct.
 
     tolerance: absolute, only where the dataset's row declares one; without it, numbers are compared exactly.
-    earlier: what the model is shown before the question, e.g. a system message. columns: what else the row holds, as
-    the text of a JSON object; empty where no reward asks for it.
+    earlier: what the model is shown before the question, e.g. a system message.
+    instruction: asked with this problem instead of the recipe's; None for the recipe's. answer_kind: `letter` where
+        the reference is the letter of one of several answers that the prompt lists.
+    columns: what else the row holds, as the text of a JSON object; empty where no reward asks for it.
     """
 
     id: str
@@ -94,6 +101,8 @@ class Problem:
     solution: str | None = None
     tolerance: float | None = None
     earlier: tuple[Message, ...] = ()
+    instruction: str | None = None
+    answer_kind: AnswerKind = "math"
     columns: str = ""
 
 
@@ -116,8 +125,8 @@ class GradeItem:
 
     thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
     tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
-        then earns nothing, whatever its text holds. answer_rules: where its answer is, in the order in which they are
-        tried (`grader.answer`).
+        then earns nothing, whatever its text holds. answer_kind: as of the problem.
+    answer_rules: where its answer is, in the order in which they are tried (`grader.answer`).
     """
 
     completion: str
@@ -125,6 +134,7 @@ class GradeItem:
     thinking_prefilled: bool
     tolerance: float | None = None
     truncated: bool = False
+    answer_kind: AnswerKind = "math"
     answer_rules: tuple[str, ...] = ("boxed",)
 
     def __post_init__(self) -> None:

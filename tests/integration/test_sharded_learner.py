@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from deepscaler.config.sections.model import ModelSection
 from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.config.sections.training import OptimizerSection, TrainingSection
 from deepscaler.modeling.published_files import FileWeights
-from deepscaler.training.checkpoint import newest_checkpoint, save_checkpoint
+from deepscaler.training.checkpoint import CheckpointError, checkpoint_path, newest_checkpoint, save_checkpoint
+from deepscaler.training.checkpoint_writer import CheckpointWriter
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.types import RunError, TrainSample
 from policy_learners import Parts, policy_learner
@@ -179,6 +181,26 @@ def test_a_checkpoint_of_ranks_is_loaded_by_any_number_of_them(
         loaded_learner.save(saved)
 
 
+def test_training_goes_on_while_copies_are_written(ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path) -> None:
+    given, samples = recipe(), make_samples_of(LENGTHS)
+    group = ranks.world(2, given)
+    learner = learner_of(group, given)
+    learner.update([samples])
+    weights, moments = published(group), [moment.clone() for moment in ranks.all(2, "moments")[0]]
+    writer = CheckpointWriter(tmp_path, in_background=True)
+    ranks.all(2, "hold_writes")
+    writer.save(1, {}, learner.begin_save, lambda: None)
+    learner.update([samples])  # its collectives and those of the save are under way together
+    assert writer.pending == 1
+    ranks.all(2, "let_writes_go")
+    learner.update([samples])
+    writer.wait()
+    loaded = ranks.world(4, given, seed=3)
+    learner_of(loaded, given).load(checkpoint_path(tmp_path, 1))
+    assert_equal(published(loaded), weights)
+    assert_equal(ranks.all(4, "moments")[0], moments)
+
+
 def test_one_process_and_ranks_load_each_other(ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path) -> None:
     given, alone = recipe(), trained_alone(make_samples_of)
     (tmp_path / "alone").mkdir()
@@ -226,23 +248,33 @@ def test_a_sample_above_the_budget_is_refused_on_all_ranks(ranks: Ranks, make_sa
         group.accumulate([*make_samples_of([4]), *make_samples_of([5000])], None, None)
 
 
-@pytest.mark.parametrize("part", ["accumulate", "gather", "save"])
+def endless(learner: PolicyLearner, samples: list[TrainSample]) -> None:
+    for _ in range(1000):
+        learner.update([samples])
+
+
+@pytest.mark.parametrize("part", ["accumulate", "gather", "save", "background"])
 def test_a_killed_rank_ends_the_others(part: str, make_samples_of: MakeSamples, tmp_path: Path) -> None:
     given, samples = recipe(), make_samples_of(LENGTHS)
     with open_ranks(2, tmp_path) as ranks:
         group = ranks.world(2, given)
         learner = learner_of(group, given)
         learner.update([samples])
-        save_checkpoint(tmp_path / "checkpoints", 1, {}, learner.save)
+        writer = CheckpointWriter(tmp_path / "checkpoints", in_background=True)
+        writer.save(1, {}, learner.begin_save, lambda: None)
+        writer.wait()
         digest = group.publish(1).digest("float32")
         ranks.remotes[1].call("die_in", part).result()
         work = {
             "accumulate": lambda: learner.update([samples]),
             "gather": lambda: group.publish(2),
             "save": lambda: save_checkpoint(tmp_path / "checkpoints", 2, {}, learner.save),
+            "background": lambda: writer.save(2, {}, learner.begin_save, lambda: None) or endless(learner, samples),
         }
         with pytest.raises(RunError, match="learner rank 1 died"):
             work[part]()
+        with suppress(CheckpointError):
+            writer.abandon()
     found = newest_checkpoint(tmp_path / "checkpoints")
     assert found is not None
     assert found.path.name == "step-000001"

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -66,14 +67,28 @@ class JoiningRank:
         """A NaN in this rank's part."""
         next(p for p in self._model.parameters() if p.grad.to_local().numel()).grad.to_local().view(-1)[0] = math.nan
 
+    def hold_writes(self) -> None:
+        """Writing into checkpoints waits for `let_writes_go`."""
+        self._write, self._may_write = sharded_state._save, threading.Event()
+
+        def held(*arguments: Any) -> None:
+            assert self._may_write.wait(LIMIT_S)
+            self._write(*arguments)
+
+        sharded_state._save = held
+
+    def let_writes_go(self) -> None:
+        self._may_write.set()
+        sharded_state._save = self._write
+
     def die_in(self, part: str) -> None:
         """Be killed in the middle of the next call: after two micro-batches, gathered weights, or files."""
         assert self._replica is not None
         if part == "accumulate":
             self._replica._computer._loss = killed_after(2, self._replica._computer._loss)  # type: ignore[method-assign]
         else:
-            owner = {"gather": DTensor, "save": sharded_state}[part]
-            name = {"gather": "full_tensor", "save": "_save"}[part]
+            owner = {"gather": DTensor, "save": sharded_state, "background": sharded_state}[part]
+            name = "full_tensor" if part == "gather" else "_save"
             setattr(owner, name, killed_after(2 if part == "gather" else 1, getattr(owner, name)))
 
     @property

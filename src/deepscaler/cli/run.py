@@ -1,4 +1,4 @@
-"""Commands of the panel Run: quickstart, sft, train, serve."""
+"""Commands of the panel Run: quickstart, sft, train, serve, convert."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def train_command(
 
 
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory, hub id or GGUF file.")],
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Any but loopback needs a key in the environment.")] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="What clients call the model; else the directory's name.")] = "",
@@ -177,4 +177,24 @@ def serve(
         run_server(service, options)
 
 
-COMMANDS = {"quickstart": quickstart, "sft": sft, "train": train, "serve": serve}
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file, quantised or not.", exists=True)],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write; must not exist.")],
+    dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="float32 is exact.")] = "float32",
+) -> None:
+    """Dequantise a GGUF file into a Hugging Face directory."""
+    from deepscaler.cli.startup import loading
+
+    if dtype not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"{dtype!r} is not float32 or bfloat16", param_hint="--dtype")
+    if to.exists():
+        raise ValueError(f"{to} exists; give a directory that does not, or remove it")
+    with loading(f"loading PyTorch to convert {file}"):
+        import torch
+
+        from deepscaler.modeling.gguf.conversion import convert_gguf
+    source = convert_gguf(file, to, getattr(torch, dtype))
+    print(f"{to}  {source.architecture}, {source.quantisation} dequantised to {dtype}, SHA-256 {source.sha256}")
+
+
+COMMANDS = {"quickstart": quickstart, "sft": sft, "train": train, "serve": serve, "convert": convert}

@@ -17,6 +17,7 @@ import torch
 from deepscaler.data.stopping import all_stop_ids
 from deepscaler.data.templates import TemplateFingerprint, decoder, encode_problem, template_fingerprint
 from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
+from deepscaler.modeling.gguf.conversion import GgufSource, source_of
 from deepscaler.modeling.load import (
     ModelError,
     checked_config,
@@ -56,6 +57,11 @@ class ModelDirectory:
     def context(self) -> int:
         """Tokens of prompt and completion that the model takes."""
         return model_context(self.config)
+
+    @cached_property
+    def gguf(self) -> GgufSource | None:
+        """The GGUF file whose dequantised weights these are."""
+        return source_of(self.path)
 
     @cached_property
     def template(self) -> TemplateFingerprint:
@@ -110,7 +116,7 @@ class ModelDirectory:
 
 
 def open_model(path: str | Path, dtype: str, revision: str | None = None) -> ModelDirectory:
-    """Open a model directory or hub id. dtype: `float32`, `bfloat16` or `auto`. revision: of a hub id.
+    """Open a model directory, a hub id or a GGUF file. dtype: `float32`, `bfloat16` or `auto`. revision: of a hub id.
 
     Raises ModelError for a directory that cannot be used, one without chat template among them.
     """

@@ -22,7 +22,8 @@ from deepscaler.engines.vllm_server.opening import (
     fingerprint_of,
     settings_for,
 )
-from deepscaler.engines.vllm_server.publishing import FilePublisher
+from deepscaler.engines.vllm_server.publishing import WeightPublisher, common_choice
+from deepscaler.engines.vllm_server.transfer_choice import Choice
 from deepscaler.engines.vllm_shared.model_files import model_files_only
 from deepscaler.engines.vllm_shared.requests import refuse_stop_strings
 from deepscaler.modeling.published_files import remove_versions
@@ -56,7 +57,8 @@ def open_vllm_servers(
             starts = [partial(_connected, url, model, settings, servers) for url in engine.vllm_urls]
         group = stack.enter_context(group_of(starts, servers, report))
         stack.callback(remove_versions, root)
-        yield FilePublisher(group, root, files.dtype), files.decoder(settings.stop_ids)
+        choice = common_choice([transfer_of(server) for server in servers])
+        yield WeightPublisher(group, root, files.dtype, choice, report), files.decoder(settings.stop_ids)
 
 
 @contextmanager
@@ -74,6 +76,13 @@ def group_of(
     finally:
         for remote in remotes:
             remote.close()
+
+
+def transfer_of(server: ThreadRemote) -> Choice:
+    """Which way published weights take into it. Raises what building it raised."""
+    choice = server.call("weight_transfer").result()
+    assert isinstance(choice, Choice)
+    return choice
 
 
 def _started(starter: ServerStarter, directory: Path, index: int, servers: list[ThreadRemote]) -> ThreadRemote:

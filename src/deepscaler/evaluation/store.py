@@ -166,6 +166,9 @@ def _check_settings(directory: Path, settings: Mapping[str, object]) -> None:
     journal = directory / JOURNAL / "completions.jsonl"
     if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
         _write_settings(directory, settings)  # an evaluation without a sample may be made with any settings
+    elif [change.key for change in changes] == ["num_samples"]:
+        _check_more_samples(directory, changes[0].before, changes[0].after)
+        _write_settings(directory, settings)  # draws are keyed: sample i is the same among few samples and among many
     elif changes:
         shown = "; ".join(change.words() for change in changes[:MAX_SHOWN])
         shown += f"; and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
@@ -177,6 +180,15 @@ def _check_settings(directory: Path, settings: Mapping[str, object]) -> None:
         raise ValueError(
             f"{directory} was made with other settings ({shown}), and results of different settings are never mixed. "
             f"Give another --out, or the settings it was made with{regrade}"
+        )
+
+
+def _check_more_samples(directory: Path, before: object, after: object) -> None:
+    """An evaluation may get more samples per problem, which leaves the old ones as they are, but not fewer."""
+    if not (isinstance(before, int) and isinstance(after, int) and after > before):
+        raise ValueError(
+            f"{directory} holds an evaluation with {before} samples per problem, and {after} were asked for; give "
+            f"--samples {before} or more, which makes only those that are missing, or another --out"
         )
 
 

@@ -46,6 +46,7 @@ from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.protocols import Cluster, Learner
 from deepscaler.rewards.manager import RewardManager, open_reward
 from deepscaler.rewards.scoring import items_of
+from deepscaler.training.checkpoint_writer import CheckpointWriter
 from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample, WantedColumns
 
 
@@ -118,6 +119,7 @@ def _open(
                 max_policy_lag=recipe.rollout.max_policy_lag,
             ),
             directory=directory,
+            saves=CheckpointWriter(path / "checkpoints", in_background=recipe.checkpoint.async_save),
             progress=progress,
             stop=stop,
             validation=_evaluator(recipe, read, cluster, directory, progress),
@@ -130,7 +132,8 @@ def _open(
         start.begin(run)
         if start.is_new:
             info = run_info(run.recipe_digest, str(model_path), device_metadata())
-            directory.write_run_info({**info, "template": asdict(files.template), "origin": run.origin})
+            gguf = {"gguf": asdict(files.gguf)} if files.gguf else {}
+            directory.write_run_info({**info, **gguf, "template": asdict(files.template), "origin": run.origin})
         stall_s, write_stacks = recipe.cluster.stall_s, cluster.write_stacks
         watchdog = Watchdog(path / WORKERS, lambda: f"step {run.step + 1}", stall_s, write_stacks=write_stacks)
         with watchdog.watching():

@@ -105,13 +105,14 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
         {"sha256": files.sha256()}, engine.fingerprint(files, job.recipe.engine), asdict(files.template)
     )
     prefilled = files.template.thinking_prefilled
+    gguf = {"gguf": asdict(files.gguf)} if files.gguf else {}
     with make_grader(job.recipe.grader) as grader:
         return run_job(
             job,
             settings,
             lambda: _engine_source(files, job),
             grader,
-            model={"name": str(model)},
+            model={"name": str(model), **gguf},
             thinking_prefilled=prefilled,
         )
 
@@ -124,9 +125,15 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
     from deepscaler.engines.openai.client import OpenAIClient
 
     client = OpenAIClient(address, model, job.params, job.recipe.client)
+    changed = {"omit": sorted(job.recipe.client.omit), "extra_body": job.recipe.client.extra_body}
     settings = job.settings(
         {"name": model},
-        {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
+        {
+            "kind": "openai",
+            "endpoint": client.endpoint.address,
+            "max_tokens_field": client.max_tokens_field,
+            **{name: value for name, value in changed.items() if value},
+        },
         {"sha256": None, "thinking_prefilled": False},  # the server applies its own
     )
     with make_grader(job.recipe.grader) as grader:
@@ -134,11 +141,17 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
 
 
 def evaluate_directory(
-    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
+    model_path: Path,
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    limit_seed: int | None = None,
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
-    datasets = held_out_sets(recipe, limit=limit)
-    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit)
+    datasets = held_out_sets(recipe, limit=limit, limit_seed=limit_seed)
+    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit, limit_seed=limit_seed)
     progress.message(announced(datasets, asked))
     return evaluate_model(model_path, Job(asked, datasets, out, progress))
 

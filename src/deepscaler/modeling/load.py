@@ -14,6 +14,8 @@ from transformers.utils import logging as transformers_logging
 from deepscaler import cpu
 from deepscaler.modeling.attention import NAME
 from deepscaler.modeling.families.registry import FAMILIES, family_of
+from deepscaler.modeling.gguf.conversion import converted
+from deepscaler.modeling.gguf.header import is_gguf
 from deepscaler.modeling.head import forbid_ids
 from deepscaler.modeling.positions import fit_positions
 from deepscaler.modeling.weight_check import check_weights
@@ -28,13 +30,18 @@ class ModelError(ValueError):
 
 
 def resolve_model(path: str | Path, revision: str | None = None) -> Path:
-    """A local directory that holds config.json and safetensors; a hub id is looked up, and fetched with `hub`."""
+    """A local directory that holds config.json and safetensors; a hub id is looked up, and fetched with `hub`.
+
+    Of a GGUF file it is the directory with the same weights (`gguf.conversion`), made where it is absent.
+    """
     local = Path(path)
+    if is_gguf(local):
+        return _from_gguf(local)
     if not local.exists() and _looks_like_hub_id(str(path)):
         local = _from_hub(str(path), revision)
     if not local.is_dir():
         raise ModelError(
-            f"model directory {path} does not exist; give a Hugging Face directory, or make one with "
+            f"model directory {path} does not exist; give a Hugging Face directory or a GGUF file, or make one with "
             "`deepscaler sft RECIPE`"
         )
     if (local / "base_model.json").is_file():
@@ -50,6 +57,13 @@ def resolve_model(path: str | Path, revision: str | None = None) -> Path:
             "Convert once, in a place you trust, with `model.save_pretrained(DIR)` of transformers >= 5"
         )
     return local
+
+
+def _from_gguf(path: Path) -> Path:
+    try:
+        return converted(path)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
 
 
 def _looks_like_hub_id(path: str) -> bool:

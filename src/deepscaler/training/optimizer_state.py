@@ -6,6 +6,7 @@ model of one process or of ranks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,21 +25,38 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
-def save_optimizer(
-    directory: Path,
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    reference: nn.Module | None,
-) -> None:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """AdamW's state by parameter name, so that loading does not depend on the order of parameters."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}:{name}"] = value.detach().contiguous()
-    save_file(tensors, directory / OPTIMIZER_FILE)
+    return {
+        f"{key}:{name}": value.detach()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def save_optimizer(directory: Path, optimizer: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None) -> None:
+    """optimizer: of `optimizer_tensors`. reference: weights by name."""
+    save_file({name: value.contiguous() for name, value in optimizer.items()}, directory / OPTIMIZER_FILE)
     if reference is not None:
-        weights = {name: p.detach().contiguous() for name, p in reference.named_parameters()}
+        weights = {name: value.contiguous() for name, value in reference.items()}
         save_file(weights, directory / REFERENCE_FILE)
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory that nobody else writes to."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def copied_to_host(groups: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Copies in host memory, by name; tensors that are one, such as a tied head, stay one."""
+    copies: dict[int, Tensor] = {}
+    result: list[dict[str, Tensor]] = []
+    for group in groups:
+        for tensor in group.values():
+            if tensor.data_ptr() not in copies or not tensor.numel():
+                copies[tensor.data_ptr()] = on_host(tensor)
+        result.append({name: copies[tensor.data_ptr()] for name, tensor in group.items()})
+    return result
 
 
 def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from deepscaler.cli.diagnosis.finding import GIB, Finding, amount
@@ -37,7 +38,12 @@ def _engine(recipe: Recipe) -> Finding:
         parts.require_engine(recipe.rollout.engine, recipe.rollout)
     except ValueError as error:
         return Finding("engine", "missing", str(error))
-    return Finding("engine", "ok", f"rollout.engine = {recipe.rollout.engine!r} is installed")
+    rollout, here = recipe.rollout, num_gpus()
+    each = rollout.vllm_tensor_parallel * rollout.vllm_pipeline_parallel
+    if rollout.vllm_python and 0 < here < each:
+        text = f"a vLLM server takes {counted(each, 'GPU')} (rollout.vllm_tensor_parallel and _pipeline_parallel)"
+        return Finding("engine", "missing", f"{text}, this machine has {here}")
+    return Finding("engine", "ok", f"rollout.engine = {rollout.engine!r} is installed")
 
 
 def _cluster(recipe: Recipe) -> Iterator[Finding]:
@@ -73,7 +79,15 @@ def _model(recipe: Recipe) -> Finding:
         return Finding("model", "ok", "made by the recipe's [sft] section")
     if Path(path).is_dir():
         return Finding("model", "ok", path)
+    if Path(path).is_file():
+        return _gguf(path)
     return _hub("model", "models", path)
+
+
+def _gguf(path: str) -> Finding:
+    if find_spec("gguf") is None:
+        return Finding("model", "missing", f"{path} needs the package gguf: pip install 'deepscaler[gguf]'")
+    return Finding("model", "ok", f"{path}, to be dequantised into runs/bases once")
 
 
 def _data(source: str) -> Finding:

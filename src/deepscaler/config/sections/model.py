@@ -12,7 +12,7 @@ class ModelSection(Section):
         None,
         shapes="base",
         compared="content",
-        doc="Hugging Face directory or hub id to start from; absent when [sft] makes the base",
+        doc="Hugging Face directory, hub id or GGUF file (dequantised) to start from; absent when [sft] makes the base",
     )
     revision: str | None = setting(
         None, shapes="base", compared="content", doc="hub revision (commit hash) when path is a hub id"
