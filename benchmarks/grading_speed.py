@@ -19,7 +19,8 @@ from pathlib import Path
 from grading import HOSTILE
 from markers import replace_between_markers
 
-from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+from deepscaler.config.evaluation import COMPETITION
+from deepscaler.data.benchmarks.load import load_benchmark
 from deepscaler.rewards.profiles.deepscaler import GRADER_VERSION, grade
 from deepscaler.types import GradeItem
 
@@ -30,7 +31,7 @@ Case = tuple[str, list[str]]  # completion, references
 
 
 def cases(shared: Path) -> dict[str, list[Case]]:
-    loaded = [load_benchmark(name, shared / "data" / "benchmarks") for name in BENCHMARKS]
+    loaded = [load_benchmark(name, shared / "data" / "benchmarks") for name in COMPETITION]
     references = [reference for benchmark in loaded for p in benchmark.problems for reference in p.references]
     rows = [json.loads(line) for line in (shared / "grading" / "dev.jsonl").read_text().splitlines()]
     golds = [row["gold"] if isinstance(row["gold"], list) else [row["gold"]] for row in rows]

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from markers import replace_between_markers
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+from deepscaler.config.evaluation import COMPETITION
+from deepscaler.data.benchmarks.load import load_benchmark
 from deepscaler.evaluation.samples import read_samples, samples_table
 from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Problem
@@ -55,7 +56,7 @@ def stored(directory: Path, limit: int | None, out: Path) -> list[dict[str, Any]
     """The completions as rows of a samples.parquet that was written and read back."""
     draw = random.Random(7)
     rows = []
-    for name in BENCHMARKS:
+    for name in COMPETITION:
         problems = load_benchmark(name, directory).problems[:limit]
         numbers: dict[str, int] = {}
         for problem, text in completions(problems, draw):

@@ -85,6 +85,18 @@ class InterruptibleSampler(Sampler, Protocol):
         ...
 
 
+@runtime_checkable
+class GroupSampler(Protocol):
+    """A sampler made of several engines, each of which can be asked by itself."""
+
+    def generate_on_each(self, request: Request, params: SamplingParams) -> list[tuple[str, Rollout]]:
+        """(name of the engine, its completion of the request's only sample), of every engine with the newest weights.
+
+        An engine that is lost meanwhile is left out; it is started again, and gets the weights before it samples.
+        """
+        ...
+
+
 class Grader(Protocol):
     """Verifies completions: the same for training, evaluation, saved completions and regrading."""
 
@@ -121,6 +133,10 @@ class Learner(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write weights, optimizer and counters into an existing empty directory."""
+        ...
+
+    def begin_save(self, directory: Path) -> Future[None]:
+        """As `save`, but returns when copies in host memory are made; the future's result comes when all is written."""
         ...
 
     def load(self, directory: Path, *, optimizer: bool = True) -> None:
@@ -167,6 +183,10 @@ class Replica(Protocol):
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None: ...
 
     def save(self, directory: Path) -> None: ...
+
+    def begin_save(self, directory: Path) -> Future[None]:
+        """As `Learner.begin_save`."""
+        ...
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
         """num_updates: that the optimizer to be loaded has the moments of; None leaves the optimizer new."""

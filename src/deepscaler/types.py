@@ -8,15 +8,20 @@ Holding a value proves that the stage before it has run: no field waits as None 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+
+
+AnswerKind = Literal["math", "letter"]
+"""How an answer is compared: `math` by the grader's equality, `letter` as the chosen one of several answers."""
 
 
 class Outcome(StrEnum):
@@ -34,6 +39,27 @@ class Outcome(StrEnum):
     def graded(self) -> bool:
         """False where no verdict was reached: the grading crashed, ran out of time, or met an unusable reference."""
         return self not in (Outcome.TIMEOUT, Outcome.GRADER_FAILED, Outcome.BAD_REFERENCE)
+
+
+class PartOutcome(StrEnum):
+    """How a part of the reward ended for one completion. `NO_SIGNAL`: it says nothing about this one (None).
+
+    All from `EXCEPTION` on are failures: the completion then has no reward at all.
+    """
+
+    VALUE = "value"
+    NO_SIGNAL = "no_signal"
+    EXCEPTION = "exception"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    NOT_FINITE = "not_finite"
+    WRONG_TYPE = "wrong_type"
+    WRONG_LENGTH = "wrong_length"
+    NO_VERDICT = "no_verdict"
+
+    @property
+    def failed(self) -> bool:
+        return self not in (PartOutcome.VALUE, PartOutcome.NO_SIGNAL)
 
 
 class FinishReason(StrEnum):
@@ -62,6 +88,9 @@ class Problem:
 
     tolerance: absolute, only where the dataset's row declares one; without it, numbers are compared exactly.
     earlier: what the model is shown before the question, e.g. a system message.
+    instruction: asked with this problem instead of the recipe's; None for the recipe's. answer_kind: `letter` where
+        the reference is the letter of one of several answers that the prompt lists.
+    columns: what else the row holds, as the text of a JSON object; empty where no reward asks for it.
     """
 
     id: str
@@ -72,6 +101,20 @@ class Problem:
     solution: str | None = None
     tolerance: float | None = None
     earlier: tuple[Message, ...] = ()
+    instruction: str | None = None
+    answer_kind: AnswerKind = "math"
+    columns: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedColumns:
+    """Columns of the data that reward functions take, beside problem and answer.
+
+    required: column -> the part of the reward that cannot do without. kept: those to keep, None for all.
+    """
+
+    required: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[str] | None = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +125,8 @@ class GradeItem:
 
     thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
     tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
-        then earns nothing, whatever its text holds.
+        then earns nothing, whatever its text holds. answer_kind: as of the problem. answer_rules: where its answer is,
+        in the order in which they are tried (`grader.answer`).
     """
 
     completion: str
@@ -90,6 +134,8 @@ class GradeItem:
     thinking_prefilled: bool
     tolerance: float | None = None
     truncated: bool = False
+    answer_kind: AnswerKind = "math"
+    answer_rules: tuple[str, ...] = ("boxed",)
 
     def __post_init__(self) -> None:
         if isinstance(self.references, str):
@@ -110,6 +156,34 @@ class Verdict:
     detail: str = ""
     seconds: float = field(default=0.0, compare=False)
     cached: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PartValue:
+    """What one part of the reward says about one completion.
+
+    value: before its weight, None unless the outcome is `VALUE`. detail: of a failure, with the function's traceback.
+    metrics: named numbers that the function returned beside its value.
+    """
+
+    name: str
+    outcome: PartOutcome
+    value: float | None = None
+    detail: str = ""
+    seconds: float = field(default=0.0, compare=False)
+    metrics: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionReward:
+    """What one completion earned, and from which parts; none where the grader's verdict is the reward.
+
+    value: None where no part says anything or one failed. solved: as the recipe defines it (`reward.solved_threshold`).
+    """
+
+    value: float | None
+    solved: bool
+    parts: tuple[PartValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +266,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with the grader's verdicts and the decoded texts that were graded.
+    """A group with the grader's verdicts, the decoded texts that were graded, and what they earned.
 
+    composed: one per completion where the recipe has a [reward]; empty where the verdict is the reward.
     rewards: float32 [num_samples]. graded: bool [num_samples], False where the reward says nothing about the
         completion, which is then left out of everything that is learned from.
     """
@@ -201,14 +276,23 @@ class ScoredGroup:
     group: Group
     texts: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    composed: tuple[CompletionReward, ...] = ()
+
+    @property
+    def earned(self) -> tuple[CompletionReward, ...]:
+        """One per completion."""
+        return self.composed or tuple(
+            CompletionReward(v.reward if v.outcome.graded else None, v.outcome is Outcome.CORRECT)
+            for v in self.verdicts
+        )
 
     @property
     def rewards(self) -> FloatArray:
-        return np.array([v.reward for v in self.verdicts], dtype=np.float32)
+        return np.array([reward.value or 0.0 for reward in self.earned], dtype=np.float32)
 
     @property
     def graded(self) -> NDArray[np.bool_]:
-        return np.array([v.outcome.graded for v in self.verdicts], dtype=np.bool_)
+        return np.array([reward.value is not None for reward in self.earned], dtype=np.bool_)
 
     @property
     def has_signal(self) -> bool:
@@ -218,9 +302,9 @@ class ScoredGroup:
 
     @property
     def solved(self) -> bool:
-        """Whether everything that was graded is right, and something was."""
-        rewards = self.rewards[self.graded]
-        return len(rewards) > 0 and bool((rewards == 1.0).all())
+        """Whether everything that has a reward is solved, and something has."""
+        solved = [reward.solved for reward in self.earned if reward.value is not None]
+        return bool(solved) and all(solved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 from deepscaler.cli import main as cli
 from deepscaler.cli.prepare import readable
 from deepscaler.config import load_recipe
-from deepscaler.data.benchmarks.load import BENCHMARKS
+from deepscaler.config.evaluation import COMPETITION
 from deepscaler.data.sources.load import load_problems
 from deepscaler.evaluation.breakdown import read_contamination
 from deepscaler.evaluation.held_out import same_answer
@@ -161,7 +161,7 @@ max_completion_tokens = 8
     data = load_recipe(recipe).data
     first, second = load_problems(data.source, prompt_field=data.prompt_field, answer_field=data.answer_field)
     assert (first.references, second.references) == (("6",), ("\\sqrt{53}",))
-    assert read_contamination(tmp_path / "out" / "contamination.json") == dict.fromkeys(BENCHMARKS, frozenset())
+    assert read_contamination(tmp_path / "out" / "contamination.json") == dict.fromkeys(COMPETITION, frozenset())
     assert call(monkeypatch, str(recipe), "--out", str(tmp_path / "out"), "--as", "verl", "--overwrite") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [b["problems"] for b in manifest["benchmarks"]] == [30, 83, 500, 272, 675]

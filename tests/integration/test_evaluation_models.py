@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepscaler.config.evaluation import EvalRecipe
-from deepscaler.data.benchmarks.load import BENCHMARKS
+from deepscaler.config.evaluation import COMPETITION, EvalRecipe
 from deepscaler.engines.openai.http import EndpointError
 from deepscaler.evaluation.datasets import describe, load_suite
 from deepscaler.loop.evaluate import (
@@ -60,6 +59,20 @@ def test_server_and_embedded_engine_give_the_same_greedy_completions(tmp_path: P
     assert table(tmp_path / "there")[0]["token_ids"] is None
 
 
+def test_more_samples_make_only_the_missing_ones_and_equal_a_fresh_evaluation(tmp_path: Path, tiny: Path) -> None:
+    def evaluate(out: str, samples: int) -> Any:
+        sampled = (*GREEDY[2:], "sampling.temperature=1", f"sampling.num_samples={samples}", "engine.processes=1")
+        return evaluate_model(tiny, job(tmp_path / out, *sampled, datasets=CHAINS)).content
+
+    evaluate("grown", 2)
+    grown, fresh = evaluate("grown", 5), evaluate("fresh", 5)
+    assert grown["run"]["new_samples"] == 3 * 12 and grown["run"]["resumed_samples"] == 2 * 12
+    assert table(tmp_path / "grown") == table(tmp_path / "fresh") and len(table(tmp_path / "grown")) == 5 * 12
+    assert grown["benchmarks"] == fresh["benchmarks"] and grown["settings_sha256"] == fresh["settings_sha256"]
+    with pytest.raises(ValueError, match="give --samples 5 or more"):
+        evaluate("grown", 4)
+
+
 def test_the_budget_above_the_models_context_is_refused_before_the_weights_are_loaded(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,11 +96,11 @@ def test_all_five_benchmarks_go_the_whole_way_with_a_tiny_model(
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
     settings = ("sampling.num_samples=1", "sampling.max_completion_tokens=8", "engine.processes=1")
     results = evaluate_model(model, job(tmp_path / "eval", *settings, datasets=datasets))
-    assert list(results.content["benchmarks"]) == list(BENCHMARKS)
+    assert list(results.content["benchmarks"]) == list(COMPETITION)
     assert len(table(tmp_path / "eval")) == 1560
     print_results(results.content)
     out = capsys.readouterr().out
-    assert all(name in out for name in BENCHMARKS) and "average" in out
+    assert all(name in out for name in COMPETITION) and "average" in out
 
 
 def test_all_five_benchmarks_with_a_server_that_knows_the_solutions(tmp_path: Path) -> None:

@@ -69,24 +69,27 @@ def test_the_run_really_learns_something(undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "count"),
+    ("point", "count", "settings"),
     [
-        ("evaluation", 11),
-        ("rollout", 30),
-        ("gradient", 4),
-        ("optimizer", 7),
-        ("record", 2),
-        ("checkpoint", 51),
-        ("prune", 1),
+        ("evaluation", 11, ()),
+        ("rollout", 30, ()),
+        ("gradient", 4, ()),
+        ("optimizer", 7, ()),
+        ("record", 2, ()),
+        ("checkpoint", 51, ()),
+        ("checkpoint", 51, ("--set", "checkpoint.async_save=true")),
+        ("prune", 1, ()),
     ],
 )
-def test_killed_at_a_point_and_resumed(recipe: Path, undisturbed: Path, point: str, count: int) -> None:
-    run_dir = recipe.parent / point
-    command = [sys.executable, str(KILLED_RUN), point, str(count), str(recipe), str(run_dir)]
+def test_killed_at_a_point_and_resumed(
+    recipe: Path, undisturbed: Path, point: str, count: int, settings: tuple[str, ...]
+) -> None:
+    run_dir = recipe.parent / (point + "-async" * bool(settings))
+    command = [sys.executable, str(KILLED_RUN), point, str(count), str(recipe), str(run_dir), *settings]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (run_dir / "checkpoints" / f"step-{NUM_STEPS:06d}").exists()
-    resumed = deepscaler("train", recipe, "--run-dir", run_dir)
+    resumed = deepscaler("train", recipe, "--run-dir", run_dir, *settings)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(run_dir, undisturbed)
 

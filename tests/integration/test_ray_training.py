@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -14,18 +13,12 @@ from pyarrow.parquet import read_table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deepscaler.cluster import ray as ray_construction
 from deepscaler.cluster.ray_remote import RayRemote
 from deepscaler.cluster.ray_session import Local, ray_session
-from deepscaler.config import load_recipe
-from deepscaler.loop.build import open_run
 from deepscaler.loop.progress import Progress
-from deepscaler.loop.restarts import train_restarting
-from deepscaler.loop.run import Run
+from ray_runs import NUM_STEPS, record_workers, run, run_on_this_machine
 from tiny_run import final_digests, write_recipe
 
-NUM_STEPS = 4
-SETTINGS = (f"num_steps={NUM_STEPS}", "evaluation.during_training_problems=1", "evaluation.set_operations=[2]")
 TWO = ("cluster.kind=ray", "cluster.learner_ranks=2", "cluster.samplers=2")
 
 
@@ -43,15 +36,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the same run on this machine, one process."""
-    path = tmp_path_factory.mktemp("local") / "run"
-    run(recipe, path, Progress(StringIO(), terminal=False))
-    return path
-
-
-def run(recipe: Path, path: Path, progress: Progress, *overrides: str) -> Run:
-    chosen = load_recipe(recipe, [*SETTINGS, *overrides])
-    opened = partial(open_run, chosen, Path(chosen.model.path or ""), path, progress)
-    return train_restarting(opened, chosen.cluster.max_restarts, progress.message)
+    return run_on_this_machine(recipe, tmp_path_factory.mktemp("local") / "run")
 
 
 def test_two_ranks_and_two_samplers_consume_the_same_and_differ_by_rounding(
@@ -102,16 +87,7 @@ class Killer(Progress):
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> dict[str, RayRemote]:
-    """The newest worker of each role."""
-    found: dict[str, RayRemote] = {}
-
-    class Recorded(RayRemote):
-        def __init__(self, build, options) -> None:
-            super().__init__(build, options)
-            found[options.role] = self
-
-    monkeypatch.setattr(ray_construction, "RayRemote", Recorded)
-    return found
+    return record_workers(monkeypatch)
 
 
 def test_one_rank_and_one_sampler_train_as_this_machine_does_though_both_are_killed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from deepscaler.config.sections.model import ModelSection
 from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.config.sections.training import OptimizerSection, TrainingSection
 from deepscaler.modeling.published_files import FileWeights
-from deepscaler.training.checkpoint import newest_checkpoint, save_checkpoint
+from deepscaler.training.checkpoint import CheckpointError, checkpoint_path, newest_checkpoint, save_checkpoint
+from deepscaler.training.checkpoint_writer import CheckpointWriter
 from deepscaler.training.learner import PolicyLearner
 from deepscaler.types import RunError, TrainSample
 from policy_learners import Parts, policy_learner
@@ -194,6 +196,26 @@ def test_a_checkpoint_of_ranks_is_loaded_by_any_number_of_them(
         loaded_learner.save(saved)
 
 
+def test_training_goes_on_while_copies_are_written(ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path) -> None:
+    given, samples = recipe(), make_samples_of(LENGTHS)
+    group = ranks.world(2, given)
+    learner = learner_of(group, given)
+    learner.update([samples])
+    weights, moments = published(group), [moment.clone() for moment in ranks.all(2, "moments")[0]]
+    writer = CheckpointWriter(tmp_path, in_background=True)
+    ranks.all(2, "hold_writes")
+    writer.save(1, {}, learner.begin_save, lambda: None)
+    learner.update([samples])  # its collectives and those of the save are under way together
+    assert writer.pending == 1
+    ranks.all(2, "let_writes_go")
+    learner.update([samples])
+    writer.wait()
+    loaded = ranks.world(4, given, seed=3)
+    learner_of(loaded, given).load(checkpoint_path(tmp_path, 1))
+    assert_equal(published(loaded), weights)
+    assert_equal(ranks.all(4, "moments")[0], moments)
+
+
 def test_one_process_and_ranks_load_each_other(ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path) -> None:
     given, alone = recipe(), trained_alone(make_samples_of)
     (tmp_path / "alone").mkdir()
@@ -213,6 +235,32 @@ def test_one_process_and_ranks_load_each_other(ranks: Ranks, make_samples_of: Ma
     reference = again.computer.reference
     assert reference is not None
     assert_equal(held(reference), held(make_model()))
+
+
+@pytest.mark.parametrize(("size", "tied"), [(2, True), (3, False)])
+def test_ranks_read_their_part_of_the_files_alone(
+    ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path, size: int, tied: bool
+) -> None:
+    given, samples, model = recipe(), make_samples_of(LENGTHS), make_model(tied=tied, seed=5)
+    files = tmp_path / "model"
+    model.generation_config.max_new_tokens = 77
+    model.save_pretrained(files)
+    whole = ranks.world(size, given, tied=tied, seed=5)
+    expected, of_reference = whole.logprobs(samples), whole.logprobs(samples, of="reference")
+    group = ranks.world(size, given, files=files)
+    assert_equal(published(group), held(model))
+    for a, b in zip(group.logprobs(samples), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(group.logprobs(samples, of="reference"), of_reference, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for rank in ranks.all(size, "buffers"):
+        assert [name for name, _ in rank] == [name for name, _ in model.named_buffers()]
+        assert_equal([buffer for _, buffer in rank], [buffer for _, buffer in model.named_buffers()])
+    learner_of(group, given).update([samples])
+    (tmp_path / "saved").mkdir()
+    group.save(tmp_path / "saved")
+    for name in ("config.json", "generation_config.json"):
+        assert (tmp_path / "saved" / name).read_bytes() == (files / name).read_bytes()
 
 
 def test_three_ranks_publish_what_one_process_holds(ranks: Ranks, tmp_path: Path) -> None:
@@ -241,23 +289,33 @@ def test_a_sample_above_the_budget_is_refused_on_all_ranks(ranks: Ranks, make_sa
         group.accumulate([*make_samples_of([4]), *make_samples_of([5000])], None, None)
 
 
-@pytest.mark.parametrize("part", ["accumulate", "gather", "save"])
+def endless(learner: PolicyLearner, samples: list[TrainSample]) -> None:
+    for _ in range(1000):
+        learner.update([samples])
+
+
+@pytest.mark.parametrize("part", ["accumulate", "gather", "save", "background"])
 def test_a_killed_rank_ends_the_others(part: str, make_samples_of: MakeSamples, tmp_path: Path) -> None:
     given, samples = recipe(), make_samples_of(LENGTHS)
     with open_ranks(2, tmp_path) as ranks:
         group = ranks.world(2, given)
         learner = learner_of(group, given)
         learner.update([samples])
-        save_checkpoint(tmp_path / "checkpoints", 1, {}, learner.save)
+        writer = CheckpointWriter(tmp_path / "checkpoints", in_background=True)
+        writer.save(1, {}, learner.begin_save, lambda: None)
+        writer.wait()
         digest = group.publish(1).digest("float32")
         ranks.remotes[1].call("die_in", part).result()
         work = {
             "accumulate": lambda: learner.update([samples]),
             "gather": lambda: group.publish(2),
             "save": lambda: save_checkpoint(tmp_path / "checkpoints", 2, {}, learner.save),
+            "background": lambda: writer.save(2, {}, learner.begin_save, lambda: None) or endless(learner, samples),
         }
         with pytest.raises(RunError, match="learner rank 1 died"):
             work[part]()
+        with suppress(CheckpointError):
+            writer.abandon()
     found = newest_checkpoint(tmp_path / "checkpoints")
     assert found is not None
     assert found.path.name == "step-000001"

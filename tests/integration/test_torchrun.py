@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,10 +84,13 @@ def test_two_ranks_of_which_one_is_killed_do_what_one_machine_does(tmp_path: Pat
         until((run_dir / "checkpoints" / "step-000002").exists, process)
         ranks = ranks_of(process.pid)
         assert sorted(ranks) == [0, 1]
-        os.kill(ranks[1], 9)
+        os.kill(ranks[1], signal.SIGUSR1)
+        stacks = run_dir / "workers" / "learner-rank-1.log"
+        until(lambda: "torchrun.py" in stacks.read_text(), process)
+        os.kill(ranks[1], signal.SIGKILL)
         said, _ = process.communicate(timeout=LIMIT_S)
         assert process.returncode != 0
-        assert "learner rank 1 died" in said
+        assert "learner rank 1 died" in said and f"its last lines ({stacks})" in said
         assert not any(map(is_running, ranks.values()))
     assert not (run_dir / "weights").exists()
 

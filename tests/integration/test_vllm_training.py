@@ -15,7 +15,7 @@ import pytest
 from deepscaler.config import load_recipe
 from deepscaler.data.sources.synthetic import random_chain
 from deepscaler.engines.vllm.engine import VllmEngine
-from deepscaler.engines.vllm_server.publishing import FilePublisher
+from deepscaler.engines.vllm_server.publishing import WeightPublisher
 from deepscaler.loop.build import open_run
 from deepscaler.loop.loop import train
 from deepscaler.loop.progress import Progress
@@ -102,7 +102,7 @@ def group_rewards(run_dir: Path, steps: range) -> np.ndarray:
     ("settings", "loads"),
     [
         (['rollout.engine="vllm"'], VllmEngine),
-        (['rollout.engine="vllm_server"', f"rollout.vllm_python={json.dumps(sys.executable)}"], FilePublisher),
+        (['rollout.engine="vllm_server"', f"rollout.vllm_python={json.dumps(sys.executable)}"], WeightPublisher),
     ],
     ids=["vllm", "vllm_server"],
 )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from deepscaler.loop.loop import train
 from deepscaler.loop.publishing import Canary
 from deepscaler.loop.run import Run
 from deepscaler.observability.run_directory import read_metrics
-from deepscaler.types import FloatArray, RunError, TrainSample
+from deepscaler.types import FloatArray, Request, Rollout, RunError, SamplingParams, TrainSample
 from fake_workers import FakeLearner, FakeSampler, fake_run, recipe
 
 
@@ -87,6 +88,31 @@ def test_an_engine_that_computes_another_policy_with_the_same_weights_stops_the_
     with pytest.raises(RunError, match=r"disagree about a fixed prompt by 0\.5 nats a token \(limit 0\.02\)"):
         train(run)
     assert rows(tmp_path, "step") == []
+
+
+class OneOfTwo(FakeSampler):
+    """Two engines with the same weights, of which the second computes with others."""
+
+    def generate_on_each(self, request: Request, params: SamplingParams) -> list[tuple[str, Rollout]]:
+        (rollout,) = self.generate([request], params)
+        off = replace(rollout, rollout_logprobs=rollout.rollout_logprobs - np.float32(0.5))
+        return [("vLLM server 0", rollout), ("vLLM server 1", off)]
+
+
+def test_one_engine_of_a_group_that_computes_another_policy_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, recipe(), OneOfTwo())
+    calls: list[int] = []
+
+    def counted_logprobs(samples: Sequence[TrainSample]) -> list[FloatArray]:
+        calls.append(len(samples))
+        return learner_of(run).logprobs(samples)
+
+    run.canary = Canary(np.array([2, 3], np.int32), 1.0, counted_logprobs, limit=0.02)
+    with pytest.raises(RunError, match=r"learner and vLLM server 1 disagree about a fixed prompt by 0\.5 nats"):
+        train(run)
+    assert calls == [1]  # equal completions are computed once
+    run.canary = replace(run.canary, limit=0.6)
+    assert run.canary.check(run.cluster.sampler, 1) == {"canary_logprob_difference": pytest.approx(0.5)}
 
 
 def far_off(samples: Sequence[TrainSample]) -> list[FloatArray]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from fake_weight_transfer import FakeWeightTransfer
+
 KEY = "the key"
 STOP_ID = 1
 
@@ -34,6 +36,8 @@ class FakeVllmServer:
         self.is_lost = False  # until weights are loaded again: every completion is dropped
         self.failed_resets = 0
         self.missing_routes: tuple[str, ...] = ()
+        self.transfer = FakeWeightTransfer(self)
+        self.when_lost: Callable[[], object] = lambda: None  # called when it is started again
         self.late_tokens = False  # completions that an abort should end finish all the same
         self.started = threading.Semaphore(0)  # one for every completion under way
         self.released = threading.Event()
@@ -67,6 +71,7 @@ class FakeVllmServer:
     async def _serve(self) -> None:
         app = web.Application(middlewares=[_require_key])
         self._routes = {
+            **self.transfer.routes(),
             "/inference/v1/generate": self._generate,
             "/collective_rpc": self._rpc,
             "/pause": self._pause,
@@ -79,7 +84,7 @@ class FakeVllmServer:
         }
         for path, handler in self._routes.items():
             app.router.add_post(path, handler)
-        for path in ("/health", "/version", "/metrics", "/openapi.json", "/is_paused", "/is_sleeping"):
+        for path in ("/health", "/version", "/metrics", "/openapi.json", "/is_paused", "/is_sleeping", "/weight_info"):
             app.router.add_get(path, self._look)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -94,12 +99,13 @@ class FakeVllmServer:
     async def _look(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":
             return web.Response(text=f'vllm:generation_tokens_total{{engine="0"}} {float(self._num_tokens)}\n')
-        routes = {path for path in (*self._routes, "/metrics") if path not in self.missing_routes}
+        routes = {path for path in (*self._routes, "/metrics", "/weight_info") if path not in self.missing_routes}
         answers: dict[str, Any] = {
             "/version": {"version": "0.32.0"},
             "/openapi.json": {"paths": {path: {} for path in routes}},
             "/is_paused": {"is_paused": self._paused is not None},
             "/is_sleeping": {"is_sleeping": bool(self._asleep)},
+            "/weight_info": {"weight_version": self._version},
         }
         return web.json_response(answers.get(request.path, {}))
 
@@ -117,7 +123,7 @@ class FakeVllmServer:
         self._under_way[number] = ended
         self.started.release()
         while not ended.is_set() and (not self.released.is_set() or self._paused is not None):
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002 + len(self._under_way) / 20_000)  # many look more rarely
         del self._under_way[number]
         choice = self._choice(body, version)
         if ended.is_set() and not self.late_tokens:  # with what there is of it
@@ -145,17 +151,43 @@ class FakeVllmServer:
         body = await request.json()
         method, arguments = body["method"], body["args"]
         self.calls.append(method)
-        answer: dict[str, Any] = {"untruncated": self.untruncated, "dtype": self.dtype, "shapes": {}}
+        answer: dict[str, Any] = {"untruncated": self.untruncated, "dtype": self.dtype, **self.transfer.prepared()}
+        if self.transfer.fails_in.get(method) == 0:
+            self.is_lost = True
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         if method == "deepscaler_load":
-            if self._paused is None or "weights" in self._asleep:
-                self.illegal.append("update while running or asleep")
+            self.check_update()
             manifest = json.loads((Path(arguments[0]) / "manifest.json").read_text())
-            self._digests = manifest["digests"][self.dtype]
-            self._has_weights, self.is_lost = True, False
+            self.take_over(manifest["digests"][self.dtype])
             answer = self.load_error or {"digests": self.held(self._digests)}
         elif method == "deepscaler_digests":
             answer = {"digests": self.held(self._digests)}
         return web.json_response({"results": [answer]})
+
+    def take_over(self, digests: dict[str, str]) -> None:
+        """Hold these weights."""
+        self._digests = digests
+        self._has_weights, self.is_lost = True, False
+
+    def check_update(self) -> None:
+        """Note an update that vLLM would not survive."""
+        if self._paused is None or "weights" in self._asleep:
+            self.illegal.append("update while running or asleep")
+
+    def name_version(self, version: str) -> None:
+        self._version = version
+
+    def held_digests(self) -> dict[str, str]:
+        return dict(self._digests)
+
+    def begin_again(self) -> None:
+        """As a new process: nothing of before is known, and it samples from the weights it was started with."""
+        self._end_all()
+        self._version, self._paused, self._asleep, self.is_lost = "default", None, set(), False
+        self.transfer.begin_again()
+        self.when_lost()
 
     async def _pause(self, request: web.Request) -> web.Response:
         mode = request.query["mode"]

@@ -36,6 +36,8 @@ from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.protocols import Cluster, Grader, PublishedWeights, Sampler
 from deepscaler.randomness import generator
 from deepscaler.rewards.scoring import items_of
+from deepscaler.training.background_write import BackgroundWrite
+from deepscaler.training.checkpoint_writer import CheckpointWriter
 from deepscaler.types import (
     FinishReason,
     FloatArray,
@@ -91,6 +93,9 @@ class FakeLearner:
 
     def save(self, directory: Path) -> None:
         (directory / "learner.json").write_text(json.dumps({"version": self.version, "num_updates": self.num_updates}))
+
+    def begin_save(self, directory: Path) -> BackgroundWrite:
+        return BackgroundWrite(lambda: self.save(directory), directory.name)
 
     def load(self, directory: Path, *, optimizer: bool = True) -> None:
         saved = json.loads((directory / "learner.json").read_text())
@@ -203,6 +208,7 @@ def fake_run(
         curriculum=Curriculum(recipe.stages, recipe.curriculum),
         alarms=Alarms(recipe.alarms, max_policy_lag=recipe.rollout.max_policy_lag),
         directory=RunDirectory(path),
+        saves=CheckpointWriter(path / "checkpoints", in_background=recipe.checkpoint.async_save),
         progress=Progress(StringIO(), terminal=False),
         stop=StopRequest(),
         validation=None,

@@ -1,4 +1,5 @@
-"""`deepscaler train` that sends itself SIGKILL at a chosen point: python killed_run.py POINT COUNT RECIPE RUN_DIR.
+"""`deepscaler train` that sends itself SIGKILL at a chosen point: python killed_run.py POINT COUNT RECIPE RUN_DIR
+[--set KEY=VALUE].
 
 POINT is a place in the program, COUNT how often it is passed before the process dies there.
 """
@@ -51,5 +52,5 @@ if __name__ == "__main__":
     point, count = sys.argv[1], int(sys.argv[2])
     owner, name = POINTS[point]
     die_after(owner, name, count)
-    sys.argv = ["deepscaler", "train", sys.argv[3], "--run-dir", sys.argv[4]]
+    sys.argv = ["deepscaler", "train", sys.argv[3], "--run-dir", *sys.argv[4:]]
     main()

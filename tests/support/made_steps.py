@@ -38,6 +38,7 @@ HEALTHY = StepStats(
     grad_norm=0.1,
     learning_rate=1e-6,
     weights="",
+    solved_frac=0.4,
 )
 Fault = dict[str, Any]
 NOTHING: Fault = {}

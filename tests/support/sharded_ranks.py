@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,8 +24,10 @@ from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.rank_group import RankGroup
 from deepscaler.config.models import Recipe
 from deepscaler.lifetime import die_with_parent
+from deepscaler.modeling.load import load_model
 from deepscaler.training import sharded_state
 from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
+from deepscaler.training.weight_parts import is_on_meta
 from tiny_models import make_model
 
 # Imported once, by the process that the ranks are forked from.
@@ -40,12 +43,24 @@ class JoiningRank:
     def __init__(self) -> None:
         self._replica: ShardedReplica | None = None
 
-    def join(self, rank: int, size: int, meeting: Path, recipe: Recipe, published: Path, model: dict[str, Any]) -> None:
+    def join(
+        self,
+        rank: int,
+        size: int,
+        meeting: Path,
+        recipe: Recipe,
+        published: Path,
+        files: Path | None,
+        model: dict[str, Any],
+    ) -> None:
+        """files: load this model on the meta device instead of making `model`."""
         self.leave()
         dist.init_process_group(
             "gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=timedelta(seconds=LIMIT_S)
         )
-        self._replica = sharded_replica(recipe, make_model(**model), published)
+        made = make_model(**model) if files is None else load_model(files, on_meta=True, longest=64)
+        assert is_on_meta(made) == (files is not None)
+        self._replica = sharded_replica(recipe, made, published, files)
 
     def leave(self) -> None:
         if dist.is_initialized():
@@ -55,6 +70,9 @@ class JoiningRank:
     def gradients(self) -> list[torch.Tensor]:
         """Whole, of every weight."""
         return [whole(p.grad) for p in self._model.parameters()]
+
+    def buffers(self) -> list[tuple[str, torch.Tensor]]:
+        return list(self._model.named_buffers())
 
     def moments(self) -> list[torch.Tensor]:
         """Whole: both moments and the counter of every weight."""
@@ -66,14 +84,28 @@ class JoiningRank:
         """A NaN in this rank's part."""
         next(p for p in self._model.parameters() if p.grad.to_local().numel()).grad.to_local().view(-1)[0] = math.nan
 
+    def hold_writes(self) -> None:
+        """Writing into checkpoints waits for `let_writes_go`."""
+        self._write, self._may_write = sharded_state._save, threading.Event()
+
+        def held(*arguments: Any) -> None:
+            assert self._may_write.wait(LIMIT_S)
+            self._write(*arguments)
+
+        sharded_state._save = held
+
+    def let_writes_go(self) -> None:
+        self._may_write.set()
+        sharded_state._save = self._write
+
     def die_in(self, part: str) -> None:
         """Be killed in the middle of the next call: after two micro-batches, gathered weights, or files."""
         assert self._replica is not None
         if part == "accumulate":
             self._replica._computer._loss = killed_after(2, self._replica._computer._loss)  # type: ignore[method-assign]
         else:
-            owner = {"gather": DTensor, "save": sharded_state}[part]
-            name = {"gather": "full_tensor", "save": "_save"}[part]
+            owner = {"gather": DTensor, "save": sharded_state, "background": sharded_state}[part]
+            name = "full_tensor" if part == "gather" else "_save"
             setattr(owner, name, killed_after(2 if part == "gather" else 1, getattr(owner, name)))
 
     @property
@@ -108,12 +140,12 @@ class Ranks:
     def __init__(self, remotes: list[ConnectionRemote], pids: list[int], directory: Path) -> None:
         self.remotes, self.pids, self._directory = remotes, pids, directory
 
-    def world(self, size: int, recipe: Recipe, **model: Any) -> RankGroup:
-        """New replicas of this model, made alike on every rank."""
+    def world(self, size: int, recipe: Recipe, files: Path | None = None, **model: Any) -> RankGroup:
+        """New replicas of this model, made alike on every rank; or of that in `files`, of which each reads its part."""
         number = next(_worlds)
         meeting, published = self._directory / f"meeting-{number}", self._directory / f"published-{number}"
         joined = [
-            remote.call("join", rank, size, meeting, recipe, published, model)
+            remote.call("join", rank, size, meeting, recipe, published, files, model)
             for rank, remote in enumerate(self.remotes[:size])
         ]
         for one in joined:

@@ -16,7 +16,7 @@ from deepscaler.engines.vllm_server.client import ServerClient
 from deepscaler.engines.vllm_server.engine import ServerSettings
 from deepscaler.engines.vllm_server.opening import ServedModel, ServerStarter, connected
 from deepscaler.engines.vllm_server.process import ServerProcess
-from deepscaler.engines.vllm_server.publishing import FilePublisher
+from deepscaler.engines.vllm_server.publishing import WeightPublisher
 from deepscaler.modeling.positions import model_context
 from deepscaler.modeling.weights import LiveWeights
 
@@ -29,7 +29,7 @@ def server_section(**changes: Any) -> EngineSection:
     return EngineSection(kind="vllm_server", vllm_python=sys.executable, max_active=16, processes=1, **changes)
 
 
-def start_sampler(model: Any, *, stop_ids: frozenset[int], max_active: int = 16) -> FilePublisher:
+def start_sampler(model: Any, *, stop_ids: frozenset[int], max_active: int = 16) -> WeightPublisher:
     """A sampler with these weights. max_active: of the requests; a server's own limit is 16."""
     context = model_context(model.config)
     settings = ServerSettings(stop_ids, "float32", context, context)
@@ -44,6 +44,6 @@ def start_sampler(model: Any, *, stop_ids: frozenset[int], max_active: int = 16)
     process, served = _PROCESSES[key]
     client = ServerClient(process.url, process.key, process)
     process.wait_until_ready(client.is_healthy)
-    sampler = FilePublisher(connected(client, served, settings), _PLACE / "weights", "float32")
+    sampler = WeightPublisher(connected(client, served, settings), _PLACE / "weights", "float32")
     sampler.load_weights(LiveWeights(0, model.named_parameters))
     return sampler

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepscaler.algorithms.advantages import ADVANTAGES
 from deepscaler.algorithms.overlong import soft_overlong_penalty
+from deepscaler.algorithms.own import advantage_of
 from deepscaler.algorithms.reduction import REDUCTIONS
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.observability.counts import counted
@@ -52,7 +52,7 @@ def make_samples(
     if algorithm.truncated == "soft_penalty":
         rewards_PG += soft_overlong_penalty(num_tokens_PG, max_completion_tokens, algorithm.soft_penalty_tokens)
     mask_PG = graded_PG = torch.tensor(np.array([g.graded for g in groups]))
-    advantages_PG = ADVANTAGES[algorithm.advantage](rewards_PG, graded_PG)
+    advantages_PG = advantage_of(algorithm.advantage)(rewards_PG, graded_PG)
     if algorithm.truncated == "mask":
         mask_PG = graded_PG & torch.tensor([[not r.truncated for r in g.group.rollouts] for g in groups])
 

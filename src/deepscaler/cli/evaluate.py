@@ -31,6 +31,7 @@ class EvalArguments:
     samples: int | None
     max_tokens: int | None
     limit: int | None
+    limit_seed: int | None
     concurrency: int | None
     api_key_env: str | None
 
@@ -58,7 +59,9 @@ def _check(a: EvalArguments) -> None:
         if a.endpoint is None and value is not None:
             raise ValueError(f"{flag} is for a server; give --endpoint, or leave it out")
     if a.suite is None and a.recipe is None:
-        raise ValueError("say which problems: --suite competition, a benchmark's name, or --recipe FILE")
+        raise ValueError("say which problems: --suite competition, a benchmark's name or file, or --recipe FILE")
+    if a.limit_seed is not None and a.limit is None:
+        raise ValueError("--limit-seed says which problems --limit keeps; give --limit N, or leave it out")
 
 
 def _overrides(a: EvalArguments) -> list[str]:
@@ -67,6 +70,7 @@ def _overrides(a: EvalArguments) -> list[str]:
         "sampling.num_samples": a.samples,
         "sampling.max_completion_tokens": a.max_tokens,
         "suite.limit": a.limit,
+        "suite.limit_seed": a.limit_seed,
         "client.concurrency": a.concurrency,
     }
     named = [] if a.api_key_env is None else [f'client.api_key_env="{a.api_key_env}"']
@@ -117,7 +121,7 @@ def _held_out(a: EvalArguments, path: Path) -> None:
         from deepscaler.loop.evaluate import evaluate_directory
 
     progress = prepare()
-    results = evaluate_directory(Path(a.model), chosen, a.out, progress, limit=a.limit)
+    results = evaluate_directory(Path(a.model), chosen, a.out, progress, limit=a.limit, limit_seed=a.limit_seed)
     _print(results, a.out, progress.warned)
 
 

@@ -27,7 +27,14 @@ SHOWN_CHARACTERS = 1000
 
 
 def grade_file(
-    path: Path, *, out: Path | None, columns: Columns, profile: str, thinking_prefilled: bool, workers: int
+    path: Path,
+    *,
+    out: Path | None,
+    columns: Columns,
+    profile: str,
+    answer_rules: tuple[str, ...],
+    thinking_prefilled: bool,
+    workers: int,
 ) -> None:
     """Grade every row of `path` and write one line per row to `out`, whole or not at all; print the outcomes.
 
@@ -44,7 +51,7 @@ def grade_file(
     verdicts: Counter[Outcome] = Counter()
     cached = 0
     start = time.monotonic()
-    with _pool(profile, workers) as pool:
+    with _pool(profile, workers, answer_rules) as pool:
 
         def write(target: Path | None) -> None:
             nonlocal cached
@@ -75,17 +82,23 @@ def grade_file(
 
 
 def explain(
-    text: str, *, references: Sequence[str], profile: str, thinking_prefilled: bool, tolerance: float | None = None
+    text: str,
+    *,
+    references: Sequence[str],
+    profile: str,
+    answer_rules: tuple[str, ...],
+    thinking_prefilled: bool,
+    tolerance: float | None = None,
 ) -> None:
     """Print how the verdict on one completion comes about: final part, answer, reading, comparison, outcome."""
-    with _pool(profile, 1) as pool:
+    with _pool(profile, 1, answer_rules) as pool:
         verdict = pool.grade([GradeItem(text, references, thinking_prefilled, tolerance)])[0]
         print(f"1 completion   {counted(len(text), 'character')}")
         final = final_part(text, thinking_prefilled=thinking_prefilled)
         print(f"2 final part   {_final_words(text, final.answer, final.why)}")
-        answer = extract_answer(text, thinking_prefilled=thinking_prefilled)
+        answer = extract_answer(text, thinking_prefilled=thinking_prefilled, rules=answer_rules)
         print(f"3 answer       {_shown(answer.answer) if answer.answer is not None else f'none: {answer.why}'}")
-        bare = answer.answer is None and "\\boxed" not in text and final.answer is not None
+        bare = answer.answer is None and "boxed" in answer_rules and "\\boxed" not in text and final.answer is not None
         decided = verdict.outcome in (Outcome.CORRECT, Outcome.WRONG)
         if decided and answer.answer is not None:  # what took too long or failed in the worker is not tried here
             _print_comparisons(answer.answer, references, profile, tolerance)
@@ -128,8 +141,8 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in kept)
 
 
-def _pool(profile: str, workers: int) -> GraderPool:
-    return make_grader(GraderSection.model_validate({"profile": profile, "workers": workers}))
+def _pool(profile: str, workers: int, answer_rules: tuple[str, ...]) -> GraderPool:
+    return make_grader(GraderSection(profile=profile, workers=workers, answer=answer_rules))
 
 
 def _check_out(path: Path, out: Path | None) -> None:

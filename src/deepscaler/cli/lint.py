@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from deepscaler.config.evaluation import COMPETITION
 from deepscaler.data.benchmarks.lint import lint_benchmark
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark, read_rows
 from deepscaler.data.benchmarks.page import LintedBenchmark, lint_page
@@ -18,7 +19,8 @@ def lint_benchmarks(directory: Path, *, out: Path) -> None:
     """Write benchmarks-lint.md and benchmarks-lint.json into `out`; a changed file is linted and named as such."""
     out.mkdir(parents=True, exist_ok=True)
     linted = []
-    for name, spec in BENCHMARKS.items():
+    for name in COMPETITION:
+        spec = BENCHMARKS[name]
         loaded = load_benchmark(name, directory, allow_changed=True)
         rows, _ = read_rows(directory / spec.file)
         findings = lint_benchmark(spec, rows, loaded.problems, grade)

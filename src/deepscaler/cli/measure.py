@@ -12,7 +12,10 @@ from deepscaler.cli.options import Overrides, ThinkingPrefilled
 
 def evaluate(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A Hugging Face directory or hub id.")] = None,
-    suite: Annotated[str | None, typer.Option(help="competition, or benchmarks by name: aime24,math500.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="competition, nine, names (aime24,math500), or mine=FILE:PROBLEM,ANSWER or .toml."),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Instead of --suite: an evaluation or a training recipe.")] = None,
     out: Annotated[Path, typer.Option(help="Directory for results.json and samples.parquet.")] = Path("runs/eval"),
     benchmarks: Annotated[Path | None, typer.Option(help="Directory of the files; else from the hub.")] = None,
@@ -23,6 +26,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Completions per problem.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion budget in tokens.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each benchmark.")] = None,
+    limit_seed: Annotated[int | None, typer.Option(min=0, help="With --limit: a random subset instead.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests under way at once at --endpoint.")] = None,
     api_key_env: Annotated[str | None, typer.Option(metavar="NAME", help="Environment variable with the key.")] = None,
 ) -> None:
@@ -43,6 +47,7 @@ def evaluate(
         samples=samples,
         max_tokens=max_tokens,
         limit=limit,
+        limit_seed=limit_seed,
         concurrency=concurrency,
         api_key_env=api_key_env,
     )
@@ -73,6 +78,26 @@ def compare(
 
     names = (name_a, name_b)
     stored_evaluations.compare(evaluation_a, evaluation_b, published=published, common=common, out=out, names=names)
+
+
+def table(
+    evaluations: Annotated[list[Path], typer.Argument(metavar="EVAL...", help="Directories written by eval.")],
+    names: Annotated[
+        list[str] | None, typer.Option("--name", metavar="NAME", help="Of each evaluation in order; else the model's.")
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Published scores below, apart.")] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Mark evaluations of other settings or problems instead of refusing them.")
+    ] = False,
+    kind: Annotated[
+        Literal["terminal", "markdown", "latex", "html"], typer.Option("--as", help="What is printed.")
+    ] = "terminal",
+    out: Annotated[list[Path] | None, typer.Option(help="File to write: .md, .tex or .html. Repeatable.")] = None,
+) -> None:
+    """Many models in one table; the best is marked where the paired test tells it apart."""
+    from deepscaler.cli import stored_evaluations
+
+    stored_evaluations.table(evaluations, names=names or (), published=published, mixed=mixed, kind=kind, out=out or ())
 
 
 def eval_clean(
@@ -137,6 +162,15 @@ def _known_profile(name: str) -> str:
     return name
 
 
+def _known_answer_rules(names: list[str] | None) -> list[str] | None:
+    from deepscaler.config.answer_rules import ANSWER_RULES
+
+    for name in names or ():
+        if name not in ANSWER_RULES:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, ANSWER_RULES))}.")
+    return names
+
+
 def grade(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Saved completions: .jsonl, .json, .csv or .parquet.")
@@ -161,6 +195,15 @@ def grade(
         str,
         typer.Option(callback=_known_profile, help="Mathematical equality (deepscaler), or equality of text (string)."),
     ] = "deepscaler",
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=_known_answer_rules,
+            metavar="RULE",
+            help="Where answers are, as grader.answer: boxed, last_number, after_####, the answer is, answer:, "
+            "<answer>. Repeatable: the first that finds one.",
+        ),
+    ] = None,
     thinking_prefilled: ThinkingPrefilled = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Grading processes; else one per core.")] = None,
 ) -> None:
@@ -184,6 +227,7 @@ def grade(
             references=references or (),
             tolerance=tolerance,
             profile=profile,
+            answer_rules=tuple(answer or ("boxed",)),
             thinking_prefilled=thinking_prefilled,
         )
         return
@@ -193,6 +237,7 @@ def grade(
         out=out,
         columns=Columns(response_column, reference_column, id_column, tolerance_column),
         profile=profile,
+        answer_rules=tuple(answer or ("boxed",)),
         thinking_prefilled=thinking_prefilled,
         workers=workers or cpu.available_cores(),
     )
@@ -212,6 +257,7 @@ COMMANDS = {
     "eval": evaluate,
     "regrade": regrade,
     "compare": compare,
+    "table": table,
     "eval-clean": eval_clean,
     "eval-export": eval_export,
     "eval-import": eval_import,

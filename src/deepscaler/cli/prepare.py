@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepscaler.config import load_recipe
-from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, load_benchmark
+from deepscaler.config.evaluation import COMPETITION
+from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, is_in, load_benchmark
 from deepscaler.data.prepare.files import write_preparation
 from deepscaler.data.prepare.preparation import Preparation, Settings, Tools, prepare
 from deepscaler.data.sources.layouts import Columns, Layout
@@ -103,16 +104,20 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _load_benchmarks(directory: Path | None, without: bool) -> list[LoadedBenchmark]:
-    """Every registered benchmark: one that is missing would go unnoticed among thousands of rows."""
+    """The benchmarks of `competition`, and the other registered ones that are there.
+
+    One of the former that is missing would go unnoticed among thousands of rows.
+    """
     if without:
         return []
     if directory is None:
-        files = ", ".join(spec.file for spec in BENCHMARKS.values())
+        files = ", ".join(BENCHMARKS[name].file for name in COMPETITION)
         raise ValueError(
             f"no benchmarks to keep out of training: name their directory with --benchmarks DIR or data.benchmarks "
             f"(it holds {files}), or say --without-benchmarks"
         )
-    return [load_benchmark(name, directory, allow_changed=True) for name in BENCHMARKS]
+    names = [name for name in BENCHMARKS if name in COMPETITION or is_in(BENCHMARKS[name], directory)]
+    return [load_benchmark(name, directory, allow_changed=True) for name in names]
 
 
 def _prompt_tokens(

@@ -23,6 +23,7 @@ def quickstart(
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
     from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine, chosen.rollout)
@@ -32,11 +33,14 @@ def quickstart(
             "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
             "`deepscaler eval`"
         )
+    check_reward(chosen.reward, chosen.grader)
     with loading(f"loading PyTorch for the quickstart by {recipe}"):
+        from deepscaler.algorithms.own import check_algorithm
         from deepscaler.toy.quickstart import quickstart as run_quickstart
     from deepscaler.evaluation.tables import print_summary
     from deepscaler.report import write_report
 
+    check_algorithm(chosen.algorithm)
     progress = prepare_for_training()
     summary = run_quickstart(chosen, run_dir, progress)
     report_file = Path(summary["report"])
@@ -87,6 +91,7 @@ def train(
     from deepscaler.config.cluster_checks import max_restarts
     from deepscaler.config.parts import require_cluster, require_engine
     from deepscaler.loop.resume_check import check_directory, parse_origin
+    from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine, chosen.rollout)
@@ -98,12 +103,15 @@ def train(
         serve_rank()
         return
     check_directory(chosen, run_dir)
+    check_reward(chosen.reward, chosen.grader)
     begin = None if origin is None else parse_origin(origin, keep_optimizer=keep_optimizer)
     with loading(f"loading PyTorch to train by {recipe} in {run_dir}"):
+        from deepscaler.algorithms.own import check_algorithm
         from deepscaler.loop.build import open_run
         from deepscaler.loop.restarts import train_restarting
         from deepscaler.toy.base_model import ensure_base
 
+    check_algorithm(chosen.algorithm)
     progress = prepare_for_training()
     base, _, _ = ensure_base(chosen, progress)
     opened = partial(open_run, chosen, base, run_dir, progress, begin)

@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepscaler.evaluation.model_table import ModelTable
 
 
 def compare(
@@ -34,6 +37,48 @@ def compare(
     print_comparison(comparison, with_published=published)
     for file in files:
         print(file)
+
+
+def table(
+    evaluations: Sequence[Path], *, names: Sequence[str], published: bool, mixed: bool, kind: str, out: Sequence[Path]
+) -> None:
+    """Files first, as of `compare`; without --as and --out the table for the terminal."""
+    from deepscaler.evaluation.model_table import read_table
+    from deepscaler.evaluation.model_table_formats import table_sheets
+    from deepscaler.evaluation.tables import print_sheets
+    from deepscaler.observability.files import write_atomically
+
+    kinds = {path: _kind_of(path) for path in out}
+    made = read_table(evaluations, names, mixed=mixed)
+    for path, wanted in kinds.items():
+        text = _table_text(made, wanted, published)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    if kind == "terminal":
+        print_sheets(table_sheets(made, with_published=published))
+    else:
+        print(_table_text(made, kind, published), end="")
+    for path in out:
+        print(f"written to {path}", file=sys.stderr)
+
+
+_TABLE_KINDS = {".md": "markdown", ".tex": "latex", ".html": "html"}
+
+
+def _kind_of(path: Path) -> str:
+    kind = _TABLE_KINDS.get(path.suffix)
+    if kind is None:
+        raise ValueError(f"--out {path}: the ending says the format; known are {', '.join(_TABLE_KINDS)}")
+    return kind
+
+
+def _table_text(made: ModelTable, kind: str, published: bool) -> str:
+    from deepscaler.evaluation.model_table_formats import table_content, table_latex, table_markdown
+    from deepscaler.report import model_table_page
+
+    if kind == "html":
+        return model_table_page(table_content(made, with_published=published))
+    return (table_latex if kind == "latex" else table_markdown)(made, with_published=published)
 
 
 def eval_clean(directory: Path, contamination: Path) -> None:
@@ -67,14 +112,17 @@ def eval_import(
     thinking_prefilled: bool,
     workers: int,
 ) -> None:
+    from deepscaler.config.evaluation import COMPETITION
     from deepscaler.config.sections.evaluation import GraderSection
-    from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+    from deepscaler.data.benchmarks.load import BENCHMARKS, is_in, load_benchmark
     from deepscaler.evaluation.imports import ImportedFile, import_completions
     from deepscaler.evaluation.tables import print_results
     from deepscaler.loop.evaluate import grader_settings
     from deepscaler.rewards.isolation.pool import make_grader
 
-    names = [benchmark] if benchmark is not None else list(BENCHMARKS)
+    names = [benchmark] if benchmark is not None else list(COMPETITION)
+    if benchmark is None and benchmarks is not None:
+        names += [name for name, spec in BENCHMARKS.items() if name not in COMPETITION and is_in(spec, benchmarks)]
     sets = {name: load_benchmark(name, benchmarks).problems for name in names}
     section = GraderSection(workers=workers)
     imported = ImportedFile(file, _mapping(columns), sets, benchmark, thinking_prefilled)

@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NamedTuple
 
 from deepscaler.cluster.life_signs import LifeSigns, LifeWatch, WaitLimits
+from deepscaler.cluster.worker_log import log_size, wait_for_stacks
+from deepscaler.observability.last_lines import last_lines
 from deepscaler.types import RunError, WorkerLost
 
 POLL_S = 1.0  # between two looks at a far end that sends nothing
@@ -60,11 +63,14 @@ class _Pending:
 class ConnectionRemote:
     """The near end. Over a pipe, tensors in shared memory are handed over as such.
 
-    name: role and rank of the far end, for messages.
+    name: role and rank of the far end, for messages. log: file that it writes its stacks to.
     """
 
-    def __init__(self, connection: Connection, name: str, limits: WaitLimits | None = None) -> None:
+    def __init__(
+        self, connection: Connection, name: str, limits: WaitLimits | None = None, *, log: Path | None = None
+    ) -> None:
         self._connection, self.name = connection, name
+        self._log, self._log_start = log, log_size(log)
         self._limits = limits or WaitLimits()
         self._watch = LifeWatch(self._limits)
         _limit_sending(connection, self._limits.start_s)
@@ -154,8 +160,10 @@ class ConnectionRemote:
         return "; its own output says why"
 
     def _last_lines(self, *, hung: bool = False) -> str:
-        """The end of what it wrote to standard error, where that is known. hung: with the stacks of its threads."""
-        return ""
+        """The end of its log, where that is known. hung: with the stacks of its threads, which it writes by itself."""
+        if hung and self._log is not None:
+            wait_for_stacks(lambda: log_size(self._log), self._log_start)
+        return last_lines(self._log, since=self._log_start)
 
 
 def _limit_sending(connection: Connection, seconds: float) -> None:

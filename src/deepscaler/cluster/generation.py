@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deepscaler.cluster.assignment import Assignment
-from deepscaler.cluster.supervised import RepeatedCall, SupervisedRemote
+from deepscaler.cluster.supervised import REMEDY, RepeatedCall, SupervisedRemote
 from deepscaler.observability.counts import counted
 from deepscaler.protocols import Sampler, Stream
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
@@ -61,6 +61,11 @@ class Member:
     def is_loading(self) -> bool:
         """Whether it would have to be waited for."""
         return self._loading is not None and not self._loading[0].ready()
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether its process of now has reported the group's weights."""
+        return self._loading is None and self._loaded_by == self.remote.num_starts
 
     @property
     def needs_weights(self) -> bool:
@@ -252,8 +257,8 @@ class Generation:
         while self._queue and free:
             self._give(free.pop(0), self._queue.popleft())
         if not self._tasks and self._own_stream is None:
-            why = f"no sampler is left: {self._last_loss}" if self._last_loss else "the sampler ended early"
             left = counted(len(self._missing), "completion")
+            why = f"no sampler is left: {self._last_loss}\n{REMEDY}" if self._last_loss else "the sampler ended early"
             raise RunError(f"{left} cannot be sampled: {why}")
 
     def _is_first(self, rollout: Rollout) -> bool:

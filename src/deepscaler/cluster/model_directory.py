@@ -83,13 +83,15 @@ class ModelDirectory:
         configured = stop_token_ids(self.path, self.tokenizer)
         return stopping_fingerprint(self.tokenizer, configured, self.config.vocab_size)
 
-    def load(self, longest: int, dtype: torch.dtype | None = None) -> Any:
+    def load(self, longest: int, dtype: torch.dtype | None = None, *, on_meta: bool = False) -> Any:
         """The model with its weights, in `dtype` if given instead of the directory's own. Raises ModelError.
 
-        longest: tokens of the longest sequence that it will see.
+        longest: tokens of the longest sequence that it will see. on_meta: as in `load_model`.
         """
-        chosen = dtype or DTYPES[self.dtype]
-        return load_model(self.path, dtype=chosen, device=self.device, tokenizer=self.tokenizer, longest=longest)
+        chosen, tokenizer = dtype or DTYPES[self.dtype], self.tokenizer
+        return load_model(
+            self.path, dtype=chosen, device=self.device, tokenizer=tokenizer, longest=longest, on_meta=on_meta
+        )
 
     def slots(self, *, capacity: int, most: int) -> int:
         """Sequences of `capacity` tokens decoded at once, at most `most`. Raises ValueError when not even one fits."""

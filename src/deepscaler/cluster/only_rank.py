@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deepscaler.modeling.published_files import KEPT_VERSIONS, FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.training.background_write import write_as_rank
 from deepscaler.training.gradients import Logprobs
 from deepscaler.training.replica import ModelReplica
 from deepscaler.types import TokenSums, TrainSample
@@ -38,6 +39,11 @@ class OnlyRank:
 
     def save(self, directory: Path) -> None:
         self._replica.save(directory)
+
+    def begin_save(self, directory: Path) -> None:
+        """Returns when copies are made; `RankWrites` tells when they are written."""
+        written = self._replica.begin_save(directory)
+        write_as_rank(directory, 0, written.result)
 
     def load(self, directory: Path, num_updates: int | None) -> None:
         self._replica.load(directory, num_updates=num_updates)

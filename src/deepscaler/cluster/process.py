@@ -35,8 +35,10 @@ class ProcessRemote(ConnectionRemote):
         context = multiprocessing.get_context("spawn")
         near, far = context.Pipe()
         super().__init__(near, name, limits)
-        self._log = WorkerLog(log)
-        self._process = context.Process(target=_serve, args=(far, build, self._log.target, self._limits), daemon=True)
+        self._output = WorkerLog(log)
+        self._process = context.Process(
+            target=_serve, args=(far, build, self._output.target, self._limits), daemon=True
+        )
         self._process.start()
         far.close()
 
@@ -49,7 +51,7 @@ class ProcessRemote(ConnectionRemote):
         self._process.kill()
         self._process.join(timeout=10)
         super().close()
-        self._log.close()
+        self._output.close()
 
     def _is_alive(self) -> bool:
         return self._process.is_alive()
@@ -66,11 +68,11 @@ class ProcessRemote(ConnectionRemote):
 
     def _last_lines(self, *, hung: bool = False) -> str:
         if hung:
-            before = self._log.size()
+            before = self._output.size()
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)
-            wait_for_stacks(self._log.size, before)
-        return self._log.last_lines()
+            wait_for_stacks(self._output.size, before)
+        return self._output.last_lines()
 
 
 def _serve(connection: Connection, build: Build, stderr: str, limits: WaitLimits) -> None:

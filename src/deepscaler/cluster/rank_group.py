@@ -15,6 +15,7 @@ from typing import Any
 from deepscaler.cluster.replica import in_order
 from deepscaler.cluster.sharding import split_evenly
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference, PublishedWeights, Remote, Stream
+from deepscaler.training.background_write import RankWrites
 from deepscaler.training.sharded_replica import ANOTHER_RANK
 from deepscaler.types import FloatArray, RunError, TokenSums, TrainSample, WorkerLost
 
@@ -100,6 +101,11 @@ class RankGroup:
     def save(self, directory: Path) -> None:
         """Returns when all ranks have written."""
         self._all("save", directory.absolute())
+
+    def begin_save(self, directory: Path) -> RankWrites:
+        """Returns when all ranks have copied what they hold."""
+        self._all("begin_save", directory.absolute())
+        return RankWrites(directory.absolute(), self.num_ranks)
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
         self._all("load", directory.absolute(), num_updates)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from deepscaler.cluster.assignment import Assignment, FixedAssignment
 from deepscaler.cluster.generation import Generation, Member
-from deepscaler.cluster.supervised import SupervisedRemote
-from deepscaler.protocols import PublishedWeights, Sampler
+from deepscaler.cluster.supervised import REMEDY, SupervisedRemote
+from deepscaler.protocols import PublishedWeights, Sampler, Stream
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo, WorkerLost
 
 LoadCall = Callable[[PublishedWeights], tuple[str, *tuple[object, ...]]]
@@ -55,6 +55,21 @@ class SamplerGroup:
         )
         return generation.run(requests, params)
 
+    def generate_on_each(self, request: Request, params: SamplingParams) -> list[tuple[str, Rollout]]:
+        """See `GroupSampler`. All engines sample at once. Raises RunError where one fails without being lost."""
+        asked = [(member, self._ask(member, request, params)) for member in self._present if member.holds_weights]
+        found = [] if self._own is None else [("the engine", next(iter(self._own.generate([request], params))))]
+        for member, stream in asked:
+            try:
+                if stream is not None:
+                    found.append((member.remote.name, next(stream)))
+            except WorkerLost as lost:
+                self._restart(member, lost)
+            finally:
+                if stream is not None:
+                    stream.close()
+        return found
+
     def interrupt(self) -> None:
         """End the generation under way; it yields unfinished completions as they are, the own sampler's excepted."""
         self._interrupted.set()
@@ -63,17 +78,19 @@ class SamplerGroup:
         """All samplers take them over at the same time. Raises RunError when one reports other weights than another."""
         replies = [(member, member.remote.call(*self._load_call(weights))) for member in self._present]
         held = None if self._own is None else self._own.load_weights(weights)
+        last_loss = REMEDY
         for member, reply in replies:
             try:
                 info: WeightsInfo = reply.result()
             except WorkerLost as lost:
                 member.drop()
+                last_loss = str(lost)
                 self._report(f"{lost}; it takes no further part")
                 continue
             held = held or info
             member.loaded(info, held)
         if held is None:
-            raise RunError("no sampler is left to take over the weights. Run the same command again to continue")
+            raise RunError(f"no sampler is left to take over the weights. {last_loss}")
         self._held = weights, held
         return held
 
@@ -91,6 +108,20 @@ class SamplerGroup:
     @property
     def _present(self) -> list[Member]:
         return [member for member in self._members if not member.is_gone]
+
+    def _ask(self, member: Member, request: Request, params: SamplingParams) -> Stream[Rollout] | None:
+        try:
+            return member.remote.stream("generate", [request], params)
+        except WorkerLost as lost:
+            self._restart(member, lost)
+            return None
+
+    def _restart(self, member: Member, lost: WorkerLost) -> None:
+        try:
+            member.remote.restart(lost)
+        except WorkerLost as final:
+            member.drop()
+            self._report(f"{final}; it takes no further part")
 
     def _tell_weights(self, member: Member) -> None:
         if self._held is None:  # nothing was published: it samples with what it was started with, as the others do

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from deepscaler.cluster.connection import ConnectionRemote, IsCancelled, serve
 from deepscaler.cluster.life_signs import wait_limits
-from deepscaler.cluster.local import PolicyFiles, engine_settings, open_engine
+from deepscaler.cluster.local import WORKERS, PolicyFiles, engine_settings, open_engine
 from deepscaler.cluster.model_directory import open_model
 from deepscaler.cluster.processes import divided
 from deepscaler.cluster.rank_connections import Meeting, accept_ranks, connect, open_meeting
@@ -29,6 +29,7 @@ from deepscaler.cluster.rank_group import OwnRank, RankGroup
 from deepscaler.cluster.sampler_group import SamplerGroup
 from deepscaler.cluster.supervised import SupervisedRemote
 from deepscaler.cluster.torchrun_environment import Rank, check_size, this_rank
+from deepscaler.cluster.worker_log import write_stacks_to
 from deepscaler.config import Recipe
 from deepscaler.config.derived import completions_per_update
 from deepscaler.engines.sizing import DTYPES
@@ -46,7 +47,7 @@ PUBLISHED_FOLDER = "weights"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What rank 0 tells the others. model: directory that every machine sees under this name. published: likewise."""
+    """What rank 0 tells the others. model, published, logs: directories that every machine sees under these names."""
 
     meeting: Meeting
     recipe: Recipe
@@ -54,6 +55,7 @@ class Task:
     stop_ids: frozenset[int]
     longest: int
     published: Path
+    logs: Path
 
 
 class TorchrunRank:
@@ -95,10 +97,12 @@ def open_torchrun(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterato
     limits = wait_limits(recipe.cluster)
     with open_meeting(rank.address, on_one_machine=rank.on_one_machine) as (meeting, server):
         _join(rank)
-        task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published)
+        logs = run_dir.absolute() / WORKERS
+        task = Task(meeting, recipe, policy.files.path, policy.stop_ids, policy.longest, published, logs)
         dist.broadcast_object_list([task])
         for number, connection in enumerate(accept_ranks(meeting, server, rank.size - 1), start=1):
-            remotes.append(ConnectionRemote(connection, f"learner rank {number}", limits))
+            name = f"learner rank {number}"
+            remotes.append(ConnectionRemote(connection, name, limits, log=_log(task, number)))
     with ExitStack() as stack:
         stack.callback(_remove_published, published)
         for remote in remotes:
@@ -123,6 +127,7 @@ def serve_rank() -> None:
     sent: list[Any] = [None]
     dist.broadcast_object_list(sent)
     task: Task = sent[0]
+    write_stacks_to(_log(task, rank.rank))
     connection = connect(task.meeting, rank.rank)
 
     def build(is_cancelled: IsCancelled) -> object:
@@ -131,6 +136,11 @@ def serve_rank() -> None:
         return replica if engine is None else TorchrunRank(replica, engine)
 
     serve(connection, build, ends_on_error=True, limits=wait_limits(task.recipe.cluster))
+
+
+def _log(task: Task, rank: int) -> Path:
+    """For the stacks of a rank; what it says goes to torchrun's standard error."""
+    return task.logs / f"learner-rank-{rank}.log"
 
 
 def _remove_published(directory: Path) -> None:
@@ -163,4 +173,4 @@ def _build(
     if task.recipe.rollout.engine == "torch":
         settings = divided(engine_settings(task.recipe, policy), rank.size)
         engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
-    return sharded_replica(task.recipe, policy.load(torch.float32), task.published), engine
+    return sharded_replica(task.recipe, policy.load_on_meta(), task.published, policy.files.path), engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,8 @@ from deepscaler.engines.vllm_server.opening import (
     fingerprint_of,
     settings_for,
 )
-from deepscaler.engines.vllm_server.publishing import FilePublisher
+from deepscaler.engines.vllm_server.publishing import WeightPublisher, common_choice
+from deepscaler.engines.vllm_server.transfer_choice import Choice
 from deepscaler.engines.vllm_shared.model_files import model_files_only
 from deepscaler.engines.vllm_shared.requests import refuse_stop_strings
 from deepscaler.modeling.published_files import remove_versions
@@ -43,6 +45,8 @@ def open_vllm_servers(
     """Servers that are started here end with the context; their logs stay in `run_dir/workers`."""
     refuse_stop_strings(params)
     settings = settings_for(files, engine, capacity=capacity, params=params)
+    if run_dir is None:  # nothing is published in an evaluation
+        settings = replace(settings, weight_transfer="files")
     with ExitStack() as stack:
         place = run_dir or Path(stack.enter_context(TemporaryDirectory(prefix="deepscaler-vllm-servers-")))
         root = Path(engine.vllm_weights_dir) if engine.vllm_weights_dir else place / "weights"
@@ -56,7 +60,8 @@ def open_vllm_servers(
             starts = [partial(_connected, url, model, settings, servers) for url in engine.vllm_urls]
         group = stack.enter_context(group_of(starts, servers, report))
         stack.callback(remove_versions, root)
-        yield FilePublisher(group, root, files.dtype), files.decoder(settings.stop_ids)
+        choice = common_choice([transfer_of(server) for server in servers])
+        yield WeightPublisher(group, root, files.dtype, choice, report), files.decoder(settings.stop_ids)
 
 
 @contextmanager
@@ -74,6 +79,13 @@ def group_of(
     finally:
         for remote in remotes:
             remote.close()
+
+
+def transfer_of(server: ThreadRemote) -> Choice:
+    """Which way published weights take into it. Raises what building it raised."""
+    choice = server.call("weight_transfer").result()
+    assert isinstance(choice, Choice)
+    return choice
 
 
 def _started(starter: ServerStarter, directory: Path, index: int, servers: list[ThreadRemote]) -> ThreadRemote:

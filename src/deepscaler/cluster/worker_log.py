@@ -74,7 +74,7 @@ def wait_for_stacks(size: Callable[[], int], before: int, limit_s: float = STACK
 
 
 def write_stacks() -> None:
-    """Of all threads of this process, to its standard error. They hold still meanwhile: this thread has the GIL."""
+    """Of all threads of this process, to its log. They hold still meanwhile: this thread has the GIL."""
     if _answers_signal.is_set():
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     else:
@@ -84,11 +84,25 @@ def write_stacks() -> None:
 def write_stderr_to(target: str) -> None:
     """In the child: standard error goes to this file from now on, and stacks on SIGUSR1."""
     try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = _opened(target)
     except OSError:  # no /proc: it stays where it is
         descriptor = os.dup(2)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    faulthandler.enable(2)
-    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+    _write_stacks_on_signal(2)
+
+
+def write_stacks_to(path: Path) -> None:
+    """In a process whose standard error is somebody else's: stacks alone go to this file, on SIGUSR1 as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_stacks_on_signal(_opened(str(path)))  # open until the process ends
+
+
+def _opened(target: str) -> int:
+    return os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+def _write_stacks_on_signal(descriptor: int) -> None:
+    faulthandler.enable(descriptor)
+    faulthandler.register(signal.SIGUSR1, file=descriptor, all_threads=True)
     _answers_signal.set()

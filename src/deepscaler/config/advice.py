@@ -82,4 +82,12 @@ def _off_policy(recipe: Recipe, _: Origins) -> Iterator[str]:
         )
 
 
-_WARNINGS: tuple[Rule, ...] = (_unreached, _idle, _off_policy)
+def _instruction(recipe: Recipe, _: Origins) -> Iterator[str]:
+    if "boxed" not in recipe.grader.answer_rules and "\\boxed" in recipe.data.instruction:
+        yield (
+            f"data.instruction asks for \\boxed{{}}, which grader.answer = {recipe.grader.answer!r} does not read; say "
+            "in data.instruction where the answer goes, or add 'boxed' to grader.answer"
+        )
+
+
+_WARNINGS: tuple[Rule, ...] = (_unreached, _idle, _off_policy, _instruction)

@@ -12,6 +12,7 @@ from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
 from deepscaler.config.data_checks import bands_rule, benchmarks_rule, problems_rule, sources_rule
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
+from deepscaler.config.reward_checks import own_code_rule, reward_rule
 from deepscaler.config.rollout_checks import engine_rule, overlap_rule, vllm_servers_rule
 
 Origins = Mapping[str, str]
@@ -213,6 +214,8 @@ _RULES: tuple[Rule, ...] = (
     benchmarks_rule,
     sources_rule,
     bands_rule,
+    reward_rule,
+    own_code_rule,
     _mini_batch,
     _stages,
     _reference,

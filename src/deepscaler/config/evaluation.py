@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from deepscaler.config.layers import Layers, read_chain
 from deepscaler.config.models import Recipe
@@ -19,14 +19,24 @@ from deepscaler.config.sections.vllm_servers import VllmServersSection
 from deepscaler.config.setting import Section, setting, values_shaping
 
 COMPETITION = ("aime24", "amc23", "math500", "minerva", "olympiadbench")
+# The nine sets of JustRL (arXiv:2512.16649), on which the strongest models of 1.5B parameters report.
+NINE = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench", "hmmt25", "brumo25", "cmimc25")
+SUITES = {"competition": COMPETITION, "nine": NINE}
 
 
 class SuiteSection(Section):
     benchmarks: tuple[str, ...] = setting(
-        COMPETITION, shapes="samples", compared="content", doc="benchmarks, in the order of the tables", min_length=1
+        COMPETITION,
+        shapes="samples",
+        compared="content",
+        doc="benchmarks by name, NAME=FILE:PROBLEM,ANSWER or .toml files, in the order of the tables",
+        min_length=1,
     )
     limit: int | None = setting(
         None, unit="problems", shapes="samples", doc="only the first of each benchmark; absent = all", gt=0
+    )
+    limit_seed: int | None = setting(
+        None, shapes="samples", doc="with limit: a random subset drawn with this seed, not the first", ge=0
     )
     corrected: bool = setting(
         False, shapes="samples", doc="leave out or correct references known to be wrong, where a list of them exists"
@@ -82,6 +92,24 @@ class EngineSection(VllmServersSection):
     )
 
 
+# Fields of a request that may be left out; the server's own value then applies.
+RequestField = Literal[
+    "seed", "temperature", "top_p", "top_k", "n", "stop", "stop_token_ids", "stream_options", "min_p",
+    "repetition_penalty", "skip_special_tokens",
+]  # fmt: skip
+# Fields of a request that have a setting of their own, so that `client.extra_body` must not set them beside it.
+OWN_SETTING = {
+    "model": "--model",
+    "messages": "suite.instruction",
+    "seed": "seed",
+    "n": "sampling.num_samples",
+    "stream": "client.stream",
+    "max_tokens": "sampling.max_completion_tokens",
+    "max_completion_tokens": "sampling.max_completion_tokens",
+    **{name: f"sampling.{name}" for name in ("temperature", "top_p", "top_k", "stop", "stop_token_ids")},
+}
+
+
 class ClientSection(Section):
     """Settings of the client of a server."""
 
@@ -129,6 +157,12 @@ class ClientSection(Section):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = setting(
         "max_tokens", shapes="samples", compared="content", doc="what the server calls the completion budget"
     )
+    omit: tuple[RequestField, ...] = setting(
+        (), shapes="samples", compared="content", doc="fields of the request that the server refuses: left out"
+    )
+    extra_body: dict[str, JsonValue] = setting(
+        {}, shapes="samples", compared="content", doc="further fields of every request, passed on as they are"
+    )
 
 
 class EvalRecipe(Section):
@@ -155,7 +189,7 @@ def load_evaluation(path: Path | None, overrides: Sequence[str] = (), *, suite: 
     for file, table in read_chain(path) if path is not None else ():
         layers.merge(table, f"file:{file}")
     if suite is not None and suite != "competition":
-        layers.merge({"name": suite, "suite": {"benchmarks": [name.strip() for name in suite.split(",")]}}, "--suite")
+        layers.merge({"name": suite, "suite": {"benchmarks": suite_entries(suite)}}, "--suite")
     elif suite is not None and path is not None:
         raise RecipeError("--suite and --recipe both say what to evaluate; give one of them")
     for override in overrides:
@@ -163,9 +197,26 @@ def load_evaluation(path: Path | None, overrides: Sequence[str] = (), *, suite: 
     return _validate(layers, str(path or "--suite"))
 
 
+def suite_entries(suite: str) -> list[str]:
+    """The benchmarks of `--suite`: names, suites, files; the comma in `NAME=FILE:PROBLEM,ANSWER` separates columns."""
+    entries: list[str] = []
+    for part in (part.strip() for part in suite.split(",")):
+        last = entries[-1] if entries else ""
+        if "=" in last and ":" in last and "," not in last and "=" not in part:
+            entries[-1] = f"{last},{part}"
+        else:
+            entries += SUITES.get(part, (part,))
+    return entries
+
+
 def _validate(layers: Layers, otherwise: str) -> EvalRecipe:
     try:
-        return EvalRecipe.model_validate_json(json.dumps(layers.table), strict=True)
+        recipe = EvalRecipe.model_validate_json(json.dumps(layers.table), strict=True)
+        if recipe.suite.limit_seed is not None and recipe.suite.limit is None:
+            raise RecipeError("suite.limit_seed: says which problems suite.limit keeps; set suite.limit, or remove it")
+        for name in recipe.client.extra_body.keys() & OWN_SETTING.keys():
+            raise RecipeError(f"client.extra_body.{name}: has a setting of its own; set {OWN_SETTING[name]} instead")
+        return recipe
     except ValidationError as error:
         lines = []
         for item in error.errors(include_url=False):
@@ -176,11 +227,16 @@ def _validate(layers: Layers, otherwise: str) -> EvalRecipe:
 
 
 def evaluation_recipe(
-    recipe: Recipe, sets: tuple[str, ...], *, limit: int | None = None, inside_training: bool = False
+    recipe: Recipe,
+    sets: tuple[str, ...],
+    *,
+    limit: int | None = None,
+    limit_seed: int | None = None,
+    inside_training: bool = False,
 ) -> EvalRecipe:
     """A training recipe's [evaluation] as the recipe of an evaluation of these sets.
 
-    limit: only the first problems of each set. inside_training: with the smaller subset and the fewer samples of the
+    limit, limit_seed: as in SuiteSection. inside_training: with the smaller subset and the fewer samples of the
     evaluations inside the run.
     """
     section = recipe.evaluation
@@ -193,7 +249,7 @@ def evaluation_recipe(
     return EvalRecipe(
         name=recipe.name,
         seed=recipe.seed,
-        suite=SuiteSection(benchmarks=sets, limit=limit, instruction=recipe.data.instruction),
+        suite=SuiteSection(benchmarks=sets, limit=limit, limit_seed=limit_seed, instruction=recipe.data.instruction),
         sampling=SamplingSection(num_samples=num_samples, **shared, **stops),
         engine=EngineSection(
             dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
@@ -204,21 +260,27 @@ def evaluation_recipe(
 
 def rollout_engine(recipe: Recipe) -> EngineSection:
     """The engine that samples in training, as the settings of an engine."""
+    servers = recipe.rollout.model_dump(include=set(VllmServersSection.model_fields))
+    if recipe.cluster.kind != "local":  # ranks of a learner publish files
+        servers["vllm_weight_transfer"] = "files"
     return EngineSection(
         kind=recipe.rollout.engine,
         dtype=recipe.model.dtype,
         max_active=recipe.rollout.max_active,
         processes=recipe.training.processes,
-        **recipe.rollout.model_dump(include=set(VllmServersSection.model_fields)),
+        **servers,
     )
 
 
 def settings_of(recipe: EvalRecipe) -> dict[str, object]:
     """The settings that shape the samples and are compared by value, without the names of their sections.
 
-    An empty array is left out, so that samples made before there was such a setting stay usable.
+    An empty array or table and an added setting at its default are left out, so that samples made before there was such
+    a setting stay usable.
     """
     found: dict[str, object] = {}
     for name, value in values_shaping(recipe, "samples").items():
         found |= value if isinstance(value, dict) else {name: value}
-    return {name: value for name, value in found.items() if value != []}
+    if recipe.suite.limit_seed is None:
+        found.pop("limit_seed", None)
+    return {name: value for name, value in found.items() if value not in ([], {})}

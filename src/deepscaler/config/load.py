@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deepscaler.config import checks, schema
+from deepscaler.config.import_paths import located
 from deepscaler.config.layers import Layers, read_chain
 from deepscaler.config.models import Recipe
 from deepscaler.config.presets import PRESETS, Preset
@@ -47,7 +48,7 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     path = Path(path)
     layers = Layers()
     for file, table in read_chain(path):
-        layers.merge(table, f"file:{os.path.relpath(file, path.parent)}")
+        layers.merge(located(table, file.parent), f"file:{os.path.relpath(file, path.parent)}")
     for override in overrides:
         layers.override(override)
     if "suite" in layers.table:

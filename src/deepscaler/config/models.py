@@ -13,6 +13,7 @@ from deepscaler.config.sections.curriculum import CurriculumSection, StageSectio
 from deepscaler.config.sections.data import DataSection
 from deepscaler.config.sections.evaluation import EvaluationSection, GraderSection
 from deepscaler.config.sections.model import ModelSection, SftSection
+from deepscaler.config.sections.reward import RewardSection
 from deepscaler.config.sections.rollout import ClusterSection, RolloutSection
 from deepscaler.config.sections.training import AlarmSection, CheckpointSection, OptimizerSection, TrainingSection
 from deepscaler.config.setting import Section, setting
@@ -41,6 +42,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     cluster: ClusterSection = ClusterSection()
     grader: GraderSection = GraderSection()
+    reward: RewardSection = RewardSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     alarms: AlarmSection = AlarmSection()

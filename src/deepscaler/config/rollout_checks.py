@@ -71,11 +71,23 @@ def vllm_servers_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
             "of these servers; set rollout.vllm_python, with which each sampler starts its own, or cluster.kind = "
             "'local'"
         )
-    if rollout.vllm_urls and not rollout.vllm_weights_dir:
+    sent = rollout.vllm_weight_transfer in ("ipc", "nccl")
+    if sent and recipe.cluster.kind != "local":
+        yield (
+            f"rollout.vllm_weight_transfer = {rollout.vllm_weight_transfer!r} with cluster.kind = "
+            f"{recipe.cluster.kind!r}: the ranks of its learner publish files; set rollout.vllm_weight_transfer = "
+            "'files', or cluster.kind = 'local'"
+        )
+    if rollout.vllm_urls and not rollout.vllm_weights_dir and not sent:
         yield (
             "rollout.vllm_urls without rollout.vllm_weights_dir: the servers load every published version from files; "
-            "name a directory that they share with this machine"
+            "name a directory that they share with this machine, or set rollout.vllm_weight_transfer = 'nccl'"
         )
-    for name in ("vllm_servers", "vllm_args"):
+    if recipe.cluster.kind == "ray" and rollout.vllm_tensor_parallel * rollout.vllm_pipeline_parallel > 1:
+        yield (
+            "rollout.vllm_tensor_parallel and rollout.vllm_pipeline_parallel with cluster.kind = 'ray': each of its "
+            "samplers has one GPU, on which it starts its own servers; set both to 1, or cluster.kind = 'local'"
+        )
+    for name in ("vllm_servers", "vllm_args", "vllm_tensor_parallel", "vllm_pipeline_parallel"):
         if rollout.vllm_urls and name in given:
             yield f"rollout.{name} is for servers that rollout.vllm_python starts, not for rollout.vllm_urls; remove it"

@@ -73,7 +73,7 @@ def _declared(field: FieldInfo, name: str) -> str:
 def values_shaping(section: BaseModel, shapes: Shapes) -> dict[str, Any]:
     """The settings that shape this artifact and are compared by value, as nested tables of JSON values.
 
-    Tables without such a setting are left out.
+    Tables without such a setting are left out, and so are later settings at their default (`added`).
     """
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
@@ -84,6 +84,6 @@ def values_shaping(section: BaseModel, shapes: Shapes) -> dict[str, Any]:
         elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
             if any(tables := [values_shaping(item, shapes) for item in value]):
                 found[name] = tables
-        elif shapes_of(field) == shapes and compared_of(field) == "value":
+        elif shapes_of(field) == shapes and compared_of(field) == "value" and not counts_as_absent(field, value):
             found |= section.model_dump(mode="json", include={name})
     return found

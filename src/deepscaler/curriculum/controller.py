@@ -15,7 +15,8 @@ from deepscaler.observability.counts import counted
 class StepObservation:
     """What the controller sees of a step; lengths are tokens, None when no completion was right (or wrong).
 
-    reward_mean: None when no grading reached a verdict.
+    reward_mean: share of solved completions, which is the mean reward where the verdict is the reward; None when no
+        completion has a reward.
     """
 
     step: int

@@ -50,8 +50,14 @@ class TemplateFingerprint:
 
 
 def format_question(problem: Problem, instruction: str) -> str:
-    """The user message: the problem, a space, the instruction (docs/recipe.md); nothing is added for an empty one."""
-    return f"{problem.prompt} {instruction}" if instruction else problem.prompt
+    """The user message: the problem, a space, the instruction (docs/recipe.md); nothing is added for an empty one.
+
+    A problem's own instruction takes the place of `instruction`; one that begins with a line break needs no space.
+    """
+    if problem.instruction is None:
+        return f"{problem.prompt} {instruction}" if instruction else problem.prompt
+    gap = "" if problem.instruction.startswith("\n") or not problem.instruction else " "
+    return f"{problem.prompt}{gap}{problem.instruction}"
 
 
 def problem_messages(problem: Problem, instruction: str) -> list[dict[str, str]]:

@@ -125,6 +125,12 @@ class Comparison:
     settings_differ: tuple[str, ...]
 
     @property
+    def drawn(self) -> frozenset[str]:
+        """Benchmarks of which a random subset was asked."""
+        seeded = any(setting(side.settings, "limit_seed") is not None for side in (self.before, self.after))
+        return frozenset(name for name, c in self.benchmarks.items() if c.is_part) if seeded else frozenset()
+
+    @property
     def se_resampling(self) -> float:
         """As of a benchmark, for the average."""
         return math.hypot(self.average_before.se_resampling, self.average_after.se_resampling)
@@ -163,14 +169,14 @@ def compare_sides(before: Side, after: Side, *, common: bool = False) -> Compari
     for name in names:
         if name in single:
             continue
-        unpaired, shared = _match(name, before, after)
+        unpaired, shared = match_problems(name, before, after)
         if len(unpaired) and not common:
             raise ValueError(
                 f"set {name}: {counted(len(unpaired), 'problem')} cannot be paired: {unpaired.words()}. Evaluate both "
                 "on the same problems, or compare the shared ones with --common"
             )
         if shared:
-            paired[name] = _compare(name, before, after, shared, unpaired)
+            paired[name] = compare_benchmark(name, before, after, shared, unpaired)
         else:
             skipped[name] = f"no problem can be paired: {unpaired.words()}"
     if not paired:
@@ -192,7 +198,7 @@ def _lacks(name: str, before: Side, after: Side) -> bool:
     return name not in before.benchmarks or name not in after.benchmarks
 
 
-def _match(name: str, before: Side, after: Side) -> tuple[Unpaired, list[str]]:
+def match_problems(name: str, before: Side, after: Side) -> tuple[Unpaired, list[str]]:
     """What cannot be paired, and the ids of what can: same id, references, tolerance and, where known, content."""
     first, second = _identities(before, name), _identities(after, name)
     shared = [identity for identity in first if identity in second]
@@ -226,7 +232,10 @@ def _hashes(recorded: Any, samples: BenchmarkSamples) -> dict[str, str]:
     return dict(zip(samples.problem_ids, recorded, strict=True))
 
 
-def _compare(name: str, before: Side, after: Side, shared: Sequence[str], unpaired: Unpaired) -> BenchmarkComparison:
+def compare_benchmark(
+    name: str, before: Side, after: Side, shared: Sequence[str], unpaired: Unpaired
+) -> BenchmarkComparison:
+    """One benchmark on its shared problems; p_holm is left open."""
     first, second = (side.benchmarks[name] for side in (before, after))
     order_first, order_second = _places(first, shared), _places(second, shared)
     sources = source_labels(first)

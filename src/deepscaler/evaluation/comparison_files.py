@@ -14,7 +14,7 @@ from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.estimators import Estimate
 from deepscaler.evaluation.markdown import comparison_markdown
 from deepscaler.evaluation.paired import Difference
-from deepscaler.evaluation.published import Published, published
+from deepscaler.evaluation.published import Published, published_beside
 from deepscaler.evaluation.results import estimate_json, finite
 from deepscaler.evaluation.tables import worded_conditions
 from deepscaler.observability.files import write_atomically
@@ -31,7 +31,10 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
     content: dict[str, object] = {
         "before": _side(comparison.before),
         "after": _side(comparison.after),
-        "sets": {name: {**_set(c), **_shares(comparison, name)} for name, c in comparison.benchmarks.items()},
+        "sets": {
+            name: {**_set(c), **_shares(comparison, name), "is_drawn": name in comparison.drawn}
+            for name, c in comparison.benchmarks.items()
+        },
         "total": {
             **_difference(comparison.total),
             "se_resampling": finite(comparison.se_resampling),
@@ -42,7 +45,7 @@ def comparison_json(comparison: Comparison, *, with_published: bool = False) -> 
         "settings_differ": list(comparison.settings_differ),
     }
     if with_published:
-        content["published"] = _published(published())
+        content["published"] = _published(published_beside(comparison.benchmarks))
     return content
 
 

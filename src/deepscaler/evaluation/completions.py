@@ -29,8 +29,8 @@ class Completion:
 
     text: what is graded; reasoning that came apart from the answer precedes it in `<think>` tags.
     token_ids: None where the engine speaks text only. num_tokens: None where it does not say.
-    seed: what the draws were keyed with. latency_s: from sending the request to the whole answer; None in an engine
-        that decodes many at once, where it means nothing.
+    seed: what the draws were keyed with, None where a server was sent none. latency_s: from sending the request to the
+        whole answer; None in an engine that decodes many at once, where it means nothing.
     """
 
     key: Key
@@ -38,7 +38,7 @@ class Completion:
     token_ids: tuple[int, ...] | None
     num_tokens: int | None
     finish_reason: FinishReason
-    seed: int
+    seed: int | None
     latency_s: float | None
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepscaler.config.evaluation import EvalRecipe, SuiteSection
-from deepscaler.data.benchmarks.load import load_benchmark, row_hash
+from deepscaler.config.evaluation import SUITES, EvalRecipe, SuiteSection
+from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark, row_hash
+from deepscaler.data.benchmarks.own import find_own, load_own
 from deepscaler.observability.counts import counted
+from deepscaler.randomness import generator
 from deepscaler.types import Problem
 
 Origins = Mapping[str, Mapping[str, object]]
@@ -38,12 +40,29 @@ def load_suite(suite: SuiteSection, directory: Path | None) -> Datasets:
     sets: dict[str, Sequence[Problem]] = {}
     origins: dict[str, Mapping[str, object]] = {}
     warnings: list[str] = []
-    for name in suite.benchmarks:
-        loaded = load_benchmark(name, directory, corrected=suite.corrected)
-        sets[name] = loaded.problems[: suite.limit]
-        origins[name] = loaded.origin
-        warnings += [f"{name}: {text}" for text in loaded.warnings]
+    for entry in suite.benchmarks:
+        if entry in BENCHMARKS:
+            loaded = load_benchmark(entry, directory, corrected=suite.corrected)
+        else:
+            loaded = load_own(find_own(entry, directory, (*SUITES, *BENCHMARKS)))
+        if loaded.name in sets:
+            raise ValueError(f"two benchmarks of the suite are called {loaded.name}; rename or remove one of them")
+        sets[loaded.name] = limited(loaded.name, loaded.problems, suite.limit, suite.limit_seed)
+        part = len(sets[loaded.name]) < len(loaded.problems) and loaded.name not in BENCHMARKS
+        origins[loaded.name] = {**loaded.origin, **({"num_whole": len(loaded.problems)} if part else {})}
+        warnings += [f"{loaded.name}: {text}" for text in loaded.warnings]
     return describe(sets, origins, tuple(warnings))
+
+
+def limited(name: str, problems: Sequence[Problem], limit: int | None, seed: int | None) -> Sequence[Problem]:
+    """All problems, the first `limit`, or with a seed a random subset of so many, in the order of the file.
+
+    A subset of more problems with the same seed holds that of fewer.
+    """
+    if limit is None or limit >= len(problems) or seed is None:
+        return problems[:limit]
+    chosen = generator("limit", seed, name).permutation(len(problems))[:limit]
+    return [problems[i] for i in sorted(chosen.tolist())]
 
 
 def describe(
@@ -66,8 +85,9 @@ def announced(datasets: Datasets, recipe: EvalRecipe) -> str:
     """`evaluating aime24 (30 problems), …: 16 samples each, temperature 0.6, …`, for the screen."""
     sets = ", ".join(f"{name} ({counted(len(problems), 'problem')})" for name, problems in datasets.sets.items())
     s = recipe.sampling
-    limited = " (--limit)" if recipe.suite.limit is not None else ""
+    part = "" if recipe.suite.limit is None else " (--limit)"
+    part = part if recipe.suite.limit_seed is None else f" (a random subset, --limit-seed {recipe.suite.limit_seed})"
     return (
-        f"evaluating {sets}{limited}: {counted(s.num_samples, 'sample')} each, temperature {s.temperature:g}, top-p "
+        f"evaluating {sets}{part}: {counted(s.num_samples, 'sample')} each, temperature {s.temperature:g}, top-p "
         f"{s.top_p:g}, up to {counted(s.max_completion_tokens, 'token')}"
     )

@@ -32,7 +32,9 @@ class GradingPipeline:
         """A completion that reached its budget is `truncated`, whatever its text holds."""
         self._under_way += 1
         truncated = completion.finish_reason is FinishReason.LENGTH
-        item = GradeItem(completion.text, problem.references, self._prefilled, problem.tolerance, truncated)
+        item = GradeItem(
+            completion.text, problem.references, self._prefilled, problem.tolerance, truncated, problem.answer_kind
+        )
         self._waiting.put((completion.key, item), timeout=WAIT_S)
 
     def ready(self) -> Iterator[tuple[Key, Verdict]]:

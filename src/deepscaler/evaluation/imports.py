@@ -67,7 +67,8 @@ def import_completions(
     """
     if (out / SAMPLES_FILE).exists():
         raise ValueError(f"{out} holds an evaluation already; give another --out")
-    rows = graded(_ungraded_rows(file), grader, file.thinking_prefilled)
+    letters = {name for name, problems in file.sets.items() if problems and problems[0].answer_kind == "letter"}
+    rows = graded(_ungraded_rows(file), grader, file.thinking_prefilled, letters)
     with new_directory(out):
         write_rows(out / SAMPLES_FILE, ({**row, **verdict_fields(verdict)} for row, verdict in rows))
         try:
@@ -90,6 +91,7 @@ def import_completions(
         "model": {"name": file.path.stem},
         "imported": recorded,
         "template": {"thinking_prefilled": file.thinking_prefilled},
+        **({"datasets": {name: {"answer_kind": "letter"} for name in sorted(letters & used)}} if letters else {}),
     }
     results = compute_results(table, all_settings, warnings=warnings)
     write_results(results, out)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-COLUMNS = {
-    "aime24": "AIME24",
-    "math500": "MATH500",
-    "amc23": "AMC23",
-    "minerva": "Minerva",
-    "olympiadbench": "Olympiad",
-}
+from deepscaler.config.evaluation import COMPETITION, NINE
+
+_FILES = {"competition": "published.toml", "nine": "published_nine.toml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +24,20 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class Published:
+    """columns: benchmark -> its short name, in the order of the table."""
+
     title: str
     source: str
     url: str
     note: str
+    columns: dict[str, str]
     rows: tuple[PublishedRow, ...]
 
 
 @lru_cache
-def published() -> Published:
-    """The table of published.toml."""
-    text = resources.files("deepscaler.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
+def published(suite: str = "competition") -> Published:
+    """The table of a suite."""
+    text = resources.files("deepscaler.evaluation").joinpath(_FILES[suite]).read_text(encoding="utf-8")
     data = tomllib.loads(text)
     rows = tuple(
         PublishedRow(
@@ -47,4 +47,9 @@ def published() -> Published:
         )
         for row in data["row"]
     )
-    return Published(data["title"], data["source"], data["url"], data["note"], rows)
+    return Published(data["title"], data["source"], data["url"], data["note"], data["columns"], rows)
+
+
+def published_beside(benchmarks: Collection[str]) -> Published:
+    """The table that these benchmarks belong beside: of the nine sets where one is there that the five do not have."""
+    return published("nine" if set(benchmarks) & (set(NINE) - set(COMPETITION)) else "competition")

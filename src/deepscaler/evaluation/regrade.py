@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from deepscaler.evaluation.results import Results, compute_results, write_result
 from deepscaler.evaluation.samples import RESULTS_FILE, SAMPLES_FILE, read_digested, read_results
 from deepscaler.evaluation.store import SETTINGS_FILE, lock, replace_verdicts
 from deepscaler.protocols import Grader
-from deepscaler.types import FinishReason, GradeItem, Outcome, Verdict
+from deepscaler.types import AnswerKind, FinishReason, GradeItem, Outcome, Verdict
 
 BATCH = 512
 FIGURES = frozenset({"benchmarks", "average", "contamination"})
@@ -47,12 +47,13 @@ def _regrade(
 ) -> Regraded:
     settings = {**old.get("settings", {}), "grader": dict(grader_settings)}
     prefilled = bool(settings.get("template", {}).get("thinking_prefilled", False))
+    letters = {name for name, origin in settings.get("datasets", {}).items() if origin.get("answer_kind") == "letter"}
     transitions: Counter[tuple[str, str]] = Counter()
     changed: list[dict[str, Any]] = []
     verdicts: dict[Key, Verdict] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row, verdict in graded(iterate_samples(directory / SAMPLES_FILE), grader, prefilled):
+        for row, verdict in graded(iterate_samples(directory / SAMPLES_FILE), grader, prefilled, letters):
             before, after = row["outcome"], verdict.outcome.value
             transitions[before, after] += 1
             key = Key(row["benchmark"], row["problem_id"], row["sample_index"])
@@ -76,16 +77,19 @@ def _regrade(
     return Regraded(results, transitions, changed, kept)
 
 
-def graded(rows: Iterable[dict[str, Any]], grader: Grader, prefilled: bool) -> Iterator[tuple[dict[str, Any], Verdict]]:
-    """Every row with its verdict, in order, a batch in memory at a time."""
+def graded(
+    rows: Iterable[dict[str, Any]], grader: Grader, prefilled: bool, letters: Collection[str] = ()
+) -> Iterator[tuple[dict[str, Any], Verdict]]:
+    """Every row with its verdict, in order, a batch in memory at a time. letters: benchmarks answered by a letter."""
     stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
-        yield from zip(batch, grader.grade([_item(row, prefilled) for row in batch]), strict=True)
+        items = [_item(row, prefilled, "letter" if row["benchmark"] in letters else "math") for row in batch]
+        yield from zip(batch, grader.grade(items), strict=True)
 
 
-def _item(row: Mapping[str, Any], prefilled: bool) -> GradeItem:
+def _item(row: Mapping[str, Any], prefilled: bool, kind: AnswerKind) -> GradeItem:
     truncated = row["finish_reason"] == FinishReason.LENGTH.value
-    return GradeItem(row["completion"], row["references"], prefilled, row["tolerance"], truncated)
+    return GradeItem(row["completion"], row["references"], prefilled, row["tolerance"], truncated, kind)
 
 
 def worded(transitions: Counter[tuple[str, str]]) -> list[str]:

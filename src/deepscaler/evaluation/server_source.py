@@ -41,8 +41,10 @@ class ServerSource:
             self._monitor.record(response)
             key, reply = response.request.key, response.reply
             assert isinstance(key, Key)
-            seed_used, latency_s = response.request.seed, response.latency_s
-            yield Completion(key, reply.text, None, reply.num_tokens, reply.finish_reason, seed_used, latency_s)
+            seed_used = None if "seed" in self._client.omitted else response.request.seed
+            yield Completion(
+                key, reply.text, None, reply.num_tokens, reply.finish_reason, seed_used, response.latency_s
+            )
         if self._client.unfinished:
             key, why = self._client.unfinished[0]
             raise RunError(

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.evaluation.journal import Journal
 from deepscaler.json_text import canonical_digest, differences
+from deepscaler.observability.counts import counted
 from deepscaler.observability.files import remove_temporaries, write_atomically
 from deepscaler.observability.run_directory import read_json
 from deepscaler.types import FinishReason, Outcome, Verdict
@@ -166,6 +167,9 @@ def _check_settings(directory: Path, settings: Mapping[str, object]) -> None:
     journal = directory / JOURNAL / "completions.jsonl"
     if changes and not (journal.exists() and journal.stat().st_size) and not (directory / "samples.parquet").exists():
         _write_settings(directory, settings)  # an evaluation without a sample may be made with any settings
+    elif [change.key for change in changes] == ["num_samples"]:
+        _check_more_samples(directory, changes[0].before, changes[0].after)
+        _write_settings(directory, settings)  # draws are keyed: sample i is the same among few samples and among many
     elif changes:
         shown = "; ".join(change.words() for change in changes[:MAX_SHOWN])
         shown += f"; and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
@@ -177,6 +181,15 @@ def _check_settings(directory: Path, settings: Mapping[str, object]) -> None:
         raise ValueError(
             f"{directory} was made with other settings ({shown}), and results of different settings are never mixed. "
             f"Give another --out, or the settings it was made with{regrade}"
+        )
+
+
+def _check_more_samples(directory: Path, before: object, after: object) -> None:
+    """An evaluation may get more samples per problem, which leaves the old ones as they are, but not fewer."""
+    if not (isinstance(before, int) and isinstance(after, int) and after > before):
+        raise ValueError(
+            f"{directory} holds an evaluation with {counted(before, 'sample')} per problem, and {after} were asked for; "
+            f"give --samples {before} or more, which makes only those that are missing, or another --out"
         )
 
 

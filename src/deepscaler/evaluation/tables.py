@@ -14,8 +14,7 @@ from rich.text import Text
 from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.evaluation.compare import BenchmarkComparison, Comparison, Side
 from deepscaler.evaluation.estimators import Estimate
-from deepscaler.evaluation.published import COLUMNS as PUBLISHED_COLUMNS
-from deepscaler.evaluation.published import published
+from deepscaler.evaluation.published import published_beside
 from deepscaler.observability import terminal
 from deepscaler.observability.counts import counted
 
@@ -101,10 +100,11 @@ def results_sheet(results: Mapping[str, Any], shown: Collection[str] = ()) -> Sh
             )
         for warning in record.get("warnings", []):
             warnings.setdefault(warning, []).append(name)
+    wholes = {name: num_whole(name, results.get("settings", {})) for name in benchmarks}
     parts = [
-        f"{name} {record['num_problems']} of {BENCHMARKS[name].num_problems}"
+        f"{name} {record['num_problems']} of {whole}"
         for name, record in benchmarks.items()
-        if name in BENCHMARKS and record["num_problems"] < BENCHMARKS[name].num_problems
+        if (whole := wholes[name]) is not None and record["num_problems"] < whole
     ]
     if parts:
         notes.append(
@@ -124,6 +124,14 @@ def results_sheet(results: Mapping[str, Any], shown: Collection[str] = ()) -> Sh
         (tuple(rows), (average,)),
         (explanation, *notes),
     )
+
+
+def num_whole(name: str, settings: Mapping[str, Any]) -> int | None:
+    """Problems of the whole benchmark: of a registered one, and of another where the evaluation asked a part of it."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].num_problems
+    recorded = settings.get("datasets", {}).get(name, {}).get("num_whole")
+    return recorded if isinstance(recorded, int) else None
 
 
 def _score(name: str, record: Mapping[str, Any]) -> Row:
@@ -219,21 +227,24 @@ def _differences_sheet(comparison: Comparison) -> Sheet:
 
 
 def _published_sheet(comparison: Comparison) -> Sheet:
-    table = published()
-    columns = ("model", *PUBLISHED_COLUMNS.values(), "avg")
+    table = published_beside(comparison.benchmarks)
+    columns = ("model", *table.columns.values(), "avg")
     blank = ("",) * (len(columns) - 1)
     parts = {name: _problems(c) for name, c in comparison.benchmarks.items() if c.is_part}
 
     def measured(side: str) -> Row:
         estimates = {name: getattr(c, side) for name, c in comparison.benchmarks.items()}
-        whole = estimates.keys() == PUBLISHED_COLUMNS.keys() and not parts
+        whole = estimates.keys() == table.columns.keys() and not parts
         average = percent(getattr(comparison, f"average_{side}").mean) if whole else MISSING
-        scores = [percent(estimates[n].mean) if n in estimates else MISSING for n in PUBLISHED_COLUMNS]
-        scores = [f"{score}*" if n in parts else score for n, score in zip(PUBLISHED_COLUMNS, scores, strict=True)]
+        shown = estimates.keys() - comparison.drawn
+        scores = [percent(estimates[n].mean) if n in shown else MISSING for n in table.columns]
+        scores = [
+            f"{score}*" if n in parts and n in shown else score for n, score in zip(table.columns, scores, strict=True)
+        ]
         return ("A" if side == "before" else "B", *scores, average)
 
     rows = tuple(
-        (row.model, *(percent(row.scores.get(name)) for name in PUBLISHED_COLUMNS), percent(row.average))
+        (row.model, *(percent(row.scores.get(name)) for name in table.columns), percent(row.average))
         for row in table.rows
     )
     here = (("MEASURED HERE", *blank), measured("before"), measured("after"))
@@ -245,6 +256,9 @@ def _published_sheet(comparison: Comparison) -> Sheet:
     if parts:
         asked = ", ".join(f"{name} {count}" for name, count in parts.items())
         notes = (f"* Part of the benchmark ({asked}): not to be compared with scores of the whole.", *notes)
+    if comparison.drawn:
+        asked = ", ".join(sorted(comparison.drawn))
+        notes = (f"{asked}: a random subset (--limit-seed) has no place beside published scores.", *notes)
     return Sheet("Beside published scores: Pass@1 in percent", columns, (here, others), notes, (table.url,))
 
 

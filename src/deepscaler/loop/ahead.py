@@ -18,7 +18,7 @@ from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.data.requests import Encode
 from deepscaler.data.stream import ProblemStream
-from deepscaler.loop.experience import Collected, Step, params_of
+from deepscaler.loop.experience import Collected, Reward, Step, params_of
 from deepscaler.loop.sampling_thread import Round, SamplerInTurn, SamplingThread
 from deepscaler.loop.step_batch import SampledGroup, StepBatch
 from deepscaler.observability import liveness
@@ -49,13 +49,14 @@ class Ahead:
         encode: Encode,
         to_items: Callable[[Sequence[Group]], list[GradeItem]],
         on_rollout: Callable[[Rollout], object] = lambda rollout: None,
+        reward: Reward = list,
         *,
         num_steps: int,
         limit_s: float = 3600.0,
     ) -> None:
         self._rollout, self._algorithm, self._seed = rollout, algorithm, seed
         self._grader, self._encode, self._to_items = grader, encode, to_items
-        self._on_rollout, self._num_steps = on_rollout, num_steps
+        self._on_rollout, self._reward, self._num_steps = on_rollout, reward, num_steps
         self._stream, self._drawn = stream, stream.fork()
         self._stage: StageSection | None = None
         self._first = self._last = 0  # steps between which problems may be drawn
@@ -158,7 +159,7 @@ class Ahead:
         try:
             whole = [group.whole]
             items = self._to_items(whole)
-            (found,) = scored(whole, items, self._grader.grade(items))
+            (found,) = self._reward(scored(whole, items, self._grader.grade(items)))
         except Exception as error:  # raised in the loop's thread, at its next wait
             self._thread.fail(error)
             return

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from deepscaler.algorithms.batch import make_samples
+from deepscaler.algorithms.own import check_algorithm
 from deepscaler.cluster.local import WORKERS, PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
@@ -20,6 +21,7 @@ from deepscaler.config.parts import ENGINES
 from deepscaler.curriculum.controller import Curriculum
 from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
+from deepscaler.data.sources.other_columns import NO_OTHERS
 from deepscaler.data.templates import decoder
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.sources import EngineSource
@@ -27,7 +29,7 @@ from deepscaler.loop.ahead import Ahead
 from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import Experience, MakeSamples, OnPolicy, Step
 from deepscaler.loop.held_out_sets import write_held_out
-from deepscaler.loop.inputs import inputs_of
+from deepscaler.loop.inputs import code_digests, inputs_of
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.publishing import CANARY_LIMIT, Canary
 from deepscaler.loop.resume import find_start
@@ -43,8 +45,10 @@ from deepscaler.observability.environment import run_info
 from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.protocols import Cluster, Learner
+from deepscaler.rewards.manager import RewardManager, open_reward
 from deepscaler.rewards.scoring import items_of
-from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample
+from deepscaler.training.checkpoint_writer import CheckpointWriter
+from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample, WantedColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +72,35 @@ def open_run(
     a directory that belongs to another recipe, and when another process works in it; the directory is untouched then.
     """
     check_directory(recipe, path)
-    read = read_inputs(recipe, model_path, progress)
+    check_algorithm(recipe.algorithm)
+    with open_reward(recipe.reward, recipe.grader, path / "rewards") as reward:
+        read = read_inputs(recipe, model_path, progress, NO_OTHERS if reward is None else reward.columns)
+        with _open(recipe, model_path, path, progress, origin, read, reward) as run:
+            yield run
+
+
+@contextmanager
+def _open(
+    recipe: Recipe,
+    model_path: Path,
+    path: Path,
+    progress: Progress,
+    origin: Origin | None,
+    read: Inputs,
+    reward: RewardManager | None,
+) -> Iterator[Run]:
     files = read.policy.files
     with (
         _lock(path),
         _storage_faults_named(path),
         StopRequest() as stop,
         load_cluster(recipe.cluster.kind)(recipe, read.policy, path) as workers,
-        _experience(recipe, read, workers, progress) as (experience, cluster),
+        _experience(recipe, read, workers, progress, reward) as (experience, cluster),
     ):
         weights = cluster.learner.publish()
-        inputs = inputs_of(weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids)
+        inputs = inputs_of(
+            weights.digest("float32"), files.path, files.tokenizer, read.policy.stop_ids, code_digests(recipe, reward)
+        )
         start = find_start(recipe, inputs, read.prompts.stream, path, origin)
         directory = RunDirectory(path)
         directory.write_recipe(recipe.model_dump(mode="json"))
@@ -98,6 +120,7 @@ def open_run(
                 max_policy_lag=recipe.rollout.max_policy_lag,
             ),
             directory=directory,
+            saves=CheckpointWriter(path / "checkpoints", in_background=recipe.checkpoint.async_save),
             progress=progress,
             stop=stop,
             validation=_evaluator(recipe, read, cluster, directory, progress),
@@ -120,7 +143,7 @@ def open_run(
 
 @contextmanager
 def _experience(
-    recipe: Recipe, read: Inputs, cluster: Cluster, progress: Progress
+    recipe: Recipe, read: Inputs, cluster: Cluster, progress: Progress, reward: RewardManager | None
 ) -> Iterator[tuple[Experience, Cluster]]:
     """What makes the groups of a step, and the cluster with its sampler as everything else may use it."""
     prefilled = read.policy.files.template.thinking_prefilled
@@ -134,6 +157,7 @@ def _experience(
         read.encode,
         partial(items_of, decode=read.decode, thinking_prefilled=prefilled),
         progress.on_rollout,
+        list if reward is None else partial(reward.score, thinking_prefilled=prefilled),
     )
     if recipe.rollout.max_policy_lag == 0:
         yield OnPolicy(*arguments), cluster
@@ -164,9 +188,12 @@ def _make_samples_of(recipe: Recipe) -> MakeSamples:
     return make
 
 
-def read_inputs(recipe: Recipe, model_path: Path, progress: Progress) -> Inputs:
-    """Read problems, tokenizer and model files. Raises ValueError for invalid ones."""
-    training = load_training_data(recipe)
+def read_inputs(recipe: Recipe, model_path: Path, progress: Progress, others: WantedColumns = NO_OTHERS) -> Inputs:
+    """Read problems, tokenizer and model files. Raises ValueError for invalid ones.
+
+    others: columns that reward functions take.
+    """
+    training = load_training_data(recipe, others)
     files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes the date into every prompt, so a run on another day differs")

@@ -13,7 +13,7 @@ from deepscaler.cluster.model_directory import ModelDirectory, device_metadata, 
 from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.sections.evaluation import GraderSection
-from deepscaler.config.setting import values_shaping
+from deepscaler.config.setting import shapes_of, values_shaping
 from deepscaler.data.templates import format_question
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
@@ -46,7 +46,8 @@ def grader_settings(section: GraderSection) -> Settings:
 def recorded_grader(settings: Mapping[str, Any], workers: int) -> GraderSection:
     """The grader that an evaluation recorded in its settings, with this many processes."""
     recorded = settings.get("grader", {})
-    kept = {name: recorded[name] for name in values_shaping(GraderSection(), "verdict") if name in recorded}
+    shaping = [name for name, field in GraderSection.model_fields.items() if shapes_of(field) == "verdict"]
+    kept = {name: recorded[name] for name in shaping if name in recorded}
     return GraderSection(**kept, workers=workers)
 
 
@@ -127,9 +128,15 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
     from deepscaler.engines.openai.client import OpenAIClient
 
     client = OpenAIClient(address, model, job.params, job.recipe.client)
+    changed = {"omit": sorted(job.recipe.client.omit), "extra_body": job.recipe.client.extra_body}
     settings = job.settings(
         {"name": model},
-        {"kind": "openai", "endpoint": client.endpoint.address, "max_tokens_field": client.max_tokens_field},
+        {
+            "kind": "openai",
+            "endpoint": client.endpoint.address,
+            "max_tokens_field": client.max_tokens_field,
+            **{name: value for name, value in changed.items() if value},
+        },
         {"sha256": None, "thinking_prefilled": False},  # the server applies its own
     )
     with make_grader(job.recipe.grader) as grader:
@@ -137,11 +144,17 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
 
 
 def evaluate_directory(
-    model_path: Path, recipe: Recipe, out: Path, progress: Progress, *, limit: int | None = None
+    model_path: Path,
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    limit_seed: int | None = None,
 ) -> Results:
     """Evaluate a model directory on a training recipe's held-out sets."""
-    datasets = held_out_sets(recipe, limit=limit)
-    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit)
+    datasets = held_out_sets(recipe, limit=limit, limit_seed=limit_seed)
+    asked = evaluation_recipe(recipe, tuple(datasets.sets), limit=limit, limit_seed=limit_seed)
     progress.message(announced(datasets, asked))
     return evaluate_model(model_path, Job(asked, datasets, out, progress))
 

@@ -36,6 +36,7 @@ class Collected:
     num_refills: int = 0
 
 
+Reward = Callable[[Sequence[ScoredGroup]], list[ScoredGroup]]
 MakeSamples = Callable[[Sequence[ScoredGroup], Step], list[list[TrainSample]]]  # one inner list per optimizer update
 
 
@@ -49,7 +50,7 @@ class OnPolicy:
     """Samples with the newest weights, while the learner waits.
 
     to_items: groups -> one item to grade per rollout (rewards.scoring.items_of).
-    on_rollout: called for every completion as it finishes.
+    on_rollout: called for every completion as it finishes. reward: graded groups -> the same with what they earned.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class OnPolicy:
         encode: Encode,
         to_items: Callable[[Sequence[Group]], list[GradeItem]],
         on_rollout: Callable[[Rollout], object] = lambda rollout: None,
+        reward: Reward = list,
     ) -> None:
         self._rollout, self._algorithm, self._seed = rollout, algorithm, seed
         self._stream = stream
         self._sampler, self._grader = sampler, grader
         self._encode, self.to_items, self._on_rollout = encode, to_items, on_rollout
+        self._reward = reward
 
     def collect(self, step: Step) -> Collected:
         """Sample and grade `prompts_per_step` groups.
@@ -98,7 +101,7 @@ class OnPolicy:
             groups = self.sample(self._stream.take(count), group_size, params, next_index)
         with step.clock.phase("grade"):
             items = self.to_items(groups)
-            return scored(groups, items, self._grader.grade(items))
+            return self._reward(scored(groups, items, self._grader.grade(items)))
 
     def sample(
         self, problems: Sequence[Problem], group_size: int, params: SamplingParams, next_index: dict[str, int]

@@ -14,7 +14,7 @@ from deepscaler.data.benchmarks.load import load_benchmark
 from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.sources.load import load_problems
 from deepscaler.data.sources.synthetic import evaluation_sets
-from deepscaler.evaluation.datasets import Datasets, describe
+from deepscaler.evaluation.datasets import Datasets, describe, limited
 from deepscaler.evaluation.held_out import LeftOut, hold_out
 from deepscaler.evaluation.output_files import write_json
 from deepscaler.types import Problem
@@ -22,13 +22,14 @@ from deepscaler.types import Problem
 HELD_OUT_FILE = "held_out.json"
 
 
-def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
-    """The sets of `deepscaler eval MODEL --recipe FILE`: all problems, or the first `limit` of each.
+def held_out_sets(recipe: Recipe, *, limit: int | None = None, limit_seed: int | None = None) -> Datasets:
+    """The sets of `deepscaler eval MODEL --recipe FILE`: all problems, or `limit` of each (`evaluation.datasets`).
 
     Raises RecipeError for a recipe with data of its own that names no set, ValueError for a set that cannot be read.
     """
     if recipe.data.source == "synthetic":
-        return describe({name: problems[:limit] for name, problems in evaluation_sets(recipe.evaluation).items()})
+        made = evaluation_sets(recipe.evaluation)
+        return describe({name: limited(name, problems, limit, limit_seed) for name, problems in made.items()})
     sets, origins, warnings = own_sets(recipe.evaluation, recipe.data)
     if not sets:
         raise RecipeError(
@@ -36,7 +37,8 @@ def held_out_sets(recipe: Recipe, *, limit: int | None = None) -> Datasets:
             "evaluation.validation_files, so nothing says what to evaluate on; set one of them, or evaluate on "
             "benchmarks with --suite instead of --recipe"
         )
-    return describe({name: problems[:limit] for name, problems in sets.items()}, origins, warnings)
+    parts = {name: limited(name, problems, limit, limit_seed) for name, problems in sets.items()}
+    return describe(parts, origins, warnings)
 
 
 def own_sets(

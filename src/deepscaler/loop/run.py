@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,28 @@ from deepscaler.loop.progress import Progress
 from deepscaler.loop.publishing import Canary, load_checked
 from deepscaler.loop.step_records import evaluation_line, notes_on_base, observation, step_metrics
 from deepscaler.loop.stop import StopRequest
+from deepscaler.loop.watchdog import StalledError
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.clock import StepClock
 from deepscaler.observability.counts import counted
 from deepscaler.observability.memory import MemoryWatch, available_bytes, resident_bytes
+from deepscaler.observability.part_metrics import PartFailure, part_failures
 from deepscaler.observability.rollout_metrics import rollout_stats
-from deepscaler.observability.run_directory import RECIPE_FILE, RunDirectory
+from deepscaler.observability.run_directory import RECIPE_FILE, REWARD_FAILURES_FILE, RunDirectory
 from deepscaler.observability.step_stats import StepStats, step_stats
-from deepscaler.protocols import Cluster, PublishedWeights, Validation
+from deepscaler.protocols import Cluster, Future, PublishedWeights, Validation
 from deepscaler.rewards.registry import REWARDS
-from deepscaler.training.checkpoint import prune, save_checkpoint
-from deepscaler.types import IntArray, RunError, TrainSample, UpdateStats, WeightsInfo
+from deepscaler.training.checkpoint import prune
+from deepscaler.training.checkpoint_writer import CheckpointWriter
+from deepscaler.types import (
+    IntArray,
+    PartOutcome,
+    RunError,
+    TrainSample,
+    UpdateStats,
+    WeightsInfo,
+    WorkerLost,
+)
 
 BASE_MODEL_FILE = "base_model.json"
 
@@ -52,6 +64,7 @@ class Run:
     curriculum: Curriculum
     alarms: Alarms
     directory: RunDirectory
+    saves: CheckpointWriter
     progress: Progress
     stop: StopRequest
     validation: Validation | None
@@ -62,15 +75,12 @@ class Run:
     canary: Canary | None = None  # where learner and engine compute with different code
     published: dict[str, float] = field(default_factory=dict)  # metrics of the newest publish
     memory: MemoryWatch = field(default_factory=MemoryWatch)
+    told_failures: set[tuple[str, PartOutcome]] = field(default_factory=set)
     step: int = 0
     first_step: int = 0  # what the directory began with; above 0 for a run that went on from another one's checkpoint
     origin: dict[str, Any] | None = None  # of such a run
     stage_ends: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)  # last steps of earlier num_steps: somebody's trained models
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.directory.path / "checkpoints"
 
     @property
     def grader_version(self) -> str:
@@ -88,6 +98,8 @@ class Run:
             self.save()
 
     def begin_step(self) -> Step:
+        """Raises CheckpointError where a save in the background has failed."""
+        self.saves.check()
         step = Step(self.step + 1, self.curriculum.stage, StepClock())
         self.progress.start_step(step.number, self.recipe.num_steps, step.stage)
         return step
@@ -151,10 +163,24 @@ class Run:
         for group in collected.sampled:
             self.stream.note(group.group.problem.id, solved=group.solved)
         self.directory.write_rollouts(self.step, step.stage.name, collected.sampled, self.decode_prompt)
+        self.directory.log_reward_failures(self.step, self._tell_failures(part_failures(collected.sampled)))
         self.directory.log_step(self.step, metrics)
         self.progress.end_step(self.step, stats, step.clock.seconds("sampler_busy") or step.clock.seconds("sample"))
         self._raise_alarms(figures)
         return self.curriculum.observe(observation(self.step, stats))
+
+    def _tell_failures(self, failures: list[PartFailure]) -> list[PartFailure]:
+        """Show the first failure of each kind of a part once in the life of this process."""
+        for failure in failures:
+            if (kind := (failure.part, failure.outcome)) not in self.told_failures:
+                self.told_failures.add(kind)
+                last = failure.trace.strip().rpartition("\n")[2]
+                self.progress.message(
+                    f"note: reward part {failure.part!r} failed ({failure.outcome.value}) on "
+                    f"{counted(failure.count, 'completion')}, which have no reward: {last}. The traceback is in "
+                    f"{self.directory.path / REWARD_FAILURES_FILE}"
+                )
+        return failures
 
     def _watch_memory(self) -> None:
         left = self.recipe.num_steps - self.step
@@ -186,7 +212,9 @@ class Run:
         """
         try:
             yield
+            self._wait_for_save()
         except (Exception, KeyboardInterrupt) as error:
+            self._end_save(error)
             with suppress(OSError):  # a full disk may be what ended the run
                 self._tell_notices()
                 self.directory.log_event(self.step, "stop", str(error) or type(error).__name__, {})
@@ -197,6 +225,19 @@ class Run:
             )
         else:
             self.directory.log_event(self.step, "stop", "stopped on request, after the step and its checkpoint", {})
+
+    def _wait_for_save(self) -> None:
+        if self.saves.pending is not None:
+            self.progress.message(f"waiting until the checkpoint of step {self.saves.pending} is written")
+        self.saves.wait()
+
+    def _end_save(self, error: BaseException) -> None:
+        """After an error: a checkpoint under way is written to its end, unless workers that write it are lost."""
+        with suppress(RunError):  # the error that ended the run is the one to tell
+            if isinstance(error, KeyboardInterrupt | StalledError | WorkerLost):
+                self.saves.abandon()
+            else:
+                self._wait_for_save()
 
     def _begin_stage(self, change: StageChange) -> None:
         """Reset everything that the section of the new stage resets."""
@@ -240,18 +281,22 @@ class Run:
         if self.step == self.recipe.num_steps and self.step not in self.results:
             self.results.append(self.step)
 
-        def write(directory: Path) -> None:
-            if self.step:
-                self.cluster.learner.save(directory)
-                self.save_tokenizer(directory)
-            else:  # the base model, unchanged: its digest is in the state, its files need no copy
-                _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
+        def write(directory: Path) -> Future[None] | None:
             _write_json(directory / RECIPE_FILE, self.recipe.model_dump(mode="json"))
             self.directory.write_records(directory)
+            if not self.step:  # the base model, unchanged: its digest is in the state, its files need no copy
+                _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
+                return None
+            self.save_tokenizer(directory)
+            if self.saves.in_background:
+                return self.cluster.learner.begin_save(directory)
+            self.cluster.learner.save(directory)
+            return None
 
         self.directory.sync()
-        save_checkpoint(self.checkpoints, self.step, self.state_dict(), write)
-        prune(self.checkpoints, self.recipe.checkpoint.keep, {self.first_step, *self.stage_ends, *self.results})
+        protected = {self.first_step, *self.stage_ends, *self.results}
+        then = partial(prune, self.saves.root, self.recipe.checkpoint.keep, protected)
+        self.saves.save(self.step, self.state_dict(), write, then)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from deepscaler.loop.publishing import generate_on_each
 from deepscaler.observability import liveness
 from deepscaler.protocols import InterruptibleSampler, PublishedWeights, Sampler
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo
@@ -158,6 +159,10 @@ class SamplerInTurn:
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         with self._thread.turn("evaluate"):
             yield from self._sampler.generate(requests, params)
+
+    def generate_on_each(self, request: Request, params: SamplingParams) -> list[tuple[str, Rollout]]:
+        with self._thread.turn("sample the canary"):
+            return generate_on_each(self._sampler, request, params)
 
     def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
         with self._thread.turn(f"load version {weights.version}"):

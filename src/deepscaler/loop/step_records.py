@@ -8,6 +8,7 @@ from typing import Any
 from deepscaler.curriculum.controller import StepObservation
 from deepscaler.loop.experience import Collected, Step
 from deepscaler.observability.memory import resident_bytes
+from deepscaler.observability.part_metrics import part_metrics
 from deepscaler.observability.rollout_metrics import RolloutStats
 from deepscaler.observability.step_stats import StepStats
 from deepscaler.types import UpdateStats
@@ -23,6 +24,7 @@ def step_metrics(
         "stage": step.stage.name,
         "max_completion_tokens": step.stage.max_completion_tokens,
         **stats.metrics(),
+        **part_metrics(collected.sampled),
         "correct_by_chance_frac": figures.chance_correct / figures.num_completions,
         **update.metrics,
         **step.clock.metrics(),
@@ -38,7 +40,7 @@ def observation(step: int, stats: RolloutStats) -> StepObservation:
     return StepObservation(
         step=step,
         truncated_frac=stats.truncated_frac,
-        reward_mean=stats.reward_mean,
+        reward_mean=stats.solved_frac,
         length_correct_mean=stats.length_correct_mean,
         length_wrong_mean=stats.length_wrong_mean,
     )
@@ -62,8 +64,8 @@ def notes_on_base(results: Mapping[str, Any]) -> list[str]:
         )
     if unanswered > 0.5:
         said.append(
-            "most completions end without \\boxed{}: check the chat template and data.instruction, or start from a "
-            "model that follows instructions"
+            "most completions end without an answer where grader.answer looks for it (\\boxed{} by default): check the "
+            "chat template and data.instruction, name other places, or start from a model that follows instructions"
         )
     if truncated <= 0.5 and unanswered <= 0.5:
         said.append(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from deepscaler.config import Recipe
 from deepscaler.data.sources.load import load_mixture, load_problems
+from deepscaler.data.sources.other_columns import NO_OTHERS
 from deepscaler.data.sources.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
 from deepscaler.evaluation.datasets import Datasets, describe
 from deepscaler.evaluation.held_out import LeftOut
 from deepscaler.loop.held_out_sets import load_validation, test_sets
 from deepscaler.observability.counts import counted
-from deepscaler.types import Problem
+from deepscaler.types import Problem, WantedColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,27 @@ class TrainingData:
         return [problem for problems in self.validation.sets.values() for problem in problems]
 
 
-def load_training_data(recipe: Recipe) -> TrainingData:
-    """Raises ValueError when a problem is in two sources, or a held-out set is nowhere disjoint from training."""
+def load_training_data(recipe: Recipe, others: WantedColumns = NO_OTHERS) -> TrainingData:
+    """others: columns that reward functions take beside problem and answer.
+
+    Raises ValueError when a problem is in two sources, or a held-out set is nowhere disjoint from training."""
     data = recipe.data
     if data.source == "synthetic":
+        for name, part in others.required.items():
+            raise ValueError(f"reward part {part!r} takes {name!r}, a column that generated problems do not have")
         problems = training_problems(data, recipe.evaluation, recipe.seed)
         validation = validation_sets(recipe.evaluation)
         assert_disjoint(problems, validation, evaluation_sets(recipe.evaluation))
         return TrainingData(problems, [0] * len(problems), describe(validation))
     if data.source == "mix":
-        problems, source_of = load_mixture(data.sources, instruction=data.instruction)
+        problems, source_of = load_mixture(data.sources, instruction=data.instruction, others=others)
     else:
         problems = load_problems(
             data.source,
             prompt_field=data.prompt_field,
             answer_field=data.answer_field,
             instruction=data.instruction,
+            others=others,
         )
         source_of = [0] * len(problems)
     return TrainingData(problems, source_of, *load_validation(recipe.evaluation, data, problems))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from deepscaler import cpu
 from deepscaler.config.memory import FLOAT32, ModelShape
 from deepscaler.modeling.families.registry import family_of, has_family
 from deepscaler.modeling.head import forbidden_ids, leave_out
@@ -121,8 +122,9 @@ def _only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def accelerated(model: Any) -> Any:
-    """The model with the layers of this package where it has a family; on CPU in float32 they are faster."""
-    from deepscaler import cpu
+def accelerated(model: Any, device: torch.device | None = None) -> Any:
+    """The model with the layers of this package where it has a family; on CPU in float32 they are faster.
 
-    return model if is_generic(model) else cpu.accelerate(model, family_of(model).parts)
+    device: where the weights will be, for a model on the meta device.
+    """
+    return model if is_generic(model) else cpu.accelerate(model, family_of(model).parts, device)

@@ -41,6 +41,11 @@ class FileWeights:
     files: tuple[str, ...]
     digests: Mapping[str, Mapping[str, str]]
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all files together."""
+        return sum((self.directory / name).stat().st_size for name in self.files)
+
     def digest(self, dtype: str) -> str:
         """SHA-256 (hex) of all weights in this dtype. Raises ValueError for one that was not published."""
         return combined_digest(self.tensor_digests(dtype))
@@ -126,9 +131,3 @@ def remove_versions(root: Path, keep: int = 0) -> None:
     versions = sorted(root.glob("version-*"), key=lambda path: int(path.name.removeprefix("version-")))
     for path in versions[: len(versions) - keep]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def differing_tensors(weights: FileWeights, held: Mapping[str, str], dtype: str) -> list[str]:
-    """Names of the tensors that a sampler lacks, has besides, or holds with another digest, sorted."""
-    wanted = weights.tensor_digests(dtype)
-    return sorted(name for name in {*wanted, *held} if wanted.get(name) != held.get(name))

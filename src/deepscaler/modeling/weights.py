@@ -6,11 +6,21 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from deepscaler.cpu import available_cores
+from deepscaler.protocols import PublishedWeights
+
+
+class DigestedWeights(PublishedWeights, Protocol):
+    """Published weights that know the digest of each tensor, by which an engine's copy is compared."""
+
+    def tensor_digests(self, dtype: str) -> Mapping[str, str]:
+        """Tensor name -> SHA-256 (hex) after the cast to `dtype`. Raises ValueError for one that was not published."""
+        ...
 
 
 def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
@@ -21,16 +31,27 @@ def weights_digest(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | N
     return combined_digest(tensor_digests(weights, dtype))
 
 
-def tensor_digests(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> dict[str, str]:
-    """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`."""
+def tensor_digests(
+    weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None, *, in_threads: bool = False
+) -> dict[str, str]:
+    """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`.
+
+    in_threads: compute several at once, as always for weights on a GPU.
+    """
     ordered = sorted(weights, key=lambda item: item[0])
     one = functools.partial(_digest, dtype=dtype)
-    if ordered and ordered[0][1].is_cuda:  # copies and hashes of several weights at once: gigabytes wait for them
+    if in_threads or (ordered and ordered[0][1].is_cuda):  # gigabytes wait for them
         with ThreadPoolExecutor(available_cores()) as threads:
             parts = list(threads.map(one, ordered))
     else:
         parts = [one(item) for item in ordered]
     return {name: part.hex() for (name, _), part in zip(ordered, parts, strict=True)}
+
+
+def differing_tensors(weights: DigestedWeights, held: Mapping[str, str], dtype: str) -> list[str]:
+    """Names of the tensors that a sampler lacks, has besides, or holds with another digest, sorted."""
+    wanted = weights.tensor_digests(dtype)
+    return sorted(name for name in {*wanted, *held} if wanted.get(name) != held.get(name))
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:

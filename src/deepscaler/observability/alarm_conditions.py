@@ -62,6 +62,10 @@ class Seen:
         return _share([s.num_bad_references for s in self.recent], [s.num_completions for s in self.recent])
 
     @property
+    def failed_reward_frac(self) -> float:
+        return _share([s.num_failed_rewards for s in self.recent], [s.num_completions for s in self.recent])
+
+    @property
     def no_verdict_frac(self) -> float:
         return _share([self.now.num_failed_gradings + self.now.num_bad_references], [self.now.num_asked])
 
@@ -87,12 +91,13 @@ class Seen:
         return sum(s.num_compared for s in self.recent)
 
 
-def reward_all_zero(seen: Seen) -> bool:
-    return seen.now.reward_mean == 0.0
+def nothing_solved(seen: Seen) -> bool:
+    """A reward of one's own may teach before anything is solved, so there no gradient is needed as well."""
+    return seen.now.solved_frac == 0.0 and (seen.now.reward_mean == 0.0 or seen.now.num_signal == 0)
 
 
-def reward_all_one(seen: Seen) -> bool:
-    return seen.now.reward_mean == 1.0
+def all_solved(seen: Seen) -> bool:
+    return seen.now.solved_frac == 1.0 and (seen.now.reward_mean == 1.0 or seen.now.num_signal == 0)
 
 
 def rare_and_by_chance(seen: Seen) -> bool:
@@ -114,7 +119,7 @@ def _by_chance(seen: Seen) -> bool:
 
 def no_signal(seen: Seen) -> bool:
     """Every group is all right or all wrong, though not all the same."""
-    return seen.now.num_signal == 0 and seen.now.reward_mean not in (None, 0.0, 1.0)
+    return seen.now.num_signal == 0 and seen.now.solved_frac not in (None, 0.0, 1.0)
 
 
 def gate_failed(seen: Seen) -> bool:
@@ -131,6 +136,14 @@ def grader_trouble(seen: Seen) -> bool:
 
 def bad_references(seen: Seen) -> bool:
     return seen.full and seen.bad_reference_frac >= GRADER_TROUBLE_FRAC
+
+
+def reward_trouble(seen: Seen) -> bool:
+    return seen.full and seen.failed_reward_frac >= GRADER_TROUBLE_FRAC
+
+
+def no_rewards(seen: Seen) -> bool:
+    return seen.now.num_failed_rewards > NO_VERDICT_FRAC * seen.now.num_completions
 
 
 def no_verdicts(seen: Seen) -> bool:

@@ -124,7 +124,7 @@ def _steps(count: int) -> Callable[[int], int]:
 ROLLOUT_RULES = (
     Rule(
         "reward_all_zero",
-        when.reward_all_zero,
+        when.nothing_solved,
         _window,
         "every reward has been 0, so nothing is learned",
         "read some rollouts (deepscaler report): wrong template, gate, references, or problems far too hard",
@@ -132,7 +132,7 @@ ROLLOUT_RULES = (
     ),
     Rule(
         "reward_all_one",
-        when.reward_all_one,
+        when.all_solved,
         _window,
         "every reward has been 1, so nothing is learned",
         "take harder problems, or check the grader: it may accept everything",
@@ -174,7 +174,8 @@ ROLLOUT_RULES = (
         when.gate_failed,
         _half_window,
         "{s.now.no_answer_frac:.0%} of the completions hold no answer the grader can find",
-        "check that the chat template's <think> and the model's \\boxed{} are what the grader expects",
+        "check that the chat template's <think> and the model's answers (\\boxed{}, or what grader.answer names) are "
+        "what the grader expects",
         fatal=True,
     ),
     Rule(
@@ -205,6 +206,22 @@ ROLLOUT_RULES = (
         _half_window,
         "{s.no_verdict_frac:.0%} of the gradings reached no verdict, so nothing is learned",
         "read their details in the rollouts: the grader fails, or the references cannot be read",
+        fatal=True,
+    ),
+    Rule(
+        "reward_trouble",
+        when.reward_trouble,
+        _steps(1),
+        "a reward function failed on {s.failed_reward_frac:.1%} of the completions, which are not trained on",
+        "read its tracebacks in reward_failures.jsonl; try it with `deepscaler reward`",
+    ),
+    Rule(
+        "no_rewards",
+        when.no_rewards,
+        _half_window,
+        "reward functions failed on {s.now.num_failed_rewards} of {s.now.num_completions} completions, so nothing is "
+        "learned",
+        "read their tracebacks in reward_failures.jsonl; try them with `deepscaler reward`",
         fatal=True,
     ),
     Rule(

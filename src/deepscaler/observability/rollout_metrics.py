@@ -12,13 +12,15 @@ from deepscaler.types import Outcome, ScoredGroup
 class RolloutStats:
     """Over every sampled completion, before any filtering. None: there was nothing to take the mean of.
 
-    Rewards, and whether a group is all right or all wrong, are of the completions that got a verdict.
+    Rewards, solved_frac, and whether a group is all right or all wrong, are of the completions that have a reward;
+    right means solved, as the recipe defines it.
     """
 
     num_completions: int
     num_graded: int
     num_correct: int
     reward_mean: float | None
+    solved_frac: float | None
     truncated_frac: float
     length_mean: float
     length_correct_mean: float | None
@@ -48,15 +50,17 @@ def rollout_stats(groups: Sequence[ScoredGroup]) -> RolloutStats:
         for rollout, verdict in zip(scored.group.rollouts, scored.verdicts, strict=True)
     ]
     total = len(pairs)
-    graded = [(r, v) for r, v in pairs if v.outcome.graded]
-    right = [r.num_tokens for r, v in graded if v.outcome is Outcome.CORRECT]
-    wrong = [r.num_tokens for r, v in graded if v.outcome is not Outcome.CORRECT]
+    earned = [reward for scored in groups for reward in scored.earned]
+    graded = [(r.num_tokens, e) for (r, _), e in zip(pairs, earned, strict=True) if e.value is not None]
+    right = [num_tokens for num_tokens, e in graded if e.solved]
+    wrong = [num_tokens for num_tokens, e in graded if not e.solved]
     asked = [v for _, v in pairs if v.outcome is not Outcome.TRUNCATED]
     return RolloutStats(
         num_completions=total,
         num_graded=len(graded),
         num_correct=len(right),
-        reward_mean=_mean(v.reward for _, v in graded),
+        reward_mean=_mean(e.value for _, e in graded if e.value is not None),
+        solved_frac=_mean(e.solved for _, e in graded),
         truncated_frac=sum(r.truncated for r, _ in pairs) / total,
         length_mean=sum(r.num_tokens for r, _ in pairs) / total,
         length_correct_mean=_mean(right),
@@ -76,6 +80,6 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _all(group: ScoredGroup, *, correct: bool) -> bool:
-    """Whether everything that was graded is right (or nothing is), and something was graded."""
-    graded = [v.outcome is Outcome.CORRECT for v in group.verdicts if v.outcome.graded]
-    return bool(graded) and all(right == correct for right in graded)
+    """Whether everything that has a reward is solved (or nothing is), and something has one."""
+    solved = [reward.solved for reward in group.earned if reward.value is not None]
+    return bool(solved) and all(right == correct for right in solved)

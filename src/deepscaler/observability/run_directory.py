@@ -7,12 +7,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepscaler.json_text import parse_json
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import Fingerprint, fingerprint, fsync, remove_temporaries, write_atomically
+from deepscaler.observability.part_metrics import PartFailure
 from deepscaler.types import IntArray, ScoredGroup
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "recipe.json"
 RECORDS_FILE = "records.json"
+REWARD_FAILURES_FILE = "reward_failures.jsonl"
+MAX_FAILURES_BYTES = 2**24  # of that file
+MAX_DETAIL_CHARACTERS = 200
 MAX_STEP = 2**53  # beyond it, floats skip numbers
 
 
@@ -70,6 +75,15 @@ class RunDirectory:
         target = self.path / "rollouts" / f"step-{step:06d}.parquet"
         write_atomically(target, lambda path: pq.write_table(table, path, compression="zstd"))
         self.remember(target)
+
+    def log_reward_failures(self, step: int, failures: Sequence[PartFailure]) -> None:
+        """One line for each kind of failure of a reward function in a step, with its traceback."""
+        path = self.path / REWARD_FAILURES_FILE
+        if not failures or (path.exists() and path.stat().st_size > MAX_FAILURES_BYTES):
+            return
+        lines = [json.dumps({"step": step, **asdict(failure)}) + "\n" for failure in failures]
+        with path.open("a", encoding="ascii") as file:
+            file.write("".join(lines))
 
     def remember(self, file: Path) -> None:
         """Record the content that a file of this directory has now."""
@@ -156,7 +170,18 @@ def _rollout_rows(
             "num_tokens": rollout.num_tokens,
             "finish_reason": rollout.finish_reason.value,
             "outcome": verdict.outcome.value,
-            "reward": verdict.reward,
+            "reward": verdict.reward if not scored.composed else earned.value,
+            "solved": earned.solved,
+            "reward_parts": [
+                {
+                    "name": part.name,
+                    "outcome": part.outcome.value,
+                    "value": part.value,
+                    "seconds": part.seconds,
+                    "detail": part.detail[:MAX_DETAIL_CHARACTERS],
+                }
+                for part in earned.parts
+            ],
             "answer": verdict.answer,
             "detail": verdict.detail,
             "policy_version": rollout.policy_version,
@@ -164,7 +189,9 @@ def _rollout_rows(
                 {"first_token": start, "policy_version": version} for start, version in rollout.later_versions
             ],
         }
-        for rollout, text, verdict in zip(scored.group.rollouts, scored.texts, scored.verdicts, strict=True)
+        for rollout, text, verdict, earned in zip(
+            scored.group.rollouts, scored.texts, scored.verdicts, scored.earned, strict=True
+        )
     ]
 
 
@@ -172,6 +199,13 @@ def _rollout_schema() -> object:
     """The columns in the order of docs/run-directory.md."""
     import pyarrow as pa
 
+    part = [
+        ("name", pa.string()),
+        ("outcome", pa.string()),
+        ("value", pa.float64()),
+        ("seconds", pa.float64()),
+        ("detail", pa.string()),
+    ]
     return pa.schema(
         [
             ("step", pa.int64()),
@@ -187,6 +221,8 @@ def _rollout_schema() -> object:
             ("finish_reason", pa.string()),
             ("outcome", pa.string()),
             ("reward", pa.float32()),
+            ("solved", pa.bool_()),
+            ("reward_parts", pa.list_(pa.struct(part))),
             ("answer", pa.string()),
             ("detail", pa.string()),
             ("policy_version", pa.int64()),

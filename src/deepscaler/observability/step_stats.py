@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepscaler.observability.draws import Repeats
+from deepscaler.observability.part_metrics import num_failed_rewards
 from deepscaler.observability.rollout_metrics import RolloutStats
 from deepscaler.types import Outcome, ScoredGroup, TrainSample, UpdateStats, WeightsInfo
+
+LARGE_DIFFERENCE = 1.0  # of two rewards: the most that the soft overlong penalty takes
 
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
     """None: there is no such figure, as the step trained on nothing or has no KL term.
 
+    solved_frac: share of solved completions, as the recipe defines it, among those with a reward.
+    num_failed_rewards: completions without a reward because a reward function failed.
     num_asked: completions the grader was asked about. num_rewarded: those with a reward above 0. chance_correct: how
         many would be right by luck (`correct_by_chance`).
     num_signal: samples with an advantage and a weight. correct_advantage: the smallest lead, over the groups trained
@@ -53,6 +58,8 @@ class StepStats:
     learning_rate: float | None
     weights: str
     effective_sample_size: float | None = None  # last, with a default: state of earlier versions lacks it
+    solved_frac: float | None = None
+    num_failed_rewards: int = 0
 
 
 def step_stats(
@@ -103,6 +110,8 @@ def step_stats(
         learning_rate=update.learning_rate,
         weights=weights.digest,
         effective_sample_size=update.effective_sample_size,
+        solved_frac=stats.solved_frac,
+        num_failed_rewards=num_failed_rewards(sampled),
     )
 
 
@@ -126,15 +135,30 @@ def correct_by_chance(groups: Sequence[ScoredGroup]) -> float:
 
 
 def correct_advantage(groups: Sequence[ScoredGroup], samples: Sequence[TrainSample]) -> float | None:
-    """The smallest lead of right over other graded completions, in mean advantage; None where no group has both."""
+    """The smallest lead of right over other graded completions, in mean advantage; None where no group has both.
+
+    With a reward of one's own right is what earned most and the others what earned least, at least LARGE_DIFFERENCE
+    apart: the soft overlong penalty, which comes later, may turn smaller ones around.
+    """
     leads, following = [], iter(samples)
     for group in groups:
-        members = [(v.outcome, next(following).advantage) for v in group.verdicts]
-        right = [a for outcome, a in members if outcome is Outcome.CORRECT]
-        others = [a for outcome, a in members if outcome.graded and outcome is not Outcome.CORRECT]
+        advantages = [next(following).advantage for _ in group.verdicts]
+        right, others = _best_and_others(group, advantages)
         if right and others:
             leads.append(sum(right) / len(right) - sum(others) / len(others))
     return min(leads, default=None)
+
+
+def _best_and_others(group: ScoredGroup, advantages: Sequence[float]) -> tuple[list[float], list[float]]:
+    if not group.composed:
+        members = list(zip([v.outcome for v in group.verdicts], advantages, strict=True))
+        right = [a for outcome, a in members if outcome is Outcome.CORRECT]
+        return right, [a for outcome, a in members if outcome.graded and outcome is not Outcome.CORRECT]
+    earned = [(r.value, a) for r, a in zip(group.composed, advantages, strict=True) if r.value is not None]
+    highest, lowest = max((v for v, _ in earned), default=0.0), min((v for v, _ in earned), default=0.0)
+    if highest - lowest <= LARGE_DIFFERENCE:
+        return [], []
+    return [a for value, a in earned if value == highest], [a for value, a in earned if value == lowest]
 
 
 def _bare(text: str) -> str:

@@ -24,7 +24,6 @@ MAX_CHARACTERS = 3000  # of each completion, head and end
 MAX_QUESTION = 1500  # characters of a problem's text
 LINE_CHARACTERS = 130  # of them in the table before it is unfolded
 MAX_REFERENCE = 200
-PUBLISHED = ("aime24", "math500", "amc23", "minerva", "olympiadbench")  # columns of the published table
 NORMAL_95 = 1.959964
 COLUMNS = (
     "benchmark",
@@ -89,6 +88,7 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
         rows = [*(_row(name, record) for name, record in content["sets"].items()), _row("average", content["total"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{comparison}: not a comparison ({error!r}); run `deepscaler compare --out` again") from error
+    columns = content.get("published", {}).get("columns", {})
     shown = [change for found in changes.values() for change in found if change.anchor]
     texts = [_completions(file, shown) for file in (before, after)]
     listed = {name: found[:MAX_LISTED] for name, found in changes.items()}
@@ -99,13 +99,13 @@ def write_comparison_page(comparison: Path, before: Path, after: Path, out: Path
         content=content,
         forest=rows,
         parts={name: record for name, record in content["sets"].items() if record["is_part"]},
-        whole_suite=set(content["sets"]) == set(PUBLISHED) and not any(r["is_part"] for r in content["sets"].values()),
+        whole_suite=set(content["sets"]) == set(columns) and not any(r["is_part"] for r in content["sets"].values()),
         rows=[*content["sets"].items(), ("average", content["total"])],
         listed=listed,
         counts={name: (len(found), len(content["sets"][name]["problems"])) for name, found in changes.items()},
         shown=[_problem(change, *texts) for change in shown],
         outcomes=OUTCOMES,
-        published_names=PUBLISHED,
+        published_columns=columns,
         texts_known=bool(questions),
         limits={
             "listed": MAX_LISTED,

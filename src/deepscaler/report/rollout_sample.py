@@ -26,6 +26,8 @@ COLUMNS = (
     "detail",
 )
 
+LATER_COLUMNS = ("reward_parts",)  # which runs of earlier versions lack
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutSample:
@@ -88,7 +90,8 @@ def steps_to_show(run: RunRecord) -> list[int]:
 def _groups(table: Any) -> list[list[dict[str, Any]]]:
     """Rows by problem, in the order of the file, samples by index."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in table.select([*COLUMNS, "sample_index"]).to_pylist():
+    later = [name for name in LATER_COLUMNS if name in table.column_names]
+    for row in table.select([*COLUMNS, *later, "sample_index"]).to_pylist():
         groups.setdefault(row["problem_id"], []).append(row)
     return [sorted(rows, key=lambda row: row["sample_index"]) for rows in groups.values()]
 
@@ -130,7 +133,8 @@ def _for_page(rows: list[dict[str, Any]], step: int, stage: str, run: int, per_t
             {
                 "sample": row["sample_index"],
                 "outcome": row["outcome"],
-                "reward": round(float(row["reward"]), 4),
+                "reward": None if row["reward"] is None else round(float(row["reward"]), 4),
+                "parts": [_part_words(part) for part in row.get("reward_parts") or ()],
                 "tokens": row["num_tokens"],
                 "answer": row["answer"],
                 "detail": row["detail"] or "",
@@ -139,6 +143,11 @@ def _for_page(rows: list[dict[str, Any]], step: int, stage: str, run: int, per_t
             for row in rows
         ],
     }
+
+
+def _part_words(part: dict[str, Any]) -> str:
+    value = part["outcome"] if part["value"] is None else f"{part['value']:.4g}"
+    return f"{part['name']} {value}"
 
 
 def shorten(text: str, limit: int) -> str:

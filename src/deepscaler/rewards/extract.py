@@ -1,10 +1,15 @@
-r"""Extracts the answer of a completion: the last `\boxed{...}` after the thinking part. One pass, linear time."""
+r"""Extracts the answer of a completion: the last `\boxed{...}` after the thinking part, or what other rules find there.
+
+Linear time.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from deepscaler.rewards.answer_rules import RULES, WORDS
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
 # Space between `\boxed` and its brace is legal TeX, and so is no brace around one word.
@@ -37,16 +42,31 @@ def final_part(completion: str, *, thinking_prefilled: bool) -> Extraction:
     return Extraction(final)
 
 
-def extract_answer(completion: str, *, thinking_prefilled: bool) -> Extraction:
-    r"""The content of the last outermost, balanced `\boxed{}` of the final part.
+def extract_answer(completion: str, *, thinking_prefilled: bool, rules: Sequence[str] = ("boxed",)) -> Extraction:
+    """The answer in the final part, by the first of `rules` that finds one (`grader.answer`)."""
+    final = final_part(completion, thinking_prefilled=thinking_prefilled)
+    if final.answer is None:
+        return final
+    why = []
+    for rule in rules:
+        found = boxed(final.answer) if rule == "boxed" else _by_rule(rule, final.answer)
+        if found.answer is not None:
+            return found
+        why.append(found.why)
+    return Extraction(None, "; ".join(why))
+
+
+def _by_rule(rule: str, text: str) -> Extraction:
+    answer = RULES[rule](text)
+    return Extraction(answer, "" if answer is not None else f"{WORDS[rule]} after the thinking part")
+
+
+def boxed(text: str) -> Extraction:
+    r"""The content of the last outermost, balanced `\boxed{}` of a text.
 
     An unterminated last box or an empty one is no answer; an earlier box is not used instead. Boxes that are only
     joined by commas, "and" or "or" form one list: `\boxed{1} and \boxed{2}` reads `1,2`.
     """
-    final = final_part(completion, thinking_prefilled=thinking_prefilled)
-    if final.answer is None:
-        return final
-    text = final.answer
     boxes: list[tuple[int, int, str]] = []  # start, end, content
     for start, end, content in _outer_boxes(text):
         if end < 0:

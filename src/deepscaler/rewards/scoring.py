@@ -21,6 +21,7 @@ def items_of(
             thinking_prefilled,
             group.problem.tolerance,
             rollout.truncated,
+            group.problem.answer_kind,
         )
         for group in groups
         for rollout in group.rollouts

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,30 +48,51 @@ def steps_in(root: Path) -> list[int]:
     return sorted(step for step in steps if checkpoint_path(root, step).is_dir())
 
 
-def save_checkpoint(root: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Path:
+def save_checkpoint(root: Path, step: int, state: dict[str, Any], write: Callable[[Path], object]) -> Path:
     """Commit what `write` puts into a directory, together with `state` (JSON), as `root/step-NNNNNN`.
 
     Raises CheckpointError when the storage is full or refuses; the half-written directory is removed then.
     """
-    temporary = root / f".writing-{step:06d}"
+    with named_faults(root, step):
+        write(begin_checkpoint(root, step))
+        write_state(root, step, state)
+        return commit_checkpoint(root, step)
+
+
+def begin_checkpoint(root: Path, step: int) -> Path:
+    """The empty directory to write into, hidden until it is committed. Removes what interrupted saves left."""
+    root.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(root)
+    temporary = _hidden(root, step)
+    temporary.mkdir()
+    return temporary
+
+
+def write_state(root: Path, step: int, state: dict[str, Any]) -> None:
+    (_hidden(root, step) / STATE_FILE).write_text(json.dumps(state, sort_keys=True) + "\n")
+
+
+def commit_checkpoint(root: Path, step: int) -> Path:
+    """Checksums and fsync of everything written since `begin_checkpoint`, then the rename."""
+    temporary, target = _hidden(root, step), checkpoint_path(root, step)
+    _write_manifest(temporary)
+    inside = sorted(temporary.rglob("*"))
+    for path in [*inside, temporary, root, root.parent]:
+        _fsync(path)
+    if target.exists():  # only one that failed its checksums, or was saved at the same step before, can be here
+        _remove(target)
+    temporary.rename(target)
+    _fsync(root)
+    return target
+
+
+@contextmanager
+def named_faults(root: Path, step: int) -> Iterator[None]:
+    """Around the writing of a checkpoint: where it fails, its directory is removed, and the message names it."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(root)
-        temporary.mkdir()
-        write(temporary)
-        (temporary / STATE_FILE).write_text(json.dumps(state, sort_keys=True) + "\n")
-        _write_manifest(temporary)
-        inside = sorted(temporary.rglob("*"))
-        for path in [*inside, temporary, root, root.parent]:
-            _fsync(path)
-        target = checkpoint_path(root, step)
-        if target.exists():  # only one that failed its checksums, or was saved at the same step before, can be here
-            _remove(target)
-        temporary.rename(target)
-        _fsync(root)
-        return target
+        yield
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(_hidden(root, step), ignore_errors=True)
         fault = storage_fault(error)
         if fault is None and not isinstance(error, OSError):
             raise
@@ -177,6 +199,10 @@ def remove_leftovers(root: Path) -> None:
     for pattern in (".writing-*", ".removing-*"):
         for path in root.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _hidden(root: Path, step: int) -> Path:
+    return root / f".writing-{step:06d}"
 
 
 def _remove(path: Path) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from deepscaler.algorithms.importance import importance_weights, ratio_sums
 from deepscaler.algorithms.kl import KL_ESTIMATORS
-from deepscaler.algorithms.losses import LOSSES, combine
+from deepscaler.algorithms.losses import combine
+from deepscaler.algorithms.own import loss_of
 from deepscaler.config.context import check_context_parallel
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.training import TrainingSection
@@ -104,7 +105,7 @@ class GradientComputer:
         rollout_C = per_token(samples, [s.rollout_logprobs for s in samples], device)
         advantages_C = torch.tensor([s.advantage for s in samples], device=device)[batch.segments]
         weights_C = per_token(samples, [s.token_weights for s in samples], device)
-        policy = LOSSES[algorithm.loss](
+        policy = loss_of(algorithm.loss)(
             logprobs_C,
             old_C,
             advantages_C,

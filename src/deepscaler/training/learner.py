@@ -11,7 +11,7 @@ from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
-from deepscaler.protocols import PublishedWeights, Replica
+from deepscaler.protocols import Future, PublishedWeights, Replica
 from deepscaler.training.metrics import StepSums
 from deepscaler.types import FloatArray, RunError, TrainSample, UpdateStats
 
@@ -104,6 +104,15 @@ class PolicyLearner:
     def save(self, directory: Path) -> None:
         """What the replica saves, and counters as JSON."""
         self._replica.save(directory)
+        self._write_counters(directory)
+
+    def begin_save(self, directory: Path) -> Future[None]:
+        """As `save`, of copies in host memory: returns when they are made, its future when they are written."""
+        written = self._replica.begin_save(directory)
+        self._write_counters(directory)
+        return written
+
+    def _write_counters(self, directory: Path) -> None:
         counters = {
             "version": self.version,
             "num_updates": self.num_updates,

@@ -6,6 +6,7 @@ model of one process or of ranks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.training.sharded_state import REFERENCE_FOLDER, load_sharded_optimizer, load_sharded_reference
+from deepscaler.training.weight_parts import holds_names, read_parameters
 from deepscaler.types import RunError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -25,21 +27,38 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
-def save_optimizer(
-    directory: Path,
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    reference: nn.Module | None,
-) -> None:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """AdamW's state by parameter name, so that loading does not depend on the order of parameters."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}:{name}"] = value.detach().contiguous()
-    save_file(tensors, directory / OPTIMIZER_FILE)
+    return {
+        f"{key}:{name}": value.detach()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def save_optimizer(directory: Path, optimizer: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None) -> None:
+    """optimizer: of `optimizer_tensors`. reference: weights by name."""
+    save_file({name: value.contiguous() for name, value in optimizer.items()}, directory / OPTIMIZER_FILE)
     if reference is not None:
-        weights = {name: p.detach().contiguous() for name, p in reference.named_parameters()}
+        weights = {name: value.contiguous() for name, value in reference.items()}
         save_file(weights, directory / REFERENCE_FILE)
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory that nobody else writes to."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def copied_to_host(groups: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Copies in host memory, by name; tensors that are one, such as a tied head, stay one."""
+    copies: dict[int, Tensor] = {}
+    result: list[dict[str, Tensor]] = []
+    for group in groups:
+        for tensor in group.values():
+            if tensor.data_ptr() not in copies or not tensor.numel():
+                copies[tensor.data_ptr()] = on_host(tensor)
+        result.append({name: copies[tensor.data_ptr()] for name, tensor in group.items()})
+    return result
 
 
 def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None) -> None:
@@ -47,12 +66,13 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
-    stored = _read(weights_files(directory))
-    if any(name not in stored for name, _ in model.named_parameters()):  # transformers stores them in other parts
-        stored = _read_converted(directory, model)
-    _load_parameters(model, stored, directory)
+    files = weights_files(directory)
+    if holds_names(model, files):
+        read_parameters(model, files)
+    else:
+        _load_converted(directory, model)
     if reference is not None and (directory / REFERENCE_FILE).is_file():
-        _load_parameters(reference, _read([directory / REFERENCE_FILE]), directory)
+        read_parameters(reference, [directory / REFERENCE_FILE])
     elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
         load_sharded_reference(directory, reference)
 
@@ -97,26 +117,15 @@ def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, director
         )
 
 
-def _read(files: list[Path]) -> dict[str, Tensor]:
-    stored: dict[str, Tensor] = {}
-    for file in files:
-        stored |= load_file(file)
-    return stored
-
-
-def _read_converted(directory: Path, model: Any) -> dict[str, Tensor]:
-    """The weights as transformers holds them in memory, such as all experts of a layer in one."""
-    read: Any = type(model).from_pretrained(directory, config=model.config, dtype=torch.float32, use_safetensors=True)
-    return dict(read.named_parameters())
-
-
-def _load_parameters(model: nn.Module, stored: dict[str, Tensor], directory: Path) -> None:
-    missing = [name for name, _ in model.named_parameters() if name not in stored]
-    if missing:
-        raise ValueError(f"{directory} lacks the weights {missing[:3]}; it was saved from another model")
+def _load_converted(directory: Path, model: nn.Module) -> None:
+    """Of a model that transformers stores in other parts than it computes with, such as one file entry per expert."""
+    kind: Any = type(model)
+    read: Any = kind.from_pretrained(directory, config=model.config, dtype=torch.float32, use_safetensors=True)
+    stored = dict(read.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_part(stored[name], parameter) if isinstance(parameter, DTensor) else stored[name])
+            whole = stored[name].detach()
+            parameter.copy_(_part(whole, parameter) if isinstance(parameter, DTensor) else whole)
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:

@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepscaler.config.models import Recipe
 from deepscaler.config.sections.training import OptimizerSection
 from deepscaler.modeling.generic import is_generic
 from deepscaler.modeling.weights import LiveWeights
-from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference
+from deepscaler.training.background_write import BackgroundWrite
 from deepscaler.training.gradients import GradientComputer, Logprobs
-from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights, save_optimizer
+from deepscaler.training.optimizer_state import (
+    check_optimizer,
+    copied_to_host,
+    load_optimizer,
+    load_weights,
+    optimizer_tensors,
+    save_optimizer,
+)
 from deepscaler.types import TokenSums, TrainSample
 
 # Each optimizer with the factor of the learning rate that it gets: 1.0 for a policy's AdamW.
@@ -89,9 +97,31 @@ class ModelReplica:
 
     def save(self, directory: Path) -> None:
         """Weights as a Hugging Face model, optimizer and reference as safetensors."""
+        self._write(directory, self._held(), None)
+
+    def begin_save(self, directory: Path) -> Future[None]:
+        """As `save`, of copies that are made before it returns; the future's result comes when they are written."""
+        weights, (optimizer, reference) = dict(self._computer.model.state_dict()), self._held()
+        copied = copied_to_host([weights, optimizer, reference or {}])
+        held = (copied[1], None if reference is None else copied[2])
+        return BackgroundWrite(lambda: self._write(directory, held, copied[0]), directory.name)
+
+    def _held(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """The optimizer's state and the reference's weights."""
+        reference = self._computer.reference
+        of_reference = None if reference is None else {name: p.detach() for name, p in reference.named_parameters()}
+        return optimizer_tensors(self._only_optimizer, self._computer.model), of_reference
+
+    def _write(
+        self,
+        directory: Path,
+        held: tuple[dict[str, Tensor], dict[str, Tensor] | None],
+        weights: dict[str, Tensor] | None,
+    ) -> None:
+        """weights: None for the model's own."""
         model: Any = self._computer.model
-        model.save_pretrained(directory)
-        save_optimizer(directory, self._only_optimizer, model, self._computer.reference)
+        model.save_pretrained(directory, state_dict=weights)
+        save_optimizer(directory, *held)
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
         """Restore what `save` wrote.

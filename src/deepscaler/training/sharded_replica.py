@@ -24,14 +24,22 @@ from torch.distributed.tensor import DTensor
 
 from deepscaler.config.models import Recipe
 from deepscaler.modeling.head import forbidden_ids
+from deepscaler.modeling.meta_init import device_of
 from deepscaler.modeling.published_files import KEPT_VERSIONS, FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.training.background_write import write_as_rank
 from deepscaler.training.context_parallel import ContextParallel
 from deepscaler.training.gradients import Logprobs
-from deepscaler.training.optimizer_state import check_optimizer, load_optimizer, load_weights
+from deepscaler.training.optimizer_state import (
+    check_optimizer,
+    load_optimizer,
+    load_weights,
+    on_host,
+    optimizer_tensors,
+)
 from deepscaler.training.replica import Optimizers, adamw, computer_of
 from deepscaler.training.sharded_model import ShardedComputer, gathered
-from deepscaler.training.sharded_state import save_sharded
+from deepscaler.training.sharded_state import save_sharded, staged
 from deepscaler.types import RunError, TokenSums, TrainSample
 
 ANOTHER_RANK = "another rank"  # begins the message of a rank that is not the one that failed
@@ -57,6 +65,7 @@ class ShardedReplica:
         ((self._optimizer, _),) = make_optimizers(computer.model)
         self._is_first = dist.get_rank() == 0
         self._idle = _idle_sample(computer.model)
+        self._saving: dist.ProcessGroup | None = None
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[TrainSample], of: PolicyOrReference = "policy") -> Logprobs:
@@ -115,7 +124,36 @@ class ShardedReplica:
         check_shared(directory)
         model: Any = self._computer.model
         self._on_first(lambda named: model.save_pretrained(directory, state_dict=dict(named)))
-        save_sharded(directory, self._optimizer, model, self._computer.reference)
+        save_sharded(directory, *self._held())
+
+    def begin_save(self, directory: Path) -> None:
+        """As `save`, of copies in host memory: returns when they are made. `RankWrites` tells when all have written.
+
+        The ranks meet in a process group of its own, since the next step's collectives run meanwhile.
+        """
+        check_shared(directory)
+        if self._saving is None:
+            made = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_LIMIT_S))
+            assert isinstance(made, dist.ProcessGroup)
+            self._saving = made
+        model: Any = self._computer.model
+        weights = self._on_first(lambda named: {name: on_host(weight) for name, weight in named})
+        optimizer, reference = self._held()
+        parts = staged({"optimizer": optimizer, "reference": reference or {}})
+        held, group = (parts["optimizer"], None if reference is None else parts["reference"]), self._saving
+
+        def write() -> None:
+            if weights is not None:
+                model.save_pretrained(directory, state_dict=weights)
+            save_sharded(directory, *held, group)
+
+        write_as_rank(directory, dist.get_rank(), write)
+
+    def _held(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """This rank's part of the optimizer's state and of the reference's weights."""
+        reference = self._computer.reference
+        of_reference = None if reference is None else {name: p.detach() for name, p in reference.named_parameters()}
+        return optimizer_tensors(self._optimizer, self._computer.model), of_reference
 
     def load(self, directory: Path, num_updates: int | None) -> None:
         """Restore what `save` wrote with any number of ranks, or what one process wrote.
@@ -169,18 +207,20 @@ def check_shared(directory: Path) -> None:
         )
 
 
-def sharded_replica(recipe: Recipe, model: nn.Module, published: Path) -> ShardedReplica:
+def sharded_replica(recipe: Recipe, model: nn.Module, published: Path, files: Path | None = None) -> ShardedReplica:
     """This rank's part of a recipe's replica, over the whole world. Every rank gives the same float32 model.
+
+    files: directory of the weights, for a model that is on the meta device: this rank reads its part of them.
 
     Ranks that share every micro-batch (training.context_parallel) are neighbours; their gradients add up as all others.
     """
-    device, together = next(model.parameters()).device.type, recipe.training.context_parallel
+    device, together = device_of(model).type, recipe.training.context_parallel
     mesh, context = init_device_mesh(device, (dist.get_world_size(),)), None
     if together > 1:
         shape = (dist.get_world_size() // together, together)
         groups = init_device_mesh(device, shape, mesh_dim_names=("samples", "context"))
         context = ContextParallel(groups.get_group("context"))
-    make = partial(ShardedComputer, mesh=mesh, cpu_offload=recipe.training.cpu_offload, context=context)
+    make = partial(ShardedComputer, mesh=mesh, cpu_offload=recipe.training.cpu_offload, files=files, context=context)
     return ShardedReplica(computer_of(recipe, model, make), adamw(recipe.optimizer), published, recipe.model.dtype)
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -25,17 +26,29 @@ REFERENCE_FOLDER = "reference"
 
 
 def save_sharded(
-    directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module, reference: nn.Module | None
+    directory: Path,
+    optimizer: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor] | None,
+    group: dist.ProcessGroup | None = None,
 ) -> None:
-    """On every rank: write AdamW's state and the reference's weights. Returns when all ranks have written theirs."""
-    state = {
-        f"{key}:{name}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-    _save(directory / OPTIMIZER_FOLDER, state)
+    """On every rank: write AdamW's state and the reference's weights. Returns when all ranks have written theirs.
+
+    optimizer: of `optimizer_tensors`. group: of all ranks, absent = the default one.
+    """
+    _save(directory / OPTIMIZER_FOLDER, optimizer, group)
     if reference is not None:
-        _save(directory / REFERENCE_FOLDER, dict(reference.named_parameters()))
+        _save(directory / REFERENCE_FOLDER, reference, group)
+
+
+def staged(tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Copies in host memory of the parts that this rank holds, pinned where they come from a GPU."""
+    on_gpu = torch.cuda.is_available()
+    stager = DefaultStager(
+        StagingOptions(on_gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=on_gpu)
+    )
+    copies = stager.stage(tensors)
+    assert isinstance(copies, dict)
+    return copies
 
 
 def load_sharded_optimizer(directory: Path, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -58,11 +71,12 @@ def load_sharded_reference(directory: Path, reference: nn.Module) -> None:
     _load(directory / REFERENCE_FOLDER, {name: p.detach() for name, p in reference.named_parameters()})
 
 
-def _save(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+def _save(directory: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
     if not tensors:
         return
     writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
-    save({name: t.detach() for name, t in tensors.items()}, storage_writer=writer, no_dist=not dist.is_initialized())
+    no_dist = not dist.is_initialized()
+    save({name: t.detach() for name, t in tensors.items()}, storage_writer=writer, process_group=group, no_dist=no_dist)
 
 
 def _keys(directory: Path) -> list[str]:

@@ -98,11 +98,13 @@ def test_a_call_without_progress_leaves_the_stacks_of_its_process(capfd: pytest.
     limits, target = WaitLimits(start_s=5.0, silence_s=0.6, stall_s=0.3), Far()
     thread = threading.Thread(target=serve, args=(far, lambda is_cancelled: target), kwargs={"limits": limits})
     thread.start()
-    future = ConnectionRemote(near, "rank 3", limits).call("work")
+    remote = ConnectionRemote(near, "rank 3", limits)
     with pytest.raises(WorkerLost, match=r"rank 3 made no progress for 0 s, in work"):
-        future.result()
+        remote.call("work").result()
     target.go.set()
+    remote.close()
     thread.join(30)
+    assert not thread.is_alive()
     assert "test_cluster_life_signs.py" in (written := capfd.readouterr().err) and "in work" in written
 
 

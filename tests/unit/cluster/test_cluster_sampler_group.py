@@ -196,3 +196,23 @@ def test_requests_that_were_begun_are_never_joined() -> None:
     shares = [request for share in other.used[0].shares for request in share]
     assert all(r.num_samples == 1 and r.begun is not None for r in shares)
     assert sorted(r.begun.sample_index for r in shares if r.begun is not None) == [0, 1, 2, 3]
+
+
+def test_every_sampler_of_a_group_is_asked_by_itself_and_one_that_is_lost_is_started_again() -> None:
+    lost = Started("b", Process(dies_after=0), Process())
+    sampler = group(Started("a"), lost, Started("c"), own=FakeEngine())
+    asked = Request("p0", np.arange(5, dtype=np.int32), 1)
+    named = sampler.generate_on_each(asked, PARAMS)
+    assert [name for name, _ in named] == ["the engine", "a", "c"]
+    assert {(r.problem_id, r.policy_version) for _, r in named} == {("p0", 1)}
+    assert len(lost.used) == 2 and len(sample(sampler)) == 24
+    assert [name for name, _ in sampler.generate_on_each(asked, PARAMS)] == ["the engine", "a", "b", "c"]
+
+
+def test_a_new_process_is_no_canary_before_it_has_the_weights() -> None:
+    waiting = Started("b", Process(dies_after=0), Process())
+    sampler = group(Started("a"), waiting)
+    asked = Request("p0", np.arange(5, dtype=np.int32), 1)
+    for _ in range(2):  # lost in the first; its successor was told of no weights in the second
+        assert [name for name, _ in sampler.generate_on_each(asked, PARAMS)] == ["a"]
+    assert waiting.used[1].sampled == []

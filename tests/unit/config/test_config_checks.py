@@ -46,6 +46,26 @@ CONTRADICTIONS = [
         ["rollout.vllm_python=.venv-vllm/bin/python"],
     ),
     (
+        [
+            "rollout.engine=vllm_server",
+            "rollout.vllm_python=p",
+            "rollout.vllm_weight_transfer=nccl",
+            "cluster.kind=torchrun",
+        ],
+        ["rollout.vllm_weight_transfer", "cluster.kind"],
+        ["rollout.vllm_weight_transfer=files"],
+    ),
+    (
+        ["rollout.engine=vllm_server", "rollout.vllm_python=p", "rollout.vllm_tensor_parallel=2", "cluster.kind=ray"],
+        ["rollout.vllm_tensor_parallel", "cluster.kind"],
+        ["rollout.vllm_tensor_parallel=1"],
+    ),
+    (
+        ["rollout.engine=vllm_server", 'rollout.vllm_urls=["http://127.0.0.1:8000"]'],
+        ["rollout.vllm_urls", "rollout.vllm_weights_dir", "rollout.vllm_weight_transfer"],
+        ["rollout.vllm_weight_transfer=nccl"],
+    ),
+    (
         ["rollout.engine=vllm_server", 'rollout.vllm_urls=["http://127.0.0.1:8000"]'],
         ["rollout.vllm_urls", "rollout.vllm_weights_dir"],
         ["rollout.vllm_weights_dir=/shared"],

@@ -34,7 +34,7 @@ def test_an_unknown_table_names_the_nearest(small: Path) -> None:
 
 def test_an_unknown_key_like_no_other_lists_the_known(small: Path) -> None:
     assert refused(small, "checkpoint.xyzzy=1") == (
-        "--set: checkpoint.xyzzy: unknown key; known here: every_steps, keep"
+        "--set: checkpoint.xyzzy: unknown key; known here: every_steps, keep, async_save"
     )
 
 

@@ -39,6 +39,20 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
         assert list(store.rows(completion(i).key for i in (2, 1, 0))) == [(completion(1), VERDICT)]
 
 
+def test_samples_can_be_added_to_an_evaluation_but_not_taken_away(tmp_path: Path) -> None:
+    few, many = ({**SETTINGS, "num_samples": count} for count in (4, 16))
+    with SampleStore(tmp_path, few) as store:
+        store.add(completion(0))
+    with SampleStore(tmp_path, many) as store:
+        assert completion(0).key in store and completion(4).key not in store
+    with pytest.raises(
+        ValueError, match=r"with 16 samples per problem, and 4 were asked for; give --samples 16 or more"
+    ):
+        SampleStore(tmp_path, few)
+    with pytest.raises(ValueError, match="made with other settings"):
+        SampleStore(tmp_path, {**many, "num_samples": 32, "seed": 2})
+
+
 def test_a_token_count_that_no_file_can_hold_does_not_stop_an_evaluation_for_ever(tmp_path: Path) -> None:
     with SampleStore(tmp_path, SETTINGS) as store:
         store.add(replace(completion(0), num_tokens=10**30))

@@ -12,12 +12,11 @@ from torch import Tensor
 from deepscaler.modeling import published_files
 from deepscaler.modeling.published_files import (
     FileWeights,
-    differing_tensors,
     read_weights,
     remove_versions,
     write_weights,
 )
-from deepscaler.modeling.weights import tensor_digests, weights_digest
+from deepscaler.modeling.weights import differing_tensors, tensor_digests, weights_digest
 from deepscaler.types import RunError
 
 

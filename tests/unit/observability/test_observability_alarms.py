@@ -16,8 +16,16 @@ from made_steps import NOTHING, WINDOW, Fault, fired, steps_of
 SKIPPED: Fault = {"num_updates": 0, "skipped_updates": 1, "grad_norm": None}
 # name, fault of every step, steps in a row until it fires
 IN_A_ROW: list[tuple[str, Fault, int]] = [
-    ("reward_all_zero", {"reward_mean": 0.0, "num_rewarded": 0, "num_signal": 0, "correct_advantage": None}, 10),
-    ("reward_all_one", {"reward_mean": 1.0, "num_rewarded": 100, "num_signal": 0, "correct_advantage": None}, 10),
+    (
+        "reward_all_zero",
+        {"reward_mean": 0.0, "solved_frac": 0.0, "num_rewarded": 0, "num_signal": 0, "correct_advantage": None},
+        10,
+    ),
+    (
+        "reward_all_one",
+        {"reward_mean": 1.0, "solved_frac": 1.0, "num_rewarded": 100, "num_signal": 0, "correct_advantage": None},
+        10,
+    ),
     ("no_signal", {"num_signal": 0, "correct_advantage": None}, 10),
     ("gate_failed", {"no_answer_frac": 0.95}, 5),
     ("truncation", {"truncated_frac": 0.95}, 10),
@@ -37,6 +45,7 @@ IN_A_ROW: list[tuple[str, Fault, int]] = [
 OVER_STEPS: list[tuple[str, Fault, int]] = [
     ("grader_trouble", {"num_failed_gradings": 1}, 10),
     ("bad_references", {"num_bad_references": 1}, 10),
+    ("reward_trouble", {"num_failed_rewards": 1}, 10),
     ("reward_by_chance", {"reward_mean": 0.01, "num_rewarded": 1, "chance_correct": 1.1}, 12),
     ("reward_near_chance", {"reward_mean": 0.25, "num_rewarded": 25, "chance_correct": 25.0}, 12),
     ("same_problems", {"problems": "the same"}, 4),
@@ -62,7 +71,7 @@ def test_a_fault_that_shows_over_several_steps_raises_its_alarm_once_and_only_it
 
 def test_every_alarm_is_planted_here() -> None:
     planted = {name for name, _, _ in (*IN_A_ROW, *OVER_STEPS)}
-    others = {"skipped_updates", "often_skipped", "no_verdicts", "collapse"}
+    others = {"skipped_updates", "often_skipped", "no_verdicts", "no_rewards", "collapse"}
     assert planted | others == {rule.name for rule in RULES}
 
 
@@ -76,9 +85,28 @@ def test_half_of_all_updates_skipped_is_noticed_though_never_two_in_a_row() -> N
 
 
 def test_gradings_that_never_reach_a_verdict_are_the_end() -> None:
-    fault = {"num_failed_gradings": 80, "num_bad_references": 5, "reward_mean": None, "num_signal": 0}
+    fault = {
+        "num_failed_gradings": 80,
+        "num_bad_references": 5,
+        "reward_mean": None,
+        "solved_frac": None,
+        "num_signal": 0,
+    }
     assert fired(*[fault] * 9) == [(5, "no_verdicts")]
     assert next(rule.fatal for rule in RULES if rule.name == "no_verdicts")
+
+
+def test_reward_functions_that_always_fail_are_the_end() -> None:
+    fault = {"num_failed_rewards": 95, "reward_mean": None, "solved_frac": None, "num_signal": 0}
+    assert fired(*[fault] * 9) == [(5, "no_rewards")]
+    assert next(rule.fatal for rule in RULES if rule.name == "no_rewards")
+
+
+def test_a_reward_of_ones_own_may_teach_before_anything_is_solved_and_a_mean_of_0_is_no_fault() -> None:
+    assert fired(*[{"reward_mean": -3.0, "solved_frac": 0.0}] * 40) == []
+    assert fired(*[{"reward_mean": 0.0, "solved_frac": 0.5}] * 40) == []
+    silent = {"reward_mean": -3.0, "solved_frac": 0.0, "num_signal": 0, "correct_advantage": None}
+    assert fired(*[silent] * 40) == [(10, "reward_all_zero")]
 
 
 def test_failed_gradings_count_over_the_window_though_most_steps_have_none() -> None:
@@ -204,7 +232,7 @@ def test_a_new_stage_starts_trends_anew() -> None:
 
 # A fault that begins in the middle, so that what was learned and counted before the restart decides.
 RESUMED: list[Callable[[int], Fault]] = [
-    lambda s: {"reward_mean": 0.0, "num_signal": 0} if s > 3 else NOTHING,
+    lambda s: {"reward_mean": 0.0, "solved_frac": 0.0, "num_signal": 0} if s > 3 else NOTHING,
     lambda s: {"mismatch_mean": 1e-7 if s < 3 else 0.002},
     lambda s: {"weights": "the same"} if s > 4 else NOTHING,
     lambda s: {"problems": "the same"} if s > 4 else NOTHING,
@@ -246,7 +274,8 @@ def test_alarms_say_what_to_do_with_their_figures() -> None:
         raised = [a for stats in steps_of(*[fault] * 12) for a in alarms.observe(stats) if a.name == name]
         assert raised and len(raised[0].reason) > 30 and len(raised[0].remedy) > 15
         assert "{" not in raised[0].reason + raised[0].remedy.replace("\\boxed{}", "")
-    (zero,) = Alarms(AlarmSection(window=1)).observe(steps_of({"reward_mean": 0.0, "num_signal": 0})[0])
+    nothing = {"reward_mean": 0.0, "solved_frac": 0.0, "num_signal": 0}
+    (zero,) = Alarms(AlarmSection(window=1)).observe(steps_of(nothing)[0])
     assert zero.fatal and "nothing is learned" in zero.reason and "deepscaler report" in zero.remedy
     (gate,) = Alarms(AlarmSection(window=1)).observe(steps_of({"no_answer_frac": 0.95})[0])
     assert gate.reason.startswith("95% of the completions")

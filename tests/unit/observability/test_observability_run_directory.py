@@ -69,6 +69,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         **{"references": ["2"], "difficulty": None},
         **{"source": "", "sample_index": 2, "completion": "text 2", "num_tokens": 60, "finish_reason": "length"},
         **{"outcome": "truncated", "reward": 0.0, "answer": "2", "detail": "said", "policy_version": 4},
+        **{"solved": False, "reward_parts": []},
         "later_versions": [],
     }
 

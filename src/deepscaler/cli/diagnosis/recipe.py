@@ -38,7 +38,12 @@ def _engine(recipe: Recipe) -> Finding:
         parts.require_engine(recipe.rollout.engine, recipe.rollout)
     except ValueError as error:
         return Finding("engine", "missing", str(error))
-    return Finding("engine", "ok", f"rollout.engine = {recipe.rollout.engine!r} is installed")
+    rollout, here = recipe.rollout, num_gpus()
+    each = rollout.vllm_tensor_parallel * rollout.vllm_pipeline_parallel
+    if rollout.vllm_python and 0 < here < each:
+        text = f"a vLLM server takes {counted(each, 'GPU')} (rollout.vllm_tensor_parallel and _pipeline_parallel)"
+        return Finding("engine", "missing", f"{text}, this machine has {here}")
+    return Finding("engine", "ok", f"rollout.engine = {rollout.engine!r} is installed")
 
 
 def _cluster(recipe: Recipe) -> Iterator[Finding]:

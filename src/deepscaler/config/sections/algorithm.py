@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from deepscaler.config.import_paths import own_or
 from deepscaler.config.setting import Section, setting
 
 # Smallest and largest ratio kept: of a token (IcePop, arXiv:2510.18855), and geometric mean of a completion (NeMo-RL).
 IMPORTANCE_BOUNDS = {"icepop": (0.5, 5.0), "sequence": (0.999, 1.002)}
+
+ADVANTAGE_NAMES = ("group_normalized", "mean_baseline", "leave_one_out", "batch_normalized")
+LOSS_NAMES = ("clipped_surrogate", "cispo", "gspo", "reinforce")
+AdvantageName = Annotated[str, own_or(ADVANTAGE_NAMES)]
+LossName = Annotated[str, own_or(LOSS_NAMES)]
 
 
 class KlSection(Section):
@@ -18,14 +24,18 @@ class KlSection(Section):
 
 
 class AlgorithmSection(Section):
-    advantage: Literal["group_normalized", "mean_baseline", "leave_one_out", "batch_normalized"] = setting(
-        "group_normalized", shapes="update", doc="how rewards become advantages"
+    advantage: AdvantageName = setting(
+        "group_normalized",
+        shapes="update",
+        doc="how rewards become advantages; or a function of yours, FILE.py:NAME or MODULE:NAME (docs/algorithms.md)",
     )
     reduction: Literal["token_mean", "sequence_mean", "prompt_mean", "fixed_length"] = setting(
         "token_mean", shapes="update", doc="how token losses add up over the whole optimizer step"
     )
-    loss: Literal["clipped_surrogate", "cispo", "gspo", "reinforce"] = setting(
-        "clipped_surrogate", shapes="update", doc="policy-gradient loss"
+    loss: LossName = setting(
+        "clipped_surrogate",
+        shapes="update",
+        doc="policy-gradient loss; or a function of yours, FILE.py:NAME or MODULE:NAME (docs/algorithms.md)",
     )
     clip_low: float = setting(0.2, shapes="update", doc="lower clip distance of the ratio", ge=0)
     clip_high: float = setting(0.2, shapes="update", doc="upper clip distance of the ratio", ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepscaler.config.answer_rules import AnswerRules, in_order
 from deepscaler.config.parts import RewardName
 from deepscaler.config.setting import Section, setting
 
@@ -12,12 +13,24 @@ class GraderSection(Section):
         shapes="verdict",
         doc="mathematical equality, or equality of lightly normalised text (JustRL, DAPO)",
     )
+    answer: AnswerRules = setting(
+        "boxed",
+        shapes="verdict",
+        added=True,
+        doc="where the answer is, after the thinking: boxed, last_number, after_####, the answer is, answer:, "
+        "<answer>; of an array the first that finds one (docs/grading.md)",
+    )
     workers: int = setting(1, unit="processes", shapes="nothing", doc="grading processes", gt=0)
     cpu_s: float = setting(1.0, unit="s", shapes="verdict", doc="processor time per completion", gt=0)
     wall_s: float = setting(
         10.0, unit="s", shapes="verdict", doc="waiting time per completion, for a process that gets no processor", gt=0
     )
     memory_mib: int = setting(1024, unit="MiB", shapes="verdict", doc="address-space limit per grading process", gt=0)
+
+    @property
+    def answer_rules(self) -> tuple[str, ...]:
+        """The rules of `answer` in the order in which they are tried."""
+        return in_order(self.answer)
 
 
 class EvaluationSection(Section):

@@ -71,6 +71,11 @@ class CheckpointSection(Section):
     keep: int = setting(
         2, unit="checkpoints", shapes="nothing", doc="newest ones kept; stage ends are kept as well", gt=0
     )
+    async_save: bool = setting(
+        False,
+        shapes="nothing",
+        doc="the next steps run while a copy in host memory is written; as much memory as a checkpoint has bytes",
+    )
 
 
 class AlarmSection(Section):

@@ -27,7 +27,7 @@ class VllmServersSection(Section):
         shapes="samples",
         compared="rounding",
         added=True,
-        doc="started with vllm_python, one GPU each",
+        doc="started with vllm_python, on vllm_tensor_parallel * vllm_pipeline_parallel GPUs each",
         gt=0,
     )
     vllm_args: tuple[str, ...] = setting(
@@ -56,4 +56,29 @@ class VllmServersSection(Section):
         added=True,
         doc="of the servers while the learner has their GPU: 1 keeps their weights in host memory, 2 drops them; "
         "0 = awake",
+    )
+    vllm_tensor_parallel: int = setting(
+        1,
+        unit="GPUs",
+        shapes="samples",
+        compared="rounding",
+        added=True,
+        doc="over which a server started with vllm_python splits every matrix",
+        gt=0,
+    )
+    vllm_pipeline_parallel: int = setting(
+        1,
+        unit="stages",
+        shapes="samples",
+        compared="rounding",
+        added=True,
+        doc="into which a server started with vllm_python splits the layers",
+        gt=0,
+    )
+    vllm_weight_transfer: Literal["auto", "files", "ipc", "nccl"] = setting(
+        "auto",
+        shapes="nothing",
+        added=True,
+        doc="how published weights get into the servers: files, or vLLM's weight transfer over CUDA IPC (same GPUs' "
+        "machine) or NCCL (any machine); auto = what server and GPUs allow, else files; in training alone",
     )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepscaler.data.benchmarks.choices import CHOICE_ORDER
 from deepscaler.data.benchmarks.hub import download, read_layout
+from deepscaler.data.benchmarks.problems import problem_of
 from deepscaler.data.benchmarks.review import correct, reviewed_rows
-from deepscaler.data.benchmarks.specs import BENCHMARKS, AnswerForm, BenchmarkSpec
+from deepscaler.data.benchmarks.specs import BENCHMARKS, BenchmarkSpec
+from deepscaler.data.sources import readers
 from deepscaler.data.sources.load import DataError
-from deepscaler.data.sources.references import NoAnswerError, read_reference
 from deepscaler.json_text import parse_json
 from deepscaler.observability.counts import counted
 from deepscaler.types import Problem
@@ -60,7 +60,7 @@ def load_benchmark(
     content = _read(spec, None if directory is None else Path(directory))
     warnings = [] if not content.is_file else _check_digest(spec, content, allow_changed)
     registered = content.is_file and not warnings
-    problems = tuple(_problem(content.spec, content.where, number, row) for number, row in enumerate(content.rows))
+    problems = tuple(problem_of(content.spec, content.where, number, row) for number, row in enumerate(content.rows))
     if not content.is_file:
         registered, warnings = _check_rows(spec, problems)
     changed = sum(review.changes for review in reviewed_rows(name).values())
@@ -83,6 +83,11 @@ def load_benchmark(
     )
 
 
+def is_in(spec: BenchmarkSpec, directory: Path) -> bool:
+    """Whether a directory holds the benchmark, as its registered file or in the hub's layout."""
+    return bool(spec.file and (directory / spec.file).is_file()) or (directory / spec.name).is_dir()
+
+
 @dataclass(frozen=True, slots=True)
 class _Content:
     """Rows as read. is_file: from the registered kind of file, whose bytes are known; else in the hub's layout."""
@@ -96,8 +101,8 @@ class _Content:
 
 
 def _read(spec: BenchmarkSpec, directory: Path | None) -> _Content:
-    path = None if directory is None else directory / spec.file
-    if path is not None and (path.is_file() or not path.with_name(spec.name).is_dir()):
+    path = None if directory is None else directory / (spec.file or spec.name)
+    if path is not None and spec.file and (path.is_file() or not path.with_name(spec.name).is_dir()):
         rows, digest = read_rows(path)
         return _Content(rows, digest, spec, path, is_file=True, origin={"file_sha256": digest})
     if path is not None:
@@ -106,6 +111,8 @@ def _read(spec: BenchmarkSpec, directory: Path | None) -> _Content:
         layout, commit = download(spec)
     hub = {"dataset": spec.hub.dataset, "config": spec.hub.config, "split": spec.hub.split, "revision": commit}
     origin = {"file_sha256": layout.sha256, **hub}
+    if spec.answer_kind == "letter":
+        origin |= {"answer_kind": spec.answer_kind, "choice_order": CHOICE_ORDER}
     return _Content(layout.rows, layout.sha256, layout.spec, layout.where, is_file=False, origin=origin)
 
 
@@ -127,6 +134,9 @@ def _check_digest(spec: BenchmarkSpec, content: _Content, allow_changed: bool) -
 
 def _check_rows(spec: BenchmarkSpec, problems: Sequence[Problem]) -> tuple[bool, list[str]]:
     """(whether questions and references are those of the registered file, a warning when they are not)."""
+    if not spec.rows_sha256:  # no file of it was at hand when it was registered; results hold the hash of the rows
+        whole = len(problems) == spec.num_problems
+        return whole, [] if whole else [f"{counted(len(problems), 'problem')}, the whole has {spec.num_problems}"]
     rows = hashlib.sha256("\n".join(map(row_hash, problems)).encode()).hexdigest()
     if rows == spec.rows_sha256:
         return True, []
@@ -138,17 +148,21 @@ def _check_rows(spec: BenchmarkSpec, problems: Sequence[Problem]) -> tuple[bool,
 
 
 def row_hash(problem: Problem) -> str:
-    """64 bits (16 hex digits) over the prompt with the messages before it, the references in order, the tolerance."""
-    earlier = [[[message.role, message.content] for message in problem.earlier]] if problem.earlier else []
-    content = json.dumps([problem.prompt, list(problem.references), problem.tolerance, *earlier], ensure_ascii=True)
+    """64 bits (16 hex digits) over the prompt with the messages before it, the references in order, the tolerance, and
+    an instruction of its own."""
+    more: list[object] = [[[message.role, message.content] for message in problem.earlier]] if problem.earlier else []
+    more += [] if problem.instruction is None else [{"instruction": problem.instruction}]
+    content = json.dumps([problem.prompt, list(problem.references), problem.tolerance, *more], ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path) -> tuple[list[Any], str]:
-    """(rows, SHA-256 of the bytes) of a JSON file that holds a list of objects."""
+    """(rows, SHA-256 of the bytes) of a file that holds a list of objects: JSON, or another format of `readers`."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; put the benchmark's file there, or name the directory that holds it")
     raw = path.read_bytes()
+    if path.suffix != ".json":
+        return readers.read_rows(path), _digest(raw)
     try:
         rows = parse_json(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -169,121 +183,3 @@ def _spec(name: str) -> BenchmarkSpec:
     if name not in BENCHMARKS:
         raise DataError(f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
-
-
-def _problem(spec: BenchmarkSpec, path: Path, number: int, row: object) -> Problem:
-    where = f"{path}, row {number}"
-    if not isinstance(row, Mapping):
-        raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
-    for role in ("problem", "answer"):
-        if spec.fields[role] not in row:
-            raise DataError(f"{where}: no field {spec.fields[role]!r}; it has {', '.join(map(str, row))}")
-    prompt = row[spec.fields["problem"]]
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{where}, field {spec.fields['problem']!r}: expected a problem's text, found {prompt!r:.80}")
-    _whole_text(f"{where}, field {spec.fields['problem']!r}", prompt)
-    group = _group(spec, row)
-    return Problem(
-        id=f"{spec.name}/{number}",
-        prompt=prompt.strip(),
-        references=clean_answer(f"{where}, field {spec.fields['answer']!r}", spec, row),
-        source=f"{spec.name}/{group}" if group else spec.name,
-        difficulty=_number(where, spec, row, "difficulty"),
-        solution=_solution(where, spec, row),
-        tolerance=_number(where, spec, row, "tolerance"),
-    )
-
-
-def _group(spec: BenchmarkSpec, row: Mapping[str, object]) -> str:
-    """What problems of one origin share: the paper of a contest, the subject, the course."""
-    value = row.get(spec.fields["group"])
-    if spec.name == "aime24":
-        found = re.search(r"_AIME_(I{1,2})_", value) if isinstance(value, str) else None
-        return "I" * int(value) if value in (1, 2) else found[1] if found else ""
-    if not isinstance(value, str):
-        return ""
-    if spec.name == "amc23":
-        found = re.search(r"/(\d{4})_AMC_(12[AB])_Problems", value)
-        return f"{found[1]} {found[2]}" if found else ""
-    return value.split("/")[1] if spec.name == "math500" and value.count("/") == 2 else value
-
-
-def _number(where: str, spec: BenchmarkSpec, row: Mapping[str, object], role: str) -> float | None:
-    field = spec.fields.get(role)
-    value = row.get(field) if field else None
-    if value is None:
-        return None
-    if not isinstance(value, bool) and isinstance(value, int | float | str):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number) and number >= 0:
-            return number
-    raise DataError(f"{where}, field {field!r}: expected a number of at least 0 or nothing, found {value!r:.80}")
-
-
-def _solution(where: str, spec: BenchmarkSpec, row: Mapping[str, object]) -> str | None:
-    field = spec.fields.get("solution")
-    value = row.get(field) if field else None
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return "\n\n".join(value)
-    raise DataError(f"{where}, field {field!r}: expected text or a list of texts, found {value!r:.80}")
-
-
-def clean_answer(where: str, spec: BenchmarkSpec, row: Mapping[str, object]) -> tuple[str, ...]:
-    """The alternatives that count as right, as the grader reads them. `where` names file, row and field."""
-    value = row[spec.fields["answer"]]
-    if spec.answer_form == "float":
-        return (_integer_of_float(where, value),)
-    if spec.answer_form in ("variants", "joined_list"):
-        if not isinstance(value, list) or not value:
-            raise DataError(f"{where}: expected a list of answers, found {value!r:.80}")
-        texts = [_clean_text(f"{where}, item {i}", item, spec.answer_form) for i, item in enumerate(value)]
-        if spec.answer_form == "joined_list" and row.get(spec.fields["multiple"]) and len(texts) > 1:
-            texts = [", ".join(texts)]
-        return tuple(dict.fromkeys(texts))
-    return (_clean_text(where, value, spec.answer_form),)
-
-
-def _integer_of_float(where: str, value: object) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise DataError(f"{where}: expected a number, found {value!r:.80}")
-    return str(value)
-
-
-_WRAPPING = re.compile(r"^(?:\\quad|\\,|\\;|\s)+")
-
-
-def _clean_text(where: str, value: object, form: AnswerForm) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: expected an answer's text, found {value!r:.80}")
-    _whole_text(where, value)
-    try:
-        text = read_reference(value)
-    except NoAnswerError as error:
-        raise DataError(f"{where}: {error}") from error
-    if form == "integer_text" and re.fullmatch(r"\d+", text):
-        text = text.lstrip("0") or "0"
-    elif form == "joined_list":
-        # `$69$,$84$`, `$221,$8$`, `$(-\infty, 0) \cup\{1\}$.`: the dollars are typesetting, pairs or not. A space
-        # after each comma keeps `2500,7500` or `(2,251,252)` from looking like a number with separators.
-        text = re.sub(r"(?<!\\)\$", "", text).strip().removesuffix(".")
-        text = re.sub(r",\s*", ", ", _WRAPPING.sub("", text)).strip()
-    elif len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
-        text = text[1:-1].strip()
-    if not text:
-        raise DataError(f"{where}: empty answer; the benchmark's row cannot be graded")
-    return text
-
-
-def _whole_text(where: str, text: str) -> None:
-    """JSON may spell half of a surrogate pair, which no tokenizer or file takes afterwards."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: broken Unicode at character {error.start} ({text[error.start]!a})") from error

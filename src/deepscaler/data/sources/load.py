@@ -12,9 +12,10 @@ from deepscaler.data.sources.broken_text import fault_of, repair_latex
 from deepscaler.data.sources.conversations import ConversationError
 from deepscaler.data.sources.hub import data_files, fetch, is_hub_name
 from deepscaler.data.sources.layouts import MISSING, Columns, Fields, read_fields, shown
+from deepscaler.data.sources.other_columns import NO_OTHERS, other_columns
 from deepscaler.data.sources.readers import DataError, is_data_file, read_rows
 from deepscaler.data.sources.references import NoAnswerError, WrongTypeError, read_answers
-from deepscaler.types import Problem
+from deepscaler.types import Problem, WantedColumns
 
 __all__ = ["DataError", "SourceFile", "load_problems", "locate"]
 
@@ -47,13 +48,14 @@ def load_problems(
     answer_field: str = "answer",
     instruction: str = "",
     or_default_fields: bool = False,
+    others: WantedColumns = NO_OTHERS,
 ) -> list[Problem]:
     """Every row of a source: what `deepscaler data prepare` wrote, or any file of the layouts of `layouts.py`.
 
     Answers may be strings, numbers (142.0 becomes "142"), lists of alternatives, or worked solutions that mark their
     answer (`references.py`). Raises DataError for the first row without prompt or answer, of a wrong type, with broken
     text, or with a repeated id; nothing is dropped silently. or_default_fields: a row without the named fields may have
-    `problem` and `answer`.
+    `problem` and `answer`. others: further columns to keep in `Problem.columns`.
     """
     columns = [Columns(prompt_field, answer_field, instruction)]
     columns += [Columns(instruction=instruction)] if or_default_fields else []
@@ -62,7 +64,7 @@ def load_problems(
     for file in locate(source):
         for number, row in enumerate(read_rows(file.path)):
             where = f"{file.name}, row {number}"
-            problem = _problem(where, file.path.stem, row, columns)
+            problem = _problem(where, file.path.stem, row, columns, others)
             if problem.id in seen:
                 raise DataError(
                     f"{where}: same id as {seen[problem.id]} ({problem.id}); "
@@ -75,14 +77,20 @@ def load_problems(
     return problems
 
 
-def load_mixture(sources: Sequence[SourceSection], *, instruction: str = "") -> tuple[list[Problem], list[int]]:
+def load_mixture(
+    sources: Sequence[SourceSection], *, instruction: str = "", others: WantedColumns = NO_OTHERS
+) -> tuple[list[Problem], list[int]]:
     """(the problems of all sources, per problem the index of its source). Raises DataError for one in two sources."""
     problems: list[Problem] = []
     source_of: list[int] = []
     place: dict[str, int] = {}
     for index, source in enumerate(sources):
         loaded = load_problems(
-            source.path, prompt_field=source.prompt_field, answer_field=source.answer_field, instruction=instruction
+            source.path,
+            prompt_field=source.prompt_field,
+            answer_field=source.answer_field,
+            instruction=instruction,
+            others=others,
         )
         for problem in loaded:
             other = place.setdefault(problem.id, index)
@@ -102,7 +110,7 @@ def _read_fields(row: Mapping[str, object], columns: Sequence[Columns]) -> Field
     return next((fields for fields in choices if MISSING not in (fields.problem, fields.answer)), choices[0])
 
 
-def _problem(where: str, stem: str, row: object, columns: Sequence[Columns]) -> Problem:
+def _problem(where: str, stem: str, row: object, columns: Sequence[Columns], others: WantedColumns) -> Problem:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with fields, found {type(row).__name__}")
     try:
@@ -128,6 +136,7 @@ def _problem(where: str, stem: str, row: object, columns: Sequence[Columns]) -> 
         difficulty=read_difficulty(fields.difficulty),
         solution=fields.solution if isinstance(fields.solution, str) and not fault_of(fields.solution) else None,
         earlier=fields.earlier,
+        columns=other_columns(where, row, others, without=(fields.problem_field, fields.answer_field)),
     )
 
 

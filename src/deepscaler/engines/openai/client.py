@@ -73,7 +73,7 @@ class OpenAIClient:
 
     explicit: extra settings for servers that would otherwise apply defaults of their own; top_k is then sent even where
         it is off.
-    streaming: request streamed responses.
+    streaming: request streamed responses. omitted: fields that no request has.
     """
 
     def __init__(self, address: str, model: str, params: SamplingParams, section: ClientSection) -> None:
@@ -87,6 +87,7 @@ class OpenAIClient:
         most_bytes = SPARE_BYTES + BYTES_PER_TOKEN * params.max_completion_tokens
         self.endpoint = Endpoint(address, model, section, most_bytes)
         self.max_tokens_field = section.max_tokens_field
+        self.omitted: frozenset[str] = frozenset(section.omit)
         self._section = section
         self._jitter = random.Random(params.seed)
         self._texts: dict[str, int] = {}  # id of a reply -> hash of its text
@@ -114,7 +115,8 @@ class OpenAIClient:
         """One completion with changed settings and the usual retries. Raises EndpointError."""
         request = ChatRequest("probe", question, 0)
         try:
-            reply = self._run_now(lambda session: self._complete(session, request, self._body(request) | changes)).reply
+            body = self._body(request, changes)
+            reply = self._run_now(lambda session: self._complete(session, request, body)).reply
             self._timeouts.reset()
             return reply
         except _GaveUpError as error:
@@ -267,7 +269,12 @@ class OpenAIClient:
             0.0, min(self._section.backoff_max_s, self._section.backoff_s * 2.0 ** (failures - 1))
         )
 
-    def _body(self, request: ChatRequest) -> dict[str, object]:
+    def _body(self, request: ChatRequest, changes: Mapping[str, object] | None = None) -> dict[str, object]:
+        """What is sent: our settings, a probe's changes, without what the server refuses, and what is passed on."""
+        body = self._fields(request) | dict(changes or {})
+        return {name: value for name, value in body.items() if name not in self.omitted} | self._section.extra_body
+
+    def _fields(self, request: ChatRequest) -> dict[str, object]:
         body: dict[str, object] = {
             "model": self.model,
             "messages": request.messages,

@@ -7,6 +7,7 @@ difference shows whether seed, temperature, top_p, top_k and n have an effect. A
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from deepscaler.engines.openai.client import BYTES_PER_TOKEN, ChatResponse, OpenAIClient
 from deepscaler.engines.openai.http import EndpointError
@@ -15,6 +16,7 @@ from deepscaler.observability.counts import counted
 from deepscaler.types import FinishReason
 
 PROBE_TOKENS = 24
+MEANT = frozenset({"seed", "temperature", "top_p", "top_k", "stop", "stop_token_ids"})  # what a recipe asks for
 PROBE_TEMPERATURE = 1.5
 # Settings that other servers than OpenAI's take from the model's generation_config, or have defaults for.
 _OFF: dict[str, object] = {"min_p": 0.0, "repetition_penalty": 1.0}
@@ -59,15 +61,29 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
     """
     short = {client.max_tokens_field: PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
     first = _first_probe(client, question, **short, seed=1)
+    found = [
+        f"{name} is not sent (client.omit): the server's own value applies, and no file records it"
+        for name in sorted(client.omitted & MEANT)
+    ]
+    if not client.omitted & {"seed", "temperature"}:
+        found += _seed_faults(client, question, short, first)
+    found += _budget_faults(first)
+    return found + _narrow_faults(client, question, short)
+
+
+def _seed_faults(client: OpenAIClient, question: str, short: Mapping[str, object], first: Reply) -> list[str]:
     again = client.probe(question, **short, seed=1)
     other = client.probe(question, **short, seed=2)
-    found = []
     if first.text != again.text:
-        found.append("the same seed gave two different completions: the server ignores seeds, or is not deterministic")
-    elif first.text == other.text:
-        found.append("two seeds gave the same completion at temperature 1.5: the server ignores seed or temperature")
-    found += _budget_faults(first)
-    params = client.params
+        return ["the same seed gave two different completions: the server ignores seeds, or is not deterministic"]
+    if first.text == other.text:
+        return ["two seeds gave the same completion at temperature 1.5: the server ignores seed or temperature"]
+    return []
+
+
+def _narrow_faults(client: OpenAIClient, question: str, short: Mapping[str, object]) -> list[str]:
+    """Settings under which a single token is left to draw, and `n`."""
+    params, found = client.params, []
     narrow: dict[str, dict[str, object]] = {}
     if params.temperature == 0:
         narrow["temperature = 0"] = {"temperature": 0.0}
@@ -76,12 +92,16 @@ def probe_sampling(client: OpenAIClient, question: str) -> list[str]:
     if params.top_k and params.temperature > 0:
         narrow["top_k = 1"] = {"top_k": 1}
     for name, changes in narrow.items():  # each leaves a single token, whatever the seed
+        if client.omitted & changes.keys():
+            continue
         texts = {client.probe(question, **{**short, **changes}, seed=seed).text for seed in (1, 2)}
         if len(texts) > 1:
             found.append(
                 f"{name} gave different completions for two seeds: the server ignores {name.split()[0]}, or is not "
                 "deterministic"
             )
+    if "n" in client.omitted:
+        return found
     try:
         several = client.probe(question, **short, seed=3, n=2)
     except EndpointError:

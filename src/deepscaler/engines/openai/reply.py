@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepscaler.json_text import parse_json
@@ -63,11 +64,35 @@ def parse_reply(body: bytes) -> Reply:
 def _text(message: object) -> str:
     if not isinstance(message, dict):
         raise MalformedReplyError("a choice without message")
-    content = message.get("content") or ""
-    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    return _joined(*_texts(message))
+
+
+def _texts(message: Mapping[str, object]) -> tuple[str, str]:
+    """(content, reasoning) of a message or a piece of one. Raises MalformedReplyError for anything but text.
+
+    The content may be a list of parts: of type `text`, joined, and of type `thinking`, which are reasoning.
+    """
+    content, reasoning = (
+        message.get("content") or "",
+        message.get("reasoning_content") or message.get("reasoning") or "",
+    )
+    if isinstance(content, list):
+        parts = [(part, part.get("type") if isinstance(part, Mapping) else None) for part in content]
+        content = "".join(_part_text(part, "text") for part, kind in parts if kind != "thinking")
+        reasoning = reasoning or "".join(_part_text(part, "thinking") for part, kind in parts if kind == "thinking")
     if not isinstance(content, str) or not isinstance(reasoning, str):
         raise MalformedReplyError("the content of the message is not text")
-    return _joined(content, reasoning)
+    return content, reasoning
+
+
+def _part_text(part: object, field: str) -> str:
+    """The text of one part; a thinking part may hold parts of text itself."""
+    value = part.get(field) if isinstance(part, Mapping) else None
+    if isinstance(value, list):
+        return "".join(_part_text(inner, "text") for inner in value)
+    if not isinstance(value, str):
+        raise MalformedReplyError(f"a part of the message is not text: {part!r:.80}")
+    return value
 
 
 def _joined(content: str, reasoning: str) -> str:
@@ -141,9 +166,7 @@ class StreamedReply:
         index = index if isinstance(index, int) else 0
         if choice.get("finish_reason"):
             self._finish[index] = str(choice["finish_reason"])
-        content, reasoning = delta.get("content") or "", delta.get("reasoning_content") or delta.get("reasoning") or ""
-        if not isinstance(content, str) or not isinstance(reasoning, str):
-            raise MalformedReplyError("an event whose text is not a string")
+        content, reasoning = _texts(delta)
         if content:
             self._content.setdefault(index, []).append(content)
         if reasoning:

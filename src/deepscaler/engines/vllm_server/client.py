@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import resource
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ ATTEMPTS, BACKOFF_S = 4, 0.5  # of a completion whose connection drops; its draw
 POLL_S = 0.05  # between two looks whether the generation was cancelled
 WATCH_S = 10.0  # without any reply, after which the server's counters of tokens are read
 SILENCE_S = 300.0  # without a reply or a new token, after which the server counts as dead
-MOST_UNDER_WAY = 1024  # connections
+MOST_UNDER_WAY = 2048  # completions of one generation, each on a connection of its own
+SPARE_FILES = 512  # of this process, beside these connections
 _COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -51,7 +53,10 @@ class ServerClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name=f"vllm-client {url}")
         self._thread.start()
+        _allow_open_files(MOST_UNDER_WAY + SPARE_FILES)
         self._session: aiohttp.ClientSession = self._run(self._open_session(), CONNECT_LIMIT_S)
+        # Control calls have connections of their own, so that none waits behind completions (verl#7587).
+        self._control: aiohttp.ClientSession = self._run(self._open_session(), CONNECT_LIMIT_S)
 
     def get(self, path: str, limit_s: float = CONTROL_LIMIT_S) -> Any:
         """The JSON at a path. Raises VllmServerError."""
@@ -61,16 +66,16 @@ class ServerClient:
         """The JSON that a call answers, None for nothing. Raises VllmServerError."""
         return self._parsed(path, self._call("POST", path, body, limit_s))
 
-    def rpc(self, method: str, *arguments: Any, limit_s: float = CONTROL_LIMIT_S) -> Json:
-        """Call a method of `deepscaler_vllm.extension` in the server's only worker."""
+    def rpc(self, method: str, *arguments: Any, limit_s: float = CONTROL_LIMIT_S) -> list[Json]:
+        """Call a method of `deepscaler_vllm.extension` in every worker of the server; the answers in their order."""
         answer = self.post("/collective_rpc", {"method": method, "args": list(arguments)}, limit_s)
         results = answer.get("results") if isinstance(answer, dict) else None
-        if not isinstance(results, list) or len(results) != 1 or not isinstance(results[0], dict):
+        if not isinstance(results, list) or not results or not all(isinstance(result, dict) for result in results):
             raise VllmServerError(
-                f"{self.name} answered {method} with {str(answer)[:200]}; it needs one worker (no tensor or pipeline "
-                "parallelism) with --worker-extension-cls deepscaler_vllm.extension.WorkerExtension"
+                f"{self.name} answered {method} with {str(answer)[:200]}; it needs "
+                "--worker-extension-cls deepscaler_vllm.extension.WorkerExtension"
             )
-        return results[0]
+        return results
 
     def is_healthy(self) -> bool:
         try:
@@ -143,7 +148,7 @@ class ServerClient:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(_COUNTERS))
 
     def _call(self, method: str, path: str, body: Json | None, limit_s: float) -> bytes:
-        return self._run(self._exchange(method, path, body, limit_s), limit_s + CONNECT_LIMIT_S)
+        return self._run(self._exchange(self._control, method, path, body, limit_s), limit_s + CONNECT_LIMIT_S)
 
     def _parsed(self, path: str, content: bytes) -> Any:
         try:
@@ -151,10 +156,12 @@ class ServerClient:
         except ValueError as error:
             raise self.failure(f"answered {path} with something that is no JSON ({error})") from error
 
-    async def _exchange(self, method: str, path: str, body: Json | None, limit_s: float) -> bytes:
+    async def _exchange(
+        self, session: aiohttp.ClientSession, method: str, path: str, body: Json | None, limit_s: float
+    ) -> bytes:
         limits = aiohttp.ClientTimeout(total=limit_s, connect=CONNECT_LIMIT_S)
         try:
-            async with self._session.request(method, self._url + path, json=body, timeout=limits) as response:
+            async with session.request(method, self._url + path, json=body, timeout=limits) as response:
                 content = await response.read()
         except TimeoutError as error:
             raise self.failure(f"gave no answer to {path} within {limit_s:.0f} s", ServerLostError) from error
@@ -183,7 +190,9 @@ class ServerClient:
     async def _completion(self, body: Callable[[], Json]) -> Json:
         for attempt in range(ATTEMPTS):
             try:
-                content = await self._exchange("POST", "/inference/v1/generate", body(), COMPLETION_LIMIT_S)
+                content = await self._exchange(
+                    self._session, "POST", "/inference/v1/generate", body(), COMPLETION_LIMIT_S
+                )
                 return self._parsed("/inference/v1/generate", content)
             except ServerLostError:
                 dead = self._process is not None and not self._process.is_alive
@@ -197,6 +206,7 @@ class ServerClient:
 
     async def _close_session(self) -> None:
         await self._session.close()
+        await self._control.close()
         await asyncio.sleep(0)  # its connections close their sockets
 
     def _run(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
@@ -216,6 +226,14 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise this process's limit of open files to `wanted`, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def version_spans(spans: object, otherwise: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""One vLLM server as a sampler: token ids in, token ids out, weights by files with digests read back."""
+"""One vLLM server as a sampler: token ids in, token ids out, weights with digests read back."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from deepscaler.engines.nonfinite import check_finite
 from deepscaler.engines.vllm_server.client import ServerClient, version_spans
+from deepscaler.engines.vllm_server.completion import FINISH, logprobs_of, only_choice, sampling_body
 from deepscaler.engines.vllm_server.lifecycle import Lifecycle, Phase
-from deepscaler.engines.vllm_shared.requests import check_lengths, is_narrowed, refuse_stop_strings, seed_of
-from deepscaler.modeling.published_files import FileWeights, differing_tensors
-from deepscaler.modeling.weights import combined_digest
+from deepscaler.engines.vllm_server.transfer_choice import Choice, WeightTransfer
+from deepscaler.engines.vllm_server.weight_transfer import WeightTransferClient
+from deepscaler.engines.vllm_shared.requests import check_lengths, is_narrowed, refuse_stop_strings
+from deepscaler.modeling.host_weights import HostWeights
+from deepscaler.modeling.published_files import FileWeights
+from deepscaler.modeling.weights import combined_digest, differing_tensors
 from deepscaler.protocols import PublishedWeights
-from deepscaler.types import FinishReason, FloatArray, Request, Rollout, RunError, SamplingParams, WeightsInfo
+from deepscaler.types import Request, Rollout, RunError, SamplingParams, WeightsInfo
 
 LOAD_LIMIT_S = 1800.0
 DRAIN_LIMIT_S = 4 * 3600.0  # `pause` with mode wait: the longest completion
 NAMED = 4  # tensors in a message
 RESETS, RESET_WAIT_S = 20, 0.5  # blocks of aborted requests are held for a moment
-NO_LOGPROB = -9999.0  # what vLLM sends for NaN and infinity
-_FINISH = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.CANCELLED}
 PauseMode = Literal["keep", "wait", "abort"]
 
 
@@ -37,7 +37,7 @@ class ServerSettings:
     model and of the server. untruncated: whether it reports log-probabilities before top-k and top-p.
     interrupt: what happens to completions under way while weights are loaded: `keep` goes on with the new ones, `wait`
     finishes first, `abort` samples them again with the new ones. sleep_level: of vLLM, while the learner has the GPU;
-    0 stays awake.
+    0 stays awake. weight_transfer: which way published weights may take. num_gpus: of the server.
     """
 
     stop_ids: frozenset[int]
@@ -47,18 +47,28 @@ class ServerSettings:
     untruncated: bool = True
     interrupt: PauseMode = "keep"
     sleep_level: int = 0
+    weight_transfer: WeightTransfer = "files"
+    num_gpus: int = 1
 
 
 class VllmServerEngine:
     """`load_weights` may be called while a generation is open, from another thread.
 
     is_cancelled: once true, a generation yields unfinished completions as they are (`FinishReason.CANCELLED`) and ends.
+    transfer: vLLM's weight transfer, where it can be used; without it weights come as files. choice: why.
     """
 
     def __init__(
-        self, client: ServerClient, settings: ServerSettings, is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        client: ServerClient,
+        settings: ServerSettings,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        *,
+        transfer: WeightTransferClient | None = None,
+        choice: Choice = Choice("files"),
     ) -> None:
         self._client, self._settings = client, settings
+        self._transfer, self._choice = transfer, choice
         self._cancelled_outside = is_cancelled
         self._interrupted = threading.Event()
         self._life = Lifecycle(client.name)
@@ -104,18 +114,19 @@ class VllmServerEngine:
         self._interrupted.set()
 
     def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
-        """Load a version from its files and read back what the server samples from.
+        """Load a version from its files, or send it, and read back what the server samples from.
 
-        Raises ValueError for weights that are no files or not the model's, RunError when the server then holds others:
-        it never samples again.
+        Raises ValueError for weights that this server cannot get or that are not the model's, RunError when the server
+        then holds others, or where a phase of the update failed: it never samples again.
         """
-        if not isinstance(weights, FileWeights):
-            raise ValueError("a vLLM server loads weights from files (FilePublisher writes them)")
+        if not isinstance(weights, FileWeights | HostWeights):
+            raise ValueError("a vLLM server takes weights as files or from host memory (WeightPublisher makes them)")
         wanted = weights.tensor_digests(self._settings.dtype)
+        load = self._loading(weights)
         interrupted = self._begin_update()
         self._life.begin("update")
         try:
-            held = self._load(weights)
+            held = load()
             if differing := differing_tensors(weights, held, self._settings.dtype):
                 raise RunError(
                     f"{self._client.name} holds other weights than version {weights.version} in "
@@ -127,9 +138,13 @@ class VllmServerEngine:
         except BaseException:
             self._life.end(Phase.BROKEN)
             raise
-        self.version, self._num_bytes = weights.version, _num_bytes(weights)
+        self.version, self._num_bytes = weights.version, weights.num_bytes
         self._resume()
         return WeightsInfo(weights.version, combined_digest(held), self._settings.dtype, self._num_bytes)
+
+    def weight_transfer(self) -> Choice:
+        """Which way published weights take into this server."""
+        return self._choice
 
     def weights_info(self) -> WeightsInfo:
         """Read back again. Weights with zeros of negative sign have another digest here than `load_weights` reports."""
@@ -145,6 +160,8 @@ class VllmServerEngine:
 
     def close(self) -> None:
         self._life.end(Phase.CLOSED)
+        if self._transfer is not None:
+            self._transfer.close()
         self._client.close()
 
     def _is_cancelled(self) -> bool:
@@ -168,7 +185,7 @@ class VllmServerEngine:
         bodies = [lambda position=position: body(position) for position in range(len(wanted))]
         for position, answer in self._client.completions(bodies, self._is_cancelled):
             aborts, version = sent[position]
-            choice = _only_choice(answer, self._client)
+            choice = only_choice(answer, self._client)
             # A completion from before an abort may arrive after it, finished: it is sampled again like the others.
             aborted = choice.get("finish_reason") == "abort" or aborts != self._aborts
             again = aborted and not self._is_cancelled()
@@ -177,13 +194,13 @@ class VllmServerEngine:
     def _rollout(
         self, request: Request, sample_index: int, choice: Mapping[str, Any], version: int, params: SamplingParams
     ) -> Rollout:
-        reason = _FINISH.get(choice.get("finish_reason", ""))
+        reason = FINISH.get(choice.get("finish_reason", ""))
         if reason is None:
             raise self._client.failure(
                 f"ended a completion of problem {request.problem_id} with {choice.get('finish_reason')!r}"
             )
         ids = np.array(choice["token_ids"], dtype=np.int32)
-        logprobs = _logprobs(choice, ids.tolist(), self._client)
+        logprobs = logprobs_of(choice, ids.tolist(), self._client)
         if is_narrowed(params) and not self._settings.untruncated:
             logprobs = np.full_like(logprobs, np.nan)
         (_, first), *later = version_spans(choice.get("weight_versions"), version)
@@ -219,15 +236,33 @@ class VllmServerEngine:
         self._client.post(f"/pause?mode={mode}", limit_s=DRAIN_LIMIT_S if mode == "wait" else LOAD_LIMIT_S)
         return interrupted
 
-    def _load(self, weights: FileWeights) -> dict[str, str]:
-        return self._digests(
-            self._client.rpc("deepscaler_load", str(weights.directory.resolve()), limit_s=LOAD_LIMIT_S)
-        )
+    def _loading(self, weights: FileWeights | HostWeights) -> Callable[[], dict[str, str]]:
+        """A function that loads them and returns the digests that the server reports.
 
-    def _digests(self, answer: Mapping[str, Any]) -> dict[str, str]:
-        if "error" in answer:
-            raise self._client.failure(f"could not load weights: {answer['error']}")
-        return dict(answer["digests"])
+        Raises ValueError where that cannot succeed, before the server is told of anything.
+        """
+        if isinstance(weights, FileWeights):
+            directory = str(weights.directory.resolve())
+            return lambda: self._digests(self._client.rpc("deepscaler_load", directory, limit_s=LOAD_LIMIT_S))
+        transfer = self._transfer
+        if transfer is None:
+            raise ValueError(f"{self._client.name} takes weights as files only: {self._choice.reason or 'as was set'}")
+        transfer.check(weights)
+
+        def send() -> dict[str, str]:
+            transfer.send(weights)
+            return self._digests(self._client.rpc("deepscaler_digests", limit_s=LOAD_LIMIT_S))
+
+        return send
+
+    def _digests(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Of all workers together."""
+        held: dict[str, str] = {}
+        for answer in answers:
+            if "error" in answer:
+                raise self._client.failure(f"could not load weights: {answer['error']}")
+            held |= answer["digests"]
+        return held
 
     def _forget_prompts(self, *, while_running: bool) -> None:
         """Drop what was computed with the old weights. while_running: of completions under way as well."""
@@ -244,42 +279,3 @@ class VllmServerEngine:
         self._life.begin("resume")
         if self._client.get("/is_paused")["is_paused"]:
             self._client.post("/resume")
-
-
-def sampling_body(
-    params: SamplingParams, stop_ids: frozenset[int], request: Request, sample_index: int
-) -> dict[str, Any]:
-    """vLLM's `SamplingParams` of one completion, as JSON."""
-    num_begun = 0 if request.begun is None else request.begun.num_tokens
-    return {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "top_k": params.top_k,
-        "max_tokens": params.max_completion_tokens - num_begun,
-        "seed": seed_of(params, request.problem_id, sample_index, num_begun),
-        "stop_token_ids": sorted({*stop_ids, *params.stop_token_ids}),
-        "ignore_eos": True,  # only the given ids stop
-        "logprobs": 0,
-        "detokenize": False,
-    }
-
-
-def _only_choice(answer: Mapping[str, Any], client: ServerClient) -> Mapping[str, Any]:
-    choices = answer.get("choices") if isinstance(answer, Mapping) else None
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], Mapping):
-        raise client.failure(f"answered a request with {str(answer)[:200]}, which is no completion")
-    return choices[0]
-
-
-def _logprobs(choice: Mapping[str, Any], ids: Sequence[int], client: ServerClient) -> FloatArray:
-    """Raises RunError for values that are not finite, VllmServerError for those of other tokens."""
-    content = (choice.get("logprobs") or {}).get("content") or []
-    if [token.get("token_id") for token in content] != list(ids):
-        raise client.failure("reported log-probabilities of other tokens than it sampled")
-    values = np.array([token["logprob"] for token in content], dtype=np.float32)
-    check_finite(torch.from_numpy(np.where(values <= NO_LOGPROB, np.nan, values)))
-    return values
-
-
-def _num_bytes(weights: FileWeights) -> int:
-    return sum((weights.directory / name).stat().st_size for name in weights.files)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,15 @@ from deepscaler import cpu
 from deepscaler.config.evaluation import EngineSection
 from deepscaler.engines.registry import ModelFiles, engine_fingerprint
 from deepscaler.engines.sizing import DTYPES
-from deepscaler.engines.vllm_server.client import ServerClient
+from deepscaler.engines.vllm_server.client import Json, ServerClient
 from deepscaler.engines.vllm_server.engine import ServerSettings, VllmServerEngine
 from deepscaler.engines.vllm_server.environment import python_path, server_key, versions_of
+from deepscaler.engines.vllm_server.ipc_wire import IpcWire, share_on
+from deepscaler.engines.vllm_server.nccl_group import NcclGroup
+from deepscaler.engines.vllm_server.nccl_wire import NcclWire
 from deepscaler.engines.vllm_server.process import ServerProcess
+from deepscaler.engines.vllm_server.transfer_choice import Choice, LearnerDevices, Worker, choose, server_backend
+from deepscaler.engines.vllm_server.weight_transfer import WeightTransferClient
 from deepscaler.engines.vllm_shared.model_files import (
     STEP_TOKENS,
     Limits,
@@ -26,6 +32,7 @@ from deepscaler.engines.vllm_shared.model_files import (
 )
 from deepscaler.modeling.load import unknown_ids
 from deepscaler.modeling.positions import model_context
+from deepscaler.observability.counts import counted
 from deepscaler.types import SamplingParams
 
 IsCancelled = Callable[[], bool]
@@ -42,7 +49,7 @@ def fingerprint_of(files: ModelFiles, engine: EngineSection) -> dict[str, object
 class ServedModel:
     """What the servers run.
 
-    config: transformers' configuration. forbidden_ids: ids without a token (head.forbid_ids). on_gpu: one GPU a server.
+    config: transformers' configuration. forbidden_ids: ids without a token (head.forbid_ids). on_gpu: servers use GPUs.
     """
 
     path: Path
@@ -74,7 +81,8 @@ class ServerStarter:
             server_arguments(directory, self._model, self._settings, self._engine),
             self._log_directory / f"vllm-server-{index}.log",
             threads=None if self._model.on_gpu else self._threads(),
-            gpu=_gpu_of(index) if self._model.on_gpu else None,
+            gpus=gpus_of(index, torch.cuda.device_count(), self._settings.num_gpus) if self._model.on_gpu else None,
+            takes_handles=server_backend(self._settings.weight_transfer, on_gpu=self._model.on_gpu) == "ipc",
         )
 
     def connect(self, process: ServerProcess, is_cancelled: IsCancelled = lambda: False) -> VllmServerEngine:
@@ -85,7 +93,9 @@ class ServerStarter:
             return connected(client, self._model, self._settings, is_cancelled)
 
     def _threads(self) -> int:
-        return max(1, (self._engine.processes or cpu.available_cores()) // self._engine.vllm_servers)
+        """Of each worker process on CPU."""
+        workers = self._engine.vllm_servers * self._settings.num_gpus
+        return max(1, (self._engine.processes or cpu.available_cores()) // workers)
 
 
 def connect_url(
@@ -107,12 +117,18 @@ def closed_on_failure(client: ServerClient) -> Iterator[None]:
 
 
 def settings_for(files: ModelFiles, engine: EngineSection, *, capacity: int, params: SamplingParams) -> ServerSettings:
-    """capacity: tokens of prompt and completion. Raises ValueError for a sleep level that vLLM has not on CPU."""
+    """capacity: tokens of prompt and completion.
+
+    Raises ValueError for a sleep level that vLLM has not on CPU, and for more GPUs of a server than there are.
+    """
     if engine.vllm_sleep_level and files.device.type != "cuda":
         raise ValueError(
             f"vllm_sleep_level = {engine.vllm_sleep_level}: vLLM sleeps on GPUs only; set it to 0, and servers and "
             "learner keep their memory"
         )
+    num_gpus = engine.vllm_tensor_parallel * engine.vllm_pipeline_parallel
+    if engine.vllm_python and files.device.type == "cuda":
+        gpus_of(0, torch.cuda.device_count(), num_gpus)
     context = model_context(files.config)
     return ServerSettings(
         stop_ids=files.stop_ids(params.stop_token_ids),
@@ -120,6 +136,8 @@ def settings_for(files: ModelFiles, engine: EngineSection, *, capacity: int, par
         context=context,
         max_tokens=min(context, capacity),
         sleep_level=engine.vllm_sleep_level,
+        weight_transfer=engine.vllm_weight_transfer,
+        num_gpus=num_gpus,
     )
 
 
@@ -133,8 +151,13 @@ def server_arguments(directory: Path, model: ServedModel, settings: ServerSettin
         *("--worker-extension-cls", "deepscaler_vllm.extension.WorkerExtension"),
         *("--middleware", "deepscaler_vllm.authorization.RequireKey"),
     ]
+    for flag, ranks in (("tensor", engine.vllm_tensor_parallel), ("pipeline", engine.vllm_pipeline_parallel)):
+        if ranks > 1:
+            arguments += [f"--{flag}-parallel-size", str(ranks), "--distributed-executor-backend", "mp"]
     if settings.sleep_level:
         arguments.append("--enable-sleep-mode")
+    if (backend := server_backend(settings.weight_transfer, on_gpu=model.on_gpu)) != "files":
+        arguments += ["--weight-transfer-config", json.dumps({"backend": backend})]
     if not model.on_gpu:
         limits = Limits(max_active, settings.max_tokens)
         arguments += _cpu_arguments(model, DTYPES[settings.dtype], limits, engine.vllm_servers)
@@ -161,18 +184,64 @@ def connected(
             f"{client.name} has no {', '.join(missing)}: start it with VLLM_SERVER_DEV_MODE=1, --tokens-only and our "
             "worker extension (docs/engines.md)"
         )
-    prepared = client.rpc("deepscaler_prepare", list(model.forbidden_ids))
-    built = {name: tuple(shape) for name, shape in prepared["shapes"].items()}
+    answers = client.rpc("deepscaler_prepare", list(model.forbidden_ids))
+    built = {name: tuple(shape) for answer in answers for name, shape in answer["shapes"].items()}
     refuse_other_shapes(model.path, built)
-    if prepared["dtype"] != settings.dtype:
+    _check_prepared(client, answers, settings)
+    transfer, choice = _transfer(client, served, answers, settings, built)
+    untruncated = all(answer["untruncated"] for answer in answers)
+    return VllmServerEngine(
+        client, replace(settings, untruncated=untruncated), is_cancelled, transfer=transfer, choice=choice
+    )
+
+
+def _check_prepared(client: ServerClient, answers: Sequence[Json], settings: ServerSettings) -> None:
+    dtype = answers[0]["dtype"]
+    if dtype != settings.dtype:
         raise ValueError(
-            f"{client.name} holds weights in {prepared['dtype']}, this run needs {settings.dtype}: start it with "
-            f"--dtype {settings.dtype}, or set model.dtype (engine.dtype) = '{prepared['dtype']}'"
+            f"{client.name} holds weights in {dtype}, this run needs {settings.dtype}: start it with "
+            f"--dtype {settings.dtype}, or set model.dtype (engine.dtype) = '{dtype}'"
         )
-    return VllmServerEngine(client, replace(settings, untruncated=bool(prepared["untruncated"])), is_cancelled)
+    if any(answer["is_updating"] for answer in answers):
+        raise ValueError(
+            f"{client.name} is in the middle of an update of its weights that another client began and never finished: "
+            "it may hold a mixture of two versions. Start it again"
+        )
 
 
-def _gpu_of(index: int) -> int:
-    """The learner is on the first GPU; servers take the others in turn, and share the only one."""
-    count = torch.cuda.device_count()
-    return 0 if count == 1 else 1 + index % (count - 1)
+def _transfer(
+    client: ServerClient,
+    routes: Collection[str],
+    answers: Sequence[Json],
+    settings: ServerSettings,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[WeightTransferClient | None, Choice]:
+    """vLLM's weight transfer, where it can be used, and why. Raises ValueError where it was asked for and cannot."""
+    if settings.weight_transfer == "files":
+        return None, Choice("files")
+    workers = [Worker.of(answer["transfer"]) for answer in answers]
+    learner = LearnerDevices.here()
+    choice = choose(settings.weight_transfer, routes, workers, learner, client.name)
+    if choice.way == "ipc":
+        wire = IpcWire(share_on({worker.gpu: learner.gpus[worker.gpu] for worker in workers}))
+        return WeightTransferClient(client, wire, shapes), choice
+    if choice.way == "nccl":
+        own = torch.device("cuda", learner.gpus[learner.own_gpu])
+        return WeightTransferClient(client, NcclWire(len(workers), lambda: NcclGroup(own)), shapes), choice
+    return None, choice
+
+
+def gpus_of(index: int, count: int, each: int) -> list[int]:
+    """CUDA devices of server `index`, `each` of them, out of the `count` that this process sees.
+
+    The learner is on the first; servers take the others in turn, and share it where there are not enough others.
+    Raises ValueError for more than there are.
+    """
+    free = list(range(1, count)) if count > each else list(range(count))
+    if len(free) < each:
+        raise ValueError(
+            f"vllm_tensor_parallel and vllm_pipeline_parallel ask for {counted(each, 'GPU')} a server, this machine "
+            f"has {count}; lower them"
+        )
+    first = each * (index % (len(free) // each))
+    return free[first : first + each]

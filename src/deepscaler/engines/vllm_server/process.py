@@ -36,17 +36,29 @@ class ServerProcess:
     """One server. log: file of everything it prints."""
 
     def __init__(
-        self, python: Path, arguments: Sequence[str], log: Path, *, threads: int | None = None, gpu: int | None = None
+        self,
+        python: Path,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        threads: int | None = None,
+        gpus: Sequence[int] | None = None,
+        takes_handles: bool = False,
     ) -> None:
-        """Start it. threads: of a server on CPU. gpu: the only one it sees. Raises ValueError for no executable."""
+        """Start it. threads: of a server on CPU. gpus: the only ones it sees. takes_handles: of CUDA IPC, pickled.
+
+        Raises ValueError for no executable.
+        """
         self.key, self.port, self.log = secrets.token_urlsafe(32), free_port(), log
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {name: value for name, value in os.environ.items() if name not in DROPPED}
         environment |= {**ENVIRONMENT, "PYTHONPATH": str(SEARCH_PATH), "VLLM_API_KEY": self.key}
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = _visible(gpu)
+        if gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, gpus))
+        if takes_handles:  # from holders of its key, which is random and known to this process alone
+            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         command = [str(python), "-m", "deepscaler_vllm.launch", str(os.getpid()), *arguments]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ TRUNCATED = Verdict(Outcome.TRUNCATED, 0.0, detail="truncated at the token budge
 class GraderPool:
     """Persistent grading processes behind the Grader protocol; started at first use, replaced when they die.
 
-    profile: a name of REWARDS. grader: import path that replaces the profile's, in tests.
+    profile: a name of REWARDS. answer_rules: where answers are, for all items.
+    grader: import path that replaces the profile's, in tests.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class GraderPool:
         num_workers: int,
         limits: Limits,
         profile: str = "deepscaler",
+        answer_rules: tuple[str, ...] = ("boxed",),
         grader: str | None = None,
     ) -> None:
         path = grader or REWARDS[profile].path
         self._num_workers = num_workers
         self.limits = limits
+        self._answer_rules = answer_rules
         self._closing = threading.Event()
         self._new_process = lambda: GradingProcess(path, limits, self._closing)
         # A process is killed when the thread that started it ends, so the threads live as long as the pool.
@@ -80,13 +83,20 @@ class GraderPool:
         if process is None:
             process = self._own.process = self._new_process()
             self._processes.append(process)
-        return process.grade([replace(item, completion=without_thoughts(item.completion)) for item in items])
+        return process.grade(
+            [
+                replace(item, completion=without_thoughts(item.completion), answer_rules=self._answer_rules)
+                for item in items
+            ]
+        )
 
 
 def make_grader(section: GraderSection) -> GraderPool:
     """The grader that a recipe's [grader] describes."""
     limits = Limits(wall_s=section.wall_s, cpu_s=section.cpu_s, memory_mib=section.memory_mib)
-    return GraderPool(num_workers=section.workers, limits=limits, profile=section.profile)
+    return GraderPool(
+        num_workers=section.workers, limits=limits, profile=section.profile, answer_rules=section.answer_rules
+    )
 
 
 def without_thoughts(completion: str) -> str:

@@ -234,7 +234,8 @@ def _frames(items: Sequence[GradeItem]) -> list[bytes]:
         if frames and size + len(item.completion) > AHEAD_BYTES:
             break
         completion = item.completion.encode("utf-8", "surrogatepass")
-        head = json.dumps([len(completion), list(item.references), item.thinking_prefilled, item.tolerance])
+        about = [list(item.references), item.thinking_prefilled, item.tolerance, item.answer_kind, item.answer_rules]
+        head = json.dumps([len(completion), *about])
         frames.append(b"%s\n%s" % (head.encode("ascii"), completion))
         size += len(frames[-1])
     return frames

@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from deepscaler.lifetime import die_with_parent
 from deepscaler.rewards.isolation.cache import VerdictCache
+from deepscaler.rewards.letters import by_answer_kind
 from deepscaler.types import GradeItem, Outcome, Verdict
 
 READY = b"ready\n"
@@ -89,14 +90,16 @@ def _end(child: int) -> int:
 def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
     os.set_blocking(line, True)
     requests, answers = os.fdopen(line, "rb"), os.fdopen(os.dup(line), "wb", buffering=0)
-    remembering = VerdictCache(grade, identity).grade
+    remembering = VerdictCache(by_answer_kind(grade), identity).grade
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})  # the owner's mask was inherited
     sys.addaudithook(refuse)
     for request in requests:
-        size, references, prefilled, tolerance = json.loads(request)
+        size, references, prefilled, tolerance, answer_kind, rules = json.loads(request)
         completion = requests.read(size).decode("utf-8", "surrogatepass")
-        item = GradeItem(completion, references, prefilled, tolerance)
+        item = GradeItem(
+            completion, references, prefilled, tolerance, answer_kind=answer_kind, answer_rules=tuple(rules)
+        )
         # Counts this process's own processor time, however busy the machine is, and kills it in the midst of C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         answer, exhausted = _grade_one(remembering, item)

@@ -24,7 +24,7 @@ def grade(item: GradeItem) -> Verdict:
     ]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
-    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
+    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled, rules=item.answer_rules)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     answer, shown = extraction.answer, _shorten(extraction.answer)

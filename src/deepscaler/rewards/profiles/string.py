@@ -30,7 +30,7 @@ def grade(item: GradeItem) -> Verdict:
     usable = [text for text in map(normalized, item.references) if text]
     if not usable:
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail="no reference answer, or only empty ones")
-    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
+    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled, rules=item.answer_rules)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     shown = extraction.answer[:SHOWN_CHARACTERS]

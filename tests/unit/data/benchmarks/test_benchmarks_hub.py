@@ -62,7 +62,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "minerva"])
+@pytest.mark.parametrize("name", [name for name in FILES if name != "minerva"])
 def test_the_hubs_layout_holds_the_same_problems_as_the_registered_file(name: str, tmp_path: Path) -> None:
     publish(name, tmp_path / name)
     ours, theirs = (load_benchmark(name, d) for d in (shared("data", "benchmarks"), tmp_path))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
+from deepscaler.config.evaluation import COMPETITION
+from deepscaler.data.benchmarks.load import load_benchmark
 from deepscaler.data.prepare.preparation import Preparation, Settings, prepare
 from deepscaler.data.sources.layouts import Columns
 from prepared_rows import tools
@@ -16,7 +17,7 @@ from shared_data import shared
 @pytest.fixture(scope="module")
 def real() -> Preparation:
     train, tests = shared("data", "train"), shared("data", "benchmarks")
-    loaded = [load_benchmark(name, tests) for name in BENCHMARKS]
+    loaded = [load_benchmark(name, tests) for name in COMPETITION]
     return prepare([train / "aime.json", train / "math.json"], loaded, Settings(Columns()), tools(readable=bool))
 
 

@@ -15,7 +15,7 @@ import pytest
 from deepscaler.cli import grade_rows
 from deepscaler.cli.prepare import readable
 from deepscaler.data.benchmarks.lint import lint_benchmark
-from deepscaler.data.benchmarks.load import clean_answer
+from deepscaler.data.benchmarks.problems import clean_answer
 from deepscaler.data.benchmarks.specs import BENCHMARKS
 from deepscaler.data.prepare.preparation import Settings, Tools, prepare
 from deepscaler.data.sources.broken_text import repair_latex

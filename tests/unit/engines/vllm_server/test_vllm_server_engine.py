@@ -17,7 +17,7 @@ from deepscaler.engines.vllm_server import client as client_module
 from deepscaler.engines.vllm_server import engine as engine_module
 from deepscaler.engines.vllm_server.client import ServerClient, VllmServerError
 from deepscaler.engines.vllm_server.engine import ServerSettings, VllmServerEngine
-from deepscaler.engines.vllm_server.publishing import FilePublisher
+from deepscaler.engines.vllm_server.publishing import WeightPublisher
 from deepscaler.modeling.published_files import FileWeights, write_weights
 from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.types import FinishReason, Request, Rollout, RunError, SamplingParams
@@ -166,7 +166,7 @@ def test_published_weights_are_loaded_between_pause_and_resume_and_read_back(tmp
     server.failed_resets = 2
     given = LiveWeights(7, weights(7).items)
     with opened(server) as engine:
-        held = FilePublisher(engine, tmp_path, "float32").load_weights(given)
+        held = WeightPublisher(engine, tmp_path, "float32").load_weights(given)
         assert {r.policy_version for r in engine.generate(requests(), PARAMS)} == {7}
         assert engine.weights_info() == held
     assert (held.version, held.digest) == (7, weights_digest(weights(7).items()))
@@ -177,7 +177,7 @@ def test_published_weights_are_loaded_between_pause_and_resume_and_read_back(tmp
 
 def test_of_published_versions_only_the_newest_stays_on_disk(tmp_path: Path) -> None:
     with opened(FakeVllmServer()) as engine:
-        publisher = FilePublisher(engine, tmp_path, "float32")
+        publisher = WeightPublisher(engine, tmp_path, "float32")
         for version in (1, 2, 3):
             publisher.load_weights(LiveWeights(version, weights(version).items))
     assert [path.name for path in tmp_path.iterdir()] == ["version-3"]
@@ -216,8 +216,11 @@ def test_a_failed_load_and_a_cache_that_stays_are_refused(tmp_path: Path, monkey
                 list(engine.generate(requests(), PARAMS))
 
 
-def test_weights_that_are_no_files_are_refused() -> None:
-    with opened(FakeVllmServer()) as engine, pytest.raises(ValueError, match="loads weights from files"):
+def test_weights_that_were_not_copied_are_refused() -> None:
+    with (
+        opened(FakeVllmServer()) as engine,
+        pytest.raises(ValueError, match="as files or from host memory"),
+    ):
         engine.load_weights(LiveWeights(1, weights(1).items))
 
 

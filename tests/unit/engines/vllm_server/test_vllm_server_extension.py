@@ -19,8 +19,8 @@ from deepscaler.engines.vllm_shared import SEARCH_PATH
 from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.authorization import RequireKey
 from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.extension import WorkerExtension
 from deepscaler.engines.vllm_shared.in_server.deepscaler_vllm.held_weights import tensor_digest
-from deepscaler.modeling.published_files import FileWeights, differing_tensors, write_weights
-from deepscaler.modeling.weights import tensor_digests
+from deepscaler.modeling.published_files import FileWeights, write_weights
+from deepscaler.modeling.weights import differing_tensors, tensor_digests
 
 
 class Projections(nn.Module):

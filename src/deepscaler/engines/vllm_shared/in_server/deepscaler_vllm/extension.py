@@ -7,15 +7,21 @@ vLLM takes an exception here for the death of its engine. vLLM mixes the class i
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.cuda import nccl
+from torch.multiprocessing.reductions import rebuild_cuda_tensor
 
-from .held_weights import check_given, held_weights, repack_tied_head, slots, tensor_digest, unsigned
+from .held_weights import check_given, held_digests, repack_tied_head, slots, tensor_digest, unsigned_digest
 from .sampler import mask_ids, report_untruncated
 
 MANIFEST_FILE = "manifest.json"
@@ -23,16 +29,22 @@ PREPARED = "deepscaler_untruncated"  # attribute of the model: what `report_untr
 
 
 class WorkerExtension:
-    """Every method begins with `deepscaler_`: vLLM refuses names that its own worker has."""
+    """Every method begins with `deepscaler_`: vLLM refuses names that its own worker has.
+
+    Of several workers (tensor or pipeline parallelism) each answers for its part: shapes of its stage, digests of some
+    of the weights.
+    """
 
     model_runner: Any
     reload_weights: Any
+    vllm_config: Any = None
 
     def deepscaler_prepare(self, forbidden_ids: Sequence[int]) -> dict[str, Any]:
         """Before the first request of a client; the same for every one.
 
         untruncated: whether log-probabilities are those before top-k and top-p. dtype: of the weights. shapes: of every
-        weight by its transformers name, as vLLM built the model.
+        weight by its transformers name, as vLLM built the model. transfer: what vLLM's weight transfer could use.
+        is_updating: whether an update of the weights was begun and never finished.
         """
         model = self.model_runner.get_model()
         if not hasattr(model, PREPARED):
@@ -42,6 +54,8 @@ class WorkerExtension:
             "untruncated": getattr(model, PREPARED),
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "shapes": {slot.name: list(slot.shape) for slot in slots(model)},
+            "transfer": _transfer(getattr(self.vllm_config, "weight_transfer_config", None)),
+            "is_updating": bool(getattr(self, "_weight_update_active", False)),
         }
 
     def deepscaler_load(self, directory: str) -> dict[str, Any]:
@@ -54,19 +68,20 @@ class WorkerExtension:
         try:
             files = json.loads((path / MANIFEST_FILE).read_text())["files"]
             model = self.model_runner.get_model()
-            check_given(dict(_shapes(path, files)), model)
+            if _num_stages(self.vllm_config) == 1:  # else the caller compares with those of all stages
+                check_given(dict(_shapes(path, files)), model)
             changed = True
             read: dict[str, tuple[str, str]] = {}
             self.reload_weights(weights_iterator=_recorded(path, files, read))
             repack_tied_head(model)
-            return {"digests": _held_digests(model, read)}
+            return {"digests": _digests(model, read, self.vllm_config)}
         except Exception as error:  # see the module's docstring
             return {"error": f"{type(error).__name__}: {error}", "changed": changed}
 
     def deepscaler_digests(self) -> dict[str, Any]:
-        """digests: name -> SHA-256 of what the engine holds, zeros without their signs."""
+        """digests: name -> SHA-256 of what the engine holds; in matrices packed for CPU, zeros without their signs."""
         try:
-            return {"digests": _held_digests(self.model_runner.get_model(), {})}
+            return {"digests": _digests(self.model_runner.get_model(), {}, self.vllm_config)}
         except Exception as error:  # see the module's docstring
             return {"error": f"{type(error).__name__}: {error}", "changed": False}
 
@@ -84,20 +99,35 @@ def _recorded(directory: Path, files: Sequence[str], read: dict[str, tuple[str, 
         with safe_open(directory / file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 weight = opened.get_tensor(name)
-                read[name] = (tensor_digest(name, weight), _unsigned_digest(name, weight))
+                read[name] = (tensor_digest(name, weight), unsigned_digest(name, weight))
                 yield name, weight
 
 
-def _held_digests(model: Any, read: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """A weight that equals what was read but for signs of zeros counts as it."""
-    digests: dict[str, str] = {}
-    for name, weight in held_weights(model):
-        digest = _unsigned_digest(name, weight)
-        exact, without_signs = read.get(name, ("", ""))
-        digests[name] = exact if digest == without_signs else digest
-    return digests
+def _digests(model: Any, read: Mapping[str, tuple[str, str]], config: Any) -> dict[str, str]:
+    """Of the weights of this worker's stage; with tensor parallelism, of this rank's share of them."""
+    if config is None or config.parallel_config.tensor_parallel_size == 1:
+        return held_digests(model, read)
+    group = importlib.import_module("vllm.distributed.parallel_state").get_tp_group()
+
+    def gather(own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(group.world_size)]
+        torch.distributed.all_gather(parts, own, group=group.device_group)
+        return parts
+
+    return held_digests(model, read, gather, share=(group.rank_in_group, group.world_size))
 
 
-def _unsigned_digest(name: str, weight: Tensor) -> str:
-    ((_, tensor),) = unsigned([(name, weight)])
-    return tensor_digest(name, tensor)
+def _num_stages(config: Any) -> int:
+    return 1 if config is None else config.parallel_config.pipeline_parallel_size
+
+
+def _transfer(config: Any) -> dict[str, Any]:
+    """What decides whether vLLM's weight transfer can be used (engines/vllm_server/transfer_choice.py)."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "backend": "" if config is None else str(config.backend),
+        "gpu": str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if on_gpu else "",
+        "unpickles": os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION") == "1",
+        "handle_arguments": list(inspect.signature(rebuild_cuda_tensor).parameters),
+        "nccl": [str(part) for part in nccl.version()] if on_gpu else [],
+    }

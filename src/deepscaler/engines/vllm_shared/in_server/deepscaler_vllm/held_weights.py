@@ -2,7 +2,8 @@
 
 vLLM keeps several projections in one matrix, pads the vocabulary, and on CPU replaces matrices by a packed copy that
 only its kernel can read. A packed matrix is read back by multiplying it with the identity, which is exact: the result
-holds the numbers that the next matmul uses, not those of another copy. One process, no tensor parallelism.
+holds the numbers that the next matmul uses, not those of another copy. What tensor parallelism splits is gathered one
+parameter at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .shards import Gather, is_split, joined
 
 HEAD = "lm_head"
 
@@ -52,7 +55,10 @@ def _shape(module: Any, parameter: str, tensor: Tensor) -> tuple[list[int], tupl
     """(rows of each projection in it, the other dimensions); the tensor may have been replaced by a packed one."""
     if hasattr(module, "org_vocab_size"):
         return [module.org_vocab_size], tuple(tensor.shape[1:])
-    if hasattr(module, "output_sizes"):
+    if hasattr(module, "total_num_kv_heads"):  # its output_sizes count heads that are repeated over ranks
+        heads = (module.total_num_heads, module.total_num_kv_heads)
+        rows = [heads[0] * module.head_size, heads[1] * module.head_size, heads[1] * module.v_head_size]
+    elif hasattr(module, "output_sizes"):
         rows = list(module.output_sizes)
     elif hasattr(module, "output_size"):
         rows = [module.output_size]
@@ -75,15 +81,56 @@ def check_given(given: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
         )
 
 
-def held_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) as sampling uses them now. Raises RuntimeError when a tied head differs from the embedding."""
+def held_weights(model: nn.Module, gather: Gather | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(name, weight) as sampling uses them now. Raises RuntimeError when a tied head differs from the embedding.
+
+    gather: with tensor parallelism; all ranks then take the same weights in the same order.
+    """
+    for slot, weight in _held_slots(model, gather):
+        yield slot.name, weight
+
+
+def held_digests(
+    model: nn.Module,
+    read: Mapping[str, tuple[str, str]],
+    gather: Gather | None = None,
+    *,
+    share: tuple[int, int] = (0, 1),
+) -> dict[str, str]:
+    """Name -> SHA-256 (hex) of what sampling uses now.
+
+    Packed matrices are read back without the signs of zeros. One that equals what was read but for these has the digest
+    of that. read: name -> (digest, digest without the signs of zeros) of what was loaded. share: (rank, number of
+    ranks); the weights are hashed in turns.
+    """
+    rank, ranks = share
+    digests: dict[str, str] = {}
+    for number, (slot, weight) in enumerate(_held_slots(model, gather)):
+        if number % ranks != rank:
+            continue
+        if not _is_packed(slot.module):
+            digests[slot.name] = tensor_digest(slot.name, weight)
+            continue
+        digest = unsigned_digest(slot.name, weight)
+        exact, without_signs = read.get(slot.name, ("", ""))
+        digests[slot.name] = exact if digest == without_signs else digest
+    return digests
+
+
+def _held_slots(model: nn.Module, gather: Gather | None) -> Iterator[tuple[Slot, Tensor]]:
     check_tied_head(model)
     whole: tuple[int, str, Tensor] | None = None
     for slot in slots(model):
         key = (id(slot.module), slot.parameter)
         if whole is None or whole[:2] != key:
-            whole = (*key, _whole(slot.module, slot.parameter))
-        yield slot.name, whole[2][slot.first : slot.first + slot.shape[0]]
+            whole = (*key, _whole(slot.module, slot.parameter, gather))
+        yield slot, whole[2][slot.first : slot.first + slot.shape[0]]
+
+
+def unsigned_digest(name: str, weight: Tensor) -> str:
+    """`tensor_digest` without the signs of zeros."""
+    ((_, tensor),) = unsigned([(name, weight)])
+    return tensor_digest(name, tensor)
 
 
 def tensor_digest(name: str, weight: Tensor) -> str:
@@ -100,19 +147,20 @@ def unsigned(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tenso
         yield name, weight.detach() + 0.0
 
 
-def _whole(module: Any, parameter: str) -> Tensor:
+def _whole(module: Any, parameter: str, gather: Gather | None) -> Tensor:
     # An embedding is packed as well, but reads the plain matrix; unlike the output layer it has no bias.
     looks_up = hasattr(module, "org_vocab_size") and not hasattr(module, "bias")
-    if parameter == "weight" and not looks_up:
-        return matrix(module)
-    return getattr(module, parameter).detach()
+    own = matrix(module) if parameter == "weight" and not looks_up else getattr(module, parameter).detach()
+    if gather is None or not is_split(module, parameter):
+        return own
+    return joined(module, gather(own.contiguous()))
 
 
 def matrix(module: Any) -> Tensor:
     """The matrix of the module, [outputs, inputs]: read through its own kernel where that has a packed copy."""
     if not _is_packed(module):
         return module.weight.detach()
-    inputs = module.input_size if hasattr(module, "input_size") else module.embedding_dim
+    inputs = getattr(module, "input_size_per_partition", getattr(module, "input_size", None)) or module.embedding_dim
     return module.cpu_linear(torch.eye(inputs, dtype=module.weight.dtype), module.weight, None).t()
 
 
@@ -123,7 +171,8 @@ def _is_packed(module: Any) -> bool:
 def tied_head(model: Any) -> Any:
     """The output layer where it shares the embedding's weight, else None."""
     tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
-    return getattr(model, HEAD, None) if tied else None
+    head = getattr(model, HEAD, None) if tied else None
+    return head if hasattr(head, "weight") else None  # without weights on other stages of a pipeline
 
 
 def check_tied_head(model: nn.Module) -> None:
