@@ -18,7 +18,6 @@ from typing import Any, TextIO
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.evaluation.journal import Journal
 from deepscaler.json_text import canonical_digest, differences
-from deepscaler.observability.counts import counted
 from deepscaler.observability.files import remove_temporaries, write_atomically
 from deepscaler.observability.run_directory import read_json
 from deepscaler.types import FinishReason, Outcome, Verdict
@@ -188,8 +187,8 @@ def _check_more_samples(directory: Path, before: object, after: object) -> None:
     """An evaluation may get more samples per problem, which leaves the old ones as they are, but not fewer."""
     if not (isinstance(before, int) and isinstance(after, int) and after > before):
         raise ValueError(
-            f"{directory} holds an evaluation with {counted(before, 'sample')} per problem, and {after} were asked for; "
-            f"give --samples {before} or more, which makes only those that are missing, or another --out"
+            f"{directory} was made with --samples {before}, and {after} were asked for; give "
+            f"--samples {before} or more, which makes only those that are missing, or another --out"
         )
 
 

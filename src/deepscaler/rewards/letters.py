@@ -45,7 +45,7 @@ def grade_letter(item: GradeItem) -> Verdict:
     if not letters or not all(re.fullmatch("[A-Z]", letter) for letter in letters):
         found = ", ".join(map(repr, item.references))
         return Verdict(Outcome.BAD_REFERENCE, 0.0, detail=f"the reference is not one letter: {found:.80}")
-    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled)
+    extraction = extract_answer(item.completion, thinking_prefilled=item.thinking_prefilled, rules=item.answer_rules)
     if extraction.answer is None:
         return Verdict(Outcome.NO_ANSWER, 0.0, detail=extraction.why)
     letter, shown = letter_of(extraction.answer), extraction.answer[:SHOWN_CHARACTERS]
