@@ -98,8 +98,11 @@ def own_logits(
     with _only(model, rows, columns), torch.autocast(ids.device.type, half or torch.bfloat16, enabled=half is not None):
         result = model(input_ids=ids, return_dict=True, **inputs)
     logits = result.logits[0]
-    kept = next((result[name] for name in CACHE_NAMES if result.get(name) is not None), None)
-    return leave_out(logits, forbidden_ids(model)), kept
+    return leave_out(logits, forbidden_ids(model)), _cache_of(result) if inputs.get("use_cache") else None
+
+
+def _cache_of(result: Any) -> Any:
+    return next((result[name] for name in CACHE_NAMES if result.get(name) is not None), None)
 
 
 @functools.cache
