@@ -105,7 +105,7 @@ def load_model(
     directory = resolve_model(path, revision)
     config = checked_config(directory)
     try:
-        model = _without_weights(directory, config, dtype, torch.device(device)) if on_meta else None
+        model: Any = _without_weights(directory, config, dtype, torch.device(device)) if on_meta else None
         if model is None:
             model = _checked_model(directory, config, dtype).to(device)
         if longest is not None:
@@ -115,6 +115,16 @@ def load_model(
     if tokenizer is not None:
         forbid_ids(model, unknown_ids(tokenizer, model.get_output_embeddings().weight.shape[0]))
     return accelerated(model.eval(), torch.device(device))
+
+
+def _without_weights(directory: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any | None:
+    """The model on the meta device; None without a family, or where its files hold other names than the model."""
+    if not has_family(config):
+        return None
+    model = build_on_meta(config, dtype, device)
+    with suppress(OSError):  # the file is optional
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model if holds_by_name(directory, model) else None
 
 
 def _checked_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
@@ -129,16 +139,6 @@ def _checked_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
     model, found = read
     check_loaded(directory, model, found)
     return model
-
-
-def _without_weights(directory: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any | None:
-    """The model on the meta device; None where its files hold other names than the model, or it has no family."""
-    if not has_family(config):
-        return None
-    model = build_on_meta(config, dtype, device)
-    with suppress(OSError):  # the file is optional
-        model.generation_config = GenerationConfig.from_pretrained(directory)
-    return model if holds_by_name(directory, model) else None
 
 
 def read_config(directory: Path) -> Any:

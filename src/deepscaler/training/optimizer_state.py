@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from deepscaler.modeling.files import stored_tensors
+from deepscaler.modeling.weight_check import check_loaded
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.training.sharded_state import REFERENCE_FOLDER, load_sharded_optimizer, load_sharded_reference
-from deepscaler.training.weight_parts import holds_names, read_parameters
+from deepscaler.training.weight_parts import read_parameters
 from deepscaler.types import RunError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -66,11 +68,11 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
-    files = weights_files(directory)
-    if holds_names(model, files):
-        read_parameters(model, files)
+    stored = stored_tensors(directory)
+    if all(name in stored for name, _ in model.named_parameters()):
+        read_parameters(model, weights_files(directory))
     else:
-        _load_converted(directory, model)
+        _read_converted(directory, model)
     if reference is not None and (directory / REFERENCE_FILE).is_file():
         read_parameters(reference, [directory / REFERENCE_FILE])
     elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
@@ -117,15 +119,20 @@ def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, director
         )
 
 
-def _load_converted(directory: Path, model: nn.Module) -> None:
-    """Of a model that transformers stores in other parts than it computes with, such as one file entry per expert."""
-    kind: Any = type(model)
-    read: Any = kind.from_pretrained(directory, config=model.config, dtype=torch.float32, use_safetensors=True)
-    stored = dict(read.named_parameters())
+def _read_converted(directory: Path, model: Any) -> None:
+    """From files whose tensors transformers renames or joins while it loads, such as all experts of a layer in one.
+
+    Raises ValueError where these are not all weights of the model.
+    """
+    loaded: Any = type(model).from_pretrained(
+        directory, config=model.config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    read, found = loaded
+    check_loaded(directory, read, found)
+    weights = dict(read.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            whole = stored[name].detach()
-            parameter.copy_(_part(whole, parameter) if isinstance(parameter, DTensor) else whole)
+            parameter.copy_(_part(weights[name], parameter) if isinstance(parameter, DTensor) else weights[name])
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from deepscaler.modeling.files import weight_files
 
@@ -27,19 +26,6 @@ def materialise(model: nn.Module, directory: Path, device: torch.device) -> None
     for module, name, buffer in buffers:
         setattr(module, name, buffer)
     read_parameters(model, weight_files(directory))
-
-
-def holds_names(model: Any, files: list[Path]) -> bool:
-    """Whether a model of a class that transformers converts while it loads is stored under its own names.
-
-    True for all other classes: what their files lack is an error.
-    """
-    if not get_checkpoint_conversion_mapping(model.config.model_type):
-        return True
-    with ExitStack() as stack:
-        opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
-        names = {name for file in opened for name in file.keys()}  # noqa: SIM118
-    return all(name in names for name, _ in model.named_parameters())
 
 
 def read_parameters(model: nn.Module, files: list[Path]) -> None:
