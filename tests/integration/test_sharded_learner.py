@@ -115,6 +115,21 @@ def test_ranks_reproduce_one_process(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0.0)
 
 
+@pytest.mark.parametrize(("kind", "together"), [("gemma2", 1), ("gemma3_text", 2), ("qwen3_moe", 1)])
+def test_ranks_reproduce_one_process_with_layers_that_are_not_llamas(
+    ranks: Ranks, make_samples_of: MakeSamples, kind: str, together: int
+) -> None:
+    """Without a family; with windows across shards of a sequence; with experts."""
+    given = recipe(context_parallel=together)
+    alone, group = policy_learner(make_model(kind), given), ranks.world(2, given, family=kind)
+    learner = learner_of(group, given)
+    for batches in batches_of_three_steps(make_samples_of):
+        mine, theirs = learner.update(batches), alone.learner.update(batches)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, abs=1e-5)
+    for mine, parameter in zip(published(group), held(alone.model), strict=True):
+        torch.testing.assert_close(mine, parameter, atol=1e-5, rtol=1e-5)
+
+
 def test_ranks_without_samples_or_with_fewer_change_nothing(ranks: Ranks, make_samples_of: MakeSamples) -> None:
     given = recipe()
     for lengths in ([12, 5, 9], [11]):

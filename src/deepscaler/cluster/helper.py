@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.generic_engine import make_engine
 from deepscaler.engines.torch.stops import Decode
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import PolicyOrReference
@@ -26,7 +27,7 @@ class EngineSettings:
     float32_head: bool = False
 
     def start(self, model: nn.Module, is_cancelled: Callable[[], bool] = lambda: False) -> TorchEngine:
-        return TorchEngine(
+        return make_engine(
             model,
             stop_ids=self.stop_ids,
             decode=self.decode,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deepscaler.config.models import Recipe
 from deepscaler.config.sections.training import OptimizerSection
+from deepscaler.modeling.generic import is_generic
 from deepscaler.modeling.lora import add_adapters, merged_weights
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference
@@ -194,7 +195,15 @@ def adamw(section: OptimizerSection) -> Callable[[nn.Module], Optimizers]:
 
 
 def enable_checkpointing(model: Any) -> None:
-    """transformers renames the switch in v5 and will drop the old name in v6."""
+    """transformers renames the switch in v5 and will drop the old name in v6.
+
+    Raises ValueError for a model without a family, whose training mode may include dropout.
+    """
+    if is_generic(model):
+        raise ValueError(
+            f"model.activation_checkpointing needs a model family of this package, and {model.config.model_type} has "
+            "none (docs/models.md); set it to false and lower training.tokens_per_micro_batch to save memory"
+        )
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     model.train()  # it is active in training mode only; these models have no dropout

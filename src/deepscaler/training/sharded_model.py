@@ -24,6 +24,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from deepscaler.cpu.layers import let_weights_be_freed
+from deepscaler.modeling.generic import decoder_layers
 from deepscaler.modeling.lora import merged_weights
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.context_parallel import TokenValues
@@ -56,7 +57,7 @@ def shard(
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cpu_offload else OffloadPolicy()
     let_weights_be_freed(model)
-    for layer in model.base_model.layers:
+    for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision, offload_policy=offload)
     root = ShardedModel(model, compute)
     # Its weights are needed again at once, by the backward pass.
