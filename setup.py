@@ -1,4 +1,4 @@
-"""The recipes of the checkout are part of the package: `deepscaler quickstart` works from a wheel, in any directory."""
+"""Recipes and job templates of the checkout are part of the package: `deepscaler quickstart` works from a wheel."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class BuildWithRecipes(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:  # an editable installation reads them from the checkout
-            target = Path(self.build_lib) / "deepscaler" / "recipes"
-            target.mkdir(parents=True, exist_ok=True)
-            for recipe in Path("recipes").glob("*.toml"):
-                shutil.copy2(recipe, target)
+            for folder, pattern in (("recipes", "*.toml"), ("deploy", "*")):
+                target = Path(self.build_lib) / "deepscaler" / folder
+                target.mkdir(parents=True, exist_ok=True)
+                for path in Path(folder).glob(pattern):
+                    shutil.copy2(path, target)
 
 
 setup(cmdclass={"build_py": BuildWithRecipes})

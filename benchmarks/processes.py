@@ -82,9 +82,10 @@ def supervised(processes: int) -> float:
     from deepscaler.config import load_recipe
     from deepscaler.toy.base_model import supervised_samples
     from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
-    from deepscaler.toy.supervised import new_model, optimizers, sft_computer, train
+    from deepscaler.toy.supervised import new_model, optimizers, train
     from deepscaler.toy.tokenizer import build_tokenizer
     from deepscaler.toy.traces import WORDS
+    from deepscaler.training.cross_entropy import cross_entropy_computer
 
     recipe = load_recipe(
         "recipes/quickstart.toml", [f"training.processes={processes}", f"sft.steps={SUPERVISED_STEPS}"]
@@ -93,7 +94,7 @@ def supervised(processes: int) -> float:
     tokenizer = build_tokenizer(WORDS)
     model = new_model(recipe.sft, tokenizer, seed=1)
     samples = supervised_samples(recipe, recipe.sft, tokenizer)
-    computer = sft_computer(model, recipe.training)
+    computer = cross_entropy_computer(model, recipe.training)
     with start_helpers(computer, None, processes - 1, build=MuonHelper) as helpers:
         replica = SharedReplica(computer, optimizers(recipe.sft, shared_orthogonalise(helpers)), helpers)
         train(model, replica, samples, recipe.sft.model_copy(update={"steps": 5}))

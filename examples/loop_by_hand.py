@@ -34,6 +34,7 @@ from deepscaler.config.sections.evaluation import EvaluationSection
 from deepscaler.config.sections.model import SftSection
 from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.config.sections.training import OptimizerSection
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.sources.synthetic import evaluation_sets, training_problems
 from deepscaler.data.stream import ProblemStream
@@ -88,7 +89,7 @@ class Experience:
 
     def __init__(self, engine: Sampler, grader: Grader, tokenizer: Any, stop_ids: frozenset[int], seed: int) -> None:
         self._engine, self._grader, self._seed = engine, grader, seed
-        self._encode = PromptEncoder(tokenizer, instruction="")  # a problem through the chat template to token ids
+        self._encode = PromptEncoder(tokenizer, PromptFormat())  # a problem through the chat template to token ids
         self._decode = decoder(tokenizer, stop_ids)  # the ids of a completion to the text that is graded
         # The chat template ends the prompt with `<think>`, so a completion begins inside the thoughts.
         self._prefilled = template_fingerprint(tokenizer).thinking_prefilled

@@ -50,6 +50,7 @@ def test_help_names_every_command() -> None:
         "explain",
         "presets",
         "doctor",
+        "deploy",
         "grade",
     )
     for command in commands:

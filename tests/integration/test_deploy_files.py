@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from deepscaler.cli.main import app
 from deepscaler.config import Recipe, load_recipe
@@ -176,3 +177,74 @@ def test_the_image_is_pinned_runs_without_root_and_holds_no_secret() -> None:
         assert all((ROOT / name).exists() for name in copied), copied
     (extras,) = re.findall(r"'\.\[([\w,]+)\]'", text)
     assert {"hub", "cluster"} <= set(extras.split(","))
+
+
+def deployed(tmp_path: Path, name: str, *options: str) -> str:
+    """What `deepscaler deploy` writes; what it prints ends with the file's name and the command that submits it."""
+    arguments = ["deploy", name, "--to", str(tmp_path), "--recipe", "deepscaler-1.5b", *options]
+    done = CliRunner().invoke(app, arguments)
+    if done.exception is not None:
+        raise done.exception
+    path = Path(done.output.splitlines()[0])
+    assert path.parent == tmp_path and path.name in {each.name for each in DEPLOY.iterdir()}
+    return path.read_text() + "\n" + done.output.splitlines()[1] + "\n"
+
+
+SIZES = ("--nodes", "3", "--gpus", "4", "--run-dir", "/runs/mine")
+
+
+@pytest.mark.parametrize("name", ["slurm-torchrun", "slurm-ray", "skypilot", "kuberay", "docker"])
+def test_a_rendered_file_differs_from_its_template_only_where_values_stand(name: str, tmp_path: Path) -> None:
+    text = deployed(tmp_path, name, *SIZES, "--image", "ghcr.io/me/mine:1.2", "--accelerator", "A100-80GB")
+    *lines, submit = text.rstrip().splitlines()
+    (template,) = [path for path in DEPLOY.iterdir() if (tmp_path / path.name).exists()]
+    old = template.read_text().rstrip().splitlines()
+    assert len(lines) == len(old) + 1 and sum(a != b for a, b in zip(lines, old, strict=False)) <= 8
+    assert deployed(tmp_path, name, *SIZES, "--image", "ghcr.io/me/mine:1.2", "--accelerator", "A100-80GB") == text
+    for words in commands(text):
+        get_command(app).commands[words[0]].make_context(words[0], words[1:])  # type: ignore[attr-defined]
+    assert template.name in submit
+
+
+def test_the_gpus_of_a_rendered_job_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    script = deployed(tmp_path, "slurm-ray", *SIZES, "--learner-gpus", "4")
+    assert "#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=4\n" in script
+    assert "deepscaler-1.5b /runs/mine --set cluster.learner_gpus=4 --set cluster.rollout_gpus=8" in script
+    assert "SLURM_GPUS_PER_NODE:-4" in deployed(tmp_path, "slurm-torchrun", *SIZES)
+    task = yaml.safe_load(deployed(tmp_path, "skypilot", *SIZES, "--accelerator", "A100").rpartition("\nsky")[0])
+    assert (task["num_nodes"], task["resources"]["accelerators"]) == (3, "A100:4")
+    assert task["envs"]["RUN_DIR"] == "/runs/mine"
+    text = deployed(tmp_path, "kuberay", *SIZES, "--image", "ghcr.io/me/mine:1.2").rpartition("\nkubectl")[0]
+    _, job = yaml.safe_load_all(text)
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    assert {group[key] for key in ("replicas", "minReplicas", "maxReplicas")} == {3}
+    assert (container["resources"]["limits"]["nvidia.com/gpu"], container["image"]) == ("4", "ghcr.io/me/mine:1.2")
+    assert "--run-dir /runs/mine" in job["spec"]["entrypoint"]
+    assert sum(map(int, re.findall(r"_gpus=(\d+)", job["spec"]["entrypoint"]))) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("slurm", (), "'slurm' is no template; expected slurm-torchrun"),
+        ("kuberay", ("--image", "mine"), "--image 'mine' cannot stand in a job file"),
+        ("kuberay", ("--run-dir", "/runs/$(date)"), "--run-dir"),
+        ("kuberay", ("--run-dir", "/home/me"), "share is /runs"),
+        ("slurm-ray", ("--nodes", "1", "--gpus", "1"), "leave none to the samplers"),
+        ("skypilot", ("--recipe", "deepscaler-15b"), "deepscaler-15b: no such recipe"),
+        ("slurm-ray", ("--learner-gpus", "7", "--recipe", "deepscaler-1.5b-x"), "no such recipe"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_and_nothing_is_written(
+    name: str, options: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        deployed(tmp_path / "jobs", name, *options)
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_file_that_somebody_edited_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM mine\n")
+    with pytest.raises(ValueError, match="exists and differs"):
+        deployed(tmp_path, "docker")

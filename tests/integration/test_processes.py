@@ -32,7 +32,8 @@ from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.toy.muon import orthogonalise_all
 from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
-from deepscaler.toy.supervised import as_sample, optimizers, train
+from deepscaler.toy.supervised import optimizers, train
+from deepscaler.training.cross_entropy import supervised_sample
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.types import Request, Rollout, RunError, SamplingParams, TrainSample
 from tiny_run import write_recipe
@@ -144,7 +145,7 @@ def test_supervised_training_by_processes_ends_where_one_process_does(tiny_model
     trained, records = [], []
     for num_helpers in (0, 1):
         model, rng = tiny_model(), np.random.default_rng(1)
-        samples = (as_sample(*rng.integers(2, 40, (2, 6)).astype(np.int32)) for _ in itertools.count())
+        samples = (supervised_sample(*rng.integers(2, 40, (2, 6)).astype(np.int32)) for _ in itertools.count())
         with processes(model, num_helpers) as made:
             records.append(train(model, made.replica, samples, SECTION))
         trained.append(model)

@@ -222,6 +222,32 @@ def test_one_process_and_ranks_load_each_other(ranks: Ranks, make_samples_of: Ma
     assert_equal(held(reference), held(make_model()))
 
 
+@pytest.mark.parametrize(("size", "tied"), [(2, True), (3, False)])
+def test_ranks_read_their_part_of_the_files_alone(
+    ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path, size: int, tied: bool
+) -> None:
+    given, samples, model = recipe(), make_samples_of(LENGTHS), make_model(tied=tied, seed=5)
+    files = tmp_path / "model"
+    model.generation_config.max_new_tokens = 77
+    model.save_pretrained(files)
+    whole = ranks.world(size, given, tied=tied, seed=5)
+    expected, of_reference = whole.logprobs(samples), whole.logprobs(samples, of="reference")
+    group = ranks.world(size, given, files=files)
+    assert_equal(published(group), held(model))
+    for a, b in zip(group.logprobs(samples), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(group.logprobs(samples, of="reference"), of_reference, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for rank in ranks.all(size, "buffers"):
+        assert [name for name, _ in rank] == [name for name, _ in model.named_buffers()]
+        assert_equal([buffer for _, buffer in rank], [buffer for _, buffer in model.named_buffers()])
+    learner_of(group, given).update([samples])
+    (tmp_path / "saved").mkdir()
+    group.save(tmp_path / "saved")
+    for name in ("config.json", "generation_config.json"):
+        assert (tmp_path / "saved" / name).read_bytes() == (files / name).read_bytes()
+
+
 def test_three_ranks_publish_what_one_process_holds(ranks: Ranks, tmp_path: Path) -> None:
     group, alone = ranks.world(3, recipe()), policy_learner(make_model(), recipe())
     weights = group.publish(7)

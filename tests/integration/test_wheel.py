@@ -26,7 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the package as pip unpacks it from the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    for name in ("src", "recipes"):
+    for name in ("src", "recipes", "deploy"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, source)
@@ -53,6 +53,8 @@ def run(installed: Path, directory: Path, *arguments: str) -> str:
 def test_the_wheel_holds_every_recipe_and_what_pages_need(installed: Path) -> None:
     for name in (p.name for p in (ROOT / "recipes").glob("*.toml")):
         assert (installed / "deepscaler" / "recipes" / name).read_text() == (ROOT / "recipes" / name).read_text()
+    for path in (ROOT / "deploy").iterdir():
+        assert (installed / "deepscaler" / "deploy" / path.name).read_bytes() == path.read_bytes()
     for path in (ROOT / "src" / "deepscaler").rglob("*"):
         if path.suffix in {".html", ".css", ".js", ".json", ".toml", ".typed"}:
             assert (installed / "deepscaler" / path.relative_to(ROOT / "src" / "deepscaler")).is_file(), path
@@ -65,6 +67,8 @@ def test_quickstart_report_and_explain_work_outside_a_checkout(installed: Path, 
     assert Path(tmp_path / summary["report"]).is_file() and Path(tmp_path / summary["model"]).is_dir()
     run(installed, tmp_path, "report", str((tmp_path / summary["report"]).parent), "--out", "again.html")
     assert (tmp_path / "again.html").stat().st_size > 10_000
+    run(installed, tmp_path, "deploy", "slurm-torchrun", "--to", "jobs", "--recipe", "deepscaler-1.5b")
+    assert (tmp_path / "jobs" / "slurm-torchrun.sbatch").is_file()
     assert "deepscaler-1.5b" in run(installed, tmp_path, "explain", "deepscaler-1.5b")
 
 

@@ -14,7 +14,8 @@ import pytest
 from deepscaler.config import load_recipe
 from deepscaler.loop.build import open_run
 from deepscaler.loop.progress import Progress
-from deepscaler.toy.supervised import as_sample, next_batch
+from deepscaler.toy.supervised import next_batch
+from deepscaler.training.cross_entropy import supervised_sample
 from deepscaler.types import TrainSample
 from tiny_run import write_model, write_recipe
 
@@ -55,7 +56,10 @@ def test_a_step_leaves_its_stages_as_they_were_made(tmp_path: Path, model: Path,
 
 def test_supervised_batches_leave_their_samples_as_they_were() -> None:
     rng = np.random.default_rng(0)
-    made = [as_sample(rng.integers(0, 9, 3), rng.integers(0, 9, n)) for n in (4, 7, 5, 9)]
+    made = [
+        supervised_sample(rng.integers(0, 9, 3).astype(np.int32), rng.integers(0, 9, n).astype(np.int32))
+        for n in (4, 7, 5, 9)
+    ]
     before = image(made)
 
     def endless() -> Iterator[TrainSample]:

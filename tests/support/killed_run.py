@@ -1,6 +1,8 @@
 """`deepscaler train` that sends itself SIGKILL at a chosen point: python killed_run.py POINT COUNT RECIPE RUN_DIR
 [--set KEY=VALUE].
 
+`sft:POINT` is the point of another command.
+
 POINT is a place in the program, COUNT how often it is passed before the process dies there.
 """
 
@@ -49,8 +51,9 @@ POINTS: dict[str, tuple[Any, str]] = {
 }
 
 if __name__ == "__main__":
-    point, count = sys.argv[1], int(sys.argv[2])
+    command, _, point = sys.argv[1].rpartition(":")
+    count = int(sys.argv[2])
     owner, name = POINTS[point]
     die_after(owner, name, count)
-    sys.argv = ["deepscaler", "train", sys.argv[3], "--run-dir", *sys.argv[4:]]
+    sys.argv = ["deepscaler", command or "train", sys.argv[3], "--run-dir", *sys.argv[4:]]
     main()

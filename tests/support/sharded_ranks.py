@@ -24,8 +24,10 @@ from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.rank_group import RankGroup
 from deepscaler.config.models import Recipe
 from deepscaler.lifetime import die_with_parent
+from deepscaler.modeling.load import load_model
 from deepscaler.training import sharded_state
 from deepscaler.training.sharded_replica import ShardedReplica, sharded_replica
+from deepscaler.training.weight_parts import is_on_meta
 from tiny_models import make_model
 
 # Imported once, by the process that the ranks are forked from.
@@ -41,12 +43,24 @@ class JoiningRank:
     def __init__(self) -> None:
         self._replica: ShardedReplica | None = None
 
-    def join(self, rank: int, size: int, meeting: Path, recipe: Recipe, published: Path, model: dict[str, Any]) -> None:
+    def join(
+        self,
+        rank: int,
+        size: int,
+        meeting: Path,
+        recipe: Recipe,
+        published: Path,
+        files: Path | None,
+        model: dict[str, Any],
+    ) -> None:
+        """files: load this model on the meta device instead of making `model`."""
         self.leave()
         dist.init_process_group(
             "gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=timedelta(seconds=LIMIT_S)
         )
-        self._replica = sharded_replica(recipe, make_model(**model), published)
+        made = make_model(**model) if files is None else load_model(files, on_meta=True, longest=64)
+        assert is_on_meta(made) == (files is not None)
+        self._replica = sharded_replica(recipe, made, published, files)
 
     def leave(self) -> None:
         if dist.is_initialized():
@@ -56,6 +70,9 @@ class JoiningRank:
     def gradients(self) -> list[torch.Tensor]:
         """Whole, of every weight."""
         return [whole(p.grad) for p in self._model.parameters()]
+
+    def buffers(self) -> list[tuple[str, torch.Tensor]]:
+        return list(self._model.named_buffers())
 
     def moments(self) -> list[torch.Tensor]:
         """Whole: both moments and the counter of every weight."""
@@ -123,12 +140,12 @@ class Ranks:
     def __init__(self, remotes: list[ConnectionRemote], pids: list[int], directory: Path) -> None:
         self.remotes, self.pids, self._directory = remotes, pids, directory
 
-    def world(self, size: int, recipe: Recipe, **model: Any) -> RankGroup:
-        """New replicas of this model, made alike on every rank."""
+    def world(self, size: int, recipe: Recipe, files: Path | None = None, **model: Any) -> RankGroup:
+        """New replicas of this model, made alike on every rank; or of that in `files`, of which each reads its part."""
         number = next(_worlds)
         meeting, published = self._directory / f"meeting-{number}", self._directory / f"published-{number}"
         joined = [
-            remote.call("join", rank, size, meeting, recipe, published, model)
+            remote.call("join", rank, size, meeting, recipe, published, files, model)
             for rank, remote in enumerate(self.remotes[:size])
         ]
         for one in joined:

@@ -14,10 +14,10 @@ import sys
 
 import typer
 
-from deepscaler.cli import data, measure, run, understand
+from deepscaler.cli import data, deploy, measure, run, understand
 from deepscaler.cli.options import PlainFlags
 
-PANELS = {"Run": run.COMMANDS, "Measure": measure.COMMANDS, "Understand": understand.COMMANDS}
+PANELS = {"Run": {**run.COMMANDS, **deploy.COMMANDS}, "Measure": measure.COMMANDS, "Understand": understand.COMMANDS}
 
 app = typer.Typer(
     name="deepscaler",

@@ -13,6 +13,7 @@ from deepscaler.config.evaluation import COMPETITION
 from deepscaler.data.benchmarks.load import BENCHMARKS, LoadedBenchmark, is_in, load_benchmark
 from deepscaler.data.prepare.files import write_preparation
 from deepscaler.data.prepare.preparation import Preparation, Settings, Tools, prepare
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.sources.layouts import Columns, Layout
 from deepscaler.data.sources.readers import DataError
 from deepscaler.data.sources.references import value_in
@@ -75,7 +76,8 @@ def prepare_command(
     loaded = _load_benchmarks(directory, without_benchmarks)
     progress = _Progress()
     revision = chosen.model.revision if chosen and not tokenizer else None
-    count = None if model is None else _prompt_tokens(model, revision, settings.columns.instruction, progress)
+    asked = PromptFormat.of(data, data.instruction) if data else PromptFormat()
+    count = None if model is None else _prompt_tokens(model, revision, asked, progress)
     done = prepare(sources, loaded, settings, Tools(same_answer, readable, count, progress))
     for benchmark in loaded:
         done.warnings += [w for w in benchmark.warnings if not benchmark.registered]
@@ -121,7 +123,7 @@ def _load_benchmarks(directory: Path | None, without: bool) -> list[LoadedBenchm
 
 
 def _prompt_tokens(
-    model: str, revision: str | None, instruction: str, progress: Callable[[str, int, int], None]
+    model: str, revision: str | None, prompt_format: PromptFormat, progress: Callable[[str, int, int], None]
 ) -> Callable[[Sequence[Problem]], list[int]]:
     """Counts a prompt as training will: the question in the tokenizer's chat template."""
     from huggingface_hub.constants import ENDPOINT
@@ -145,7 +147,7 @@ def _prompt_tokens(
         for number, problem in enumerate(problems):
             if number % 200 == 0:
                 progress("prompt length", number, len(problems))
-            lengths.append(len(encode_problem(tokenizer, problem, instruction)))
+            lengths.append(len(encode_problem(tokenizer, problem, prompt_format)))
         progress("prompt length", len(problems), len(problems))
         return lengths
 

@@ -52,14 +52,57 @@ def quickstart(
 
 def sft(
     recipe: RecipeArgument,
-    out: Annotated[Path | None, typer.Option(help="Model directory to write; else below sft.output.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="For traces of your own: new, or a run to go on with.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For synthetic solutions: model directory; else below sft.output.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Make the base model that a recipe's sft section describes, from synthetic worked solutions."""
+    """Fine-tune a model on traces, or make the small base model of a recipe from synthetic worked solutions."""
+    from deepscaler.config.supervised import is_supervised_recipe
+
+    if is_supervised_recipe(recipe):
+        if out is not None:
+            raise typer.BadParameter(
+                "goes with recipes of synthetic solutions; traces take --run-dir", param_hint="--out"
+            )
+        if run_dir is None:
+            raise typer.BadParameter("missing: where the run is written, new or to go on with", param_hint="--run-dir")
+        _sft_on_traces(recipe, run_dir, overrides or [])
+    elif run_dir is not None:
+        raise typer.BadParameter(
+            f"{recipe} makes a base model from synthetic solutions and takes --out; a recipe for traces has [sft] and "
+            "neither [rollout] nor [[stages]] (docs/sft.md)",
+            param_hint="--run-dir",
+        )
+    else:
+        _synthetic_base(recipe, out, overrides or [])
+
+
+def _sft_on_traces(recipe: Path, run_dir: Path, overrides: Sequence[str]) -> None:
+    from deepscaler.cli.startup import loading, prepare_for_training
+    from deepscaler.config.supervised import load_supervised
+
+    chosen = load_supervised(recipe, overrides)
+    with loading(f"loading PyTorch to fine-tune by {recipe} in {run_dir}"):
+        from deepscaler.sft.build import open_sft
+        from deepscaler.sft.run import train as train_supervised
+
+    progress = prepare_for_training()
+    with open_sft(chosen, run_dir, progress) as run:
+        step = train_supervised(run)
+    if step < run.num_steps and run.stop.signal_number is not None:
+        again = _command("sft", recipe, run_dir, overrides)
+        print(f"stopped after step {step}; the same command continues: {again}")
+        raise typer.Exit(128 + run.stop.signal_number)
+    print(f"finished after step {step}: {run_dir / 'checkpoints' / f'step-{step:06d}'}")
+
+
+def _synthetic_base(recipe: Path, out: Path | None, overrides: Sequence[str]) -> None:
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
 
-    chosen = load_recipe(recipe, overrides or [])
+    chosen = load_recipe(recipe, overrides)
     if chosen.sft is None:
         raise ValueError(f"{recipe} has no [sft] section, so there is no base model to make")
     if out is not None and out.exists():
@@ -128,10 +171,14 @@ def train_command(
     recipe: Path, run_dir: Path, overrides: Sequence[str], *, origin: str | None = None, keep_optimizer: bool = False
 ) -> str:
     """The command as it was given, ready to be pasted into a shell."""
-    settings = [part for override in overrides for part in ("--set", override)]
     begin = [] if origin is None else ["--from", origin]
     keep = ["--keep-optimizer"] if keep_optimizer else []
-    return shlex.join(["deepscaler", "train", str(recipe), "--run-dir", str(run_dir), *settings, *begin, *keep])
+    return " ".join([_command("train", recipe, run_dir, overrides), shlex.join([*begin, *keep])]).strip()
+
+
+def _command(name: str, recipe: Path, run_dir: Path, overrides: Sequence[str]) -> str:
+    settings = [part for override in overrides for part in ("--set", override)]
+    return shlex.join(["deepscaler", name, str(recipe), "--run-dir", str(run_dir), *settings])
 
 
 def serve(

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from deepscaler.cluster.local import PolicyFiles
@@ -47,7 +46,9 @@ class GangRank:
         if interface := interface_of(own_address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         join_process_group(store=store, rank=self._rank, world_size=self._num_ranks)
-        self._replica = sharded_replica(self._recipe, self._policy.load(torch.float32), self._published)
+        self._replica = sharded_replica(
+            self._recipe, self._policy.load_on_meta(), self._published, self._policy.files.path
+        )
 
     def __getattr__(self, method: str) -> Any:
         """Everything that a `ShardedReplica` does."""

@@ -45,6 +45,10 @@ class PolicyFiles:
     def load(self, dtype: torch.dtype) -> nn.Module:
         return self.files.load(self.longest, dtype)
 
+    def load_on_meta(self) -> nn.Module:
+        """float32 and without weights, for ranks that read their part of `files.path`; with them where they cannot."""
+        return self.files.load(self.longest, torch.float32, on_meta=True)
+
 
 @contextmanager
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:

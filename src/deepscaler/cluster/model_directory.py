@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.stopping import all_stop_ids
-from deepscaler.data.templates import TemplateFingerprint, decoder, encode_problem, template_fingerprint
+from deepscaler.data.templates import (
+    TemplateFingerprint,
+    check_template_options,
+    decoder,
+    encode_problem,
+    template_fingerprint,
+)
 from deepscaler.engines.sizing import DTYPES, max_sequences, pick_device, pick_dtype
 from deepscaler.modeling.gguf.conversion import GgufSource, source_of
 from deepscaler.modeling.load import (
@@ -52,6 +59,7 @@ class ModelDirectory:
     tokenizer: Any
     device: torch.device
     dtype: str
+    prompt_format: PromptFormat = field(default_factory=PromptFormat)
 
     @property
     def context(self) -> int:
@@ -66,10 +74,10 @@ class ModelDirectory:
     @cached_property
     def template(self) -> TemplateFingerprint:
         """Raises ValueError for a chat template that cannot be used."""
-        return template_fingerprint(self.tokenizer)
+        return template_fingerprint(self.tokenizer, self.prompt_format.template)
 
-    def prompt_ids(self, problem: Problem, instruction: str) -> IntArray:
-        return encode_problem(self.tokenizer, problem, instruction)
+    def prompt_ids(self, problem: Problem) -> IntArray:
+        return encode_problem(self.tokenizer, problem, self.prompt_format)
 
     def stop_ids(self, additional: Sequence[int] = ()) -> frozenset[int]:
         """Every token that ends a completion: by the model's files, its chat template, and `additional` ones."""
@@ -83,13 +91,15 @@ class ModelDirectory:
         configured = stop_token_ids(self.path, self.tokenizer)
         return stopping_fingerprint(self.tokenizer, configured, self.config.vocab_size)
 
-    def load(self, longest: int, dtype: torch.dtype | None = None) -> Any:
+    def load(self, longest: int, dtype: torch.dtype | None = None, *, on_meta: bool = False) -> Any:
         """The model with its weights, in `dtype` if given instead of the directory's own. Raises ModelError.
 
-        longest: tokens of the longest sequence that it will see.
+        longest: tokens of the longest sequence that it will see. on_meta: as in `load_model`.
         """
-        chosen = dtype or DTYPES[self.dtype]
-        return load_model(self.path, dtype=chosen, device=self.device, tokenizer=self.tokenizer, longest=longest)
+        chosen, tokenizer = dtype or DTYPES[self.dtype], self.tokenizer
+        return load_model(
+            self.path, dtype=chosen, device=self.device, tokenizer=tokenizer, longest=longest, on_meta=on_meta
+        )
 
     def slots(self, *, capacity: int, most: int) -> int:
         """Sequences of `capacity` tokens decoded at once, at most `most`. Raises ValueError when not even one fits."""
@@ -115,16 +125,27 @@ class ModelDirectory:
         return digest.hexdigest()
 
 
-def open_model(path: str | Path, dtype: str, revision: str | None = None) -> ModelDirectory:
+def open_model(
+    path: str | Path,
+    dtype: str,
+    revision: str | None = None,
+    *,
+    prompt_format: PromptFormat | None = None,
+    section: str = "data",
+) -> ModelDirectory:
     """Open a model directory, a hub id or a GGUF file. dtype: `float32`, `bfloat16` or `auto`. revision: of a hub id.
 
-    Raises ModelError for a directory that cannot be used, one without chat template among them.
+    prompt_format: of its prompts, by the recipe's `section`.
+
+    Raises ModelError for a directory that cannot be used, one without chat template among them, ValueError for a
+    variable that its chat template does not read.
     """
     directory = resolve_model(path, revision)
     config = checked_config(directory)
     tokenizer = load_tokenizer(directory)
-    device = pick_device()
-    return ModelDirectory(directory, config, tokenizer, device, pick_dtype(dtype, device))
+    device, prompt_format = pick_device(), prompt_format or PromptFormat()
+    check_template_options(tokenizer, prompt_format.template, f"{section}.template")
+    return ModelDirectory(directory, config, tokenizer, device, pick_dtype(dtype, device), prompt_format)
 
 
 def stopping_fingerprint(tokenizer: Any, configured: frozenset[int], rows: int) -> dict[str, Any]:

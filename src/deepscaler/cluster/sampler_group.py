@@ -78,17 +78,19 @@ class SamplerGroup:
         """All samplers take them over at the same time. Raises RunError when one reports other weights than another."""
         replies = [(member, member.remote.call(*self._load_call(weights))) for member in self._present]
         held = None if self._own is None else self._own.load_weights(weights)
+        last_loss = REMEDY
         for member, reply in replies:
             try:
                 info: WeightsInfo = reply.result()
             except WorkerLost as lost:
                 member.drop()
+                last_loss = str(lost)
                 self._report(f"{lost}; it takes no further part")
                 continue
             held = held or info
             member.loaded(info, held)
         if held is None:
-            raise RunError(f"no sampler is left to take over the weights. {REMEDY}")
+            raise RunError(f"no sampler is left to take over the weights. {last_loss}")
         self._held = weights, held
         return held
 

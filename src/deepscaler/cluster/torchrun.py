@@ -173,4 +173,4 @@ def _build(
     if task.recipe.rollout.engine == "torch":
         settings = divided(engine_settings(task.recipe, policy), rank.size)
         engine = settings.start(policy.load(DTYPES[task.recipe.model.dtype]), is_cancelled)
-    return sharded_replica(task.recipe, policy.load(torch.float32), task.published), engine
+    return sharded_replica(task.recipe, policy.load_on_meta(), task.published, policy.files.path), engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +45,8 @@ def open_vllm_servers(
     """Servers that are started here end with the context; their logs stay in `run_dir/workers`."""
     refuse_stop_strings(params)
     settings = settings_for(files, engine, capacity=capacity, params=params)
+    if run_dir is None:  # nothing is published in an evaluation
+        settings = replace(settings, weight_transfer="files")
     with ExitStack() as stack:
         place = run_dir or Path(stack.enter_context(TemporaryDirectory(prefix="deepscaler-vllm-servers-")))
         root = Path(engine.vllm_weights_dir) if engine.vllm_weights_dir else place / "weights"

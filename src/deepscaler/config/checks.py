@@ -12,6 +12,8 @@ from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
 from deepscaler.config.data_checks import bands_rule, benchmarks_rule, problems_rule, sources_rule
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
+from deepscaler.config.optimizer_checks import passes_rule, schedule_rule
+from deepscaler.config.prompt_checks import prompt_rule
 from deepscaler.config.reward_checks import own_code_rule, reward_rule
 from deepscaler.config.rollout_checks import engine_rule, overlap_rule, vllm_servers_rule
 
@@ -211,12 +213,15 @@ _RULES: tuple[Rule, ...] = (
     overlap_rule,
     cluster_rule,
     problems_rule,
+    prompt_rule,
     benchmarks_rule,
     sources_rule,
     bands_rule,
     reward_rule,
     own_code_rule,
     _mini_batch,
+    schedule_rule,
+    passes_rule,
     _stages,
     _reference,
     _truncated,

@@ -44,9 +44,14 @@ def derived(recipe: Recipe, world_size: int = 1, cores: int = 1) -> list[Size]:
     return [*sizes, *_of_evaluation(recipe)]
 
 
+def mini_batches_per_step(recipe: Recipe) -> int:
+    """Parts that a training step is divided into; each pass over the step makes one update of each."""
+    return recipe.rollout.prompts_per_step // prompts_per_update(recipe)
+
+
 def updates_per_step(recipe: Recipe) -> int:
     """Optimizer updates in one training step."""
-    return recipe.rollout.prompts_per_step // prompts_per_update(recipe)
+    return mini_batches_per_step(recipe) * recipe.optimizer.num_iterations
 
 
 def prompts_per_update(recipe: Recipe) -> int:
@@ -80,7 +85,7 @@ def scheduled_steps(recipe: Recipe, index: int) -> tuple[int, int] | None:
 def _of_run(recipe: Recipe) -> Iterator[Size]:
     prompts, updates = recipe.rollout.prompts_per_step, updates_per_step(recipe)
     yield Size("run", "prompts per update", prompts_per_update(recipe), "prompts", "mini_batch_prompts, or all")
-    yield Size("run", "updates per step", updates, "updates", "prompts_per_step / prompts per update")
+    yield Size("run", "updates per step", updates, "updates", "prompts_per_step / prompts per update × passes")
     yield Size("run", "updates in all", updates * recipe.num_steps, "updates", "updates per step × num_steps")
     if recipe.data.source == "synthetic":
         problems = recipe.data.num_problems

@@ -14,6 +14,7 @@ from deepscaler.config.models import Recipe
 from deepscaler.config.parts import EngineName
 from deepscaler.config.schema import RecipeError, explain_error
 from deepscaler.config.sections.evaluation import GraderSection
+from deepscaler.config.sections.prompt import PromptSettings
 from deepscaler.config.sections.rollout import StopString, TokenId
 from deepscaler.config.sections.vllm_servers import VllmServersSection
 from deepscaler.config.setting import Section, setting, values_shaping
@@ -24,7 +25,7 @@ NINE = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench", "hmm
 SUITES = {"competition": COMPETITION, "nine": NINE}
 
 
-class SuiteSection(Section):
+class SuiteSection(PromptSettings):
     benchmarks: tuple[str, ...] = setting(
         COMPETITION,
         shapes="samples",
@@ -44,7 +45,7 @@ class SuiteSection(Section):
     instruction: str = setting(
         "Let's think step by step and output the final answer within \\boxed{}.",
         shapes="samples",
-        doc="appended to every problem after a space, one user message, no system prompt (docs/recipe.md)",
+        doc="appended to every problem after a space, one user message (docs/recipe.md)",
     )
 
 
@@ -241,6 +242,7 @@ def evaluation_recipe(
     """
     section = recipe.evaluation
     shared = section.model_dump(include={"temperature", "top_p", "top_k", "max_completion_tokens"})
+    prompt = recipe.data.model_dump(include=set(PromptSettings.model_fields))
     stops = recipe.rollout.model_dump(include={"stop_token_ids", "stop"})
     if inside_training:
         limit, num_samples = section.during_training_problems, section.during_training_samples
@@ -249,7 +251,9 @@ def evaluation_recipe(
     return EvalRecipe(
         name=recipe.name,
         seed=recipe.seed,
-        suite=SuiteSection(benchmarks=sets, limit=limit, limit_seed=limit_seed, instruction=recipe.data.instruction),
+        suite=SuiteSection(
+            benchmarks=sets, limit=limit, limit_seed=limit_seed, instruction=recipe.data.instruction, **prompt
+        ),
         sampling=SamplingSection(num_samples=num_samples, **shared, **stops),
         engine=EngineSection(
             dtype=recipe.model.dtype, max_active=recipe.rollout.max_active, processes=recipe.training.processes
@@ -260,24 +264,29 @@ def evaluation_recipe(
 
 def rollout_engine(recipe: Recipe) -> EngineSection:
     """The engine that samples in training, as the settings of an engine."""
+    servers = recipe.rollout.model_dump(include=set(VllmServersSection.model_fields))
+    if recipe.cluster.kind != "local":  # ranks of a learner publish files
+        servers["vllm_weight_transfer"] = "files"
     return EngineSection(
         kind=recipe.rollout.engine,
         dtype=recipe.model.dtype,
         max_active=recipe.rollout.max_active,
         processes=recipe.training.processes,
-        **recipe.rollout.model_dump(include=set(VllmServersSection.model_fields)),
+        **servers,
     )
 
 
 def settings_of(recipe: EvalRecipe) -> dict[str, object]:
     """The settings that shape the samples and are compared by value, without the names of their sections.
 
-    An empty array or table and an added setting at its default are left out, so that samples made before there was such
-    a setting stay usable.
+    An empty array, table or text of a prompt, and an added setting at its default are left out, so that samples made
+    before there was such a setting stay usable. The chat template's variables are recorded with the template.
     """
     found: dict[str, object] = {}
     for name, value in values_shaping(recipe, "samples").items():
         found |= value if isinstance(value, dict) else {name: value}
+    found.pop("template", None)
     if recipe.suite.limit_seed is None:
         found.pop("limit_seed", None)
-    return {name: value for name, value in found.items() if value not in ([], {})}
+    absent = {name for name in PromptSettings.model_fields if not found.get(name)}
+    return {name: value for name, value in found.items() if value not in ([], {}) and name not in absent}

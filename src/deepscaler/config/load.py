@@ -56,6 +56,11 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
             f"{path}: a recipe with [suite] is for an evaluation, not for a training run; use it with "
             f"`deepscaler eval MODEL --recipe {path}`. docs/evaluation.md explains its settings"
         )
+    if "sft" in layers.table and not layers.table.keys() & {"rollout", "stages"}:
+        raise RecipeError(
+            f"{path}: a recipe with [sft] and without [rollout] and [[stages]] fine-tunes on traces; use it with "
+            f"`deepscaler sft {path} --run-dir DIR`. docs/sft.md explains its settings"
+        )
     preset = _preset_of(layers, path)
     if isinstance(layers.table.get("algorithm", {}), dict):  # otherwise validation reports the error
         layers.put_below({"algorithm": preset.algorithm}, f"preset '{preset.name}' ({preset.source})")

@@ -14,17 +14,21 @@ from deepscaler.cpu.settings import available_cores, is_accelerated, keep_freed_
 __all__ = ["accelerate", "available_cores", "compile_kernels", "is_accelerated", "keep_freed_memory", "prepare"]
 
 
-def accelerate(model: Any, parts: Callable[[Any], Any]) -> Any:
+def accelerate(model: Any, parts: Callable[[Any], Any], device: Any = None) -> Any:
     """Let the model's layers compute through this package; returns the model, whose modules and weights stay.
 
     Called wherever a model is loaded or built. A model that is not in float32 on CPU stays as it is.
-    parts: the modules of a layer by what they compute, `family_of(model).parts`.
+    parts: the modules of a layer by what they compute, `family_of(model).parts`. device: where the weights will be, for
+    a model on the meta device.
     """
+    import torch
+
     from deepscaler.cpu.dispatch import can_accelerate
     from deepscaler.cpu.layers import use_fused_layers
     from deepscaler.cpu.matmul import use_onednn
 
-    if can_accelerate(model.get_input_embeddings().weight):
+    weight = model.get_input_embeddings().weight
+    if can_accelerate(torch.empty(0, dtype=weight.dtype, device=device or weight.device)):
         use_onednn(model)
         use_fused_layers(model, parts)
     return model

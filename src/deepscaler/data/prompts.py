@@ -10,6 +10,7 @@ from typing import Any
 from deepscaler.config.derived import scheduled_steps
 from deepscaler.config.models import Recipe
 from deepscaler.data.mixture import describe_bands, plan_stages
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.stream import ProblemStream
 from deepscaler.data.templates import encode_problems
 from deepscaler.observability.counts import counted
@@ -45,7 +46,8 @@ def make_prompts(
     Raises ValueError when no prompt fits, or a stage's bands leave it nothing to draw.
     """
     data = recipe.data
-    kept, dropped = encode_problems(problems, tokenizer, data.instruction, data.max_prompt_tokens)
+    prompt_format = PromptFormat.of(data, data.instruction)
+    kept, dropped = encode_problems(problems, tokenizer, prompt_format, data.max_prompt_tokens)
     if dropped:
         total = len(problems)
         message(
@@ -62,7 +64,7 @@ def make_prompts(
     stream = ProblemStream([encoded.problem for encoded in kept], recipe.seed, plans)
     lengths = [len(encoded.prompt_ids) for encoded in kept]
     longest = tuple(max(lengths[i] for part in plan.parts for i in part.indices) for plan in plans)
-    held_out = encode_problems(asked, tokenizer, data.instruction, sys.maxsize)[0] if asked else []
+    held_out = encode_problems(asked, tokenizer, prompt_format, sys.maxsize)[0] if asked else []
     ids = {encoded.problem.id: encoded.prompt_ids for encoded in (*kept, *held_out)}
     return Prompts(stream, ids, longest, max((len(encoded.prompt_ids) for encoded in held_out), default=0))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.templates import encode_problem
 from deepscaler.types import IntArray, Problem, Request
 
@@ -41,12 +42,14 @@ def _consecutive(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
 class PromptEncoder:
     """Prompt ids of a problem, each rendered and tokenised once. encoded: what was encoded before, by problem id."""
 
-    def __init__(self, tokenizer: Any, instruction: str, encoded: Mapping[str, IntArray] | None = None) -> None:
-        self._tokenizer, self._instruction = tokenizer, instruction
+    def __init__(
+        self, tokenizer: Any, prompt_format: PromptFormat, encoded: Mapping[str, IntArray] | None = None
+    ) -> None:
+        self._tokenizer, self._prompt_format = tokenizer, prompt_format
         self._encoded: dict[str, IntArray] = dict(encoded or {})
 
     def __call__(self, problem: Problem) -> IntArray:
         """int32 [num_prompt_tokens]."""
         if problem.id not in self._encoded:
-            self._encoded[problem.id] = encode_problem(self._tokenizer, problem, self._instruction)
+            self._encoded[problem.id] = encode_problem(self._tokenizer, problem, self._prompt_format)
         return self._encoded[problem.id]

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.special_tokens import RenderedText, control_tokens
 from deepscaler.data.time_limit import map_within
 from deepscaler.types import IntArray, Problem
@@ -49,34 +51,18 @@ class TemplateFingerprint:
     depends_on_date: bool
 
 
-def format_question(problem: Problem, instruction: str) -> str:
-    """The user message: the problem, a space, the instruction (docs/recipe.md); nothing is added for an empty one.
-
-    A problem's own instruction takes the place of `instruction`; one that begins with a line break needs no space.
-    """
-    if problem.instruction is None:
-        return f"{problem.prompt} {instruction}" if instruction else problem.prompt
-    gap = "" if problem.instruction.startswith("\n") or not problem.instruction else " "
-    return f"{problem.prompt}{gap}{problem.instruction}"
-
-
-def problem_messages(problem: Problem, instruction: str) -> list[dict[str, str]]:
-    """What the model is shown of a problem: the messages before it, and the user's that asks it."""
-    earlier = [{"role": message.role, "content": message.content} for message in problem.earlier]
-    return [*earlier, *_asking(format_question(problem, instruction))]
-
-
-def encode_problem(tokenizer: Any, problem: Problem, instruction: str) -> IntArray:
+def encode_problem(tokenizer: Any, problem: Problem, prompt_format: PromptFormat) -> IntArray:
     """Prompt ids int32 of one problem. Raises ValueError as `render_prompt` does."""
-    return _encode(tokenizer, [render_messages(tokenizer, problem_messages(problem, instruction))])[0]
+    text = render_messages(tokenizer, prompt_format.messages(problem), prompt_format.template)
+    return _encode(tokenizer, [text])[0]
 
 
-def render_prompt(tokenizer: Any, question: str) -> tuple[IntArray, bool]:
+def render_prompt(tokenizer: Any, question: str, options: Mapping[str, object] | None = None) -> tuple[IntArray, bool]:
     """(prompt ids int32, whether the template opened `<think>` for the model).
 
     Raises ValueError when there is no template, when it fails or does not end, drops the question, or puts two BOS.
     """
-    text = render_text(tokenizer, question)
+    text = render_text(tokenizer, question, options)
     return _encode(tokenizer, [text])[0], text.rstrip().endswith(OPEN_THINK)
 
 
@@ -105,9 +91,9 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[IntArray]:
     return [np.array(ids, dtype=np.int32) for ids in encoded]
 
 
-def render_text(tokenizer: Any, question: str) -> str:
+def render_text(tokenizer: Any, question: str, options: Mapping[str, object] | None = None) -> str:
     """The prompt as text, special tokens written out. Raises ValueError as `render_prompt` does."""
-    return render_messages(tokenizer, _asking(question))
+    return render_messages(tokenizer, _asking(question), options)
 
 
 def _asking(question: str) -> list[dict[str, str]]:
@@ -122,7 +108,7 @@ def render_messages(
     A RenderedText where a content holds the text of a control token: encode it with `encode_rendered`.
     options: variables of the template, and those of transformers' `apply_chat_template`.
     """
-    return _render_all(tokenizer, [messages], options)[0]
+    return render_all(tokenizer, [messages], options)[0]
 
 
 def template_variables(tokenizer: Any) -> frozenset[str]:
@@ -134,10 +120,32 @@ def template_variables(tokenizer: Any) -> frozenset[str]:
     return frozenset(read - environment.globals.keys() - _GIVEN - set(tokenizer.special_tokens_map))
 
 
-def _render_all(
-    tokenizer: Any, conversations: Iterable[Sequence[dict[str, str]]], options: Mapping[str, object] | None = None
+def check_template_options(tokenizer: Any, options: Mapping[str, object], key: str) -> None:
+    """Raises ValueError for an option that the chat template does not read. key: of the settings, for the message."""
+    known = sorted(template_variables(tokenizer)) if options else []
+    for name, value in options.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(
+                f"{key}.{name}: the model's chat template reads no variable {name!r}, so setting it would do nothing; "
+                f"{hint}It reads: {', '.join(known) or 'none'}. Remove {key}.{name}"
+            )
+        if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+            raise ValueError(f"{key}.{name} = {value} is above {MAX_NUMBER}, which no prompt needs; lower it")
+
+
+def render_all(
+    tokenizer: Any,
+    conversations: Iterable[Sequence[dict[str, str]]],
+    options: Mapping[str, object] | None = None,
+    *,
+    asks: bool = True,
 ) -> list[str]:
-    """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError."""
+    """The text of each conversation, for each of which the template has `RENDER_LIMIT_S`. Raises ValueError.
+
+    asks: whether the last message must be in the text as it is; a template may leave out what an assistant thought.
+    """
     _refuse_bombs(template_text(tokenizer))
     controls = control_tokens(tokenizer)
     chosen: dict[str, object] = {"add_generation_prompt": True, **(options or {})}
@@ -145,7 +153,7 @@ def _render_all(
     def render(messages: Sequence[dict[str, str]]) -> str:
         marked = [controls.mark_message(message) for message in messages]
         text = tokenizer.apply_chat_template(marked, tokenize=False, **chosen)
-        _refuse_wrong(text, marked)
+        _refuse_wrong(text, marked, asks=asks)
         shown = controls.unmarked(text)
         return text if shown == text else RenderedText(shown, text)
 
@@ -175,13 +183,13 @@ class _WrongTextError(ValueError):
     """The template ends without an error, but its text is no prompt."""
 
 
-def _refuse_wrong(text: object, messages: Sequence[dict[str, str]]) -> None:
+def _refuse_wrong(text: object, messages: Sequence[dict[str, str]], *, asks: bool) -> None:
     limit = sum(len(part) for message in messages for part in message.values()) + MAX_ADDED_CHARACTERS
     if not isinstance(text, str) or len(text) > limit:
         raise _WrongTextError(
             f"the chat template adds more than {MAX_ADDED_CHARACTERS} characters to a prompt; repair it"
         )
-    if messages[-1]["content"].strip() not in text:
+    if asks and messages[-1]["content"].strip() not in text:
         raise _WrongTextError("the chat template leaves the question out or changes it; repair the model's template")
     lost = [m["role"] for m in messages if m["role"] in ("system", "user") and m["content"].strip() not in text]
     if lost:
@@ -218,19 +226,22 @@ def template_hash(tokenizer: Any) -> str:
     return hashlib.sha256(template_text(tokenizer).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def template_fingerprint(tokenizer: Any) -> TemplateFingerprint:
-    """For run.json and the settings of an evaluation. Raises ValueError for a template that cannot be used."""
-    _, prefilled = render_prompt(tokenizer, "x")
+def template_fingerprint(tokenizer: Any, options: Mapping[str, object] | None = None) -> TemplateFingerprint:
+    """For run.json and the settings of an evaluation. Raises ValueError for a template that cannot be used.
+
+    options: variables that the template is given.
+    """
+    _, prefilled = render_prompt(tokenizer, "x", options)
     template = template_text(tokenizer)
     return TemplateFingerprint(template_hash(tokenizer), prefilled, "strftime_now" in template)
 
 
 def encode_problems(
-    problems: Sequence[Problem], tokenizer: Any, instruction: str, max_prompt_tokens: int
+    problems: Sequence[Problem], tokenizer: Any, prompt_format: PromptFormat, max_prompt_tokens: int
 ) -> tuple[list[EncodedProblem], list[Problem]]:
     """(problems that fit with their ids, problems dropped as too long). Raises ValueError when none fits."""
     kept, dropped = [], []
-    texts = _render_all(tokenizer, (problem_messages(problem, instruction) for problem in problems))
+    texts = render_all(tokenizer, map(prompt_format.messages, problems), prompt_format.template)
     for problem, ids in zip(problems, _encode(tokenizer, texts), strict=True):
         if len(ids) <= max_prompt_tokens:
             kept.append(EncodedProblem(problem, ids))

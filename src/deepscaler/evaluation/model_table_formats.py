@@ -70,7 +70,7 @@ def _label(row: ModelRow) -> str:
 
 
 def _title(table: ModelTable) -> str:
-    return f"Pass@1 in percent, mean of {table.samples} samples [95% interval over problems]"
+    return f"Pass@1 in percent, samples per problem: {table.samples} [95% interval over problems]"
 
 
 def _notes(table: ModelTable) -> tuple[str, ...]:

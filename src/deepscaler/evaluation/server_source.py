@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 
-from deepscaler.data.templates import format_question
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.openai.client import ChatRequest, OpenAIClient, request_seed
 from deepscaler.engines.openai.probe import ReplyMonitor
 from deepscaler.evaluation.completions import Completion, Key, Plan
@@ -21,13 +21,13 @@ class ServerSource:
     def __init__(
         self,
         client: OpenAIClient,
-        instruction: str,
+        prompt_format: PromptFormat,
         found: Sequence[str] = (),
         metadata: Mapping[str, object] | None = None,
     ) -> None:
         self._client, self._found = client, list(found)
         self.metadata: Mapping[str, object] = metadata or {}
-        self._instruction = instruction
+        self._prompt_format = prompt_format
         self._monitor = ReplyMonitor(client)
 
     def complete(self, plan: Plan, wanted: Sequence[Key]) -> Generator[Completion, None, None]:
@@ -54,8 +54,8 @@ class ServerSource:
 
     def _request(self, plan: Plan, key: Key, seed: int) -> ChatRequest:
         problem = plan.problem(key)
-        question = format_question(problem, self._instruction)
-        return ChatRequest(key, question, request_seed(seed, *key), problem.earlier)
+        question, earlier = self._prompt_format.question(problem), self._prompt_format.opened(problem.earlier)
+        return ChatRequest(key, question, request_seed(seed, *key), earlier)
 
     def warnings(self) -> list[str]:
         return [*self._found, *self._monitor.warnings()]

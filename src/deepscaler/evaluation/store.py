@@ -187,7 +187,7 @@ def _check_more_samples(directory: Path, before: object, after: object) -> None:
     """An evaluation may get more samples per problem, which leaves the old ones as they are, but not fewer."""
     if not (isinstance(before, int) and isinstance(after, int) and after > before):
         raise ValueError(
-            f"{directory} holds an evaluation with {before} samples per problem, and {after} were asked for; give "
+            f"{directory} was made with --samples {before}, and {after} were asked for; give "
             f"--samples {before} or more, which makes only those that are missing, or another --out"
         )
 

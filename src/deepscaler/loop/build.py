@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,10 +14,11 @@ from deepscaler.cluster.local import WORKERS, PolicyFiles
 from deepscaler.cluster.model_directory import device_metadata, open_model
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import Recipe, recipe_hash
-from deepscaler.config.derived import updates_per_step
+from deepscaler.config.derived import mini_batches_per_step
 from deepscaler.config.evaluation import evaluation_recipe, rollout_engine
 from deepscaler.config.parts import ENGINES
 from deepscaler.curriculum.controller import Curriculum
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.prompts import Prompts, longest_sequence, make_prompts
 from deepscaler.data.requests import PromptEncoder
 from deepscaler.data.sources.other_columns import NO_OTHERS
@@ -30,6 +30,7 @@ from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import Experience, MakeSamples, OnPolicy, Step
 from deepscaler.loop.held_out_sets import write_held_out
 from deepscaler.loop.inputs import code_digests, inputs_of
+from deepscaler.loop.locked_directory import locked_directory, storage_faults_named
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.publishing import CANARY_LIMIT, Canary
 from deepscaler.loop.resume import find_start
@@ -41,13 +42,12 @@ from deepscaler.loop.validation import Evaluator
 from deepscaler.loop.watchdog import Watchdog
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
-from deepscaler.observability.files import new_directory, storage_fault
 from deepscaler.observability.run_directory import RunDirectory
 from deepscaler.protocols import Cluster, Learner
 from deepscaler.rewards.manager import RewardManager, open_reward
 from deepscaler.rewards.scoring import items_of
 from deepscaler.training.checkpoint_writer import CheckpointWriter
-from deepscaler.types import IntArray, RunError, ScoredGroup, TrainSample, WantedColumns
+from deepscaler.types import IntArray, ScoredGroup, TrainSample, WantedColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def _open(
 ) -> Iterator[Run]:
     files = read.policy.files
     with (
-        _lock(path),
-        _storage_faults_named(path),
+        locked_directory(path),
+        storage_faults_named(path),
         StopRequest() as stop,
         load_cluster(recipe.cluster.kind)(recipe, read.policy, path) as workers,
         _experience(recipe, read, workers, progress, reward) as (experience, cluster),
@@ -178,7 +178,7 @@ def _canary(recipe: Recipe, read: Inputs, learner: Learner) -> Canary | None:
 
 def _make_samples_of(recipe: Recipe) -> MakeSamples:
     """Advantages and token weights by the recipe's algorithm."""
-    num_updates = updates_per_step(recipe)
+    num_updates = mini_batches_per_step(recipe)
 
     def make(groups: Sequence[ScoredGroup], step: Step) -> list[list[TrainSample]]:
         budget = step.stage.max_completion_tokens
@@ -193,7 +193,8 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress, others: Wa
     others: columns that reward functions take.
     """
     training = load_training_data(recipe, others)
-    files = open_model(model_path, recipe.model.dtype, recipe.model.revision)
+    prompt_format = PromptFormat.of(recipe.data, recipe.data.instruction)
+    files = open_model(model_path, recipe.model.dtype, recipe.model.revision, prompt_format=prompt_format)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes the date into every prompt, so a run on another day differs")
     for text in validation_notes(training):
@@ -203,7 +204,7 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress, others: Wa
     )
     stop_ids = files.stop_ids(recipe.rollout.stop_token_ids)
     policy = PolicyFiles(files, stop_ids, longest_sequence(recipe, files.context, prompts))
-    encode = PromptEncoder(files.tokenizer, recipe.data.instruction, prompts.ids)
+    encode = PromptEncoder(files.tokenizer, prompt_format, prompts.ids)
     decode = decoder(files.tokenizer, stop_ids, recipe.rollout.stop)
     return Inputs(training, prompts, encode, decode, policy)
 
@@ -228,38 +229,3 @@ def _evaluator(
         directory=path,
         progress=progress,
     )
-
-
-@contextmanager
-def _storage_faults_named(path: Path) -> Iterator[None]:
-    """Turn storage errors such as a full disk into a RunError with one message."""
-    try:
-        yield
-    except OSError as error:
-        fault = storage_fault(error)
-        if fault is None:
-            raise
-        raise RunError(
-            f"{error.filename or path}: {error.strerror}: {fault}, so the run stops. Make room and run the same "
-            "command again; it continues from the newest checkpoint"
-        ) from error
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Lock the run directory for this process. A new directory is removed again if the run does not start."""
-    with new_directory(path):
-        lock = path / ".lock"
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another process is training in {path}; wait until it ends, or give another --run-dir"
-                ) from error
-            try:
-                yield
-            except BaseException:
-                if [*path.iterdir()] == [lock]:
-                    lock.unlink()
-                raise

@@ -14,7 +14,7 @@ from deepscaler.config import Recipe
 from deepscaler.config.evaluation import EvalRecipe, evaluation_recipe, settings_of
 from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.config.setting import shapes_of, values_shaping
-from deepscaler.data.templates import format_question
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.engines.registry import load_engine
 from deepscaler.evaluation.completions import EVALUATION_STEP, Plan, Source
 from deepscaler.evaluation.datasets import Datasets, announced
@@ -78,17 +78,22 @@ class Job:
         return Plan(self.datasets.sets, self.recipe.sampling.num_samples)
 
     @property
+    def prompt_format(self) -> PromptFormat:
+        return PromptFormat.of(self.recipe.suite, self.recipe.suite.instruction)
+
+    @property
     def params(self) -> SamplingParams:
         return sampling_params(self.recipe)
 
     def settings(self, model: Mapping[str, Any], engine: Mapping[str, Any], template: Mapping[str, Any]) -> Settings:
         """Everything that shapes a result; the store compares it before it resumes."""
+        switches = self.recipe.suite.template
         return {
             **settings_of(self.recipe),
             "datasets": dict(self.datasets.identity),
             "model": dict(model),
             "engine": dict(engine),
-            "template": dict(template),
+            "template": {**template, **({"variables": switches} if switches else {})},
             "grader": grader_settings(self.recipe.grader),
         }
 
@@ -100,7 +105,7 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     is not installed.
     """
     engine = load_engine(job.recipe.engine.kind)
-    files = open_model(model, job.recipe.engine.dtype)
+    files = open_model(model, job.recipe.engine.dtype, prompt_format=job.prompt_format, section="suite")
     settings = job.settings(
         {"sha256": files.sha256()}, engine.fingerprint(files, job.recipe.engine), asdict(files.template)
     )
@@ -124,7 +129,7 @@ def evaluate_endpoint(address: str, model: str, job: Job) -> Results:
     """
     from deepscaler.engines.openai.client import OpenAIClient
 
-    client = OpenAIClient(address, model, job.params, job.recipe.client)
+    client = OpenAIClient(address, model, job.params, job.recipe.client, job.recipe.suite.template)
     changed = {"omit": sorted(job.recipe.client.omit), "extra_body": job.recipe.client.extra_body}
     settings = job.settings(
         {"name": model},
@@ -158,8 +163,7 @@ def evaluate_directory(
 
 @contextmanager
 def _engine_source(files: ModelDirectory, job: Job) -> Iterator[Source]:
-    instruction = job.recipe.suite.instruction
-    prompts = {p: files.prompt_ids(p, instruction) for problems in job.datasets.sets.values() for p in problems}
+    prompts = {p: files.prompt_ids(p) for problems in job.datasets.sets.values() for p in problems}
     files.check_context(list(prompts.values()), job.params.max_completion_tokens)
     capacity = max(map(len, prompts.values())) + job.params.max_completion_tokens
     open_engine = load_engine(job.recipe.engine.kind).open
@@ -174,10 +178,10 @@ def _server_source(client: Any, job: Job) -> Iterator[Source]:
 
     metadata = check_server(client)
     first = next(iter(job.plan.problems.values()))
-    found = probe_sampling(client, format_question(first, job.recipe.suite.instruction))
+    found = probe_sampling(client, job.prompt_format.question(first))
     for text in found:
         job.progress.warning(text)
-    yield ServerSource(client, job.recipe.suite.instruction, found, metadata)
+    yield ServerSource(client, job.prompt_format, found, metadata)
 
 
 def run_job(

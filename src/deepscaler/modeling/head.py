@@ -33,7 +33,7 @@ def forbid_ids(model: Any, ids: Sequence[int]) -> None:
     would be trained on. Kept as a buffer: copies of the model and other processes have it as well, files do not.
     """
     if ids:
-        device = model.get_output_embeddings().weight.device
+        device = next(model.buffers()).device  # the weights may be on the meta device
         model.register_buffer(_FORBIDDEN, torch.tensor(ids, dtype=torch.int64, device=device), persistent=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deepscaler.modeling.families.registry import FAMILIES, family_of
 from deepscaler.modeling.gguf.conversion import converted
 from deepscaler.modeling.gguf.header import is_gguf
 from deepscaler.modeling.head import forbid_ids
+from deepscaler.modeling.meta_init import build_on_meta, holds_by_name
 from deepscaler.modeling.positions import fit_positions
 from deepscaler.modeling.weight_check import check_weights
 from deepscaler.observability.run_directory import read_json
@@ -92,25 +94,38 @@ def load_model(
     revision: str | None = None,
     tokenizer: Any | None = None,
     longest: int | None = None,
+    on_meta: bool = False,
 ) -> nn.Module:
     """A causal LM whose attention goes through `deepscaler.modeling.attention`, accelerated on CPU. Raises ModelError.
 
     tokenizer: ids that it has no token for are never sampled and take no probability. longest: tokens of the longest
     sequence that the model will see; without, models whose computation depends on it are refused by the engine.
+    on_meta: without weights (meta_init), where a part of them can be read from the files later.
     """
     directory = resolve_model(path, revision)
     config = checked_config(directory)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True
-        )
+        model: Any = _without_weights(directory, config, dtype, torch.device(device)) if on_meta else None
+        if model is None:
+            whole: Any = AutoModelForCausalLM.from_pretrained(
+                directory, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True
+            )
+            model = whole.to(device)
         if longest is not None:
             fit_positions(model, longest)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{directory} cannot be used: {error}") from error
     if tokenizer is not None:
         forbid_ids(model, unknown_ids(tokenizer, model.get_output_embeddings().weight.shape[0]))
-    return cpu.accelerate(model.to(device).eval(), family_of(model).parts)
+    return cpu.accelerate(model.eval(), family_of(model).parts, torch.device(device))
+
+
+def _without_weights(directory: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any | None:
+    """The model on the meta device; None where its files hold other names than the model."""
+    model = build_on_meta(config, dtype, device)
+    with suppress(OSError):  # the file is optional
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model if holds_by_name(directory, model) else None
 
 
 def read_config(directory: Path) -> Any:

@@ -38,7 +38,7 @@ def fit_positions(model: Any, longest: int) -> None:
     rotary = model.base_model.rotary_emb
     if changes_with_length(rotary):
         with torch.no_grad():
-            device = model.get_input_embeddings().weight.device
+            device = rotary.inv_freq.device
             rotary(torch.zeros(1, device=device), torch.tensor([[longest - 1]], device=device))
         rotary.rope_type = FITTED
         model.longest_fitted = longest

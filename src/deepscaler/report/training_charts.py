@@ -111,6 +111,14 @@ def sampling_speed(row: Row) -> float | None:
     return per_second("num_sampled_tokens", "sampler_busy_s" if ahead else "sample_s")(row)
 
 
+def loss_chart(runs: Sequence[RunRecord]) -> Chart:
+    """Of supervised fine-tuning."""
+    build = _Builder(runs)
+    hint = "Mean over the assistant's tokens. A validation loss that rises again means too many epochs."
+    lines = build.lines(("traces", "accent", "loss"), ("validation", "second", "validation_loss"))
+    return build.chart("loss", "Cross-entropy", "nats per token", hint, lines)
+
+
 def pass_at_1_chart(runs: Sequence[RunRecord]) -> Chart:
     build = _Builder(runs)
     hint = "On the validation sets, with 95% intervals. Should rise from stage to stage."
@@ -197,6 +205,7 @@ def _learning(runs: Sequence[RunRecord]) -> ChartSection:
     hint = "Groups whose completions all got the same reward teach nothing."
     silent = build.chart("groups", "Groups without signal", "", hint, groups, percent=True)
     charts = [
+        loss_chart(runs),
         pass_at_1_chart(runs),
         difficulty_chart(runs),
         reward_chart(runs),

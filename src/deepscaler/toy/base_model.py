@@ -16,17 +16,19 @@ from deepscaler.config.schema import RecipeError
 from deepscaler.config.sections.model import SftSection
 from deepscaler.config.setting import values_shaping
 from deepscaler.data.identity import problem_id
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.sources.synthetic import held_out_ids, random_chain
-from deepscaler.data.templates import format_question, render_prompt
+from deepscaler.data.templates import render_prompt
 from deepscaler.json_text import canonical_digest
 from deepscaler.loop.progress import Progress, duration, speed
 from deepscaler.observability.run_directory import read_json
 from deepscaler.randomness import generator
 from deepscaler.toy.muon_helpers import MuonHelper, shared_orthogonalise
-from deepscaler.toy.supervised import RECORD_FILE, as_sample, new_model, optimizers, save_base, sft_computer
+from deepscaler.toy.supervised import RECORD_FILE, new_model, optimizers, save_base
 from deepscaler.toy.supervised import train as train_supervised
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.toy.traces import WORDS, worked_solution
+from deepscaler.training.cross_entropy import cross_entropy_computer, supervised_sample
 from deepscaler.types import TrainSample
 
 GROW_UNTIL = 0.5  # share of the token budget over which the chains grow to full length
@@ -72,7 +74,7 @@ def base_directory(recipe: Recipe, section: SftSection) -> Path:
 def _train_base(recipe: Recipe, section: SftSection, directory: Path, progress: Progress) -> None:
     tokenizer = build_tokenizer(WORDS)
     model = new_model(section, tokenizer, recipe.seed)
-    computer = sft_computer(model, recipe.training)
+    computer = cross_entropy_computer(model, recipe.training)
 
     def report(state: dict[str, Any]) -> None:
         progress.update(
@@ -93,7 +95,7 @@ def supervised_samples(recipe: Recipe, section: SftSection, tokenizer: Any) -> I
     """Endless worked solutions, none of a held-out problem; the chains grow with the share of the budget used."""
     rng = generator("sft", recipe.seed)
     held_out = held_out_ids(recipe.evaluation)
-    data = recipe.data
+    data, prompt_format = recipe.data, PromptFormat(recipe.data.instruction)
     budget, used = section.steps * section.tokens_per_step, 0
     while True:
         growth = min(1.0, used / (GROW_UNTIL * budget))
@@ -102,8 +104,8 @@ def supervised_samples(recipe: Recipe, section: SftSection, tokenizer: Any) -> I
         solution = worked_solution(chain, section, rng)
         if problem_id(str(chain)) in held_out:
             continue
-        prompt_ids, _ = render_prompt(tokenizer, format_question(chain.problem(), data.instruction))
+        prompt_ids, _ = render_prompt(tokenizer, prompt_format.question(chain.problem()))
         ids = [*tokenizer(solution, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         completion = np.array(ids[: section.max_solution_tokens], dtype=np.int32)
         used += len(prompt_ids) + len(completion)
-        yield as_sample(prompt_ids, completion)
+        yield supervised_sample(prompt_ids, completion)

@@ -7,27 +7,23 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from deepscaler import cpu
 from deepscaler.cluster.replica import SharedReplica
-from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.model import SftSection
-from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import NAME
 from deepscaler.modeling.families.registry import family_of
 from deepscaler.observability.destinations import directory_destination
 from deepscaler.observability.files import fsync, storage_fault
 from deepscaler.randomness import key_of
 from deepscaler.toy.muon import Muon, Orthogonalise
-from deepscaler.training.gradients import GradientComputer
+from deepscaler.training.cross_entropy import token_mean
 from deepscaler.training.replica import Optimizers
 from deepscaler.types import RunError, TrainSample
 
@@ -38,8 +34,6 @@ MAX_GRAD_NORM = 1.0
 # µs for a token's worth of worked solution, and of gradient: passes and calls, and 6 operations per parameter. Only how
 # evenly processes share a step depends on them. Measured before passes were compiled, which took about 10 of the 20.
 MAKING_US, FIXED_US, US_PER_PARAMETER = 2.5, 20.0, 4e-5
-# Cross-entropy is REINFORCE with advantage 1 on the given completions.
-CROSS_ENTROPY = AlgorithmSection(loss="reinforce")
 Report = Callable[[dict[str, Any]], None]
 Batch = list[TrainSample]
 
@@ -66,11 +60,6 @@ def new_model(section: SftSection, tokenizer: Any, seed: int) -> Any:
     model = Qwen2ForCausalLM(config).eval()
     model.set_attn_implementation(NAME)
     return cpu.accelerate(model, family_of(model).parts)
-
-
-def sft_computer(model: Any, training: TrainingSection) -> GradientComputer:
-    """Gradients of the mean cross-entropy of completion tokens."""
-    return GradientComputer(model, None, CROSS_ENTROPY, training, temperature=1.0)
 
 
 def train(
@@ -119,16 +108,7 @@ def next_batch(samples: Iterator[TrainSample], budget: int) -> Batch:
     while used < budget:
         batch.append(next(samples))
         used += batch[-1].num_tokens
-    total = sum(len(s.completion_ids) for s in batch)
-    # New samples: the batch before this one is being trained on meanwhile, and may hold the same ones.
-    return [replace(s, token_weights=np.full(len(s.completion_ids), 1 / total, np.float32)) for s in batch]
-
-
-def as_sample(prompt_ids: np.ndarray, completion_ids: np.ndarray) -> TrainSample:
-    """A supervised sample of weight 1 per token; its batch makes a mean of them."""
-    count = len(completion_ids)
-    zeros, ones = np.zeros(count, np.float32), np.ones(count, np.float32)
-    return TrainSample(prompt_ids, completion_ids, zeros, 1.0, ones, 0)
+    return token_mean(batch)
 
 
 def _rate(step: int, section: SftSection) -> float:

@@ -13,6 +13,7 @@ from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.protocols import Future, PublishedWeights, Replica
 from deepscaler.training.metrics import StepSums
+from deepscaler.training.schedules import learning_rate_factor, warmup_factor
 from deepscaler.types import FloatArray, RunError, TrainSample, UpdateStats
 
 COUNTERS_FILE = "learner.json"
@@ -48,16 +49,18 @@ class PolicyLearner:
             self.num_updates = 0
 
     def update(self, mini_batches: Sequence[Sequence[TrainSample]]) -> UpdateStats:
-        """One optimizer update per mini-batch. Raises TrainingDivergedError after five skipped in a row."""
+        """One optimizer update per mini-batch and pass. Raises TrainingDivergedError after five skipped in a row."""
         sums = StepSums()
         batches = [[s for s in batch if self._contributes(s)] for batch in mini_batches]
+        passes = self._optimizer.num_iterations
         # With a single update the current policy still is the policy at the start of the step, exactly.
-        on_policy = len(batches) == 1
+        on_policy = passes * len(batches) == 1
         olds = [None if on_policy else self._replica.logprobs(batch) for batch in batches]
         refs = [self._replica.logprobs(batch, of="reference") if self._has_reference else None for batch in batches]
-        for batch, old, ref in zip(batches, olds, refs, strict=True):
+        updates = [*zip(batches, olds, refs, strict=True)] * passes
+        for index, (batch, old, ref) in enumerate(updates):
             if batch:
-                self._one_update(batch, old, ref, sums)
+                self._one_update(batch, old, ref, sums, self._learning_rate(index, len(updates)))
         self.version += 1
         return sums.stats()
 
@@ -71,10 +74,10 @@ class PolicyLearner:
         return bool(sample.token_weights.any()) and (sample.advantage != 0 or regularised)
 
     def _one_update(
-        self, batch: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None, sums: StepSums
+        self, batch: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None, sums: StepSums, rate: float
     ) -> None:
         sums.tokens += self._replica.accumulate(batch, old, ref)
-        applied = self._replica.apply(self._learning_rate(), self._optimizer.max_grad_norm)
+        applied = self._replica.apply(rate, self._optimizer.max_grad_norm)
         sums.add_update(applied)
         if math.isfinite(applied.grad_norm):
             self.num_updates += 1
@@ -89,11 +92,23 @@ class PolicyLearner:
                 "go back to an earlier checkpoint"
             )
 
-    def _learning_rate(self) -> float:
-        """Linear warm-up, then constant."""
-        warmup = self._optimizer.warmup_updates
-        factor = min(1.0, (self.num_updates + 1) / warmup) if warmup else 1.0
-        return self._optimizer.learning_rate * factor
+    def _learning_rate(self, index: int, per_step: int) -> float:
+        """Of the update `index` of this step's `per_step` ones.
+
+        The warm-up counts applied updates and begins anew with a new optimizer; the decay counts the run's steps.
+        """
+        section = self._optimizer
+        return (
+            section.learning_rate
+            * warmup_factor(self.num_updates, section.warmup_updates)
+            * learning_rate_factor(
+                section.schedule,
+                update=self.version * per_step + index,
+                num_updates=None if section.decay_steps is None else section.decay_steps * per_step,
+                warmup_updates=section.warmup_updates,
+                floor=section.min_learning_rate_ratio,
+            )
+        )
 
     def logprobs(self, samples: Sequence[TrainSample]) -> Logprobs:
         return self._replica.logprobs(samples)

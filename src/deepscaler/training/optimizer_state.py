@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
 from deepscaler.training.sharded_state import REFERENCE_FOLDER, load_sharded_optimizer, load_sharded_reference
+from deepscaler.training.weight_parts import read_parameters
 from deepscaler.types import RunError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -64,9 +65,9 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
-    _load_parameters(model, weights_files(directory))
+    read_parameters(model, weights_files(directory))
     if reference is not None and (directory / REFERENCE_FILE).is_file():
-        _load_parameters(reference, [directory / REFERENCE_FILE])
+        read_parameters(reference, [directory / REFERENCE_FILE])
     elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
         load_sharded_reference(directory, reference)
 
@@ -109,18 +110,6 @@ def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, director
             f"{num_updates} have been applied; training would go on with another optimizer. Move this checkpoint away "
             "to go on from an earlier one"
         )
-
-
-def _load_parameters(model: nn.Module, files: list[Path]) -> None:
-    stored: dict[str, Tensor] = {}
-    for file in files:
-        stored |= load_file(file)
-    missing = [name for name, _ in model.named_parameters() if name not in stored]
-    if missing:
-        raise ValueError(f"{files[0].parent} lacks the weights {missing[:3]}; it was saved from another model")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_part(stored[name], parameter) if isinstance(parameter, DTensor) else stored[name])
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ summed over the ranks, not averaged: token weights are of the whole step (algori
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.context_parallel import TokenValues
 from deepscaler.training.gradients import GradientComputer
 from deepscaler.training.packing import PackedBatch
+from deepscaler.training.weight_parts import is_on_meta, materialise
 
 Compute = Callable[[Any, PackedBatch], TokenValues]
 
@@ -79,10 +81,12 @@ def gathered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 class ShardedComputer(GradientComputer):
     """This rank's part of gradients and log-probabilities; every rank runs as many micro-batches as the others.
 
-    mesh: of all ranks. cpu_offload: as in `shard`.
+    mesh: of all ranks. cpu_offload: as in `shard`. files: of the weights, for models on the meta device.
     """
 
-    def __init__(self, *arguments: Any, mesh: DeviceMesh, cpu_offload: bool, **settings: Any) -> None:
+    def __init__(
+        self, *arguments: Any, mesh: DeviceMesh, cpu_offload: bool, files: Path | None = None, **settings: Any
+    ) -> None:
         super().__init__(*arguments, **settings)
         compute = super()._token_values
         self._roots = {
@@ -90,6 +94,11 @@ class ShardedComputer(GradientComputer):
             for model in (self.model, self.reference)
             if model is not None
         }
+        self._device = next(self.model.buffers()).device
+        for model in (self.model, self.reference):
+            if model is not None and is_on_meta(model):
+                assert files is not None
+                materialise(model, files, torch.device("cpu") if cpu_offload else self._device)
 
     def free_gathered(self, of: PolicyOrReference) -> None:
         """Free the root's whole weights, which a forward without backward leaves: they would be stale after a load.

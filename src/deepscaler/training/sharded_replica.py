@@ -206,18 +206,20 @@ def check_shared(directory: Path) -> None:
         )
 
 
-def sharded_replica(recipe: Recipe, model: nn.Module, published: Path) -> ShardedReplica:
+def sharded_replica(recipe: Recipe, model: nn.Module, published: Path, files: Path | None = None) -> ShardedReplica:
     """This rank's part of a recipe's replica, over the whole world. Every rank gives the same float32 model.
+
+    files: directory of the weights, for a model that is on the meta device: this rank reads its part of them.
 
     Ranks that share every micro-batch (training.context_parallel) are neighbours; their gradients add up as all others.
     """
-    device, together = next(model.parameters()).device.type, recipe.training.context_parallel
+    device, together = next(model.buffers()).device.type, recipe.training.context_parallel
     mesh, context = init_device_mesh(device, (dist.get_world_size(),)), None
     if together > 1:
         shape = (dist.get_world_size() // together, together)
         groups = init_device_mesh(device, shape, mesh_dim_names=("samples", "context"))
         context = ContextParallel(groups.get_group("context"))
-    make = partial(ShardedComputer, mesh=mesh, cpu_offload=recipe.training.cpu_offload, context=context)
+    make = partial(ShardedComputer, mesh=mesh, cpu_offload=recipe.training.cpu_offload, files=files, context=context)
     return ShardedReplica(computer_of(recipe, model, make), adamw(recipe.optimizer), published, recipe.model.dtype)
 
 

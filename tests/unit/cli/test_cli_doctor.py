@@ -113,6 +113,19 @@ def test_an_engine_that_is_not_installed_is_missing(no_vllm: None) -> None:
     assert found.status == "missing" and "vLLM is not installed" in found.text
 
 
+@pytest.mark.parametrize(("here", "status"), [(2, "missing"), (4, "ok"), (0, "ok")])
+def test_a_vllm_server_over_more_gpus_than_there_are_is_missing(
+    monkeypatch: pytest.MonkeyPatch, here: int, status: str
+) -> None:
+    monkeypatch.setattr(recipe, "num_gpus", lambda: here)
+    monkeypatch.setattr(recipe.parts, "require_engine", lambda name, section: None)
+    monkeypatch.setattr(recipe, "_gpu_memory", lambda *_: Finding("memory of a step", "ok", ""))
+    servers = ("rollout.engine=vllm_server", "rollout.vllm_python=p", "model.float32_head=false")
+    found = of_recipe(*servers, "rollout.vllm_tensor_parallel=2", "rollout.vllm_pipeline_parallel=2")["engine"]
+    assert found.status == status
+    assert ("takes 4 GPUs (rollout.vllm_tensor_parallel" in found.text) == (status == "missing")
+
+
 def test_a_model_is_looked_for_on_disk_and_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

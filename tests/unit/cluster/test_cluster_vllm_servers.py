@@ -206,3 +206,13 @@ def test_a_pause_is_answered_while_many_completions_are_under_way(
     newest = {r.token_versions.tolist()[-1] for r in rollouts}
     assert newest == {2} and server.illegal == []
     assert len(server.bodies) == (count if interrupt == "keep" else 2 * count)
+
+
+def test_when_every_server_fails_in_a_phase_the_run_ends_with_the_servers_words(tmp_path: Path) -> None:
+    with FakeVllmServer() as server, grouped(server, way="ipc") as group:
+        server.transfer.fails_in = {"start_weight_update": 500}
+        publisher = WeightPublisher(group, tmp_path, "float32", Choice("ipc"))
+        with pytest.raises(RunError, match=r"no sampler is left .*planted in start_weight_update.*= 'files'"):
+            publisher.load_weights(weights(1))
+    assert server.calls.count("start_weight_update") == 4  # started again three times
+    assert server.bodies == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from deepscaler.cluster.registry import load_cluster
 from deepscaler.config import load_recipe
-from deepscaler.config.evaluation import load_evaluation
+from deepscaler.config.evaluation import load_evaluation, rollout_engine
 from deepscaler.config.parts import CLUSTERS, ENGINES, REWARDS, EngineName, load
 from deepscaler.config.schema import RecipeError
 from deepscaler.engines.registry import Engine, load_engine
@@ -74,3 +75,10 @@ def test_a_part_that_was_added_is_known_to_settings(monkeypatch):
 def test_no_other_package_is_imported_by_name(path: str) -> None:
     with pytest.raises(ValueError, match="no import path of this package"):
         load(path)
+
+
+@pytest.mark.parametrize(("kind", "way"), [("local", "auto"), ("torchrun", "files"), ("ray", "files")])
+def test_servers_of_a_learner_with_ranks_get_files(kind: str, way: str) -> None:
+    servers = ["rollout.engine=vllm_server", "rollout.vllm_python=p", "model.float32_head=false"]
+    recipe = load_recipe(Path("deepscaler-1.5b"), [*servers, f"cluster.kind={kind}"])
+    assert rollout_engine(recipe).vllm_weight_transfer == way

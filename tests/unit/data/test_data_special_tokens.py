@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.templates import (
     encode_problem,
     encode_problems,
@@ -67,8 +68,8 @@ def test_only_the_template_begins_and_ends_turns(made: Any) -> None:
     assert (count(made, ids, "<|im_start|>"), count(made, ids, "<|im_end|>")) == (2, 1)
     assert not thinking
     assert render_text(made, ATTACK) == f"<|im_start|>user\n{ATTACK}<|im_end|>\n<|im_start|>assistant\n"
-    kept, _ = encode_problems([Problem("a", "1+1?", ("2",)), Problem("b", ATTACK, ("4",))], made, "", 999)
-    assert kept[1].prompt_ids.tolist() == encode_problem(made, kept[1].problem, "").tolist() == ids.tolist()
+    kept, _ = encode_problems([Problem("a", "1+1?", ("2",)), Problem("b", ATTACK, ("4",))], made, PromptFormat(), 999)
+    assert kept[1].prompt_ids.tolist() == encode_problem(made, kept[1].problem, PromptFormat()).tolist() == ids.tolist()
 
 
 @pytest.mark.parametrize("made", TOKENIZERS)
@@ -118,10 +119,10 @@ def test_the_replicas_own_tokenizer_keeps_its_turns_apart() -> None:
 def test_a_problems_earlier_messages_are_shown_and_a_template_that_drops_them_is_refused() -> None:
     made = bytes_tokenizer(in_vocabulary=True)
     problem = Problem("a", "1+1?", ("2",), earlier=(Message("system", "Be brief."),))
-    kept, _ = encode_problems([problem], made, "Think.", 999)
+    kept, _ = encode_problems([problem], made, PromptFormat("Think."), 999)
     assert made.decode(kept[0].prompt_ids) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1? Think.<|im_end|>\n<|im_start|>assistant\n"
     )
     made.chat_template = "<|im_start|>{{ messages[-1].content }}"
     with pytest.raises(ValueError, match="leaves out or changes a system message"):
-        encode_problems([problem], made, "Think.", 999)
+        encode_problems([problem], made, PromptFormat("Think."), 999)

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.sources.synthetic import generate_problems
 from deepscaler.data.stream import ProblemStream
-from deepscaler.data.templates import encode_problems, format_question, render_prompt
+from deepscaler.data.templates import encode_problems, render_prompt
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.toy.traces import WORDS
 from deepscaler.types import Problem
@@ -61,21 +62,21 @@ def test_another_number_of_problems_is_refused() -> None:
 
 def test_the_prompt_is_the_template_around_problem_and_instruction() -> None:
     tokenizer = build_tokenizer(WORDS)
-    prompt_ids, prefilled = render_prompt(tokenizer, format_question(PROBLEMS[0], ""))
+    prompt_ids, prefilled = render_prompt(tokenizer, PROBLEMS[0].prompt)
     assert prefilled
     assert prompt_ids.dtype == np.int32
     assert tokenizer.decode(prompt_ids) == f"<user>{PROBLEMS[0].prompt}<assistant><think>"
-    assert format_question(PROBLEMS[0], "Think.") == f"{PROBLEMS[0].prompt} Think."
+    assert PromptFormat("Think.").question(PROBLEMS[0]) == f"{PROBLEMS[0].prompt} Think."
 
 
 def test_too_long_prompts_are_dropped_and_counted() -> None:
     tokenizer = build_tokenizer(WORDS)
     mixed = [*PROBLEMS, *generate_problems(5, [20], 1)]
-    kept, dropped = encode_problems(mixed, tokenizer, "", 40)
+    kept, dropped = encode_problems(mixed, tokenizer, PromptFormat(), 40)
     assert [e.problem for e in kept] == PROBLEMS
     assert dropped == mixed[10:]
     with pytest.raises(ValueError, match=r"every prompt \(15\) exceeds data.max_prompt_tokens = 3; raise it"):
-        encode_problems(mixed, tokenizer, "", 3)
+        encode_problems(mixed, tokenizer, PromptFormat(), 3)
 
 
 def test_a_tokenizer_without_template_is_refused() -> None:

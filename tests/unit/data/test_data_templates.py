@@ -10,10 +10,10 @@ import threading
 import time
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
+from chat_templates import BOS, CHATML_SPECIALS, QWEN3, QWEN25, r1, tokenizer
 from deepscaler.data import templates
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.templates import (
     encode_problems,
     render_prompt,
@@ -23,57 +23,6 @@ from deepscaler.data.templates import (
     template_text,
 )
 from deepscaler.types import Problem
-
-BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
-R1_SPECIALS = [EOS, "<｜User｜>", "<｜Assistant｜>", BOS, "<think>", "</think>"]
-R1_DISTILL = (
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
-    "{% set ns = namespace(system='') %}"
-    "{%- for message in messages %}{%- if message['role'] == 'system' %}{% set ns.system = message['content'] %}"
-    "{%- endif %}{%- endfor %}{{ bos_token }}{{ ns.system }}"
-    "{%- for message in messages %}"
-    "{%- if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{%- endif %}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{{ '<｜Assistant｜>' + message['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
-    "{%- endif %}{%- endfor %}"
-    "{% if add_generation_prompt %}{{ '<｜Assistant｜>' + PREFILL }}{% endif %}"
-)
-CHATML_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-QWEN25 = (
-    "{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nPlease reason step by step.<|im_end|>\\n' }}"
-    "{%- endif %}{%- for message in messages %}"
-    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-QWEN3 = QWEN25.replace("Please reason step by step.", "").replace(
-    "{{ '<|im_start|>assistant\\n' }}",
-    "{{ '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif %}",
-)
-
-
-def tokenizer(
-    specials: list[str], template: str, *, bos: str | None = None, eos: str, adds_bos: bool = False
-) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: every text is a sequence of bytes and special tokens."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*letters, *specials])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    if adds_bos:
-        backend.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-            single=f"{bos} $A", special_tokens=[(bos, vocabulary[str(bos)])]
-        )
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=bos, eos_token=eos, additional_special_tokens=specials
-    )
-    made.chat_template = template
-    return made
-
-
-def r1(prefill: str = "'<think>\\n'") -> PreTrainedTokenizerFast:
-    return tokenizer(R1_SPECIALS, R1_DISTILL.replace("PREFILL", prefill), bos=BOS, eos=EOS, adds_bos=True)
 
 
 def test_r1_distill_has_one_bos_its_own_and_ends_inside_the_thoughts() -> None:
@@ -203,7 +152,9 @@ def test_ordinary_text_in_a_template_is_no_bomb() -> None:
 def test_the_text_is_what_transformers_renders_bit_by_bit() -> None:
     questions = ["What is π?", "a <b> & 'c' \"d\"", "{{ 1 }} {% raw %}", "two\nlines  ", "< think >", "😀 é"]
     for made in (r1(), tokenizer(CHATML_SPECIALS, QWEN25, eos="<|im_end|>")):
-        kept, _ = encode_problems([Problem(str(i), q, ("1",)) for i, q in enumerate(questions)], made, "", 999)
+        kept, _ = encode_problems(
+            [Problem(str(i), q, ("1",)) for i, q in enumerate(questions)], made, PromptFormat(), 999
+        )
         for question, encoded in zip(questions, kept, strict=True):
             messages = [{"role": "user", "content": question}]
             text = made.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -225,6 +176,8 @@ def test_one_prompt_among_many_on_which_the_template_hangs_or_fails(monkeypatch:
             "{% if 'bad' in messages[0].content %}" + fault + "{% endif %}<｜User｜>{{ messages[0].content }}"
         )
         with pytest.raises(ValueError, match=message):
-            encode_problems([*problems[:200], Problem("bad", "bad", ("1",)), *problems[200:]], made, "", 999)
-        kept, dropped = encode_problems(problems, made, "", 999)
+            encode_problems(
+                [*problems[:200], Problem("bad", "bad", ("1",)), *problems[200:]], made, PromptFormat(), 999
+            )
+        kept, dropped = encode_problems(problems, made, PromptFormat(), 999)
         assert len(kept) == 300 and not dropped

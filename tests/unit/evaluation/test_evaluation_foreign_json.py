@@ -26,6 +26,8 @@ OURS = {
     "json_text.py",
     "evaluation/journal.py",
     "rewards/isolation/worker.py",
+    "rewards/functions/supervisor.py",
+    "rewards/functions/worker.py",
     "data/benchmarks/review.py",
     "engines/vllm_shared/in_server/deepscaler_vllm/extension.py",  # the manifest of published weights
 }

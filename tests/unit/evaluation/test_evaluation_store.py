@@ -46,7 +46,7 @@ def test_samples_can_be_added_to_an_evaluation_but_not_taken_away(tmp_path: Path
     with SampleStore(tmp_path, many) as store:
         assert completion(0).key in store and completion(4).key not in store
     with pytest.raises(
-        ValueError, match=r"with 16 samples per problem, and 4 were asked for; give --samples 16 or more"
+        ValueError, match=r"was made with --samples 16, and 4 were asked for; give --samples 16 or more"
     ):
         SampleStore(tmp_path, few)
     with pytest.raises(ValueError, match="made with other settings"):

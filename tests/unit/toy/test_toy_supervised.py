@@ -19,9 +19,10 @@ from deepscaler.config.sections.training import TrainingSection
 from deepscaler.data.sources.synthetic import random_chain
 from deepscaler.data.templates import render_prompt
 from deepscaler.toy.muon import COEFFICIENTS, NS_STEPS, Muon, orthogonalise, orthogonalise_all
-from deepscaler.toy.supervised import as_sample, new_model, next_batch, optimizers, save_base, sft_computer, train
+from deepscaler.toy.supervised import new_model, next_batch, optimizers, save_base, train
 from deepscaler.toy.tokenizer import build_tokenizer
 from deepscaler.toy.traces import WORDS, worked_solution
+from deepscaler.training.cross_entropy import cross_entropy_computer, supervised_sample
 from deepscaler.types import RunError, TrainSample
 
 SECTION = SftSection(
@@ -36,12 +37,12 @@ def samples() -> Iterator[TrainSample]:
         chain = random_chain(3, rng)
         prompt_ids, _ = render_prompt(TOKENIZER, str(chain))
         ids = TOKENIZER(worked_solution(chain, SECTION, rng)).input_ids
-        yield as_sample(prompt_ids, np.array(ids, np.int32))
+        yield supervised_sample(prompt_ids, np.array(ids, np.int32))
 
 
 def trained(section: SftSection = SECTION) -> tuple[Any, dict[str, Any]]:
     model = new_model(section, TOKENIZER, seed=1)
-    computer = sft_computer(model, TrainingSection(tokens_per_micro_batch=1024))
+    computer = cross_entropy_computer(model, TrainingSection(tokens_per_micro_batch=1024))
     replica = SharedReplica(computer, optimizers(section, orthogonalise_all))
     return model, train(model, replica, samples(), section)
 

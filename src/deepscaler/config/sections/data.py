@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepscaler.config.sections.prompt import PromptSettings
 from deepscaler.config.setting import Section, setting
 
 
@@ -21,7 +22,7 @@ class SourceSection(Section):
     )
 
 
-class DataSection(Section):
+class DataSection(PromptSettings):
     source: str = setting(
         shapes="samples",
         compared="content",

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from deepscaler.config.setting import Section, setting
+
+LearningRateSchedule = Literal["constant", "linear", "cosine"]
 
 
 class OptimizerSection(Section):
-    learning_rate: float = setting(1e-6, shapes="update", doc="AdamW, constant after warm-up", gt=0)
+    learning_rate: float = setting(1e-6, shapes="update", doc="AdamW, the peak: reached after the warm-up", gt=0)
     beta1: float = setting(0.9, shapes="update", doc="AdamW", ge=0, lt=1)
     beta2: float = setting(0.999, shapes="update", doc="AdamW", ge=0, lt=1)
     eps: float = setting(1e-8, shapes="update", doc="AdamW", gt=0)
     weight_decay: float = setting(0.01, shapes="update", doc="AdamW", ge=0)
     warmup_updates: int = setting(0, unit="updates", shapes="update", doc="linear warm-up", ge=0)
+    schedule: LearningRateSchedule = setting(
+        "constant",
+        shapes="update",
+        added=True,
+        doc="of the learning rate after the warm-up: constant, or falling to its floor as a line or a cosine",
+    )
+    decay_steps: int | None = setting(
+        None,
+        unit="steps",
+        shapes="update",
+        added=True,
+        doc="linear and cosine: the step at which the floor is reached; absent = the last one, `deepscaler sft` only",
+        gt=0,
+    )
+    min_learning_rate_ratio: float = setting(
+        0.0, shapes="update", added=True, doc="linear and cosine: the floor, as a share of learning_rate", ge=0, lt=1
+    )
     max_grad_norm: float = setting(1.0, shapes="update", doc="global-norm clipping", gt=0)
     mini_batch_prompts: int | None = setting(
         None,
         unit="prompts",
         shapes="update",
         doc="prompts per optimizer update; absent = the whole step in one update",
+        gt=0,
+    )
+    num_iterations: int = setting(
+        1,
+        unit="passes",
+        shapes="update",
+        added=True,
+        doc="passes over the completions of a step (TRL's num_iterations, verl's ppo_epochs); from 2 on off-policy, so "
+        "the loss clips",
         gt=0,
     )
 

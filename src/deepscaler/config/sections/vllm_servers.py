@@ -80,5 +80,5 @@ class VllmServersSection(Section):
         shapes="nothing",
         added=True,
         doc="how published weights get into the servers: files, or vLLM's weight transfer over CUDA IPC (same GPUs' "
-        "machine) or NCCL (any machine); auto = what server and GPUs allow, else files",
+        "machine) or NCCL (any machine); auto = what server and GPUs allow, else files; in training alone",
     )

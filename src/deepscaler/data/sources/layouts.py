@@ -64,6 +64,7 @@ class Fields:
 
 _PREPARED = frozenset(("id", "problem", "answer", "source", "difficulty", "solution", "file", "row"))
 _CHOICES = ("choices", "options")
+_CONVERSATIONS = ("messages", "conversations")  # whole ones, of which an answer at the end is no part of the prompt
 _IMAGES = ("images", "image", "decoded_image")
 
 
@@ -82,8 +83,9 @@ def read_fields(row: Mapping[str, Any], columns: Columns) -> Fields:
         named = columns.problem != "problem" and _at(row, columns.problem) is not MISSING
         question = _question(row, columns.problem if named else "prompt", columns)
         return _fields(row, {**extra, "source": row.get("data_source")}, question, answer_field)
-    question = _question(row, _first(row, (columns.problem, "prompt")), columns)
-    solution = ("solution",) if question[0] == "prompt" or columns.answer == "answer" else ()
+    question = _question(row, _first(row, (columns.problem, "prompt", *_CONVERSATIONS)), columns)
+    is_known = question[0] in ("prompt", *_CONVERSATIONS)
+    solution = ("solution",) if is_known or columns.answer == "answer" else ()
     return _fields(row, row, question, _first(row, (columns.answer, *solution)))
 
 
@@ -93,7 +95,7 @@ _Question = tuple[str, object, tuple[Message, ...]]  # field, problem, the messa
 def _question(row: Mapping[str, object], field: str, columns: Columns) -> _Question:
     """What a prompt asks, without the instructions around it; a column of bare problems is left as it is."""
     value = _at(row, field)
-    problem, earlier = read_prompt(value)
+    problem, earlier = read_prompt(value, answered=field in _CONVERSATIONS)
     if isinstance(problem, str) and (field == "prompt" or problem is not value):
         problem = without_instruction(problem, columns.instruction)
     return field, problem, earlier

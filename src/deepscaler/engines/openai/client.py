@@ -76,8 +76,18 @@ class OpenAIClient:
     streaming: request streamed responses. omitted: fields that no request has.
     """
 
-    def __init__(self, address: str, model: str, params: SamplingParams, section: ClientSection) -> None:
-        """Raises ValueError for an invalid address."""
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        params: SamplingParams,
+        section: ClientSection,
+        template: Mapping[str, object] | None = None,
+    ) -> None:
+        """template: variables of the server's chat template (`chat_template_kwargs` of vLLM, SGLang and this program).
+
+        Raises ValueError for an invalid address.
+        """
         self.model, self.params = model, params
         self.faults: Counter[str] = Counter()
         self.unfinished: list[tuple[Hashable, str]] = []
@@ -88,7 +98,7 @@ class OpenAIClient:
         self.endpoint = Endpoint(address, model, section, most_bytes)
         self.max_tokens_field = section.max_tokens_field
         self.omitted: frozenset[str] = frozenset(section.omit)
-        self._section = section
+        self._section, self._template = section, dict(template or {})
         self._jitter = random.Random(params.seed)
         self._texts: dict[str, int] = {}  # id of a reply -> hash of its text
         self._last_success = 0.0
@@ -285,6 +295,7 @@ class OpenAIClient:
             self._section.max_tokens_field: self.params.max_completion_tokens,
             "seed": request.seed,
             "n": 1,
+            **({"chat_template_kwargs": self._template} if self._template else {}),
         }
         if self.streaming:
             body |= {"stream": True, "stream_options": {"include_usage": True}}

@@ -93,7 +93,9 @@ class ServerStarter:
             return connected(client, self._model, self._settings, is_cancelled)
 
     def _threads(self) -> int:
-        return max(1, (self._engine.processes or cpu.available_cores()) // self._engine.vllm_servers)
+        """Of each worker process on CPU."""
+        workers = self._engine.vllm_servers * self._settings.num_gpus
+        return max(1, (self._engine.processes or cpu.available_cores()) // workers)
 
 
 def connect_url(

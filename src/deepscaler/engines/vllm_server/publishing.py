@@ -44,12 +44,9 @@ class WeightPublisher:
 
     def load_weights(self, weights: PublishedWeights) -> WeightsInfo:
         """Raises RunError when a server then holds other weights. Of older versions nothing is kept."""
+        self._tell()
         if isinstance(weights, FileWeights):
-            self._tell(
-                self._choice if self._choice.way == "files" else Choice("files", "the learner's ranks write them")
-            )
             return self._servers.load_weights(weights)
-        self._tell(self._choice)
         if self._choice.way != "files":
             return self._servers.load_weights(host_copy(weights, self._dtype))
         files = write_weights(self._root, weights.version, weights.tensors(self._dtype), self._dtype)
@@ -63,7 +60,8 @@ class WeightPublisher:
     def close(self) -> None:
         self._servers.close()
 
-    def _tell(self, choice: Choice) -> None:
+    def _tell(self) -> None:
+        choice = self._choice
         if not self._is_told and (choice.reason or choice.way != "files"):
             because = f": {choice.reason}" if choice.reason else ""
             self._report(f"weights go into the vLLM servers by {_NAME[choice.way]}{because}")

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from deepscaler.engines.vllm_server.client import ServerClient
+from deepscaler.engines.vllm_server.client import ServerClient, VllmServerError
 from deepscaler.modeling.host_weights import HostWeights
 from deepscaler.modeling.weights import dtype_name
 
 BUCKET_BYTES = 2**28
 PHASE_LIMIT_S = 600.0
 NAMED = 4  # tensors in a message
+WITHOUT_IT = "If this stays, set rollout.vllm_weight_transfer = 'files', which does without vLLM's weight transfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,12 @@ class WeightTransferClient:
 
     def send(self, weights: HostWeights) -> None:
         """Raises RunError, ServerLostError among them, where a phase fails."""
+        try:
+            self._send(weights)
+        except VllmServerError as error:
+            raise type(error)(f"{error}. {WITHOUT_IT}") from error
+
+    def _send(self, weights: HostWeights) -> None:
         if not self._is_connected:
             self._wire.connect(self._client)
             self._is_connected = True

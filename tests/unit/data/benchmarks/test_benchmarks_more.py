@@ -13,8 +13,8 @@ from deepscaler.config.evaluation import COMPETITION, NINE, SuiteSection, load_e
 from deepscaler.config.schema import RecipeError
 from deepscaler.data.benchmarks.load import BENCHMARKS, load_benchmark
 from deepscaler.data.benchmarks.specs import BenchmarkSpec
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.sources.readers import DataError
-from deepscaler.data.templates import format_question
 from deepscaler.evaluation.datasets import limited, load_suite
 from deepscaler.evaluation.published import published, published_beside
 from deepscaler.rewards.profiles.deepscaler import grade
@@ -73,7 +73,7 @@ def test_gpqa_lists_its_choices_and_asks_for_a_letter(tmp_path: Path) -> None:
     lines = problem.prompt.split("\n")
     assert lines[:2] == ["Which is it?", ""] and [line[:3] for line in lines[2:]] == ["A) ", "B) ", "C) ", "D) "]
     assert f"{problem.references[0]}) this" in lines
-    asked = format_question(problem, "the suite's")
+    asked = PromptFormat("the suite's").question(problem)
     assert asked.endswith("the letter of the right choice within \\boxed{}.") and "the suite's" not in asked
     with pytest.raises(DataError, match="field 'Incorrect Answer 2': expected a choice's text"):
         load_benchmark("gpqa_diamond", gpqa(tmp_path / "other", **{"Incorrect Answer 2": ""}))

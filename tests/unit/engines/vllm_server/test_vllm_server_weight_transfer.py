@@ -94,7 +94,9 @@ def test_after_a_failure_in_any_phase_nothing_is_sampled_until_a_new_client_publ
     with FakeVllmServer() as server:
         with opened(server, way) as sampler:
             server.transfer.fails_in, server.transfer.updates_before_failure = {phase: 400}, 2
-            with pytest.raises(VllmServerError, match=f"answered /{phase} with HTTP 400: planted in {phase}"):
+            with pytest.raises(
+                VllmServerError, match=rf"answered /{phase} with HTTP 400: planted in {phase}\..* = 'files'"
+            ):
                 sampler.load_weights(published(4))
             for use in (lambda: versions(sampler), lambda: sampler.load_weights(published(5))):
                 with pytest.raises(RunError, match="is broken"):
@@ -222,3 +224,26 @@ def test_the_shared_buffer_is_as_large_as_the_largest_bucket_and_no_larger() -> 
     with FakeVllmServer() as server, opened(server, "ipc") as sampler:
         sampler.load_weights(published(4))
     assert [buffer.numel() for buffer in list(BUFFERS.values())[before:]] == [BUCKET_BYTES]
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (Choice("files"), []),
+        (
+            Choice("files", "its workers run on CPU"),
+            ["weights go into the vLLM servers by files: its workers run on CPU"],
+        ),
+        (Choice("ipc"), ["weights go into the vLLM servers by vLLM's weight transfer over CUDA IPC"]),
+    ],
+)
+def test_the_way_that_was_chosen_is_told_once_and_with_its_reason(
+    tmp_path: Path, choice: Choice, told: list[str]
+) -> None:
+    said: list[str] = []
+    with FakeVllmServer() as server, opened(server, "ipc") as sampler:
+        publisher = WeightPublisher(sampler, tmp_path, "float32", choice, said.append)
+        for version in (4, 5):
+            publisher.load_weights(published(version))
+        assert versions(publisher) == {5}
+    assert said == told
