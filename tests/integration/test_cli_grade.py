@@ -57,6 +57,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_answers_are_read_where_answer_says(grade: Grade, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"response": text, "gold": "12"} for text in ("#### 12.\nbye 3", "so 12 apples", "\\boxed{12}", "none")]
+    path, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    assert grade(path, "--out", out, "--answer", "after_####", "--answer", "last_number") == 0
+    assert [row["verdict"] for row in read_jsonl(out)] == ["correct", "correct", "correct", "no_answer"]
+    assert grade(path, "--out", out) == 0
+    assert [row["verdict"] for row in read_jsonl(out)] == ["no_answer", "no_answer", "correct", "no_answer"]
+    assert grade("--explain", "so 12 apples", "--reference", "12", "--answer", "last_number") == 0
+    assert "3 answer       12" in capsys.readouterr().out
+    assert grade(path, "--answer", "somewhere") == 2
+
+
 def test_one_line_per_row_in_order_and_a_summary_by_outcome(
     grade: Grade, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

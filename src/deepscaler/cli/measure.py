@@ -243,6 +243,36 @@ def grade(
     )
 
 
+def reward(
+    function: Annotated[
+        str,
+        typer.Argument(metavar="FUNCTION", help="FILE.py:NAME, MODULE:NAME, a built-in, or a recipe with [reward]."),
+    ],
+    rows: Annotated[Path, typer.Option(help="Completions: any file that training reads, a row each.")],
+    response_column: Annotated[str, typer.Option(help="Holds the completion.")] = "response",
+    reference_column: Annotated[str, typer.Option(help="Holds the answer, or a list of alternatives.")] = "gold",
+    prompt_column: Annotated[str, typer.Option(help="Holds the problem; rows of one problem are a group.")] = "problem",
+    arguments: Annotated[
+        list[str] | None, typer.Option("--argument", metavar="NAME=VALUE", help="Given to the function. Repeatable.")
+    ] = None,
+    network: Annotated[bool, typer.Option("--network", help="Let the function open connections.")] = False,
+    thinking_prefilled: ThinkingPrefilled = False,
+    out: Annotated[Path | None, typer.Option(help="JSONL file to write: every row's reward and parts.")] = None,
+) -> None:
+    """Try a reward function on saved completions: values, times and tracebacks before a run."""
+    from deepscaler.cli.reward import TrialColumns, try_reward
+
+    try_reward(
+        function,
+        rows,
+        columns=TrialColumns(response_column, reference_column, prompt_column),
+        arguments=arguments or (),
+        network=network,
+        thinking_prefilled=thinking_prefilled,
+        out=out,
+    )
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     out: Annotated[Path | None, typer.Option(help="HTML file to write; else report.html in the first run.")] = None,
@@ -262,5 +292,6 @@ COMMANDS = {
     "eval-export": eval_export,
     "eval-import": eval_import,
     "grade": grade,
+    "reward": reward,
     "report": report,
 }

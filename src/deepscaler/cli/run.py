@@ -22,12 +22,13 @@ def quickstart(
     """Base model, training, evaluation and report in one go, on a laptop."""
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.config.parts import require_cluster, require_engine, require_lora
     from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
+    require_lora(chosen.model.lora.rank)
     if chosen.cluster.kind == "torchrun":
         raise ValueError(
             "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
@@ -132,13 +133,14 @@ def train(
     from deepscaler.cluster.torchrun_environment import is_controller
     from deepscaler.config import load_recipe
     from deepscaler.config.cluster_checks import max_restarts
-    from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.config.parts import require_cluster, require_engine, require_lora
     from deepscaler.loop.resume_check import check_directory, parse_origin
     from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
+    require_lora(chosen.model.lora.rank)
     if chosen.cluster.kind == "torchrun" and not is_controller():
         with loading():
             from deepscaler.cluster.torchrun import serve_rank
@@ -190,6 +192,7 @@ def serve(
     max_active: Annotated[int, typer.Option(min=1, help="Completions decoded at once.")] = 64,
     max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
     context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Engines on CPU; else one per core.")] = None,
     token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
     system_prompt: Annotated[str, typer.Option(help="Of chats without a system message.")] = "",
     template: Annotated[
@@ -220,6 +223,7 @@ def serve(
         max_active=max_active,
         max_queued=max_queued,
         context=context,
+        processes=processes,
         token_env=token_env,
         stop=tuple(stop or ()),
         stop_token_ids=tuple(stop_token_ids or ()),

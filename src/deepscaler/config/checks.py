@@ -106,6 +106,19 @@ def _reference(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
 
 
+def _lora(recipe: Recipe, origins: Origins) -> Iterator[str]:
+    lora = recipe.model.lora
+    if not lora.rank:
+        for name in ("alpha", "targets"):
+            if written(origins, f"model.lora.{name}"):
+                yield f"model.lora.{name} does nothing with model.lora.rank = 0; set a rank, such as 16, or remove it"
+    elif recipe.algorithm.kl.coefficient > 0 and any(stage.reset_reference for stage in recipe.stages):
+        yield (
+            f"stages.reset_reference with model.lora.rank = {lora.rank}: the reference is the base, the model without "
+            "adapters, and holds no other weights; set reset_reference = false, or algorithm.kl.coefficient = 0"
+        )
+
+
 def _truncated(recipe: Recipe, origins: Origins) -> Iterator[str]:
     algorithm = recipe.algorithm
     tokens = algorithm.soft_penalty_tokens
@@ -235,6 +248,7 @@ _RULES: tuple[Rule, ...] = (
     passes_rule,
     _stages,
     _reference,
+    _lora,
     _truncated,
     _clip,
     _filtering,

@@ -18,6 +18,7 @@ from deepscaler.modeling.generic import accelerated, why_impossible
 from deepscaler.modeling.gguf.conversion import converted
 from deepscaler.modeling.gguf.header import is_gguf
 from deepscaler.modeling.head import forbid_ids
+from deepscaler.modeling.lora_merge import BASE_FILE, merged
 from deepscaler.modeling.meta_init import build_on_meta, holds_by_name
 from deepscaler.modeling.positions import fit_positions
 from deepscaler.modeling.weight_check import check_loaded, check_weights
@@ -49,6 +50,11 @@ def resolve_model(path: str | Path, revision: str | None = None) -> Path:
     if (local / "base_model.json").is_file():
         base = (read_json(local / "base_model.json") or {}).get("path", "named in its base_model.json")
         raise ModelError(f"{local} is step 0, so its weights are those of the base model; give that instead: {base}")
+    if (local / BASE_FILE).is_file():
+        try:
+            return merged(local)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
     if not (local / "config.json").is_file():
         raise ModelError(f"{local} holds no config.json, so it is no Hugging Face model directory")
     if not list(local.glob("*.safetensors")):

@@ -174,7 +174,8 @@
       answer.append(element("code", "", rollout.answer));
       head.append(answer);
     }
-    head.append(element("span", "", rollout.tokens.toLocaleString("en") + " tokens"), element("span", "", "reward " + rollout.reward));
+    head.append(element("span", "", rollout.tokens.toLocaleString("en") + " tokens"), element("span", "", "reward " + (rollout.reward === null ? "none" : rollout.reward)));
+    for (const part of rollout.parts) head.append(element("span", "", part));
     head.append(element("span", "", "sample " + rollout.sample));
     if (rollout.detail) head.append(element("span", "", rollout.detail));
     const text = element("pre");

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -29,6 +29,17 @@ MAX_FAULTS = 16  # consecutive failed steps before the device itself is tested
 MAX_RETRIES = 3  # of one suspected completion
 
 Decode = Callable[[Sequence[int], bool], str]  # token ids, whether to skip special tokens
+
+
+def check_queue(count: int, num_open: int, max_queued: int) -> None:
+    """Raises RequestError (429) when `count` more completions are too many."""
+    if num_open + count > max_queued:
+        raise RequestError(
+            f"{counted(count, 'completion')} requested, {num_open} waiting or running, and the server accepts "
+            f"{max_queued}; try again later",
+            status=429,
+            code="queue_full",
+        )
 
 
 class Job:
@@ -75,23 +86,33 @@ class EngineThread:
         self._thread.start()
 
     def submit(
-        self, prompts: Iterable[tuple[IntArray, SamplingParams]], request: CompletionRequest, on_output: OutputCallback
+        self,
+        prompts: Iterable[tuple[IntArray, SamplingParams]],
+        request: CompletionRequest,
+        on_output: OutputCallback,
+        *,
+        chosen: Collection[int] | None = None,
     ) -> Job:
         """Queue the completions of a request. Raises RequestError (429) when the queue is full.
 
         The choices of the first prompt come first. `on_output` receives every output or an error, in this thread.
+        chosen: the indices of the choices that this engine makes, where others make the rest.
         """
         self.check()
         choices: list[Choice] = []
+        index = -1
         stops = (*request.stop, *self._stop)
         for prompt_ids, params in prompts:
             engine_request = Request("serve", prompt_ids, request.n)
             for sample in range(request.n):
+                index += 1
+                if chosen is not None and index not in chosen:
+                    continue
                 detokenizer = Detokenizer(lambda ids: self._decode(ids, request.skip_special_tokens), stops)
                 sequence = DecodingSequence(engine_request, sample, params)
                 choices.append(
                     Choice(
-                        index=len(choices),
+                        index=index,
                         sequence=sequence,
                         detokenizer=detokenizer,
                         incremental=request.stream or bool(stops),
@@ -115,13 +136,7 @@ class EngineThread:
         self._check_queue(count)
 
     def _check_queue(self, count: int) -> None:
-        if self._num_open + count > self._max_queued:
-            raise RequestError(
-                f"{counted(count, 'completion')} requested, {self._num_open} waiting or running, and the server "
-                f"accepts {self._max_queued}; try again later",
-                status=429,
-                code="queue_full",
-            )
+        check_queue(count, self._num_open, self._max_queued)
 
     @property
     def num_open(self) -> int:

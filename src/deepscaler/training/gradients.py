@@ -25,6 +25,7 @@ from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import forward_hidden
 from deepscaler.modeling.generic import activation_bytes, is_generic
 from deepscaler.modeling.head import forbidden_ids
+from deepscaler.modeling.lora import adapters_off
 from deepscaler.modeling.positions import check_rotations
 from deepscaler.observability import liveness
 from deepscaler.protocols import PolicyOrReference
@@ -40,7 +41,8 @@ Logprobs = list[FloatArray]
 class GradientComputer:
     """One process. `old` absent means on-policy: the current policy is the policy at the start of the step.
 
-    context: the ranks that share every micro-batch with this process; they get the same calls.
+    reference: of the KL term; the model itself where that is the model without its adapters (modeling.lora). context:
+    the ranks that share every micro-batch with this process; they get the same calls.
 
     Raises ValueError for a model whose rotations were rounded (`positions.check_rotations`), or whose attention heads
     cannot be dealt out to the ranks.
@@ -150,6 +152,12 @@ class GradientComputer:
         """Log-probability of every completion token, float32 [num_tokens] per sample."""
         model = self.reference if of == "reference" else self.model
         assert model is not None
+        if of == "reference" and model is self.model:
+            with adapters_off(model):
+                return self._logprobs(model, samples)
+        return self._logprobs(model, samples)
+
+    def _logprobs(self, model: nn.Module, samples: Sequence[TrainSample]) -> Logprobs:
         result: Logprobs = [np.empty(0, np.float32)] * len(samples)
         for members in self._plan(samples):
             chosen = [samples[i] for i in members]

@@ -19,6 +19,7 @@ from deepscaler.modeling.files import stored_tensors
 from deepscaler.modeling.weight_check import check_loaded
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
+from deepscaler.training.adapters import load_adapters
 from deepscaler.training.sharded_state import REFERENCE_FOLDER, load_sharded_optimizer, load_sharded_reference
 from deepscaler.training.weight_parts import read_parameters
 from deepscaler.types import RunError
@@ -68,13 +69,15 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
-    stored = stored_tensors(directory)
-    if all(name in stored for name, _ in model.named_parameters()):
-        read_parameters(model, weights_files(directory))
+    if load_adapters(model, directory) is not None:  # the reference is the base then
+        return
+    stored, weights = stored_tensors(directory), dict(model.named_parameters())
+    if all(name in stored for name in weights):
+        read_parameters(weights, weights_files(directory))
     else:
         _read_converted(directory, model)
     if reference is not None and (directory / REFERENCE_FILE).is_file():
-        read_parameters(reference, [directory / REFERENCE_FILE])
+        read_parameters(dict(reference.named_parameters()), [directory / REFERENCE_FILE])
     elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
         load_sharded_reference(directory, reference)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from deepscaler.config.schema import all_settings
 from deepscaler.config.sections.evaluation import GraderSection
 from deepscaler.config.setting import Compared, Section, Shapes, compared_of, setting, shapes_of, values_shaping
 from deepscaler.engines.registry import engine_fingerprint
-from deepscaler.json_text import canonical_digest
+from deepscaler.json_text import canonical_digest, parse_json
 from deepscaler.loop.evaluate import grader_settings, recorded_grader
 from deepscaler.toy.base_model import base_directory
 
@@ -108,3 +109,6 @@ def test_regrading_keeps_what_shaped_the_verdicts() -> None:
     made = GraderSection(profile="string", cpu_s=2.0, workers=3)
     assert recorded_grader({"grader": grader_settings(made)}, 1) == made.model_copy(update={"workers": 1})
     assert recorded_grader({}, 5) == GraderSection(workers=5)
+    numbers = GraderSection(answer=("after_####", "last_number"))
+    settings = parse_json(json.dumps({"grader": grader_settings(numbers)}))
+    assert isinstance(settings, dict) and recorded_grader(settings, 1) == numbers
