@@ -87,7 +87,8 @@ class Problem:
     """A question with checkable answers. `references` are alternatives: matching any one is correct.
 
     tolerance: absolute, only where the dataset's row declares one; without it, numbers are compared exactly.
-    earlier: what the model is shown before the question, e.g. a system message.
+    earlier: what the model is shown before the question, e.g. a system message. pass_rate: share of a model's samples
+    that are right, by `deepscaler data score`.
     instruction: asked with this problem instead of the recipe's; None for the recipe's. answer_kind: `letter` where
         the reference is the letter of one of several answers that the prompt lists.
     columns: what else the row holds, as the text of a JSON object; empty where no reward asks for it.
@@ -104,6 +105,7 @@ class Problem:
     instruction: str | None = None
     answer_kind: AnswerKind = "math"
     columns: str = ""
+    pass_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,12 @@ class ScoredGroup:
         """Whether the graded rewards differ."""
         rewards = self.rewards[self.graded]
         return bool((rewards != rewards[:1]).any())
+
+    @property
+    def solve_rate(self) -> float | None:
+        """Share that is solved of what has a reward; None where nothing has."""
+        solved = [reward.solved for reward in self.earned if reward.value is not None]
+        return sum(solved) / len(solved) if solved else None
 
     @property
     def solved(self) -> bool:

@@ -99,7 +99,7 @@ def test_a_completion_is_the_engines_own(server: tuple[str, Service], model: Pat
 
 def test_a_server_told_to_stop_does_so_for_every_request(model: Path) -> None:
     outputs: queue.Queue[Any] = queue.Queue()
-    with open_service(model, ServeOptions(context=400, stop=("1",), stop_token_ids=(10,))) as service:
+    with open_service(model, ServeOptions(context=400, stop=("1",), stop_token_ids=(10,), processes=1)) as service:
         body = {"messages": MESSAGES, "model": "m", "n": 32, "stop": "2", "max_tokens": 60}
         asked = parse_chat(body, "m")
         (prompt,) = service.encoder.prompts(asked)

@@ -17,9 +17,10 @@ from deepscaler.config.models import Recipe
 from deepscaler.config.sections.algorithm import AlgorithmSection, KlSection
 from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.config.sections.data import DataSection
-from deepscaler.config.sections.model import ModelSection
+from deepscaler.config.sections.model import LoraSection, ModelSection
 from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.config.sections.training import OptimizerSection, TrainingSection
+from deepscaler.modeling.lora import ADAPTER_FILE
 from deepscaler.modeling.published_files import FileWeights
 from deepscaler.training.checkpoint import CheckpointError, checkpoint_path, newest_checkpoint, save_checkpoint
 from deepscaler.training.checkpoint_writer import CheckpointWriter
@@ -112,6 +113,21 @@ def test_ranks_reproduce_one_process(
         assert mine.grad_norm == pytest.approx(theirs.grad_norm, abs=1e-5)
     for a, b in zip(published(group), held(alone.model), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0.0)
+
+
+@pytest.mark.parametrize(("kind", "together"), [("gemma2", 1), ("gemma3_text", 2), ("qwen3_moe", 1)])
+def test_ranks_reproduce_one_process_with_layers_that_are_not_llamas(
+    ranks: Ranks, make_samples_of: MakeSamples, kind: str, together: int
+) -> None:
+    """Without a family; with windows across shards of a sequence; with experts."""
+    given = recipe(context_parallel=together)
+    alone, group = policy_learner(make_model(kind), given), ranks.world(2, given, family=kind)
+    learner = learner_of(group, given)
+    for batches in batches_of_three_steps(make_samples_of):
+        mine, theirs = learner.update(batches), alone.learner.update(batches)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, abs=1e-5)
+    for mine, parameter in zip(published(group), held(alone.model), strict=True):
+        torch.testing.assert_close(mine, parameter, atol=1e-5, rtol=1e-5)
 
 
 def test_ranks_without_samples_or_with_fewer_change_nothing(ranks: Ranks, make_samples_of: MakeSamples) -> None:
@@ -246,6 +262,33 @@ def test_ranks_read_their_part_of_the_files_alone(
     group.save(tmp_path / "saved")
     for name in ("config.json", "generation_config.json"):
         assert (tmp_path / "saved" / name).read_bytes() == (files / name).read_bytes()
+
+
+@pytest.mark.parametrize(("size", "together"), [(2, 1), (2, 2), (4, 1)])
+def test_adapters_on_ranks_are_those_of_one_process(
+    ranks: Ranks, make_samples_of: MakeSamples, tmp_path: Path, size: int, together: int
+) -> None:
+    given = recipe(lora=LoraSection(rank=3), context_parallel=together)
+    make_model().save_pretrained(tmp_path / "base")
+    alone, group = policy_learner(make_model(), given), ranks.world(size, given, files=tmp_path / "base")
+    learner = learner_of(group, given)
+    assert group.publish(0).digest("float32") == alone.learner.publish().digest("float32")
+    for batches in batches_of_three_steps(make_samples_of):
+        mine, theirs = learner.update(batches), alone.learner.update(batches)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, abs=1e-5)
+    expected = sorted(alone.learner.publish().tensors("float32"))
+    for given_weight, (_, weight) in zip(published(group), expected, strict=True):
+        torch.testing.assert_close(given_weight, weight.detach(), atol=1e-6, rtol=0.0)
+    saved, digest = tmp_path / "saved", group.publish(1).digest("float32")
+    saved.mkdir()
+    learner.save(saved)
+    assert (saved / ADAPTER_FILE).is_file() and not list(saved.glob("model*"))
+    loaded = ranks.world(3, given.model_copy(update={"training": recipe().training}), files=tmp_path / "base")
+    learner_of(loaded, given).load(saved)
+    assert loaded.publish(1).digest("float32") == digest
+    again = policy_learner(make_model(), given)
+    again.learner.load(saved)
+    assert again.learner.publish().digest("float32") == digest
 
 
 def test_three_ranks_publish_what_one_process_holds(ranks: Ranks, tmp_path: Path) -> None:

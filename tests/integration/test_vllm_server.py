@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepscaler.engines.vllm_server.client import VllmServerError
+from deepscaler.engines.vllm_server.client import ServerClient, VllmServerError
+from deepscaler.engines.vllm_server.engine import ServerSettings, VllmServerEngine
+from deepscaler.engines.vllm_server.ipc_wire import IpcWire
+from deepscaler.engines.vllm_server.opening import ServedModel, ServerStarter
+from deepscaler.engines.vllm_server.weight_transfer import WeightTransferClient
+from deepscaler.modeling.host_weights import host_copy
+from deepscaler.modeling.positions import model_context
 from deepscaler.modeling.published_files import read_weights, write_weights
 from deepscaler.modeling.weights import LiveWeights, weights_digest
 from deepscaler.observability.run_directory import read_metrics
 from deepscaler.types import RunError
+from fake_weight_transfer import share
 from tiny_run import deepscaler, write_model, write_recipe
 from vllm_engines import PARAMS, requests, start, worst_error
-from vllm_servers import start_sampler
+from vllm_servers import server_section, start_sampler
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # vLLM's own warnings
 START_LIMIT_S = 600.0  # on a machine with other work a server takes minutes to start
@@ -80,6 +87,45 @@ def test_files_that_changed_after_their_digests_were_taken_are_refused(
         parameters = [pair for pair in model.named_parameters() if pair[0] != name]
         again.load_weights(write_weights(tmp_path, 2, parameters, "float32"))
     again.close()
+
+
+@pytest.fixture
+def two_workers(tiny_model: Callable[..., Any], tmp_path: Path) -> Iterator[tuple[VllmServerEngine, ServerClient]]:
+    """A server whose matrices are split over two workers, started for vLLM's weight transfer, and another client."""
+    model = tiny_model(head_dim=32)
+    model.save_pretrained(tmp_path / "model")
+    context = model_context(model.config)
+    settings = ServerSettings(STOP, "float32", context, context, weight_transfer="auto", num_gpus=2)
+    section = server_section(vllm_tensor_parallel=2, vllm_args=('--weight-transfer-config={"backend": "ipc"}',))
+    served = ServedModel(tmp_path / "model", model.config, (), on_gpu=False)
+    starter = ServerStarter(served, section, settings, tmp_path / "logs")
+    process = starter.start(tmp_path / "model", 0)
+    try:
+        engine, client = starter.connect(process), ServerClient(process.url, process.key)
+        yield engine, client
+        engine.close()
+        client.close()
+    finally:
+        process.stop()
+
+
+def test_a_server_over_two_workers_holds_what_was_published_and_refuses_to_sample_after_a_failed_phase(
+    two_workers: tuple[VllmServerEngine, ServerClient], tiny_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    (engine, client), model = two_workers, tiny_model(seed=9, head_dim=32)
+    held = engine.load_weights(write_weights(tmp_path, 1, model.named_parameters(), "float32"))
+    assert held.digest == weights_digest(model.named_parameters())
+    assert worst_error(list(engine.generate(requests(), PARAMS)), model, PARAMS.temperature) < 5e-5
+    choice = engine.weight_transfer()
+    assert choice.way == "files" and "CUDA IPC and NCCL are between GPUs" in choice.reason
+    # The phases up to the one that needs a GPU: this server takes no handles.
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    settings = ServerSettings(STOP, "float32", 128, 128)
+    sender = VllmServerEngine(client, settings, transfer=WeightTransferClient(client, IpcWire(share), shapes))
+    with pytest.raises(VllmServerError, match=r"answered /update_weights .*Refusing to deserialize"):
+        sender.load_weights(host_copy(LiveWeights(2, model.named_parameters), "float32"))
+    with pytest.raises(RunError, match="is broken"):
+        list(sender.generate(requests(), PARAMS))
 
 
 def processes_of(session: int) -> list[int]:

@@ -256,6 +256,29 @@ def test_groups_without_signal_are_replaced_and_the_order_of_problems_has_no_gap
     assert sum(row["num_refills"] for row in steps(path)) > 0
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_groups_outside_the_band_of_accuracy_are_replaced(tmp_path: Path, lag: int) -> None:
+    path, (low, high) = tmp_path / "run", (0.25, 0.5)
+    chosen = recipe(num_steps=3, max_policy_lag=lag, algorithm=AlgorithmSection(accuracy_band=(low, high)))
+    if lag:
+        with opened(path, chosen) as run:
+            train(run)
+    else:
+        run = fake_run(path, chosen)
+        train(run)
+    assert sum(row["num_refills"] for row in steps(path)) > 0
+    for step, row in enumerate(steps(path), start=1):
+        rates = [sum(r["reward"] for r in group) / 4 for group in groups_drawn(path, step)]
+        assert sum(low <= rate <= high for rate in rates) == row["num_trained_groups"]
+        if row["num_refills"] < chosen.algorithm.max_refills:
+            assert row["num_trained_groups"] == chosen.rollout.prompts_per_step
+
+
+def groups_drawn(path: Path, step: int) -> list[list[dict[str, Any]]]:
+    drawn = rollouts(path, step)
+    return [drawn[start : start + 4] for start in range(0, len(drawn), 4)]
+
+
 def problems_drawn(path: Path, num_steps: int) -> list[list[str]]:
     """One per group, so that a problem drawn twice in a step is there twice."""
     rows = [rollouts(path, step)[::4] for step in range(1, num_steps + 1)]

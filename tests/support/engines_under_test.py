@@ -7,10 +7,12 @@ from typing import Any, Protocol
 import pytest
 
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.generic_engine import make_engine
 from deepscaler.engines.vllm.engine import VllmEngine
 from deepscaler.engines.vllm.installation import vllm_version
+from deepscaler.modeling.families.registry import FAMILIES
 from deepscaler.protocols import Sampler
-from tiny_models import make_model
+from tiny_models import GENERIC, make_generic, make_model
 
 
 class EngineUnderTest(Protocol):
@@ -30,6 +32,19 @@ class Embedded:
 
     def start(self, model: Any, **settings: Any) -> Sampler:
         return TorchEngine(model, **settings)
+
+
+class EmbeddedGeneric(Embedded):
+    """Models without a family of ours, each kind in the place of one of the families."""
+
+    def model(self, family: str = "qwen2", *, seed: int = 0) -> Any:
+        place = list(FAMILIES).index(family)
+        if place >= len(GENERIC):
+            pytest.skip("every kind was run in the place of another family")
+        return make_generic(list(GENERIC)[place], seed=seed)
+
+    def start(self, model: Any, **settings: Any) -> Sampler:
+        return make_engine(model, **settings)
 
 
 class Vllm:
@@ -58,4 +73,8 @@ _VLLM = [
     pytest.param(Vllm, id="vllm", marks=_IGNORED),
     pytest.param(VllmServer, id="vllm_server", marks=_IGNORED),
 ]
-ENGINES: list[Any] = [pytest.param(Embedded, id="torch"), *(_VLLM if vllm_version() else [])]
+ENGINES: list[Any] = [
+    pytest.param(Embedded, id="torch"),
+    pytest.param(EmbeddedGeneric, id="generic"),
+    *(_VLLM if vllm_version() else []),
+]

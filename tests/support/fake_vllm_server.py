@@ -119,11 +119,14 @@ class FakeVllmServer:
         self.bodies.append(body)
         if self._asleep or not self._has_weights:
             self.illegal.append("generate without weights")
-        ended, version, number = asyncio.Event(), self._version, len(self.bodies)
+        ended, number = asyncio.Event(), len(self.bodies)
         self._under_way[number] = ended
         self.started.release()
-        while not ended.is_set() and (not self.released.is_set() or self._paused is not None):
+        while self._paused is not None and not ended.is_set():  # its first token comes after the pause
             await asyncio.sleep(0.002 + len(self._under_way) / 20_000)  # many look more rarely
+        version = self._version
+        while not ended.is_set() and (not self.released.is_set() or self._paused is not None):
+            await asyncio.sleep(0.002 + len(self._under_way) / 20_000)
         del self._under_way[number]
         choice = self._choice(body, version)
         if ended.is_set() and not self.late_tokens:  # with what there is of it

@@ -17,7 +17,7 @@ from deepscaler.serve.server import ServeOptions, make_server, open_service
 @contextmanager
 def served(model: Path, **settings: Any) -> Iterator[tuple[str, Service]]:
     """(address ending in /v1, the service). Ends with the context."""
-    options = ServeOptions(**{"name": "tiny", "context": 400, "max_active": 16, **settings})
+    options = ServeOptions(**{"name": "tiny", "context": 400, "max_active": 16, "processes": 1, **settings})
     with open_service(model, options) as service, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = make_server(service, options)

@@ -1,4 +1,4 @@
-"""Commands of the panel Data: `deepscaler data prepare` and `data lint-benchmarks`."""
+"""Commands of the panel Data: `deepscaler data prepare`, `data score` and `data lint-benchmarks`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,34 @@ def prepare_data(
     )
 
 
+def score_data(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="File, directory or hub dataset (NAME@COMMIT).")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face directory or hub id.")],
+    samples: Annotated[int, typer.Option(min=1, help="Completions per problem.")] = 8,
+    to: Annotated[
+        Path | None, typer.Option(help="File to write: .jsonl, .json or .parquet; else scored.jsonl.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Completion budget in tokens.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A training recipe, whose prompts and columns are used.")] = None,
+    problem_column: Annotated[str | None, typer.Option(help="Column of the problem.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the answer or answers.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pass rate of every problem under a model, as columns. Interrupted, the same command goes on."""
+    from deepscaler.cli.score import score_command
+
+    score_command(
+        data,
+        model,
+        samples=samples,
+        to=to or Path("scored.jsonl"),
+        max_tokens=max_tokens,
+        recipe=recipe,
+        columns=(problem_column, answer_column),
+        overrides=overrides or [],
+    )
+
+
 def lint_benchmarks(
     benchmarks: Annotated[Path, typer.Option(help="Directory of the five benchmark files.")],
     out: Annotated[Path, typer.Option(help="Directory for benchmarks-lint.md and benchmarks-lint.json.")],
@@ -63,4 +91,4 @@ def lint_benchmarks(
     lint.lint_benchmarks(benchmarks, out=out)
 
 
-COMMANDS = {"prepare": prepare_data, "lint-benchmarks": lint_benchmarks}
+COMMANDS = {"prepare": prepare_data, "score": score_data, "lint-benchmarks": lint_benchmarks}

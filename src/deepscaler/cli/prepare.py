@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from deepscaler.rewards.profiles.deepscaler import grade
 from deepscaler.types import GradeItem, Outcome, Problem
 
 WIDTH = 80
+BAR = 30  # characters of the longest bar
 
 
 def prepare_command(
@@ -195,9 +196,20 @@ def _show(done: Preparation, manifest: dict[str, Any], out: Path) -> None:
         print(f"warning: {warning}")
     if len(done.warnings) > 5:
         print(f"{counted(len(done.warnings) - 5, 'more warning')} in manifest.json")
+    _show_difficulties(manifest["difficulty"])
     rows = manifest["rows"]
     print(f"rows to train on {rows['train']:,}, to validate on {rows['validation']:,}")
     print(f"written to {out}; matched pairs side by side in {out / 'contamination.html'}")
+
+
+def _show_difficulties(counts: Mapping[str, int]) -> None:
+    """A bar for each difficulty; nothing where all rows have the same, or none."""
+    if len(counts) < 2:
+        return
+    print("difficulty of the rows to train on")
+    longest = max(counts.values())
+    for name, count in counts.items():
+        print(f"{name:>16}{count:>9,}  {'#' * -(-BAR * count // longest)}")
 
 
 def _wrapped(parts: Sequence[str], width: int) -> list[str]:

@@ -22,12 +22,13 @@ def quickstart(
     """Base model, training, evaluation and report in one go, on a laptop."""
     from deepscaler.cli.startup import loading, prepare_for_training
     from deepscaler.config import load_recipe
-    from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.config.parts import require_cluster, require_engine, require_lora
     from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seed={seed}"])])
     require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
+    require_lora(chosen.model.lora.rank)
     if chosen.cluster.kind == "torchrun":
         raise ValueError(
             "quickstart evaluates in one process; under torchrun use `deepscaler train` with the same recipe, then "
@@ -132,13 +133,14 @@ def train(
     from deepscaler.cluster.torchrun_environment import is_controller
     from deepscaler.config import load_recipe
     from deepscaler.config.cluster_checks import max_restarts
-    from deepscaler.config.parts import require_cluster, require_engine
+    from deepscaler.config.parts import require_cluster, require_engine, require_lora
     from deepscaler.loop.resume_check import check_directory, parse_origin
     from deepscaler.rewards.manager import check_reward
 
     chosen = load_recipe(recipe, overrides or [])
     require_engine(chosen.rollout.engine, chosen.rollout)
     require_cluster(chosen.cluster.kind)
+    require_lora(chosen.model.lora.rank)
     if chosen.cluster.kind == "torchrun" and not is_controller():
         with loading():
             from deepscaler.cluster.torchrun import serve_rank
@@ -190,7 +192,13 @@ def serve(
     max_active: Annotated[int, typer.Option(min=1, help="Completions decoded at once.")] = 64,
     max_queued: Annotated[int, typer.Option(min=1, help="Completions under way or waiting; more get HTTP 429.")] = 1024,
     context: Annotated[int, typer.Option(min=0, help="Tokens of prompt and completion; 0 = the model's.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Engines on CPU; else one per core.")] = None,
     token_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "DEEPSCALER_API_KEY",
+    system_prompt: Annotated[str, typer.Option(help="Of chats without a system message.")] = "",
+    template: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Variable of the chat template that requests may change. Repeatable."),
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends every completion. Repeatable.")
     ] = None,
@@ -203,6 +211,7 @@ def serve(
     from deepscaler.cli.startup import loading, prepare
 
     with loading(f"loading PyTorch to serve {model}"):
+        from deepscaler.data.prompt_format import PromptFormat
         from deepscaler.serve.server import ServeOptions, open_service
         from deepscaler.serve.server import run as run_server
 
@@ -214,9 +223,11 @@ def serve(
         max_active=max_active,
         max_queued=max_queued,
         context=context,
+        processes=processes,
         token_env=token_env,
         stop=tuple(stop or ()),
         stop_token_ids=tuple(stop_token_ids or ()),
+        prompt_format=PromptFormat(system_prompt=system_prompt, template=_template_variables(template or [])),
     )
     prepare()
     with open_service(model, options) as service:
@@ -242,6 +253,21 @@ def convert(
         from deepscaler.modeling.gguf.conversion import convert_gguf
     source = convert_gguf(file, to, getattr(torch, dtype))
     print(f"{to}  {source.architecture}, {source.quantisation} dequantised to {dtype}, SHA-256 {source.sha256}")
+
+
+def _template_variables(given: Sequence[str]) -> dict[str, bool | int | float | str]:
+    from deepscaler.config.layers import parse_value
+
+    found: dict[str, bool | int | float | str] = {}
+    for text in given:
+        name, equals, raw = (part.strip() for part in text.partition("="))
+        value = parse_value(raw)
+        if not name or not equals or not isinstance(value, bool | int | float | str):
+            raise typer.BadParameter(
+                f"{text}: expected KEY=VALUE, for example enable_thinking=false", param_hint="--template"
+            )
+        found[name] = value
+    return found
 
 
 COMMANDS = {"quickstart": quickstart, "sft": sft, "train": train, "serve": serve, "convert": convert}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from deepscaler.engines.torch.engine import TorchEngine
+from deepscaler.engines.torch.generic_engine import make_engine
 from deepscaler.engines.torch.stops import Decode
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import PolicyOrReference
@@ -26,7 +27,7 @@ class EngineSettings:
     float32_head: bool = False
 
     def start(self, model: nn.Module, is_cancelled: Callable[[], bool] = lambda: False) -> TorchEngine:
-        return TorchEngine(
+        return make_engine(
             model,
             stop_ids=self.stop_ids,
             decode=self.decode,
@@ -67,13 +68,18 @@ class Helper:
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
         """The gradient is left in `lent`."""
-        parameters = list(self._computer.model.parameters())
+        parameters = trainable(self._computer.model)
         views = views_of(self._lent.zero_(), [p.shape for p in parameters])
         for parameter, view in zip(parameters, views, strict=True):
             parameter.grad = view  # the backward adds to it, so that no second copy exists
         sums = self._computer.accumulate(samples, old, ref)
         self._computer.model.zero_grad(set_to_none=True)  # the memory is lent for other things as well
         return sums
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """Weights that get a gradient: all, or only adapters."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def views_of(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -54,12 +54,14 @@ class PolicyFiles:
 def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[Cluster]:
     """The learner keeps float32 weights. The torch engine samples from these, or from a bfloat16 copy of its own.
 
-    Where sampling and updating overlap (`rollout.max_policy_lag`), it samples from a copy in processes of its own.
+    Where sampling and updating overlap (`rollout.max_policy_lag`), and with adapters (`model.lora`), it samples from a
+    copy, in processes of its own.
     run_dir: processes write their standard error below it; an engine with processes of its own also published weights.
     """
     computer = policy_computer(policy.load(torch.float32), recipe)
     is_torch, overlaps = recipe.rollout.engine == "torch", recipe.rollout.max_policy_lag > 0
-    samples_from_them = is_torch and not overlaps and recipe.model.dtype == "float32"
+    merges = recipe.model.lora.rank > 0  # the engine gets a copy into which adapters are merged
+    samples_from_them = is_torch and not overlaps and not merges and recipe.model.dtype == "float32"
     count = num_processes(recipe.training.processes, policy.files.device) if recipe.model.dtype == "float32" else 1
     settings = divided(engine_settings(recipe, policy), count)
     notices: deque[str] = deque()
@@ -75,14 +77,14 @@ def open_local(recipe: Recipe, policy: PolicyFiles, run_dir: Path) -> Iterator[C
         helpers = stack.enter_context(starting)
         if samples_from_them:
             sampler: Sampler = sharded_sampler(computer, settings, helpers, notices.append)
-        elif is_torch and overlaps:
+        elif is_torch and (overlaps or (merges and count > 1)):
             copy = policy.load(DTYPES[recipe.model.dtype])
             opened = open_copy_sampler(
                 copy, settings, count, notices.append, limits=wait_limits(recipe.cluster), logs=run_dir / WORKERS
             )
             sampler = stack.enter_context(opened)
         elif is_torch:
-            sampler = settings.start(policy.load(torch.bfloat16))
+            sampler = settings.start(policy.load(DTYPES[recipe.model.dtype]))
         else:
             sampler = stack.enter_context(open_engine(recipe, policy, run_dir, notices.append))
         grader = stack.enter_context(make_grader(recipe.grader))

@@ -144,7 +144,9 @@ def open_model(
     config = checked_config(directory)
     tokenizer = load_tokenizer(directory)
     device, prompt_format = pick_device(), prompt_format or PromptFormat()
-    check_template_options(tokenizer, prompt_format.template, f"{section}.template")
+    check_template_options(
+        tokenizer, prompt_format.template, section if section.startswith("--") else f"{section}.template"
+    )
     return ModelDirectory(directory, config, tokenizer, device, pick_dtype(dtype, device), prompt_format)
 
 

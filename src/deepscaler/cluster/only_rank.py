@@ -29,8 +29,7 @@ class OnlyRank:
         return self._replica.apply(learning_rate, max_grad_norm)
 
     def publish(self, version: int) -> FileWeights:
-        named = self._replica.computer.model.named_parameters()
-        written = write_weights(self._root, version, named, self._dtype)
+        written = write_weights(self._root, version, self._replica.named_weights(), self._dtype)
         remove_versions(self._root, keep=KEPT_VERSIONS)
         return written
 

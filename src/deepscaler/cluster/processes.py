@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from deepscaler import cpu
-from deepscaler.cluster.helper import EngineSettings, Helper
+from deepscaler.cluster.helper import EngineSettings, Helper, trainable
 from deepscaler.cluster.life_signs import WaitLimits
 from deepscaler.cluster.process import ProcessRemote
 from deepscaler.cluster.replica import GradientHelper
@@ -49,7 +49,7 @@ def start_helpers(
     of one that is lost, in a row; 0 where its answers are not functions of arguments and weights. report: told of them.
     logs: directory for what they write to standard error. role: with a number the name of each.
     """
-    num_weights = sum(p.numel() for p in computer.model.parameters()) if trains else 0
+    num_weights = sum(p.numel() for p in trainable(computer.model)) if trains else 0
     if count:
         for model in (computer.model, computer.reference):
             if model is not None:

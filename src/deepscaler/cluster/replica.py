@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from deepscaler.cluster.helper import views_of
+from deepscaler.cluster.helper import trainable, views_of
 from deepscaler.cluster.sharding import split_evenly
 from deepscaler.cluster.supervised import SupervisedRemote
 from deepscaler.protocols import PolicyOrReference
@@ -27,7 +27,7 @@ class GradientHelper:
     lent: Tensor
 
     def add_gradient(self, model: nn.Module) -> None:
-        parameters = list(model.parameters())
+        parameters = trainable(model)
         for parameter, part in zip(parameters, views_of(self.lent, [p.shape for p in parameters]), strict=True):
             parameter.grad = part.clone() if parameter.grad is None else parameter.grad.add_(part)
 

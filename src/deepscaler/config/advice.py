@@ -52,7 +52,7 @@ def _idle(recipe: Recipe, origins: Origins) -> Iterator[str]:
         (algorithm.kl.coefficient == 0, "algorithm.kl.coefficient = 0", ["algorithm.kl.estimator"]),
         (recipe.cluster.kind != "local", f"cluster.kind = {recipe.cluster.kind!r}", ["training.processes"]),
         (recipe.cluster.kind == "local", "cluster.kind = 'local'", ["training.cpu_offload"]),
-        (not algorithm.dynamic_sampling, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
+        (not algorithm.refills, "algorithm.dynamic_sampling = false", ["algorithm.max_refills"]),
         (algorithm.importance_mask == "none", "algorithm.importance_mask = 'none'", bounds),
     )
     for applies, reason, keys in idle:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from deepscaler.config.cluster_checks import cluster_rule, context_parallel_rule
-from deepscaler.config.data_checks import bands_rule, benchmarks_rule, problems_rule, sources_rule
+from deepscaler.config.data_checks import bands_rule, benchmarks_rule, pass_rate_rule, problems_rule, sources_rule
 from deepscaler.config.derived import longest_prompt
 from deepscaler.config.models import Recipe
 from deepscaler.config.optimizer_checks import passes_rule, schedule_rule
@@ -106,6 +106,19 @@ def _reference(recipe: Recipe, _: Origins) -> Iterator[str]:
             )
 
 
+def _lora(recipe: Recipe, origins: Origins) -> Iterator[str]:
+    lora = recipe.model.lora
+    if not lora.rank:
+        for name in ("alpha", "targets"):
+            if written(origins, f"model.lora.{name}"):
+                yield f"model.lora.{name} does nothing with model.lora.rank = 0; set a rank, such as 16, or remove it"
+    elif recipe.algorithm.kl.coefficient > 0 and any(stage.reset_reference for stage in recipe.stages):
+        yield (
+            f"stages.reset_reference with model.lora.rank = {lora.rank}: the reference is the base, the model without "
+            "adapters, and holds no other weights; set reset_reference = false, or algorithm.kl.coefficient = 0"
+        )
+
+
 def _truncated(recipe: Recipe, origins: Origins) -> Iterator[str]:
     algorithm = recipe.algorithm
     tokens = algorithm.soft_penalty_tokens
@@ -144,6 +157,16 @@ def _clip(recipe: Recipe, origins: Origins) -> Iterator[str]:
 
 def _filtering(recipe: Recipe, _: Origins) -> Iterator[str]:
     algorithm = recipe.algorithm
+    band = algorithm.accuracy_band
+    if band is not None and band[0] > band[1]:
+        yield f"algorithm.accuracy_band = {list(band)}: the lowest share comes first; swap them"
+    if band == (0.0, 1.0):
+        yield "algorithm.accuracy_band = [0, 1] drops no group; narrow the band, or remove it"
+    if band is not None and algorithm.max_refills == 0:
+        yield (
+            "algorithm.accuracy_band with algorithm.max_refills = 0 would never sample more in place of what it drops; "
+            "set max_refills above 0"
+        )
     if algorithm.dynamic_sampling and algorithm.drop_zero_variance:
         yield (
             "algorithm.dynamic_sampling and algorithm.drop_zero_variance both drop groups of equal rewards, but "
@@ -213,6 +236,7 @@ _RULES: tuple[Rule, ...] = (
     overlap_rule,
     cluster_rule,
     problems_rule,
+    pass_rate_rule,
     prompt_rule,
     benchmarks_rule,
     sources_rule,
@@ -224,6 +248,7 @@ _RULES: tuple[Rule, ...] = (
     passes_rule,
     _stages,
     _reference,
+    _lora,
     _truncated,
     _clip,
     _filtering,

@@ -22,6 +22,18 @@ def benchmarks_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
             )
 
 
+def pass_rate_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
+    data = recipe.data
+    low, high = data.min_pass_rate, data.max_pass_rate
+    if low is not None and high is not None and low > high:
+        yield f"data.min_pass_rate = {low} exceeds data.max_pass_rate = {high}; swap them"
+    if data.source == "synthetic" and (low is not None or high is not None):
+        yield (
+            "data.min_pass_rate and data.max_pass_rate with data.source = 'synthetic': generated problems have no pass "
+            "rate; set data.min_operations and data.max_operations, or algorithm.accuracy_band, instead"
+        )
+
+
 def problems_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
     data = recipe.data
     if data.min_operations > data.max_operations:

@@ -7,6 +7,7 @@ Settings load without torch and know nothing of the folders above them, so parts
 
 from __future__ import annotations
 
+import importlib.util
 import pkgutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -96,6 +97,15 @@ def require_cluster(name: str) -> None:
     """Raises ValueError with instructions where what the construction needs is not there. Loads no torch."""
     if name in CLUSTER_REQUIRES:
         load(CLUSTER_REQUIRES[name])()
+
+
+def require_lora(rank: int) -> None:
+    """Raises ValueError with instructions where adapters of this rank need PEFT and it is not installed."""
+    if rank and importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"PEFT is not installed in this environment, so model.lora.rank = {rank} cannot be used: "
+            "`pip install 'deepscaler[lora]'`; or set model.lora.rank = 0 to train all weights"
+        )
 
 
 def one_of(names: Collection[str]) -> AfterValidator:

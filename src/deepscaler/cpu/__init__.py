@@ -14,12 +14,12 @@ from deepscaler.cpu.settings import available_cores, is_accelerated, keep_freed_
 __all__ = ["accelerate", "available_cores", "compile_kernels", "is_accelerated", "keep_freed_memory", "prepare"]
 
 
-def accelerate(model: Any, parts: Callable[[Any], Any], device: Any = None) -> Any:
+def accelerate(model: Any, parts: Callable[[Any], Any] | None, device: Any = None) -> Any:
     """Let the model's layers compute through this package; returns the model, whose modules and weights stay.
 
     Called wherever a model is loaded or built. A model that is not in float32 on CPU stays as it is.
-    parts: the modules of a layer by what they compute, `family_of(model).parts`. device: where the weights will be, for
-    a model on the meta device.
+    parts: the modules of a layer by what they compute, `family_of(model).parts`; None where its layers stay its own.
+    device: where the weights will be, for a model on the meta device.
     """
     import torch
 

@@ -45,21 +45,31 @@ class DecodeAttention:
         self.visible_M[self._last_N] = length_N.numpy() % self._block_tokens + 1
         return self
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write the new keys and values [rows,K,D]; query [rows,H,D], scaled -> [rows,H*D]. Rows past N are padding."""
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
+        """Write the new keys and values [rows,K,D]; query [rows,H,D], scaled -> [rows,H*D]. Rows past N are padding.
+
+        window: the last tokens that count, the new one included; None: all.
+        """
         keys, values = self._keys[layer], self._values[layer]
         out = torch.zeros_like(query)
         for row, last in enumerate(self._last_N):
-            blocks = torch.from_numpy(self.blocks_M[self.owner_M == row])
+            blocks = torch.from_numpy(self._blocks_of(row))
             offset, length = self.visible_M[last] - 1, (len(blocks) - 1) * self._block_tokens + self.visible_M[last]
             keys[blocks[-1], :, :, offset], values[blocks[-1], :, offset] = key[row], value[row]
-            key_KLD = keys[blocks].permute(1, 0, 3, 2).flatten(1, 2)[:, :length]
-            value_KLD = values[blocks].transpose(0, 1).flatten(1, 2)[:, :length]
+            first = 0 if window is None else max(0, length - window)
+            unseen = first // self._block_tokens  # blocks in front of the window
+            seen = slice(first - unseen * self._block_tokens, length - unseen * self._block_tokens)
+            key_KLD = keys[blocks[unseen:]].permute(1, 0, 3, 2).flatten(1, 2)[:, seen]
+            value_KLD = values[blocks[unseen:]].transpose(0, 1).flatten(1, 2)[:, seen]
             query_1HND = query[row].unsqueeze(0).unsqueeze(2)
             out[row] = F.scaled_dot_product_attention(
                 query_1HND, key_KLD.unsqueeze(0), value_KLD.unsqueeze(0), scale=1.0, enable_gqa=True
             )[0, :, 0]
         return out.flatten(1)
+
+    def _blocks_of(self, row: int) -> Places:
+        """The blocks of a sequence in order of position."""
+        return self.blocks_M[self.owner_M == row]
 
 
 class FusedDecodeAttention(DecodeAttention):
@@ -80,10 +90,16 @@ class FusedDecodeAttention(DecodeAttention):
         self.owner_M, self.blocks_M = self.owner_M[order], self.blocks_M[order]
         self._in_order_M, self._starts_N = np.argsort(order), np.concatenate([[0], np.cumsum(count_N)])
         self._last_N = self._in_order_M[self._last_N]
+        self._longest = int(count_N.max()) * self._block_tokens  # tokens of any sequence, rounded up to whole blocks
         self._scratch = np.empty(0, np.float32)
         self._out = torch.empty(0)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _blocks_of(self, row: int) -> Places:
+        return self.blocks_M[self._in_order_M[self._starts_N[row] : self._starts_N[row + 1]]]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
+        if window is not None and window < self._longest:
+            return super().attend(layer, query, key, value, window)
         assert query.stride()[1:] == (query.shape[2], 1), "the kernel reads the heads of a row as one piece"
         if not self._scratch.size:
             self._scratch = np.empty((self.num_blocks, *query.shape[1:]), np.float32)

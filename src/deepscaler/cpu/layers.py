@@ -16,14 +16,15 @@ from deepscaler.cpu.dispatch import can_accelerate
 from deepscaler.cpu.fused_ops import rms_norm, rotary, silu_mul
 
 
-def use_fused_layers(model: Any, parts: Callable[[Any], Any]) -> None:
+def use_fused_layers(model: Any, parts: Callable[[Any], Any] | None) -> None:
     """Replace the class of every RMS norm, and of every layer whose parts are those of Llama, with the same activation.
 
-    parts: the modules of a layer (`modeling.families`).
+    parts: the modules of a layer (`modeling.families`); None for layers that are not Llama's.
     """
-    for layer in model.base_model.layers:
-        if not isinstance(layer, FusedLayer) and _is_known(parts(layer)):
-            layer.parts, layer.plain_class, layer.__class__ = parts, type(layer), FusedLayer
+    if parts is not None:
+        for layer in model.base_model.layers:
+            if not isinstance(layer, FusedLayer) and _is_known(parts(layer)):
+                layer.parts, layer.plain_class, layer.__class__ = parts, type(layer), FusedLayer
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.__class__ = FusedRMSNorm
@@ -35,7 +36,6 @@ def _is_known(parts: Any) -> bool:
     return (
         all(isinstance(linear, nn.Linear) for linear in linears)
         and module.config.hidden_act in ("silu", "swish")
-        and getattr(module, "sliding_window", None) is None
         and not module.attention_dropout
     )
 
@@ -96,5 +96,6 @@ def _attended(parts: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], conte
     cos, sin = (x.squeeze(0) for x in rotation)
     query, key = rotary(query, cos, sin), rotary(key, cos, sin)
     query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-    out = context.attend(module.layer_idx, query, key, value, module.scaling)
+    window = parts.window
+    out = context.attend(module.layer_idx, query, key, value, module.scaling, window)
     return parts.out(out.squeeze(0).transpose(0, 1).reshape(len(normed), -1))

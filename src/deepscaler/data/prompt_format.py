@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from deepscaler.config.sections.prompt import PromptSettings, TemplateValue
@@ -52,6 +52,12 @@ class PromptFormat:
         if not self.system_prompt or any(message.role in ("system", "developer") for message in messages):
             return messages
         return (Message("system", self.system_prompt), *messages)
+
+    def with_system_prompt(self, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+        """As `opened`, of messages as templates take them."""
+        if not self.system_prompt or any(message["role"] in ("system", "developer") for message in messages):
+            return list(messages)
+        return [{"role": "system", "content": self.system_prompt}, *messages]
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """What the model is shown of a problem: the messages before it, and the user's that asks it."""

@@ -20,7 +20,7 @@ from deepscaler.types import Problem
 
 # A label, a worked solution and the difficulty shape neither prompt nor verdict; what a stage draws by difficulty is
 # in the digest of the plans.
-_SHAPING = tuple(f.name for f in fields(Problem) if f.name not in ("source", "solution", "difficulty"))
+_SHAPING = tuple(f.name for f in fields(Problem) if f.name not in ("source", "solution", "difficulty", "pass_rate"))
 
 
 @dataclass(frozen=True, slots=True)

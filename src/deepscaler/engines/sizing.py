@@ -25,8 +25,10 @@ def pick_dtype(name: str, device: torch.device) -> str:
 
 def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
     """Bytes of one token in the cache: keys and values of every layer."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads  # older architectures have one for each
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize
 
 
 def max_sequences(config: Any, dtype: torch.dtype, device: torch.device, *, capacity: int, most: int) -> int:

@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from deepscaler.algorithms.signal import split_by_signal
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.config.sections.rollout import RolloutSection
 from deepscaler.data.requests import Encode
 from deepscaler.data.stream import ProblemStream
-from deepscaler.loop.experience import Collected, Reward, Step, params_of
+from deepscaler.loop.experience import Collected, Reward, Step, params_of, trained_groups
 from deepscaler.loop.sampling_thread import Round, SamplerInTurn, SamplingThread
 from deepscaler.loop.step_batch import SampledGroup, StepBatch
 from deepscaler.observability import liveness
@@ -110,16 +109,14 @@ class Ahead:
         return Collected(sampled, self._trained(sampled), batch.num_refills)
 
     def _trained(self, sampled: list[ScoredGroup]) -> list[ScoredGroup]:
-        algorithm = self._algorithm
-        filters = algorithm.dynamic_sampling or algorithm.drop_zero_variance
-        return split_by_signal(sampled)[0] if filters else sampled
+        return trained_groups(sampled, self._algorithm)
 
     def _draw(self) -> None:
         """Draw what may be drawn; called with the lock held.
 
-        Groups that replace others are drawn behind their step, so with `dynamic_sampling` the next step waits for them.
+        Groups that replace others are drawn behind their step, so where they are replaced the next step waits for them.
         """
-        refills = self._algorithm.dynamic_sampling
+        refills = self._algorithm.refills
         number = self._batches[-1].number if self._batches else self._first - 1
         while number < self._last and not (refills and self._batches and not self._batches[-1].is_complete):
             number += 1
@@ -174,7 +171,7 @@ class Ahead:
         if sampled is None or batch not in self._batches:  # or it was forgotten meanwhile
             return
         missing = self._rollout.prompts_per_step - len(self._trained(sampled))
-        if self._algorithm.dynamic_sampling and missing > 0 and batch.num_refills < self._algorithm.max_refills:
+        if self._algorithm.refills and missing > 0 and batch.num_refills < self._algorithm.max_refills:
             batch.num_refills += 1
             self._add(batch, missing)
         else:

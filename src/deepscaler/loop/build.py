@@ -40,6 +40,7 @@ from deepscaler.loop.stop import StopRequest
 from deepscaler.loop.training_data import TrainingData, load_training_data, validation_notes
 from deepscaler.loop.validation import Evaluator
 from deepscaler.loop.watchdog import Watchdog
+from deepscaler.modeling.generic import note_of
 from deepscaler.observability.alarms import Alarms
 from deepscaler.observability.environment import run_info
 from deepscaler.observability.run_directory import RunDirectory
@@ -197,6 +198,8 @@ def read_inputs(recipe: Recipe, model_path: Path, progress: Progress, others: Wa
     files = open_model(model_path, recipe.model.dtype, recipe.model.revision, prompt_format=prompt_format)
     if files.template.depends_on_date:
         progress.message("note: the chat template writes the date into every prompt, so a run on another day differs")
+    if note := note_of(files.config):
+        progress.message(note)
     for text in validation_notes(training):
         progress.message(text)
     prompts = make_prompts(

@@ -26,6 +26,7 @@ from deepscaler.evaluation.store import SampleStore
 from deepscaler.json_text import canonical_digest
 from deepscaler.loop.held_out_sets import held_out_sets
 from deepscaler.loop.progress import Progress
+from deepscaler.modeling.generic import note_of
 from deepscaler.observability.counts import counted
 from deepscaler.observability.environment import git_commit, hardware, package_versions
 from deepscaler.observability.files import new_directory
@@ -111,6 +112,8 @@ def evaluate_model(model: str | Path, job: Job) -> Results:
     )
     prefilled = files.template.thinking_prefilled
     gguf = {"gguf": asdict(files.gguf)} if files.gguf else {}
+    if job.recipe.engine.kind == "torch" and (note := note_of(files.config)):
+        job.progress.message(note)
     with make_grader(job.recipe.grader) as grader:
         return run_job(
             job,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepscaler.algorithms.signal import split_by_signal
+from deepscaler.algorithms.signal import select_groups
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.curriculum import StageSection
 from deepscaler.config.sections.rollout import RolloutSection
@@ -78,20 +78,18 @@ class OnPolicy:
         With `dynamic_sampling` (DAPO, arXiv:2503.14476 §3.2) groups whose rewards are all equal are replaced by fresh
         problems, up to `max_refills` rounds; with `drop_zero_variance` they are left out without replacement. A refill
         may draw a problem of the same step again: its sample indices continue, so no completion is sampled
-        twice.
+        twice. With `accuracy_band` groups outside the band are replaced in the same way.
         """
         algorithm, wanted = self._algorithm, self._rollout.prompts_per_step
         next_index: dict[str, int] = {}
         sampled = self._graded(wanted, step, next_index)
-        if not (algorithm.dynamic_sampling or algorithm.drop_zero_variance):
-            return Collected(sampled, sampled)
-        trained, _ = split_by_signal(sampled)
+        trained = trained_groups(sampled, algorithm)
         refills = 0
-        while algorithm.dynamic_sampling and len(trained) < wanted and refills < algorithm.max_refills:
+        while algorithm.refills and len(trained) < wanted and refills < algorithm.max_refills:
             refills += 1
             more = self._graded(wanted - len(trained), step, next_index)
             sampled = [*sampled, *more]
-            trained = [*trained, *split_by_signal(more)[0]]
+            trained = [*trained, *trained_groups(more, algorithm)]
         return Collected(sampled, trained, refills)
 
     def _graded(self, count: int, step: Step, next_index: dict[str, int]) -> list[ScoredGroup]:
@@ -121,6 +119,11 @@ class OnPolicy:
             rollouts[rollout.problem_id, rollout.sample_index] = rollout
             self._on_rollout(rollout)
         return [Group(q.problem, tuple(rollouts[q.name, index] for index in q.indices)) for q in queries]
+
+
+def trained_groups(groups: Sequence[ScoredGroup], algorithm: AlgorithmSection) -> list[ScoredGroup]:
+    """Those that the recipe trains on; all without a filter."""
+    return select_groups(groups, needs_signal=algorithm.needs_signal, accuracy_band=algorithm.accuracy_band)
 
 
 def params_of(rollout: RolloutSection, stage: StageSection, *, seed: int, step: int) -> SamplingParams:

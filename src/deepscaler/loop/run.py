@@ -44,6 +44,7 @@ from deepscaler.types import (
 )
 
 BASE_MODEL_FILE = "base_model.json"
+ADAPTER_BASE_FILE = "adapter_base.json"  # where a checkpoint holds adapters: path and digest of their base
 
 
 class AlarmError(RunError):
@@ -288,6 +289,9 @@ class Run:
                 _write_json(directory / BASE_MODEL_FILE, {"path": str(self.base_model), **self.inputs.as_json()})
                 return None
             self.save_tokenizer(directory)
+            if self.recipe.model.lora.rank:
+                base = {"path": str(self.base_model.absolute()), "weights_sha256": self.inputs.weights}
+                _write_json(directory / ADAPTER_BASE_FILE, base)
             if self.saves.in_background:
                 return self.cluster.learner.begin_save(directory)
             self.cluster.learner.save(directory)

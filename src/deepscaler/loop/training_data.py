@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from deepscaler.config import Recipe
+from deepscaler.data.pass_rates import in_band
 from deepscaler.data.sources.load import load_mixture, load_problems
 from deepscaler.data.sources.other_columns import NO_OTHERS
 from deepscaler.data.sources.synthetic import assert_disjoint, evaluation_sets, training_problems, validation_sets
@@ -21,12 +22,14 @@ class TrainingData:
     """source_of: per problem, the index of its entry in data.sources, 0 without a mixture.
 
     validation: problems of evaluations inside training. left_out: those left out because training holds them.
+    num_outside_band: of `data.min_pass_rate` and `data.max_pass_rate`, not among the problems.
     """
 
     problems: list[Problem]
     source_of: list[int]
     validation: Datasets
     left_out: tuple[LeftOut, ...] = ()
+    num_outside_band: int = 0
 
     @property
     def asked(self) -> list[Problem]:
@@ -57,12 +60,22 @@ def load_training_data(recipe: Recipe, others: WantedColumns = NO_OTHERS) -> Tra
             others=others,
         )
         source_of = [0] * len(problems)
-    return TrainingData(problems, source_of, *load_validation(recipe.evaluation, data, problems))
+    kept = in_band(problems, data)
+    validation = load_validation(recipe.evaluation, data, problems)
+    problems, num_read = [problem for problem, keep in zip(problems, kept, strict=True) if keep], len(problems)
+    source_of = [source for source, keep in zip(source_of, kept, strict=True) if keep]
+    return TrainingData(problems, source_of, *validation, num_outside_band=num_read - len(problems))
 
 
 def validation_notes(training: TrainingData) -> Iterator[str]:
     """Notes on the evaluations of the run."""
     sets, tests = training.validation.sets, test_sets(training.validation)
+    if training.num_outside_band:
+        total = len(training.problems) + training.num_outside_band
+        yield (
+            f"{len(training.problems)} of {counted(total, 'problem')} have a pass rate inside data.min_pass_rate and "
+            "data.max_pass_rate"
+        )
     if tests:
         count = sum(len(sets[name]) for name in tests)
         yield (

@@ -23,8 +23,13 @@ NAME = "deepscaler"
 
 
 class AttentionContext(Protocol):
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """query [B,H,T,D], key and value [B,K,T,D], rotary embedding applied; returns [B,H,T,D]."""
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        """query [B,H,T,D], key and value [B,K,T,D], rotary embedding applied; returns [B,H,T,D].
+
+        window: a token sees itself and the window - 1 tokens before it; None: all of them.
+        """
         ...
 
 
@@ -41,12 +46,7 @@ def dispatch(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature; returns ([B,T,H,D], None)."""
-    if sliding_window is not None:
-        raise ValueError(
-            f"layer {module.layer_idx} uses sliding-window attention, which is not supported; "
-            "set use_sliding_window to false in the model's config.json if the model was trained without it"
-        )
-    out = attention_context.attend(module.layer_idx, query, key, value, scaling)
+    out = attention_context.attend(module.layer_idx, query, key, value, scaling, sliding_window)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -61,11 +61,14 @@ def cast_to_value_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     return query.to(value.dtype), key.to(value.dtype)
 
 
-def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Plain causal attention with grouped key-value heads."""
-    return F.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
+def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None) -> Tensor:
+    """Plain causal attention with grouped key-value heads, over the last `window` tokens."""
+    grouped = query.shape[1] != key.shape[1]
+    if window is None or window >= query.shape[2]:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+    seen = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device).tril()
+    seen = seen.logical_and_(seen.new_ones(seen.shape).triu(1 - window))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=grouped)
 
 
 def takes_varlen(query: Tensor) -> bool:
@@ -95,16 +98,22 @@ class PackedAttention:
     def segment_keys(self) -> SegmentKeys:
         return SegmentKeys(self.lengths, self.sequences)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        if can_accelerate(query, key, value):
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        if window is not None and window >= max(self._totals):
+            window = None
+        if window is None and can_accelerate(query, key, value):
             return packed_attention(query, key, value, scaling, self.segment_keys)
         query, key = cast_to_value_dtype(query, key, value)
         q, k, v = (x.split(self.lengths, dim=2) for x in (query, key, value))
         if takes_varlen(query):
             order = [i for members in self.sequences for i in members]
             q, k, v = (torch.cat([x[i] for i in order], dim=2) for x in (q, k, v))
-            return self._segments(self._varlen(q, k, v, scaling).split(self._totals, dim=2))
-        return self._segments([causal(_joined(q, m), _joined(k, m), _joined(v, m), scaling) for m in self.sequences])
+            return self._segments(self._varlen(q, k, v, scaling, window).split(self._totals, dim=2))
+        return self._segments(
+            [causal(_joined(q, m), _joined(k, m), _joined(v, m), scaling, window) for m in self.sequences]
+        )
 
     def _segments(self, outputs: Sequence[Tensor]) -> Tensor:
         """[B,H,T,D] of the row from one output per sequence; what sequences share is equal in all of them."""
@@ -116,7 +125,7 @@ class PackedAttention:
         # Joined as [B,T,H,D], the layout the kernels write and the next product reads: nothing is copied twice.
         return torch.cat([parts[i].transpose(1, 2) for i in range(len(self.lengths))], dim=1).transpose(1, 2)
 
-    def _varlen(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def _varlen(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         if self._offsets is None:
@@ -127,7 +136,8 @@ class PackedAttention:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         length, ends = max(self._totals), self._offsets
-        out = varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0), scale=scaling)
+        before = -1 if window is None else window - 1
+        out = varlen_attn(q, k, v, ends, ends, length, length, window_size=(before, 0), scale=scaling)
         assert isinstance(out, Tensor)
         return out.transpose(0, 1).unsqueeze(0)
 
@@ -152,8 +162,15 @@ def forward_hidden(
     if half is None:
         inputs: dict[str, Tensor] = {"input_ids": input_ids}
     else:
-        inputs = {"inputs_embeds": F.embedding(input_ids, model.get_input_embeddings().weight).to(half).float()}
+        inputs = {"inputs_embeds": _embedded(model.get_input_embeddings(), input_ids, half)}
     with torch.autocast(input_ids.device.type, half or torch.bfloat16, enabled=half is not None):
         return model.base_model(
             **inputs, position_ids=position_ids, use_cache=False, attention_context=context
         ).last_hidden_state
+
+
+def _embedded(embedding: Any, input_ids: Tensor, half: torch.dtype) -> Tensor:
+    """float32 [B,T,hidden], rounded to `half` as transformers' own half-precision model has it."""
+    embedded = F.embedding(input_ids, embedding.weight).to(half)
+    scale = getattr(embedding, "embed_scale", None)  # of Gemma's embeddings
+    return (embedded if scale is None else embedded * torch.as_tensor(scale).to(embedded)).float()

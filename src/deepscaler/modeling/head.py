@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def forbid_ids(model: Any, ids: Sequence[int]) -> None:
     would be trained on. Kept as a buffer: copies of the model and other processes have it as well, files do not.
     """
     if ids:
-        device = next(model.buffers()).device  # the weights may be on the meta device
+        device = next(chain(model.buffers(), model.parameters())).device  # weights alone may be on the meta device
         model.register_buffer(_FORBIDDEN, torch.tensor(ids, dtype=torch.int64, device=device), persistent=False)
 
 

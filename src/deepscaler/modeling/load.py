@@ -12,15 +12,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from deepscaler import cpu
 from deepscaler.modeling.attention import NAME
-from deepscaler.modeling.families.registry import FAMILIES, family_of
+from deepscaler.modeling.families.registry import has_family
+from deepscaler.modeling.generic import accelerated, why_impossible
 from deepscaler.modeling.gguf.conversion import converted
 from deepscaler.modeling.gguf.header import is_gguf
 from deepscaler.modeling.head import forbid_ids
+from deepscaler.modeling.lora_merge import BASE_FILE, merged
 from deepscaler.modeling.meta_init import build_on_meta, holds_by_name
 from deepscaler.modeling.positions import fit_positions
-from deepscaler.modeling.weight_check import check_weights
+from deepscaler.modeling.weight_check import check_loaded, check_weights
 from deepscaler.observability.run_directory import read_json
 
 # Its bars write over our progress line.
@@ -49,6 +50,11 @@ def resolve_model(path: str | Path, revision: str | None = None) -> Path:
     if (local / "base_model.json").is_file():
         base = (read_json(local / "base_model.json") or {}).get("path", "named in its base_model.json")
         raise ModelError(f"{local} is step 0, so its weights are those of the base model; give that instead: {base}")
+    if (local / BASE_FILE).is_file():
+        try:
+            return merged(local)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
     if not (local / "config.json").is_file():
         raise ModelError(f"{local} holds no config.json, so it is no Hugging Face model directory")
     if not list(local.glob("*.safetensors")):
@@ -107,38 +113,49 @@ def load_model(
     try:
         model: Any = _without_weights(directory, config, dtype, torch.device(device)) if on_meta else None
         if model is None:
-            whole: Any = AutoModelForCausalLM.from_pretrained(
-                directory, config=config, dtype=dtype, attn_implementation=NAME, use_safetensors=True
-            )
-            model = whole.to(device)
+            model = _checked_model(directory, config, dtype).to(device)
         if longest is not None:
             fit_positions(model, longest)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{directory} cannot be used: {error}") from error
     if tokenizer is not None:
         forbid_ids(model, unknown_ids(tokenizer, model.get_output_embeddings().weight.shape[0]))
-    return cpu.accelerate(model.eval(), family_of(model).parts, torch.device(device))
+    return accelerated(model.eval(), torch.device(device))
 
 
 def _without_weights(directory: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any | None:
-    """The model on the meta device; None where its files hold other names than the model."""
+    """The model on the meta device; None without a family, or where its files hold other names than the model."""
+    if not has_family(config):
+        return None
     model = build_on_meta(config, dtype, device)
     with suppress(OSError):  # the file is optional
         model.generation_config = GenerationConfig.from_pretrained(directory)
     return model if holds_by_name(directory, model) else None
 
 
+def _checked_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
+    """The model with the weights in the files. Raises ValueError where these are not all of it (`check_loaded`).
+
+    A model without a family keeps its own attention.
+    """
+    own: dict[str, str] = {"attn_implementation": NAME} if has_family(config) else {}
+    read: Any = AutoModelForCausalLM.from_pretrained(
+        directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **own
+    )
+    model, found = read
+    check_loaded(directory, model, found)
+    return model
+
+
 def read_config(directory: Path) -> Any:
-    """The configuration of a supported model. Raises ModelError."""
+    """The configuration of a model that can be trained and sampled from. Raises ModelError."""
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         why = " ".join(str(error).split())
         raise ModelError(f"{directory / 'config.json'} cannot be used: {why}") from error
-    if config.model_type not in FAMILIES:
-        raise ModelError(
-            f"{directory}: model_type {config.model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
-        )
+    if why := why_impossible(config):
+        raise ModelError(f"{directory}: {why}")
     return config
 
 

@@ -15,18 +15,20 @@ from deepscaler.config.context import context_limit
 from deepscaler.observability.counts import counted
 
 SHORTER = "give them fewer tokens (max_completion_tokens, --max-tokens, --context)"
+UNLIMITED = 2**31  # tokens: recurrent models, and those whose attention only decays with distance
 FITTED = "fitted"  # as rotary type: the rotations stay as they are
 
 
 def model_context(config: Any) -> int:
-    """Tokens of prompt and completion that the model of a transformers configuration takes."""
-    return context_limit(config.to_dict())
+    """Tokens of prompt and completion that the model of a transformers configuration takes; UNLIMITED without one."""
+    own = getattr(config, "max_position_embeddings", None)  # which some architectures store under another name
+    return UNLIMITED if own is None else context_limit({**config.to_dict(), "max_position_embeddings": own})
 
 
 def fit_positions(model: Any, longest: int) -> None:
     """Prepare the model for sequences of at most `longest` tokens; to be called before it is copied or sampled from.
 
-    Raises ValueError when its context or a sliding window is shorter.
+    Raises ValueError when its context is shorter.
     """
     limit = model_context(model.config)
     if longest > limit:
@@ -34,8 +36,7 @@ def fit_positions(model: Any, longest: int) -> None:
             f"sequences of {counted(longest, 'token')} exceed the model's context of {limit}; {SHORTER}, or choose a "
             "model with a longer context"
         )
-    _fit_windows(model, longest)
-    rotary = model.base_model.rotary_emb
+    rotary: Any = getattr(model.base_model, "rotary_emb", None)
     if changes_with_length(rotary):
         with torch.no_grad():
             device = rotary.inv_freq.device
@@ -57,11 +58,15 @@ def cast_parameters(model: Any, dtype: torch.dtype) -> Any:
 
 def check_rotations(model: Any) -> None:
     """Raises ValueError where `model.to(dtype)` has rounded the frequencies of the rotations."""
-    found = model.base_model.rotary_emb.inv_freq.dtype
-    if found != torch.float32:
+    rounded = {
+        buffer.dtype
+        for name, buffer in model.named_buffers()
+        if name.endswith("inv_freq") and buffer.dtype in (torch.bfloat16, torch.float16)
+    }
+    if rounded:
         raise ValueError(
-            f"the model's rotary frequencies were rounded to {found}, as model.to(dtype) does: positions far from the "
-            "start would be confused; load the weights in that type, or use "
+            f"the model's rotary frequencies were rounded to {rounded.pop()}, as model.to(dtype) does: positions far "
+            "from the start would be confused; load the weights in that type, or use "
             "deepscaler.modeling.positions.cast_parameters"
         )
 
@@ -73,23 +78,7 @@ def fitted_context(model: Any) -> int:
 
 def changes_with_length(rotary: Any) -> bool:
     """Whether the rotations of a forward pass depend on its longest sequence."""
-    kind = getattr(rotary, "rope_type", "default")
-    return kind == "longrope" or "dynamic" in kind
-
-
-def _fit_windows(model: Any, longest: int) -> None:
-    """Without effect on sequences within the window; their layers then attend to everything, which is the same."""
-    windows = {layer.self_attn: getattr(layer.self_attn, "sliding_window", None) for layer in model.base_model.layers}
-    shortest = min((window for window in windows.values() if window is not None), default=None)
-    if shortest is None:
-        return
-    if longest > shortest:
-        raise ValueError(
-            f"the model has layers that attend to the last {counted(shortest, 'token')} only (sliding_window), which "
-            f"is not supported for longer sequences, and these can have {longest}; {SHORTER}, or set "
-            "use_sliding_window to false in the model's config.json if it was trained without"
-        )
-    for attention, window in windows.items():
-        if window is not None:
-            attention.sliding_window = None
-    model.longest_fitted = longest
+    kinds = getattr(rotary, "rope_type", "default")  # or one for every type of layer
+    return any(
+        kind == "longrope" or "dynamic" in kind for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])
+    )

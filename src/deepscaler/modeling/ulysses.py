@@ -34,12 +34,14 @@ class UlyssesAttention:
         self._lengths = list(lengths)
         self._own = [self._lengths[group.rank()]] * group.size()
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         """query [1,H,t,D], key and value [1,K,t,D], rotary embedding applied; returns [1,H,t,D]."""
         query, key = cast_to_value_dtype(query, key, value)
         key, value = (repeated(x, self._group.size()) for x in (key, value))
         query, key, value = self._whole_rows(query, key, value)
-        return self._own_rows(self._inner.attend(layer, query, key, value, scaling))
+        return self._own_rows(self._inner.attend(layer, query, key, value, scaling, window))
 
     def _whole_rows(self, *shards: Tensor) -> list[Tensor]:
         """[1,heads,t,D] each to [1,heads/R,T,D], in one exchange."""

@@ -5,20 +5,23 @@ transformers initialises missing tensors with random numbers and ignores surplus
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from deepscaler.modeling.attention import NAME
+from deepscaler.modeling.families.registry import has_family
 from deepscaler.modeling.files import StoredTensor, read_tensor, stored_tensors
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 PLAIN_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 COMPUTED = ".rotary_emb.inv_freq"  # stored by old releases of transformers, and computed by every one
 NAMED = 4  # names in a message
+_FOUND = ("missing", "unexpected", "mismatched")  # in the loading info of transformers
 
 
 def check_weights(directory: Path, config: Any) -> None:
@@ -28,6 +31,9 @@ def check_weights(directory: Path, config: Any) -> None:
     """
     _refuse_adapters(directory)
     _refuse_quantised(directory, getattr(config, "quantization_config", None))
+    if not has_family(config) or get_checkpoint_conversion_mapping(config.model_type):
+        _check_generic(directory, _without_weights(directory, config))
+        return
     expected = expected_shapes(directory, config)
     tensors = {_full_name(name, expected): tensor for name, tensor in stored_tensors(directory).items()}
     tied = bool(config.tie_word_embeddings)
@@ -37,17 +43,69 @@ def check_weights(directory: Path, config: Any) -> None:
         _refuse_second_head(directory, tensors)
 
 
+def _check_generic(directory: Path, model: Any) -> None:
+    """Of a model without a family only what is missing or misshapen: its class may ignore some names.
+
+    Where transformers stores a model under other names than it computes with, loading shows the difference.
+    """
+    stored = stored_tensors(directory)
+    _refuse_codes(directory, stored)
+    if get_checkpoint_conversion_mapping(model.config.model_type):
+        return
+    expected, prefix = _shapes(model), f"{model.base_model_prefix}."
+    tensors = {f"{prefix}{name}" if f"{prefix}{name}" in expected else name: each for name, each in stored.items()}
+    known = {name: tensor for name, tensor in tensors.items() if name in expected}
+    tied: set[str] = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    _refuse_difference(directory, expected, known, tied)
+
+
+def check_loaded(directory: Path, model: Any, found: Mapping[str, Any]) -> None:
+    """Raises ValueError where transformers filled weights with random numbers, or left out some of the files.
+
+    found: the loading info of `from_pretrained`. Also for a model whose head is no module of its own.
+    """
+    missing, surplus, other = (sorted(map(str, found.get(f"{kind}_keys", ()))) for kind in _FOUND)
+    parts = [
+        f"{len(names)} {what}: {_listed(names)}"
+        for names, what in (
+            (missing, "missing"),
+            (surplus, "that the model does not have"),
+            (other, "of another shape"),
+        )
+        if names
+    ]
+    if parts:
+        raise ValueError(
+            f"{directory}: the weights are not those of config.json ({'; '.join(parts)}). Nothing is made up in their "
+            f"place; {_remedy(missing, surplus)}"
+        )
+    if model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{directory}: model_type {model.config.model_type!r} has no vocabulary head of its own "
+            "(get_output_embeddings), by which log-probabilities are computed; take another model"
+        )
+
+
 def expected_shapes(directory: Path, config: Any) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight of the model, without making one."""
+    return _shapes(_without_weights(directory, config))
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _without_weights(directory: Path, config: Any) -> Any:
+    """The model on no device. Raises ValueError where none can be built."""
+    own: dict[str, str] = {"attn_implementation": NAME} if has_family(config) else {}
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+            return AutoModelForCausalLM.from_config(config, **own)
     except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
         raise ValueError(
             f"no model can be built from {directory / 'config.json'} ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); take the file that belongs to the weights"
         ) from error
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _full_name(name: str, expected: Collection[str]) -> str:

@@ -36,16 +36,21 @@ def tensor_digests(
 ) -> dict[str, str]:
     """SHA-256 (hex) of every weight: its name, dtype, shape and bytes, after the cast to `dtype`.
 
-    in_threads: compute several at once, as always for weights on a GPU.
+    in_threads: compute several at once, as always for weights on a GPU. Else one is looked at after the other, so that
+    a weight which is merged for it exists only meanwhile.
     """
-    ordered = sorted(weights, key=lambda item: item[0])
-    one = functools.partial(_digest, dtype=dtype)
-    if in_threads or (ordered and ordered[0][1].is_cuda):  # gigabytes wait for them
+    found: dict[str, str] = {}
+    several: list[tuple[str, Tensor]] = []
+    for item in weights:
+        if in_threads or item[1].is_cuda:
+            several.append(item)
+        else:
+            found[item[0]] = _digest(item, dtype).hex()
+    if several:  # gigabytes wait for them
         with ThreadPoolExecutor(available_cores()) as threads:
-            parts = list(threads.map(one, ordered))
-    else:
-        parts = [one(item) for item in ordered]
-    return {name: part.hex() for (name, _), part in zip(ordered, parts, strict=True)}
+            parts = threads.map(functools.partial(_digest, dtype=dtype), several)
+            found |= {name: part.hex() for (name, _), part in zip(several, parts, strict=True)}
+    return dict(sorted(found.items()))
 
 
 def differing_tensors(weights: DigestedWeights, held: Mapping[str, str], dtype: str) -> list[str]:

@@ -91,6 +91,16 @@ class _Builder:
             series.append(Series(self._label(run, ""), self._colour(index, "accent"), points, low_high=ends))
         return series
 
+    def validation_losses(self) -> list[Series]:
+        """A dot where one was measured; before the first step it is in a line of its own."""
+        series = []
+        for index, run in enumerate(self.runs):
+            rows = [r for r in (*run.evaluations, *run.steps) if is_number(r.get("validation_loss"))]
+            points = tuple((float(r["step"]), float(r["validation_loss"])) for r in rows)
+            label, colour = self._label(run, "validation"), self._colour(index, "second")
+            series.append(Series(label, colour, points, low_high=tuple((v, v) for _, v in points)))
+        return series
+
 
 def smoothing_window(num_steps: int) -> int:
     """Steps of the moving mean: odd, none for short runs, a twenty-fifth of long ones."""
@@ -115,7 +125,7 @@ def loss_chart(runs: Sequence[RunRecord]) -> Chart:
     """Of supervised fine-tuning."""
     build = _Builder(runs)
     hint = "Mean over the assistant's tokens. A validation loss that rises again means too many epochs."
-    lines = build.lines(("traces", "accent", "loss"), ("validation", "second", "validation_loss"))
+    lines = [*build.lines(("traces", "accent", "loss")), *build.validation_losses()]
     return build.chart("loss", "Cross-entropy", "nats per token", hint, lines)
 
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from deepscaler.serve.authorization import authorize
-from deepscaler.serve.engine_thread import EngineThread, Job
+from deepscaler.serve.engine_pool import EnginePool, PooledJob
 from deepscaler.serve.output_processor import CompletionOutput, sampling_params
 from deepscaler.serve.prompts import Prompt, PromptEncoder
 from deepscaler.serve.request_body import read_json
@@ -33,7 +33,7 @@ OutputQueue = asyncio.Queue[CompletionOutput | RequestError]
 class Service:
     """State that the routes share. token: required when set; without it only loopback requests are accepted."""
 
-    engine: EngineThread
+    engine: EnginePool
     encoder: PromptEncoder
     model: str
     token: str = ""
@@ -142,7 +142,7 @@ def _echo(service: Service, prompt: Prompt) -> str:
     return service.tokenizer.decode(prompt.ids) if prompt.text is None else prompt.text
 
 
-async def _complete(raw_request: Request, builder: ResponseBuilder, job: Job, outputs: OutputQueue) -> Response:
+async def _complete(raw_request: Request, builder: ResponseBuilder, job: PooledJob, outputs: OutputQueue) -> Response:
     """Wait for the final output of every choice; cancel them when the client disconnects."""
     disconnected = asyncio.create_task(_wait_for_disconnect(raw_request))
     texts: dict[int, str] = {}
@@ -170,7 +170,7 @@ async def _complete(raw_request: Request, builder: ResponseBuilder, job: Job, ou
     return await asyncio.to_thread(lambda: JSONResponse(builder.response(done)))
 
 
-async def _stream(builder: ResponseBuilder, job: Job, outputs: OutputQueue) -> AsyncIterator[bytes]:
+async def _stream(builder: ResponseBuilder, job: PooledJob, outputs: OutputQueue) -> AsyncIterator[bytes]:
     """Server-sent events; closed early when the client disconnects."""
     left = builder.num_choices
     try:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from deepscaler.engines.torch.decode_state import NonFiniteLogitsError
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.scheduler import Scheduler
+from deepscaler.engines.torch.scheduler import OpenScheduler
 from deepscaler.engines.torch.scheduler import Sequence as DecodingSequence
 from deepscaler.observability.counts import counted
 from deepscaler.serve.detokenizer import Detokenizer
@@ -29,6 +29,17 @@ MAX_FAULTS = 16  # consecutive failed steps before the device itself is tested
 MAX_RETRIES = 3  # of one suspected completion
 
 Decode = Callable[[Sequence[int], bool], str]  # token ids, whether to skip special tokens
+
+
+def check_queue(count: int, num_open: int, max_queued: int) -> None:
+    """Raises RequestError (429) when `count` more completions are too many."""
+    if num_open + count > max_queued:
+        raise RequestError(
+            f"{counted(count, 'completion')} requested, {num_open} waiting or running, and the server accepts "
+            f"{max_queued}; try again later",
+            status=429,
+            code="queue_full",
+        )
 
 
 class Job:
@@ -75,23 +86,33 @@ class EngineThread:
         self._thread.start()
 
     def submit(
-        self, prompts: Iterable[tuple[IntArray, SamplingParams]], request: CompletionRequest, on_output: OutputCallback
+        self,
+        prompts: Iterable[tuple[IntArray, SamplingParams]],
+        request: CompletionRequest,
+        on_output: OutputCallback,
+        *,
+        chosen: Collection[int] | None = None,
     ) -> Job:
         """Queue the completions of a request. Raises RequestError (429) when the queue is full.
 
         The choices of the first prompt come first. `on_output` receives every output or an error, in this thread.
+        chosen: the indices of the choices that this engine makes, where others make the rest.
         """
         self.check()
         choices: list[Choice] = []
+        index = -1
         stops = (*request.stop, *self._stop)
         for prompt_ids, params in prompts:
             engine_request = Request("serve", prompt_ids, request.n)
             for sample in range(request.n):
+                index += 1
+                if chosen is not None and index not in chosen:
+                    continue
                 detokenizer = Detokenizer(lambda ids: self._decode(ids, request.skip_special_tokens), stops)
                 sequence = DecodingSequence(engine_request, sample, params)
                 choices.append(
                     Choice(
-                        index=len(choices),
+                        index=index,
                         sequence=sequence,
                         detokenizer=detokenizer,
                         incremental=request.stream or bool(stops),
@@ -115,13 +136,7 @@ class EngineThread:
         self._check_queue(count)
 
     def _check_queue(self, count: int) -> None:
-        if self._num_open + count > self._max_queued:
-            raise RequestError(
-                f"{counted(count, 'completion')} requested, {self._num_open} waiting or running, and the server "
-                f"accepts {self._max_queued}; try again later",
-                status=429,
-                code="queue_full",
-            )
+        check_queue(count, self._num_open, self._max_queued)
 
     @property
     def num_open(self) -> int:
@@ -161,7 +176,7 @@ class EngineThread:
                 self._finish(self._choices.pop(sequence), scheduler.finish_reason(sequence))
         self._fail_all(RunError("the server is shutting down"))
 
-    def _add_jobs(self, scheduler: Scheduler) -> None:
+    def _add_jobs(self, scheduler: OpenScheduler) -> None:
         """Add new requests; block for one when idle. Suspects first, one at a time."""
         if self._suspects:
             if not scheduler.waiting:
@@ -177,7 +192,7 @@ class EngineThread:
             for choice in job.choices:
                 self._add(choice, scheduler)
 
-    def _add(self, choice: Choice, scheduler: Scheduler) -> None:
+    def _add(self, choice: Choice, scheduler: OpenScheduler) -> None:
         if not choice.sequence.params.max_completion_tokens:
             self._score_only.append(choice)
         elif scheduler.fits(choice.sequence):
@@ -210,7 +225,7 @@ class EngineThread:
         if not choice.failed:
             choice.on_output(output)
 
-    def _recover(self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception) -> Scheduler:
+    def _recover(self, scheduler: OpenScheduler, before: Sequence[DecodingSequence], error: Exception) -> OpenScheduler:
         """A new scheduler with all sequences that did not cause the error. Raises when the device has failed."""
         self._faults += 1
         if self._faults > MAX_FAULTS:
@@ -233,7 +248,7 @@ class EngineThread:
         return new
 
     def _find_failed(
-        self, scheduler: Scheduler, before: Sequence[DecodingSequence], error: Exception
+        self, scheduler: OpenScheduler, before: Sequence[DecodingSequence], error: Exception
     ) -> tuple[list[DecodingSequence], list[DecodingSequence]]:
         """(sequences that caused the error, sequences that may have caused it)."""
         if isinstance(error, NonFiniteLogitsError) and not any(len(d.token_array) for d in error.sequences):

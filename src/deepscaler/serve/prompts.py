@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.data.templates import MAX_NUMBER, OPEN_THINK, encode_rendered, render_messages, template_variables
 from deepscaler.observability.counts import counted
 from deepscaler.serve.requests import ChatTemplateOptions, CompletionRequest
@@ -28,11 +29,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """capacity: maximum tokens of prompt and completion. num_ids: number of token ids that model and tokenizer have."""
+    """capacity: maximum tokens of prompt and completion. num_ids: number of token ids that model and tokenizer have.
+
+    prompt_format: system prompt of conversations without one, and template variables that a request may change.
+    """
 
     tokenizer: Any
     capacity: int
     num_ids: int
+    prompt_format: PromptFormat = field(default_factory=PromptFormat)
     longest_token: int = field(init=False)  # characters
 
     def __post_init__(self) -> None:
@@ -90,8 +95,10 @@ class PromptEncoder:
             "add_generation_prompt": template.add_generation_prompt,
             "continue_final_message": template.continue_final_message,
         }
+        variables = {**self.prompt_format.template, **template.variables}
+        messages = self.prompt_format.with_system_prompt(request.messages)
         try:
-            return render_messages(self.tokenizer, request.messages, {**template.variables, **flags})
+            return render_messages(self.tokenizer, messages, {**variables, **flags})
         except ValueError as error:
             raise RequestError(f"{error!s:.1000}", param="messages") from error
 

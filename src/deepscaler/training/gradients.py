@@ -20,17 +20,19 @@ from deepscaler.algorithms.kl import KL_ESTIMATORS
 from deepscaler.algorithms.losses import combine
 from deepscaler.algorithms.own import loss_of
 from deepscaler.config.context import check_context_parallel
-from deepscaler.config.memory import ModelShape
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.config.sections.training import TrainingSection
 from deepscaler.modeling.attention import forward_hidden
+from deepscaler.modeling.generic import activation_bytes, is_generic
 from deepscaler.modeling.head import forbidden_ids
+from deepscaler.modeling.lora import adapters_off
 from deepscaler.modeling.positions import check_rotations
 from deepscaler.observability import liveness
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.context_parallel import ContextParallel, TokenValues
 from deepscaler.training.logprobs import token_logprobs
 from deepscaler.training.packing import PackedBatch, micro_batch_budget, pack, per_token, plan_samples
+from deepscaler.training.padded import padded_token_values, plan_padded
 from deepscaler.types import FloatArray, TokenSums, TrainSample
 
 Logprobs = list[FloatArray]
@@ -39,7 +41,8 @@ Logprobs = list[FloatArray]
 class GradientComputer:
     """One process. `old` absent means on-policy: the current policy is the policy at the start of the step.
 
-    context: the ranks that share every micro-batch with this process; they get the same calls.
+    reference: of the KL term; the model itself where that is the model without its adapters (modeling.lora). context:
+    the ranks that share every micro-batch with this process; they get the same calls.
 
     Raises ValueError for a model whose rotations were rounded (`positions.check_rotations`), or whose attention heads
     cannot be dealt out to the ranks.
@@ -67,9 +70,15 @@ class GradientComputer:
         self._context = context
         self._device = next(model.parameters()).device
         config: Any = model.config
+        self._is_generic = is_generic(model)
         if context is not None:
+            if self._is_generic:
+                raise ValueError(
+                    f"training.context_parallel divides sequences inside attention, and model type {config.model_type} "
+                    "computes its own (docs/models.md); set training.context_parallel = 1"
+                )
             check_context_parallel(context.num_ranks, config.num_attention_heads)
-        self._activation_bytes = ModelShape.of_config(config.to_dict()).activation_bytes_per_token
+        self._activation_bytes = activation_bytes(model)
 
     def accumulate(self, samples: Sequence[TrainSample], old: Logprobs | None, ref: Logprobs | None) -> TokenSums:
         """Add the samples' part of the loss gradient to the model's `.grad`; returns sums for the metrics."""
@@ -143,6 +152,12 @@ class GradientComputer:
         """Log-probability of every completion token, float32 [num_tokens] per sample."""
         model = self.reference if of == "reference" else self.model
         assert model is not None
+        if of == "reference" and model is self.model:
+            with adapters_off(model):
+                return self._logprobs(model, samples)
+        return self._logprobs(model, samples)
+
+    def _logprobs(self, model: nn.Module, samples: Sequence[TrainSample]) -> Logprobs:
         result: Logprobs = [np.empty(0, np.float32)] * len(samples)
         for members in self._plan(samples):
             chosen = [samples[i] for i in members]
@@ -159,6 +174,8 @@ class GradientComputer:
         return self._context.token_values(batch, partial(self._token_values, model))
 
     def _token_values(self, model: Any, batch: PackedBatch) -> TokenValues:
+        if self._is_generic:
+            return padded_token_values(model, batch, self._temperature, self._half)
         hidden = forward_hidden(model, batch.input_ids, batch.position_ids, batch.attention, half=self._half)[0]
         predictors = hidden[batch.predictor_index]
         return token_logprobs(
@@ -178,4 +195,5 @@ class GradientComputer:
     def _plan(self, samples: Sequence[TrainSample]) -> list[list[int]]:
         lengths = [s.num_tokens for s in samples]
         limit = self._training.tokens_per_micro_batch
-        return plan_samples(samples, micro_batch_budget(limit, lengths, self._device, self._activation_bytes))
+        budget = micro_batch_budget(limit, lengths, self._device, self._activation_bytes)
+        return plan_padded(lengths, budget) if self._is_generic else plan_samples(samples, budget)

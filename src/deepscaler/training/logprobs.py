@@ -77,7 +77,9 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_logprobs = torch.zeros_like(log_sums) if grads[0] is None else grads[0]
         kept, ctx.kept = ctx.kept, None  # overwritten below; a second backward makes the logits again
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_weight = None  # of a frozen head
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for rows in _chunks(len(targets), ctx.chunk if kept is None else len(targets)):
             if kept is None:
                 logits = _logits(hidden[rows], weight, ctx.temperature, ctx.wide, ctx.forbidden)
@@ -89,11 +91,14 @@ class _TokenLogprobs(torch.autograd.Function):
             grad = _logit_gradient(p, scale, pull, entropies[rows].unsqueeze(1), targets[rows].unsqueeze(1))
             grad = grad.to(hidden.dtype)
             grad_hidden[rows] = matmul(grad, weight.T)
+            if grad_weight is None:
+                continue
             if grad.dtype == torch.float32 and kept is None:
                 grad_weight.addmm_(grad.T, hidden[rows])  # a small product, added without a pass over the weight
             else:
                 grad_weight += weight_gradient(grad, hidden[rows])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
+        of_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, of_weight, None, None, None, None, None
 
 
 def _logit_gradient(p: Tensor, scale: Tensor, pull: Tensor | None, entropy: Tensor, target: Tensor) -> Tensor:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from deepscaler.modeling.files import stored_tensors
+from deepscaler.modeling.weight_check import check_loaded
 from deepscaler.observability.counts import counted
 from deepscaler.observability.run_directory import read_json
+from deepscaler.training.adapters import load_adapters
 from deepscaler.training.sharded_state import REFERENCE_FOLDER, load_sharded_optimizer, load_sharded_reference
 from deepscaler.training.weight_parts import read_parameters
 from deepscaler.types import RunError
@@ -65,9 +69,15 @@ def load_weights(directory: Path, model: nn.Module, reference: nn.Module | None)
 
     The reference stays as it is, the base model, where the checkpoint holds none: its run had no KL term.
     """
-    read_parameters(model, weights_files(directory))
+    if load_adapters(model, directory) is not None:  # the reference is the base then
+        return
+    stored, weights = stored_tensors(directory), dict(model.named_parameters())
+    if all(name in stored for name in weights):
+        read_parameters(weights, weights_files(directory))
+    else:
+        _read_converted(directory, model)
     if reference is not None and (directory / REFERENCE_FILE).is_file():
-        read_parameters(reference, [directory / REFERENCE_FILE])
+        read_parameters(dict(reference.named_parameters()), [directory / REFERENCE_FILE])
     elif reference is not None and (directory / REFERENCE_FOLDER).is_dir():
         load_sharded_reference(directory, reference)
 
@@ -110,6 +120,22 @@ def check_optimizer(optimizer: torch.optim.Optimizer, num_updates: int, director
             f"{num_updates} have been applied; training would go on with another optimizer. Move this checkpoint away "
             "to go on from an earlier one"
         )
+
+
+def _read_converted(directory: Path, model: Any) -> None:
+    """From files whose tensors transformers renames or joins while it loads, such as all experts of a layer in one.
+
+    Raises ValueError where these are not all weights of the model.
+    """
+    loaded: Any = type(model).from_pretrained(
+        directory, config=model.config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    read, found = loaded
+    check_loaded(directory, read, found)
+    weights = dict(read.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_part(weights[name], parameter) if isinstance(parameter, DTensor) else weights[name])
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from deepscaler.config.models import Recipe
 from deepscaler.config.sections.training import OptimizerSection
+from deepscaler.modeling.generic import is_generic
+from deepscaler.modeling.lora import add_adapters, merged_weights
 from deepscaler.modeling.weights import LiveWeights
 from deepscaler.protocols import AppliedUpdate, Future, PolicyOrReference
+from deepscaler.training.adapters import save_weights, saved_weights
 from deepscaler.training.background_write import BackgroundWrite
 from deepscaler.training.gradients import GradientComputer, Logprobs
 from deepscaler.training.optimizer_state import (
@@ -81,8 +84,12 @@ class ModelReplica:
     def publish(self, version: int) -> LiveWeights:
         """The weights in place; valid until the next update."""
         self._expire()
-        self._published = LiveWeights(version, self._computer.model.named_parameters)
+        self._published = LiveWeights(version, self.named_weights)
         return self._published
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Under transformers' names, tied ones once; with adapters merged."""
+        return merged_weights(self._computer.model)
 
     def _expire(self) -> None:
         if self._published is not None:
@@ -91,8 +98,8 @@ class ModelReplica:
     def begin_stage(self, *, reset_optimizer: bool, reset_reference: bool) -> None:
         if reset_optimizer:
             self._optimizers = self._make_optimizers(self._computer.model)
-        if reset_reference and self._computer.reference is not None:
-            self._computer.reference.load_state_dict(self._computer.model.state_dict())
+        if reset_reference and (reference := own_reference(self._computer)) is not None:
+            reference.load_state_dict(self._computer.model.state_dict())
 
     def save(self, directory: Path) -> None:
         """Weights as a Hugging Face model, optimizer and reference as safetensors."""
@@ -100,14 +107,14 @@ class ModelReplica:
 
     def begin_save(self, directory: Path) -> Future[None]:
         """As `save`, of copies that are made before it returns; the future's result comes when they are written."""
-        weights, (optimizer, reference) = dict(self._computer.model.state_dict()), self._held()
+        weights, (optimizer, reference) = saved_weights(self._computer.model), self._held()
         copied = copied_to_host([weights, optimizer, reference or {}])
         held = (copied[1], None if reference is None else copied[2])
         return BackgroundWrite(lambda: self._write(directory, held, copied[0]), directory.name)
 
     def _held(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """The optimizer's state and the reference's weights."""
-        reference = self._computer.reference
+        reference = own_reference(self._computer)
         of_reference = None if reference is None else {name: p.detach() for name, p in reference.named_parameters()}
         return optimizer_tensors(self._only_optimizer, self._computer.model), of_reference
 
@@ -118,8 +125,7 @@ class ModelReplica:
         weights: dict[str, Tensor] | None,
     ) -> None:
         """weights: None for the model's own."""
-        model: Any = self._computer.model
-        model.save_pretrained(directory, state_dict=weights)
+        save_weights(self._computer.model, directory, weights)
         save_optimizer(directory, *held)
 
     def load(self, directory: Path, *, num_updates: int | None) -> None:
@@ -139,21 +145,29 @@ class ModelReplica:
         return optimizer
 
 
+def own_reference(computer: GradientComputer) -> nn.Module | None:
+    """The reference where it has weights of its own: not where it is the model without its adapters."""
+    return None if computer.reference is computer.model else computer.reference
+
+
 C = TypeVar("C", bound=GradientComputer)
 
 
 def policy_computer(model: nn.Module, recipe: Recipe) -> GradientComputer:
-    """Loss, log-probabilities and gradients of a recipe, with a frozen copy of the model where it has a KL term."""
+    """Loss, log-probabilities and gradients of a recipe; for a KL term with a frozen copy, or adapters that go off."""
     return computer_of(recipe, model, GradientComputer)
 
 
 def computer_of(recipe: Recipe, model: nn.Module, make: Callable[..., C]) -> C:
     """As `policy_computer`, of the class that `make` makes with the arguments of `GradientComputer`."""
+    lora = recipe.model.lora
+    if lora.rank:
+        add_adapters(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=recipe.seed)
     if recipe.model.activation_checkpointing:
         enable_checkpointing(model)
     reference = None
     if recipe.algorithm.kl.coefficient > 0:
-        reference = copy.deepcopy(model).eval().requires_grad_(False)
+        reference = model if lora.rank else copy.deepcopy(model).eval().requires_grad_(False)
     return make(
         model,
         reference,
@@ -168,7 +182,7 @@ def computer_of(recipe: Recipe, model: nn.Module, make: Callable[..., C]) -> C:
 def adamw(section: OptimizerSection) -> Callable[[nn.Module], Optimizers]:
     def make(model: nn.Module) -> Optimizers:
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=section.learning_rate,
             betas=(section.beta1, section.beta2),
             eps=section.eps,
@@ -181,7 +195,15 @@ def adamw(section: OptimizerSection) -> Callable[[nn.Module], Optimizers]:
 
 
 def enable_checkpointing(model: Any) -> None:
-    """transformers renames the switch in v5 and will drop the old name in v6."""
+    """transformers renames the switch in v5 and will drop the old name in v6.
+
+    Raises ValueError for a model without a family, whose training mode may include dropout.
+    """
+    if is_generic(model):
+        raise ValueError(
+            f"model.activation_checkpointing needs a model family of this package, and {model.config.model_type} has "
+            "none (docs/models.md); set it to false and lower training.tokens_per_micro_batch to save memory"
+        )
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     model.train()  # it is active in training mode only; these models have no dropout

@@ -7,7 +7,7 @@ summed over the ranks, not averaged: token weights are of the whole step (algori
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from deepscaler.cpu.layers import let_weights_be_freed
+from deepscaler.modeling.generic import decoder_layers
+from deepscaler.modeling.lora import merged_weights
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.context_parallel import TokenValues
 from deepscaler.training.gradients import GradientComputer
@@ -55,7 +57,7 @@ def shard(
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cpu_offload else OffloadPolicy()
     let_weights_be_freed(model)
-    for layer in model.base_model.layers:
+    for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision, offload_policy=offload)
     root = ShardedModel(model, compute)
     # Its weights are needed again at once, by the backward pass.
@@ -68,14 +70,22 @@ def shard(
 
 
 def gathered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and whole float32 value of every weight, tied ones once: a collective for each one taken.
+    """Name and whole float32 value of every weight, adapters merged, tied ones once: a collective for each one taken.
 
     Every rank has to take all of them, in this order.
     """
-    for name, parameter in model.named_parameters():
-        weight = parameter.detach()
-        assert isinstance(weight, DTensor)
-        yield name, weight.full_tensor()
+    return merged_weights(model, _whole)
+
+
+def whole_of(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """As `gathered`, of these."""
+    return ((name, _whole(weight)) for name, weight in weights.items())
+
+
+def _whole(weight: Tensor) -> Tensor:
+    divided = weight.detach()
+    assert isinstance(divided, DTensor)
+    return divided.full_tensor()
 
 
 class ShardedComputer(GradientComputer):
@@ -89,14 +99,13 @@ class ShardedComputer(GradientComputer):
     ) -> None:
         super().__init__(*arguments, **settings)
         compute = super()._token_values
+        distinct = {id(model): model for model in (self.model, self.reference) if model is not None}.values()
         self._roots = {
-            id(model): shard(model, compute, mesh, half=self._half, cpu_offload=cpu_offload)
-            for model in (self.model, self.reference)
-            if model is not None
+            id(model): shard(model, compute, mesh, half=self._half, cpu_offload=cpu_offload) for model in distinct
         }
         self._device = next(self.model.buffers()).device
-        for model in (self.model, self.reference):
-            if model is not None and is_on_meta(model):
+        for model in distinct:
+            if is_on_meta(model):
                 assert files is not None
                 materialise(model, files, torch.device("cpu") if cpu_offload else self._device)
 

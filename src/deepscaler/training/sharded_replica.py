@@ -26,6 +26,7 @@ from deepscaler.config.models import Recipe
 from deepscaler.modeling.head import forbidden_ids
 from deepscaler.modeling.published_files import KEPT_VERSIONS, FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
+from deepscaler.training.adapters import save_weights, saved_weights
 from deepscaler.training.background_write import write_as_rank
 from deepscaler.training.context_parallel import ContextParallel
 from deepscaler.training.gradients import Logprobs
@@ -36,8 +37,8 @@ from deepscaler.training.optimizer_state import (
     on_host,
     optimizer_tensors,
 )
-from deepscaler.training.replica import Optimizers, adamw, computer_of
-from deepscaler.training.sharded_model import ShardedComputer, gathered
+from deepscaler.training.replica import Optimizers, adamw, computer_of, own_reference
+from deepscaler.training.sharded_model import ShardedComputer, gathered, whole_of
 from deepscaler.training.sharded_state import save_sharded, staged
 from deepscaler.types import RunError, TokenSums, TrainSample
 
@@ -102,7 +103,9 @@ class ShardedReplica:
 
     def publish(self, version: int) -> FileWeights | None:
         """Write the weights as files. Rank 0 returns the handle, the others None."""
-        weights = self._on_first(lambda named: write_weights(self._published, version, named, self._dtype))
+        weights = self._on_first(
+            lambda named: write_weights(self._published, version, named, self._dtype), gathered(self._computer.model)
+        )
         if self._is_first:
             remove_versions(self._published, KEPT_VERSIONS)
         return weights
@@ -110,8 +113,8 @@ class ShardedReplica:
     def begin_stage(self, reset_optimizer: bool, reset_reference: bool) -> None:
         if reset_optimizer:
             ((self._optimizer, _),) = self._make_optimizers(self._computer.model)
-        if reset_reference and self._computer.reference is not None:
-            pairs = zip(self._computer.reference.parameters(), self._computer.model.parameters(), strict=True)
+        if reset_reference and (reference := own_reference(self._computer)) is not None:
+            pairs = zip(reference.parameters(), self._computer.model.parameters(), strict=True)
             for theirs, mine in pairs:
                 _local(theirs.detach()).copy_(_local(mine.detach()))
 
@@ -121,8 +124,8 @@ class ShardedReplica:
         Returns when all ranks have written. Raises RunError where a rank does not see the directory.
         """
         check_shared(directory)
-        model: Any = self._computer.model
-        self._on_first(lambda named: model.save_pretrained(directory, state_dict=dict(named)))
+        model = self._computer.model
+        self._on_first(lambda named: save_weights(model, directory, dict(named)), whole_of(saved_weights(model)))
         save_sharded(directory, *self._held())
 
     def begin_save(self, directory: Path) -> None:
@@ -135,22 +138,22 @@ class ShardedReplica:
             made = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_LIMIT_S))
             assert isinstance(made, dist.ProcessGroup)
             self._saving = made
-        model: Any = self._computer.model
-        weights = self._on_first(lambda named: {name: on_host(weight) for name, weight in named})
+        model, saved = self._computer.model, whole_of(saved_weights(self._computer.model))
+        weights = self._on_first(lambda named: {name: on_host(weight) for name, weight in named}, saved)
         optimizer, reference = self._held()
         parts = staged({"optimizer": optimizer, "reference": reference or {}})
         held, group = (parts["optimizer"], None if reference is None else parts["reference"]), self._saving
 
         def write() -> None:
             if weights is not None:
-                model.save_pretrained(directory, state_dict=weights)
+                save_weights(model, directory, weights)
             save_sharded(directory, *held, group)
 
         write_as_rank(directory, dist.get_rank(), write)
 
     def _held(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """This rank's part of the optimizer's state and of the reference's weights."""
-        reference = self._computer.reference
+        reference = own_reference(self._computer)
         of_reference = None if reference is None else {name: p.detach() for name, p in reference.named_parameters()}
         return optimizer_tensors(self._optimizer, self._computer.model), of_reference
 
@@ -165,12 +168,13 @@ class ShardedReplica:
             load_optimizer(directory, self._optimizer, self._computer.model)
             check_optimizer(self._optimizer, num_updates, directory)
 
-    def _on_first(self, take: Callable[[Iterator[tuple[str, Tensor]]], Any]) -> Any:
-        """Let rank 0 take all weights, gathered one after the other; the result is its own, None elsewhere.
+    def _on_first(
+        self, take: Callable[[Iterator[tuple[str, Tensor]]], Any], named: Iterator[tuple[str, Tensor]]
+    ) -> Any:
+        """Let rank 0 take weights, gathered one after the other; the result is its own, None elsewhere.
 
         Gathering is a collective, so where rank 0 fails it gathers the rest before it raises.
         """
-        named = gathered(self._computer.model)
         try:
             return take(named) if self._is_first else None
         finally:

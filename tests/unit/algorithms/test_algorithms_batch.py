@@ -11,7 +11,7 @@ import torch
 
 from deepscaler.algorithms.batch import make_samples
 from deepscaler.algorithms.overlong import soft_overlong_penalty
-from deepscaler.algorithms.signal import split_by_signal
+from deepscaler.algorithms.signal import select_groups
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.types import (
     FinishReason,
@@ -103,14 +103,29 @@ def test_a_stage_with_a_longer_budget_moves_penalty_and_fixed_length() -> None:
 
 
 def test_groups_split_by_whether_their_rewards_differ() -> None:
-    with_signal, without = split_by_signal([EASY, MIXED, HARD])
-    assert with_signal == [MIXED]
-    assert without == [EASY, HARD]
+    assert with_signal([EASY, MIXED, HARD]) == [MIXED]
+    assert select_groups([EASY, MIXED, HARD], needs_signal=False, accuracy_band=None) == [EASY, MIXED, HARD]
+
+
+def with_signal(groups: list[ScoredGroup]) -> list[ScoredGroup]:
+    return select_groups(groups, needs_signal=True, accuracy_band=None)
+
+
+def test_a_band_keeps_groups_by_the_share_that_is_solved_ends_included() -> None:
+    thirds = [scored("a", [1, 0, 0], [3, 4, 5]), scored("b", [1, 1, 0], [3, 4, 5]), scored("c", [1, 1, 1], [3, 4, 5])]
+
+    def kept(low: float, high: float) -> list[int]:
+        found = select_groups(thirds, needs_signal=False, accuracy_band=(low, high))
+        return [thirds.index(group) for group in found]
+
+    assert kept(0.0, 0.5) == [0] and kept(0.5, 1.0) == [1, 2] and kept(1.0, 1.0) == [2] and kept(0.4, 0.5) == []
+    lost = ungraded(MIXED, dict.fromkeys(range(4), Outcome.GRADER_FAILED))
+    assert select_groups([lost], needs_signal=False, accuracy_band=(0.0, 1.0)) == []
 
 
 def test_equal_rewards_are_without_signal_though_lengths_differ() -> None:
     """As in DAPO: accuracy decides, the length penalty alone keeps no group."""
-    assert split_by_signal([EASY]) == ([], [EASY])
+    assert with_signal([EASY]) == []
 
 
 def test_groups_without_signal_that_are_kept_share_the_denominator() -> None:
@@ -202,7 +217,7 @@ def test_a_crashed_grading_makes_no_signal_and_takes_none_away() -> None:
     """All right but one that crashed: nothing to learn. One right, one wrong, two crashed: something."""
     easy, mixed = ungraded(EASY, {2: Outcome.TIMEOUT}), ungraded(MIXED, {0: Outcome.TIMEOUT, 1: Outcome.GRADER_FAILED})
     lost = ungraded(MIXED, dict.fromkeys(range(4), Outcome.GRADER_FAILED))
-    assert split_by_signal([easy, mixed, lost]) == ([mixed], [easy, lost])
+    assert with_signal([easy, mixed, lost]) == [mixed]
     assert (easy.solved, mixed.solved, lost.solved) == (True, False, False)
     (samples,) = make([easy])
     assert [s.advantage for s in samples] == [0.0] * 4

@@ -15,7 +15,7 @@ from deepscaler.cpu.layers import FusedLayer, FusedRMSNorm, use_fused_layers
 from deepscaler.cpu.matmul import OneDnnLinear
 from deepscaler.cpu.settings import ACCELERATION
 from deepscaler.modeling.attention import PackedAttention, forward_hidden
-from deepscaler.modeling.families.registry import FAMILIES, family_of
+from deepscaler.modeling.families.registry import FUSED, family_of
 from deepscaler.training.replica import enable_checkpointing
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FUSED)
 @pytest.mark.parametrize(("lengths", "sequences"), ROWS)
 def test_values_and_gradients_equal_those_of_the_modules(tiny_model, family, lengths, sequences):
     model = with_uneven_weights(tiny_model(family, accelerated=False))

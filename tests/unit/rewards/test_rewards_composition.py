@@ -11,7 +11,7 @@ import torch
 
 from deepscaler.algorithms.advantages import ADVANTAGES
 from deepscaler.algorithms.batch import make_samples
-from deepscaler.algorithms.signal import split_by_signal
+from deepscaler.algorithms.signal import select_groups
 from deepscaler.config.sections.algorithm import AlgorithmSection
 from deepscaler.observability.part_metrics import num_failed_rewards, part_failures, part_metrics
 from deepscaler.observability.rollout_metrics import rollout_stats
@@ -90,7 +90,7 @@ def test_a_completion_without_a_reward_is_not_in_the_baseline_and_is_not_trained
 def test_signal_is_a_difference_of_rewards_whatever_their_range() -> None:
     same = group_of(CompletionReward(0.3, True), CompletionReward(0.3, False), CompletionReward(None, True))
     apart = group_of(CompletionReward(-7.0, False), CompletionReward(-7.5, False))
-    assert split_by_signal([same, apart]) == ([apart], [same])
+    assert select_groups([same, apart], needs_signal=True, accuracy_band=None) == [apart]
 
 
 def test_solved_and_not_the_reward_decides_what_counts_as_right() -> None:

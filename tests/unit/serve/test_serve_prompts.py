@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deepscaler.data.prompt_format import PromptFormat
 from deepscaler.modeling.load import load_tokenizer
 from deepscaler.serve.prompts import PromptEncoder
 from deepscaler.serve.requests import RequestError, parse_chat, parse_completion
@@ -56,6 +57,17 @@ def test_variables_of_the_template_reach_it(encoder: PromptEncoder) -> None:
     assert render(encoder, "1") == ("<user>1<assistant><think>", True)
     assert render(encoder, "1", chat_template_kwargs={"enable_thinking": False}) == ("<user>1<assistant>", False)
     assert render(encoder, "1", add_generation_prompt=False) == ("<user>1", False)
+
+
+def test_what_the_server_was_started_with_holds_for_chats_that_say_nothing_else(encoder: PromptEncoder) -> None:
+    started = PromptFormat(system_prompt="S", template={"enable_thinking": False})
+    made = PromptEncoder(encoder.tokenizer, CAPACITY, encoder.num_ids, started)
+    text, thinking = render(made, "1")
+    assert "S" in text and text.endswith("<user>1<assistant>") and not thinking
+    assert render(made, "1", chat_template_kwargs={"enable_thinking": True})[1]
+    own = [{"role": "system", "content": "T"}, {"role": "user", "content": "1"}]
+    (prompt,) = made.prompts(parse_chat({"model": "m", "messages": own}, "m"))
+    assert prompt.text is not None and "T" in prompt.text and "S" not in prompt.text
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,9 @@ def test_attention_gets_one_half_precision_type_though_the_rotation_is_float32(
 ) -> None:
     seen: set[torch.dtype] = set()
 
-    def recording(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def recording(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
         seen.update(x.dtype for x in (query, key, value))
-        return original(query, key, value, scaling)
+        return original(query, key, value, scaling, window)
 
     original = attention.causal
     monkeypatch.setattr(attention, "causal", recording)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from deepscaler.config.import_paths import own_or
 from deepscaler.config.setting import Section, setting
 
+Share = Annotated[float, Field(ge=0, le=1)]
 # Smallest and largest ratio kept: of a token (IcePop, arXiv:2510.18855), and geometric mean of a completion (NeMo-RL).
 IMPORTANCE_BOUNDS = {"icepop": (0.5, 5.0), "sequence": (0.999, 1.002)}
 
@@ -81,12 +84,34 @@ class AlgorithmSection(Section):
     dynamic_sampling: bool = setting(
         False, shapes="samples", doc="drop groups whose rewards are all equal and sample more until the step is full"
     )
+    accuracy_band: tuple[Share, Share] | None = setting(
+        None,
+        unit="share",
+        shapes="samples",
+        added=True,
+        doc="[lowest, highest] share of solved completions of a group that is trained on; others are dropped, and more "
+        "are sampled until the step is full",
+    )
     max_refills: int = setting(
-        3, unit="rounds", shapes="samples", doc="dynamic_sampling: rounds before going on with fewer", ge=0
+        3,
+        unit="rounds",
+        shapes="samples",
+        doc="dynamic_sampling, accuracy_band: rounds before going on with fewer",
+        ge=0,
     )
     drop_zero_variance: bool = setting(
         False, shapes="update", doc="drop groups whose rewards are all equal, without refilling (ScaleRL)"
     )
+
+    @property
+    def refills(self) -> bool:
+        """Whether groups that are dropped are replaced by others."""
+        return self.dynamic_sampling or self.accuracy_band is not None
+
+    @property
+    def needs_signal(self) -> bool:
+        """Whether groups whose rewards are all equal are dropped."""
+        return self.dynamic_sampling or self.drop_zero_variance
 
     @property
     def importance_bounds(self) -> tuple[float, float]:

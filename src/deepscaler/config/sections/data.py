@@ -40,6 +40,24 @@ class DataSection(PromptSettings):
         shapes="base",
         doc="appended to every problem after a space (docs/recipe.md)",
     )
+    min_pass_rate: float | None = setting(
+        None,
+        unit="share",
+        shapes="samples",
+        added=True,
+        doc="without problems that a model solves less often, by the column pass_rate of `deepscaler data score`",
+        ge=0,
+        le=1,
+    )
+    max_pass_rate: float | None = setting(
+        None,
+        unit="share",
+        shapes="samples",
+        added=True,
+        doc="without problems that a model solves more often, by the column pass_rate",
+        ge=0,
+        le=1,
+    )
     max_prompt_tokens: int = setting(
         1024, unit="tokens", shapes="samples", doc="longer prompts are dropped at load and counted", gt=0
     )

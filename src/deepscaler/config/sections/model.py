@@ -7,6 +7,16 @@ from typing import Literal
 from deepscaler.config.setting import Section, setting
 
 
+class LoraSection(Section):
+    """Low-rank adapters beside frozen weights (LoRA, arXiv:2106.09685), through PEFT."""
+
+    rank: int = setting(0, shapes="update", added=True, doc="rank of the adapters; 0 trains all weights", ge=0)
+    alpha: int = setting(32, shapes="update", added=True, doc="adapters are scaled by alpha / rank", gt=0)
+    targets: tuple[str, ...] = setting(
+        (), shapes="update", added=True, doc="linear layers, such as q_proj, that get one; absent = all but the head"
+    )
+
+
 class ModelSection(Section):
     path: str | None = setting(
         None,
@@ -28,6 +38,7 @@ class ModelSection(Section):
     activation_checkpointing: bool = setting(
         False, shapes="update", compared="rounding", doc="recompute activations in the backward to save memory"
     )
+    lora: LoraSection = LoraSection()
 
 
 class SftSection(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ def _problem(where: str, stem: str, row: object, columns: Sequence[Columns], oth
         difficulty=read_difficulty(fields.difficulty),
         solution=fields.solution if isinstance(fields.solution, str) and not fault_of(fields.solution) else None,
         earlier=fields.earlier,
+        pass_rate=_pass_rate(where, row.get("pass_rate")),
         columns=other_columns(where, row, others, without=(fields.problem_field, fields.answer_field)),
     )
 
@@ -162,6 +164,19 @@ def _references(where: str, fields: Fields) -> tuple[str, ...]:
         raise DataError(f"{place}: {kind}; fill it in or remove the row")
     _refuse_broken(where, fields.answer_field, *references)
     return references
+
+
+def _pass_rate(where: str, value: object) -> float | None:
+    """What `deepscaler data score` wrote; None where it wrote none. Raises DataError for what is no share."""
+    if value is None or value == "":
+        return None
+    try:
+        rate = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        rate = math.nan
+    if not 0.0 <= rate <= 1.0:
+        raise DataError(f"{where}, field 'pass_rate': expected a share from 0 to 1, found {shown(value)}")
+    return rate
 
 
 def read_difficulty(value: object) -> float | None:

@@ -32,7 +32,7 @@ class CudaGraphStep:
         self._decoder, self._cache = decoder, cache
         self._inputs_type: type[Inputs] = FlashInputs if isinstance(cache, FlashCache) else PagedInputs
         self._inputs: dict[Sizes, Inputs] = {}
-        self._graphs = CudaGraphs() if cache.device.type == "cuda" else None
+        self._graphs = CudaGraphs() if cache.device.type == "cuda" and decoder.can_be_captured else None
         self._last_sizes: Sizes | None = None
         self._addresses: tuple[int, ...] = ()
 

@@ -29,8 +29,11 @@ Weights = tuple[Tensor, Tensor | None]  # weight as packed, bias
 
 
 class DecodeAttention(Protocol):
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [N,H,D], already scaled; key and value [N,K,D] of the new token. Returns [N,H*D]."""
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
+        """query [N,H,D], already scaled; key and value [N,K,D] of the new token. Returns [N,H*D].
+
+        window: the last tokens that count, the new one included; None: all.
+        """
         ...
 
 
@@ -64,19 +67,36 @@ class _Layer:
     gate: Weights
     up: Weights
     down: Weights
+    window: int | None
 
 
 class Decoder:
     """The forward pass of prompts, and of one new token per sequence.
 
-    float32_head: logits are not rounded to the type of the weights. Raises ValueError for an activation other than
-    SiLU, for rotations that change with the length of a sequence, and for rounded ones.
+    float32_head: logits are not rounded to the type of the weights. Raises ValueError for rotations that change with
+    the length of a sequence, and for rounded ones.
     """
 
+    can_be_captured = True  # by a CUDA graph: static shapes, and nothing read back by the host
+
     def __init__(self, model: Any, matmul: Matmul | None = None, *, float32_head: bool = False) -> None:
-        config = model.config
-        if config.hidden_act not in ("silu", "swish"):
-            raise ValueError(f"the model's activation is {config.hidden_act!r}; sampling supports silu only")
+        self._prepare(model, float32_head)
+        parts = family_of(model).parts
+        assert parts is not None and model.config.hidden_act in ("silu", "swish"), "module_decoder.make_decoder chooses"
+        self._parts = parts
+        first = parts(self._base.layers[0])
+        self.matmul = matmul or decode_matmul(first.query.weight)
+        self._root_eps: dict[float, Tensor] = {}
+        self._query_scale = torch.ones(self.heads + self.kv_heads, 1, device=first.query.weight.device)
+        self._query_scale[: self.heads] = first.attention.scaling
+        self._layers: list[_Layer] = []
+        self._head: Weights
+        self._norm: _Norm
+        # float32 [2, positions, 1, D]: cosines, and sines with the sign of the first half
+        self._rotation = torch.empty(2, 0, 1, self.head_dim)
+
+    def _prepare(self, model: Any, float32_head: bool) -> None:
+        """What a step and a prefill need of any family. Raises ValueError as the class."""
         if changes_with_length(model.base_model.rotary_emb):
             raise ValueError(
                 f"rope_type {model.base_model.rotary_emb.rope_type!r} chooses rotations by the longest sequence of a "
@@ -84,24 +104,12 @@ class Decoder:
             )
         check_rotations(model)
         self._model, self._base = model, model.base_model
-        self._parts = family_of(model).parts
-        first = self._parts(self._base.layers[0])
-        weight = first.query.weight
-        self.matmul = matmul or decode_matmul(weight)
-        self._dtype: torch.dtype = weight.dtype
-        self._float32_head = float32_head and weight.dtype != torch.float32
+        self._dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+        self._float32_head = float32_head and self._dtype != torch.float32
         self._forbidden = forbidden_ids(model)
-        self._root_eps: dict[float, Tensor] = {}
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = first.attention.head_dim
-        self._query_scale = torch.ones(self.heads + self.kv_heads, 1, device=weight.device)
-        self._query_scale[: self.heads] = first.attention.scaling
-        self._layers: list[_Layer] = []
-        self._head: Weights
-        self._norm: _Norm
-        # float32 [2, positions, 1, D]: cosines, and sines with the sign of the first half
-        self._rotation = torch.empty(2, 0, 1, self.head_dim)
+        self.heads: int = model.config.num_attention_heads
+        self.kv_heads: int = model.config.num_key_value_heads
+        self.head_dim: int = self._base.layers[0].self_attn.head_dim
 
     @torch.no_grad()
     def refresh(self, longest: int) -> None:
@@ -143,6 +151,7 @@ class Decoder:
             gate=self._packed([parts.gate], mlp_factor),
             up=self._packed([parts.up], mlp_factor),
             down=self._packed([parts.down]),
+            window=parts.window,
         )
 
     def _take_norm(self, module: Any) -> tuple[_Norm, Tensor | None]:
@@ -184,7 +193,8 @@ class Decoder:
         cos, sin = self._rotation.index_select(1, position_N) * self._query_scale  # [N,H+K,D]
         for index, layer in enumerate(self._layers):
             query, key, value = self._heads(layer, layer.attention_norm(hidden).to(self._dtype), cos, sin)
-            hidden = self.matmul.linear_add(attention.attend(index, query, key, value), *layer.out, hidden)
+            seen = attention.attend(index, query, key, value, layer.window)
+            hidden = self.matmul.linear_add(seen, *layer.out, hidden)
             normed = layer.mlp_norm(hidden).to(self._dtype)
             gated = self.matmul.linear_mul(normed, *layer.up, self.matmul.linear_silu(normed, *layer.gate))
             hidden = self.matmul.linear_add(gated, *layer.down, hidden)

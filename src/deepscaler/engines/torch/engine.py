@@ -18,11 +18,11 @@ from deepscaler.cpu import available_cores
 from deepscaler.engines.sizing import cache_bytes
 from deepscaler.engines.torch.block_attention import CpuStep
 from deepscaler.engines.torch.cuda_graph_step import CudaGraphStep
-from deepscaler.engines.torch.decoder import Decoder
 from deepscaler.engines.torch.flash_attention import flash_works
 from deepscaler.engines.torch.kv_cache import KVCache
+from deepscaler.engines.torch.module_decoder import make_decoder
 from deepscaler.engines.torch.paged_cache import FlashCache, PagedCache
-from deepscaler.engines.torch.scheduler import Scheduler, Sequence
+from deepscaler.engines.torch.scheduler import OpenScheduler, Scheduler, Sequence
 from deepscaler.engines.torch.scoring import TokenScores, score_tokens
 from deepscaler.engines.torch.stops import Decode, StopConditions
 from deepscaler.modeling.positions import fitted_context
@@ -69,15 +69,19 @@ class TorchEngine:
         self._max_active = max_active
         self._device = parameter.device
         self._max_cache_bytes = max_cache_bytes
-        self._decoder = Decoder(model, float32_head=float32_head)
-        backend = BACKENDS[attention_backend or self._fastest_backend()]
-        self.cache = backend(self._model.config, parameter.dtype, self._device, self._free_bytes())
-        paged = isinstance(self.cache, PagedCache)
-        self._step: Any = (CudaGraphStep if paged else CpuStep)(self._decoder, self.cache)
-        self._scheduler: Scheduler | None = None
+        self._build(float32_head, attention_backend)
+        self._scheduler: OpenScheduler | None = None
         self._capacity = 0
         self.context_limit = fitted_context(model)
         self.version = 0
+
+    def _build(self, float32_head: bool, attention_backend: str | None) -> None:
+        """What computes a step."""
+        self._decoder = make_decoder(self._model, float32_head=float32_head)
+        backend = BACKENDS[attention_backend or self._fastest_backend()]
+        self.cache = backend(self._model.config, self.dtype, self._device, self._free_bytes())
+        paged = isinstance(self.cache, PagedCache)
+        self._step: Any = (CudaGraphStep if paged else CpuStep)(self._decoder, self.cache)
 
     def weights_info(self) -> WeightsInfo:
         """Version and digest of the weights that sampling uses right now, read from the engine's memory."""
@@ -97,9 +101,12 @@ class TorchEngine:
                 own[name].copy_(weight)
                 shared = False
         if self._scheduler is not None:
-            self._decoder.refresh(self._capacity)  # an open scheduler continues with the new weights
+            self._refresh()  # an open scheduler continues with the new weights
         self.version = weights.version
         return WeightsInfo(self.version, weights.digest(dtype), dtype) if shared else self.weights_info()
+
+    def _refresh(self) -> None:
+        self._decoder.refresh(self._capacity)
 
     def generate(self, requests: abc.Sequence[Request], params: SamplingParams) -> Iterator[Rollout]:
         """Yield rollouts as they finish.
@@ -123,7 +130,7 @@ class TorchEngine:
         finally:
             scheduler.close()
 
-    def open_scheduler(self, capacity: int) -> Scheduler:
+    def open_scheduler(self, capacity: int) -> OpenScheduler:
         """A scheduler for sequences of at most `capacity` tokens each, with the current weights.
 
         An engine has one at a time: a scheduler that is still open is closed.
@@ -132,9 +139,10 @@ class TorchEngine:
             self._scheduler.close()
         self._prepare_cache(self.cache.choose_block_tokens(capacity))
         self._capacity = capacity
-        self._decoder.refresh(capacity)
-        self._scheduler = Scheduler(self._decoder, self.cache, self._step, self._stops, self._max_active)
-        return self._scheduler
+        self._refresh()
+        opened = Scheduler(self._decoder, self.cache, self._step, self._stops, self._max_active)
+        self._scheduler = opened
+        return opened
 
     def score(self, ids: IntArray, temperatures: FloatArray, num_alternatives: int) -> TokenScores:
         """Log-probabilities of given tokens (`scoring.score_tokens`)."""
@@ -202,7 +210,7 @@ class TorchEngine:
 
     def _check_memory(self, requests: abc.Sequence[Request], params: SamplingParams) -> None:
         for request in requests:
-            most = self.cache.max_sequence_tokens(len(request.prompt_ids))
+            most = self._max_sequence_tokens(len(request.prompt_ids))
             if len(request.prompt_ids) + params.max_completion_tokens > most:
                 raise ValueError(
                     f"problem {request.problem_id}: prompt of {counted(len(request.prompt_ids), 'token')} plus a "
@@ -210,7 +218,10 @@ class TorchEngine:
                     f"{counted(most, 'token')}; lower max_completion_tokens or give the cache more memory"
                 )
 
-    def _rollout(self, scheduler: Scheduler, sequence: Sequence) -> Rollout:
+    def _max_sequence_tokens(self, prompt_tokens: int) -> int:
+        return self.cache.max_sequence_tokens(prompt_tokens)
+
+    def _rollout(self, scheduler: OpenScheduler, sequence: Sequence) -> Rollout:
         reason = scheduler.finish_reason(sequence)
         assert reason is not None
         return Rollout(

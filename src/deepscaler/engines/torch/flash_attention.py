@@ -67,16 +67,31 @@ class FlashInputs(StepInputs):
 class FlashAttention:
     def __init__(self, cache: PagedCache, inputs: FlashInputs) -> None:
         self._cache, self._inputs = cache, inputs
-        self._used = (inputs.position_N[inputs.owner_M] - inputs.start_M + 1).clamp_(max=cache.block_tokens).int()
+        self._ahead = inputs.position_N[inputs.owner_M] - inputs.start_M
+        self._used = (self._ahead + 1).clamp_(max=cache.block_tokens).int()
         self._first = (inputs.block_M * cache.block_tokens).int()
+        self._windows: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _seen(self, window: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """First token and number of tokens of each block that its row sees, and bool [M], where that is none."""
+        if window is None:
+            return self._first, self._used, None
+        if window not in self._windows:
+            unseen = (self._ahead - window + 1).clamp_(min=0).int()
+            begin = torch.minimum(unseen, self._used - 1)  # the kernel takes no empty sequences: one token, left out
+            self._windows[window] = self._first + begin, self._used - begin, unseen >= self._used
+        return self._windows[window]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
         """query [N,H,D], already scaled; key and value [N,K,D]. Returns [N,H*D]."""
         inputs, keys, values = self._inputs, self._cache.keys[layer], self._cache.values[layer]
         keys[inputs.written_N, inputs.offset_N] = key
         values[inputs.written_N, inputs.offset_N] = value
         chosen = query.index_select(0, inputs.owner_M)
-        out_MHD, lse_MH = flash_blocks(chosen, keys, values, self._first, self._used)
+        first, used, outside = self._seen(window)
+        out_MHD, lse_MH = flash_blocks(chosen, keys, values, first, used)
+        if outside is not None:
+            lse_MH = lse_MH.masked_fill(outside.unsqueeze(1), -torch.inf)
         return combined(out_MHD, lse_MH, inputs.parts_NT).flatten(1)
 
 

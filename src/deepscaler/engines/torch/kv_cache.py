@@ -132,10 +132,12 @@ class PrefillAttention:
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         assert layer == len(self.keys)
         query, key = cast_to_value_dtype(query, key, value)
         self.keys.append(key)
         self.values.append(value)
         # Padding is to the right of every token, so the causal mask already hides it.
-        return causal(query, key, value, scaling)
+        return causal(query, key, value, scaling, window)

@@ -106,18 +106,28 @@ class PagedInputs(StepInputs):
 class PagedAttention:
     def __init__(self, cache: PagedCache, inputs: PagedInputs) -> None:
         self._cache, self._inputs = cache, inputs
-        slots = torch.arange(cache.block_tokens, device=inputs.owner_M.device)
-        ahead_M1 = (inputs.position_N[inputs.owner_M] - inputs.start_M).unsqueeze(1)
-        self._mask = (slots > ahead_M1)[:, None, None, :]
+        self._slots = torch.arange(cache.block_tokens, device=inputs.owner_M.device)
+        self._ahead_M1 = (inputs.position_N[inputs.owner_M] - inputs.start_M).unsqueeze(1)
+        self._mask = (self._slots > self._ahead_M1)[:, None, None, :]
+        self._windows: dict[int, Tensor] = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _mask_of(self, window: int | None) -> Tensor:
+        """bool [M,1,1,B]: tokens that the row of a block does not see."""
+        if window is None:
+            return self._mask
+        if window not in self._windows:
+            before = self._slots <= self._ahead_M1 - window
+            self._windows[window] = self._mask | before[:, None, None, :]
+        return self._windows[window]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
         """query [N,H,D], already scaled; key and value [N,K,D]. Returns [N,H*D]."""
         inputs, count = self._inputs, len(self._inputs.owner_M)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         keys[inputs.written_N, :, inputs.offset_N] = key
         values[inputs.written_N, :, inputs.offset_N] = value
         query_MKGD = query.index_select(0, inputs.owner_M).unflatten(1, (key.shape[1], -1))
-        scores = _float32_scores(query_MKGD, keys[:count]).masked_fill_(self._mask, -torch.inf)
+        scores = _float32_scores(query_MKGD, keys[:count]).masked_fill_(self._mask_of(window), -torch.inf)
         # The softmax of a block that is masked entirely may be NaN; it is not used below.
         probs = scores.softmax(dim=-1)
         # The largest probability is exp(largest score - log-sum-exp), which is never 0.

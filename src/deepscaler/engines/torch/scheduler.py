@@ -20,13 +20,30 @@ from deepscaler.engines.torch.prefix_cache import PrefixCache
 from deepscaler.engines.torch.stops import StopConditions
 from deepscaler.types import FinishReason, RunError
 
-__all__ = ["DecodeStep", "Scheduler", "Sequence"]
+__all__ = ["DecodeStep", "OpenScheduler", "Scheduler", "Sequence"]
 
 
 class DecodeStep(Protocol):
     def run(self, state: DecodeState, changed: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token and its logprob for each row. `changed`: block tables differ from those of the last step."""
         ...
+
+
+class OpenScheduler(Protocol):
+    """What an engine and a server use of a scheduler: see `Scheduler`."""
+
+    @property
+    def has_unfinished(self) -> bool: ...
+    @property
+    def waiting(self) -> list[Sequence]: ...
+    @property
+    def running(self) -> list[Sequence]: ...
+    def fits(self, sequence: Sequence) -> bool: ...
+    def add(self, sequence: Sequence) -> None: ...
+    def step(self) -> list[Sequence]: ...
+    def cancel_all(self) -> None: ...
+    def close(self) -> None: ...
+    def finish_reason(self, sequence: Sequence) -> FinishReason | None: ...
 
 
 class Scheduler:
@@ -102,12 +119,7 @@ class Scheduler:
         self._waiting.clear()
 
     def finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        tokens = sequence.token_array
-        if sequence.stopped:
-            return FinishReason.STOP
-        if len(tokens) >= sequence.params.max_completion_tokens:
-            return FinishReason.LENGTH
-        return FinishReason.CANCELLED if sequence.cancelled else None
+        return finish_reason_of(sequence)
 
     def _abort_cancelled(self) -> list[Sequence]:
         aborted = [s for s in self._waiting if s.cancelled]
@@ -164,3 +176,12 @@ class Scheduler:
             finished.append(sequence)
         self._changed |= bool(finished)
         return finished
+
+
+def finish_reason_of(sequence: Sequence) -> FinishReason | None:
+    """None while the sequence is unfinished."""
+    if sequence.stopped:
+        return FinishReason.STOP
+    if len(sequence.token_array) >= sequence.params.max_completion_tokens:
+        return FinishReason.LENGTH
+    return FinishReason.CANCELLED if sequence.cancelled else None

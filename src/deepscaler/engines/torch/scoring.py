@@ -5,6 +5,7 @@ T: tokens scored, V: vocabulary, A: alternatives.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepscaler.modeling.attention import cast_to_value_dtype, causal, forward_hidden
+from deepscaler.modeling.generic import is_generic, own_logits
 from deepscaler.modeling.head import forbidden_ids, leave_out
 from deepscaler.types import FloatArray, IntArray, RunError
 
@@ -35,9 +37,11 @@ class TokenScores:
 class _Causal:
     """Causal attention of one sequence without a cache."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
         query, key = cast_to_value_dtype(query, key, value)
-        return causal(query, key, value, scaling)
+        return causal(query, key, value, scaling, window)
 
 
 @torch.inference_mode()
@@ -50,26 +54,37 @@ def score_tokens(model: Any, ids: NDArray[np.int32], temperatures: FloatArray, n
     first = len(ids) - len(temperatures)
     assert first > 0, "the first token has no context"
     tokens = torch.from_numpy(ids.astype(np.int64)).to(weight.device)
-    half = None if weight.dtype == torch.float32 else weight.dtype
-    positions = torch.arange(len(ids), device=weight.device).unsqueeze(0)
-    hidden = forward_hidden(model, tokens.unsqueeze(0), positions, _Causal(), half=half)[0, first - 1 : -1]
     divisors = torch.from_numpy(np.where(temperatures == 0, 1.0, temperatures).astype(np.float32)).to(weight.device)
-    rows = zip(
-        hidden.split(CHUNK_TOKENS), tokens[first:].split(CHUNK_TOKENS), divisors.split(CHUNK_TOKENS), strict=True
-    )
-    parts = [_scores(model, *chunk, num_alternatives) for chunk in rows]
+    logits = _logits(model, tokens, first - 1)
+    rows = zip(logits, tokens[first:].split(CHUNK_TOKENS), divisors.split(CHUNK_TOKENS), strict=True)
+    parts = [_scores(*chunk, num_alternatives) for chunk in rows]
     logprobs, top_logprobs, top_ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
     if not np.isfinite(logprobs).all():
         raise RunError("the model returned non-finite logits for these tokens; its weights or activations overflowed")
     return TokenScores(logprobs, top_ids.astype(np.int32), top_logprobs)
 
 
-def _scores(
-    model: Any, hidden_TW: Tensor, tokens_T: Tensor, divisors_T: Tensor, num_alternatives: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _logits(model: Any, tokens: Tensor, first: int) -> Iterator[Tensor]:
+    """Logits [at most CHUNK_TOKENS,V] after each token from `first` on but the last, in order."""
+    dtype = model.get_input_embeddings().weight.dtype
+    half = None if dtype == torch.float32 else dtype
+    if is_generic(model):
+        columns = torch.arange(first, len(tokens) - 1, device=tokens.device)
+        all_logits, _ = own_logits(
+            model, tokens.unsqueeze(0), torch.zeros_like(columns), columns, half=half, use_cache=False
+        )
+        yield from all_logits.split(CHUNK_TOKENS)
+        return
+    positions = torch.arange(len(tokens), device=tokens.device).unsqueeze(0)
+    hidden = forward_hidden(model, tokens.unsqueeze(0), positions, _Causal(), half=half)[0, first:-1]
     head = model.get_output_embeddings()
-    logits_TV = leave_out(head(hidden_TW.to(head.weight.dtype)), forbidden_ids(model)).float()
-    logits_TV = logits_TV / divisors_T.unsqueeze(1)
-    logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
+    for chunk in hidden.split(CHUNK_TOKENS):
+        yield leave_out(head(chunk.to(head.weight.dtype)), forbidden_ids(model))
+
+
+def _scores(
+    logits_TV: Tensor, tokens_T: Tensor, divisors_T: Tensor, num_alternatives: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    logprobs_TV = torch.log_softmax(logits_TV.float() / divisors_T.unsqueeze(1), dim=-1)
     top = logprobs_TV.topk(min(num_alternatives, logprobs_TV.shape[1]), dim=-1)
     return logprobs_TV.gather(1, tokens_T.unsqueeze(1)).squeeze(1), top.values, top.indices

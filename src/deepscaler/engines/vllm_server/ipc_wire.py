@@ -6,10 +6,10 @@ vLLM takes the handles of a buffer pickled, inside JSON (`ipc_handles_pickled`),
 from __future__ import annotations
 
 import base64
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import dumps
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class IpcWire:
 
     def _exported(self, num_bytes: int) -> tuple[list[Tensor], str]:
         shared = self._share(num_bytes)
-        return list(shared.buffers), base64.b64encode(pickle.dumps(dict(shared.handles))).decode()
+        return list(shared.buffers), base64.b64encode(dumps(dict(shared.handles))).decode()
 
 
 def _synchronize(buffers: Sequence[Tensor]) -> None:

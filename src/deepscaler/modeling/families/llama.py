@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepscaler.modeling.families.family import Family, LayerParts
+from deepscaler.modeling.families.window import window_of
 
 
 def layer_parts(layer: Any) -> LayerParts:
@@ -20,6 +21,7 @@ def layer_parts(layer: Any) -> LayerParts:
         gate=mlp.gate_proj,
         up=mlp.up_proj,
         down=mlp.down_proj,
+        window=window_of(attention),
     )
 
 

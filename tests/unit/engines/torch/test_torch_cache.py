@@ -119,7 +119,7 @@ def test_all_ways_of_computing_a_step_give_the_same_completions(
     expected = run(TorchEngine(model, stop_ids=NEVER), requests(3))
     if not accelerated:
         request.getfixturevalue("without_acceleration")
-    monkeypatch.setattr(engine_module, "Decoder", partial(Decoder, matmul=matmul))
+    monkeypatch.setattr(engine_module, "make_decoder", partial(Decoder, matmul=matmul))
     assert_equal(run(TorchEngine(model, stop_ids=NEVER), requests(3)), expected)
 
 

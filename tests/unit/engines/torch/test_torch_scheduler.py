@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepscaler.engines.torch.engine import TorchEngine
-from deepscaler.engines.torch.scheduler import Scheduler, Sequence
+from deepscaler.engines.torch.scheduler import OpenScheduler, Sequence
 from deepscaler.types import FinishReason, Request, SamplingParams
 
 PARAMS = SamplingParams(max_completion_tokens=20, temperature=0.9, seed=5)
@@ -21,11 +21,11 @@ def sequence(index: int, **changes: Any) -> Sequence:
     return Sequence(Request(f"p{index}", prompt, 1), 0, replace(PARAMS, **changes))
 
 
-def new_scheduler(model: Any, slots: int) -> Scheduler:
+def new_scheduler(model: Any, slots: int) -> OpenScheduler:
     return TorchEngine(model, stop_ids=frozenset({1}), max_active=slots).open_scheduler(60)
 
 
-def run(scheduler: Scheduler) -> list[Sequence]:
+def run(scheduler: OpenScheduler) -> list[Sequence]:
     finished = []
     while scheduler.has_unfinished:
         finished += scheduler.step()

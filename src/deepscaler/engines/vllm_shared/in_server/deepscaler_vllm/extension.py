@@ -7,10 +7,10 @@ vLLM takes an exception here for the death of its engine. vLLM mixes the class i
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _digests(model: Any, read: Mapping[str, tuple[str, str]], config: Any) -> di
     """Of the weights of this worker's stage; with tensor parallelism, of this rank's share of them."""
     if config is None or config.parallel_config.tensor_parallel_size == 1:
         return held_digests(model, read)
-    group = importlib.import_module("vllm.distributed.parallel_state").get_tp_group()
+    group = sys.modules["vllm.distributed.parallel_state"].get_tp_group()  # vLLM has made it in this process
 
     def gather(own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(group.world_size)]
