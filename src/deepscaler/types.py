@@ -127,8 +127,8 @@ class GradeItem:
 
     thinking_prefilled: the chat template opened `<think>`, so that the completion starts inside it.
     tolerance: absolute, where the data set's row declares one. truncated: the completion ended at its token budget; it
-        then earns nothing, whatever its text holds. answer_kind: as of the problem.
-    answer_rules: where its answer is, in the order in which they are tried (`grader.answer`).
+        then earns nothing, whatever its text holds. answer_kind: as of the problem. answer_rules: where its answer is,
+        in the order in which they are tried (`grader.answer`).
     """
 
     completion: str

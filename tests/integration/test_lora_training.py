@@ -18,13 +18,14 @@ from tiny_run import deepscaler, write_recipe
 
 KILLED_RUN = Path(__file__).parents[1] / "support" / "killed_run.py"
 LORA = ("--set", "model.lora.rank=4", "--set", "stages.1.reset_reference=false", "--set", "num_steps=2")
-STATE = ("adapter_model.safetensors", "optimizer.safetensors", "state.json", "learner.json")
+LIMIT_S = 240.0  # of one command
+STATE = ("adapter_model.safetensors", "optimizer.safetensors", "learner.json")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(tmp_path_factory.mktemp("lora"), num_steps=2)
-    done = deepscaler("train", recipe, "--run-dir", recipe.parent / "run", *LORA)
+    done = deepscaler("train", recipe, "--run-dir", recipe.parent / "run", *LORA, timeout_s=LIMIT_S)
     assert done.returncode == 0, done.stderr
     return recipe.parent / "run"
 
@@ -37,9 +38,9 @@ def digests(run_dir: Path) -> list[str]:
 def test_killed_between_two_updates_it_ends_with_the_same_bits(run: Path) -> None:
     recipe, run_dir = run.parent / "tiny.toml", run.parent / "killed"
     command = [sys.executable, str(KILLED_RUN), "optimizer", "3", str(recipe), str(run_dir), *LORA]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = deepscaler("train", recipe, "--run-dir", run_dir, *LORA)
+    resumed = deepscaler("train", recipe, "--run-dir", run_dir, *LORA, timeout_s=LIMIT_S)
     assert resumed.returncode == 0, resumed.stderr
     assert digests(run_dir) == digests(run)
 
@@ -50,7 +51,7 @@ def test_its_checkpoint_is_evaluated_with_the_published_weights(run: Path, tmp_p
     settings = ["--recipe", str(run.parent / "tiny.toml")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*command, *settings], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+        [*command, *settings], capture_output=True, text=True, timeout=LIMIT_S, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0, done.stderr
     (merged,) = (tmp_path / "runs" / "bases").glob("lora-*")

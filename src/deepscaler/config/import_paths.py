@@ -70,7 +70,8 @@ def _located(table: Mapping[str, object], names: Collection[str], folder: Path) 
         given = table.get(name)
         file = file_of(given) if isinstance(given, str) else None
         if file is not None and not file.is_absolute() and (folder / file).is_file():
-            changed[name] = f"{folder / file}:{str(given).rpartition(':')[2]}"
+            place = (folder / file).absolute()  # workers on a cluster may run in another directory
+            changed[name] = f"{place}:{str(given).rpartition(':')[2]}"
     return {**table, **changed}
 
 

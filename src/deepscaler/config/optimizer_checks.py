@@ -22,8 +22,8 @@ def schedule_rule(recipe: Recipe, _: Mapping[str, str]) -> Iterator[str]:
         )
     elif section.warmup_updates >= (updates := section.decay_steps * updates_per_step(recipe)):
         yield (
-            f"optimizer.warmup_updates = {section.warmup_updates} leaves nothing of the {updates} updates of "
-            f"optimizer.decay_steps = {section.decay_steps}; lower the first or raise the second"
+            f"optimizer.warmup_updates = {section.warmup_updates} is not below the updates of "
+            f"optimizer.decay_steps = {section.decay_steps}, which are {updates}; lower the first or raise the second"
         )
 
 

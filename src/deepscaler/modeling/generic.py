@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from deepscaler import cpu
 from deepscaler.config.memory import FLOAT32, ModelShape
 from deepscaler.modeling.families.registry import family_of, has_family
 from deepscaler.modeling.head import forbidden_ids, leave_out
@@ -97,8 +98,11 @@ def own_logits(
     with _only(model, rows, columns), torch.autocast(ids.device.type, half or torch.bfloat16, enabled=half is not None):
         result = model(input_ids=ids, return_dict=True, **inputs)
     logits = result.logits[0]
-    kept = next((result[name] for name in CACHE_NAMES if result.get(name) is not None), None)
-    return leave_out(logits, forbidden_ids(model)), kept
+    return leave_out(logits, forbidden_ids(model)), _cache_of(result) if inputs.get("use_cache") else None
+
+
+def _cache_of(result: Any) -> Any:
+    return next((result[name] for name in CACHE_NAMES if result.get(name) is not None), None)
 
 
 @functools.cache
@@ -126,6 +130,4 @@ def accelerated(model: Any, device: torch.device | None = None) -> Any:
 
     device: where the weights will be, for a model on the meta device.
     """
-    from deepscaler import cpu
-
     return model if is_generic(model) else cpu.accelerate(model, family_of(model).parts, device)

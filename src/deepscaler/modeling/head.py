@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from deepscaler.modeling.meta_init import device_of
 
 NO_LOGIT = -1e30  # exp of it is 0, and unlike infinity it makes no NaN of 0 * log(0)
 _FORBIDDEN = "forbidden_ids"
@@ -34,7 +35,7 @@ def forbid_ids(model: Any, ids: Sequence[int]) -> None:
     would be trained on. Kept as a buffer: copies of the model and other processes have it as well, files do not.
     """
     if ids:
-        device = next(chain(model.buffers(), model.parameters())).device  # weights alone may be on the meta device
+        device = device_of(model)
         model.register_buffer(_FORBIDDEN, torch.tensor(ids, dtype=torch.int64, device=device), persistent=False)
 
 

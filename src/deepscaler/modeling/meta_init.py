@@ -28,6 +28,12 @@ def build_on_meta(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     return model
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model is computed: the buffers are there while the weights are on the meta device."""
+    first = next(model.parameters())
+    return next(model.buffers()).device if first.is_meta else first.device
+
+
 def holds_by_name(directory: Path, model: nn.Module) -> bool:
     """Whether the files hold every weight under its name and in its shape, so that a part of it can be read.
 

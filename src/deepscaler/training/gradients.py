@@ -71,6 +71,11 @@ class GradientComputer:
         self._device = next(model.parameters()).device
         config: Any = model.config
         self._is_generic = is_generic(model)
+        if float32_head and self._is_generic:
+            raise ValueError(
+                f"model.float32_head changes how the head is computed, and model type {config.model_type} computes its "
+                "own (docs/models.md); set model.float32_head = false"
+            )
         if context is not None:
             if self._is_generic:
                 raise ValueError(

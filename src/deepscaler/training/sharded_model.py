@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from deepscaler.cpu.layers import let_weights_be_freed
 from deepscaler.modeling.generic import decoder_layers
 from deepscaler.modeling.lora import merged_weights
+from deepscaler.modeling.meta_init import device_of
 from deepscaler.protocols import PolicyOrReference
 from deepscaler.training.context_parallel import TokenValues
 from deepscaler.training.gradients import GradientComputer
@@ -98,12 +99,13 @@ class ShardedComputer(GradientComputer):
         self, *arguments: Any, mesh: DeviceMesh, cpu_offload: bool, files: Path | None = None, **settings: Any
     ) -> None:
         super().__init__(*arguments, **settings)
+        device = device_of(self.model)  # before its weights are divided, and maybe offloaded
         compute = super()._token_values
         distinct = {id(model): model for model in (self.model, self.reference) if model is not None}.values()
         self._roots = {
             id(model): shard(model, compute, mesh, half=self._half, cpu_offload=cpu_offload) for model in distinct
         }
-        self._device = next(self.model.buffers()).device
+        self._device = device
         for model in distinct:
             if is_on_meta(model):
                 assert files is not None

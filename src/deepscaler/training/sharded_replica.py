@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from deepscaler.config.models import Recipe
 from deepscaler.modeling.head import forbidden_ids
+from deepscaler.modeling.meta_init import device_of
 from deepscaler.modeling.published_files import KEPT_VERSIONS, FileWeights, remove_versions, write_weights
 from deepscaler.protocols import AppliedUpdate, PolicyOrReference
 from deepscaler.training.adapters import save_weights, saved_weights
@@ -217,7 +218,7 @@ def sharded_replica(recipe: Recipe, model: nn.Module, published: Path, files: Pa
 
     Ranks that share every micro-batch (training.context_parallel) are neighbours; their gradients add up as all others.
     """
-    device, together = next(model.buffers()).device.type, recipe.training.context_parallel
+    device, together = device_of(model).type, recipe.training.context_parallel
     mesh, context = init_device_mesh(device, (dist.get_world_size(),)), None
     if together > 1:
         shape = (dist.get_world_size() // together, together)

@@ -48,6 +48,8 @@ def test_ids_without_a_token_take_no_probability(make_samples_of):
     assert samples and all((b < a).all() for b, a in zip(before, after, strict=True))
 
 
-def test_activation_checkpointing_is_refused_with_a_way_out():
+def test_what_its_own_forward_cannot_do_is_refused_with_a_way_out():
     with pytest.raises(ValueError, match=r"gpt2 has none .*; set it to false and lower"):
         policy_learner(make_generic("gpt2"), bare_recipe(activation_checkpointing=True))
+    with pytest.raises(ValueError, match=r"set model\.float32_head = false"):
+        policy_learner(make_generic("gpt2"), bare_recipe(float32_head=True, dtype="bfloat16"))

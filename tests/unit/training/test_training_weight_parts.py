@@ -41,4 +41,4 @@ def test_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
     stored["model.norm.weight"] = torch.ones(64)
     save_file(stored, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"model.norm.weight has shape \(64,\) instead of \(32,\)"):
-        read_parameters(model, [tmp_path / "w.safetensors"])
+        read_parameters(dict(model.named_parameters()), [tmp_path / "w.safetensors"])

@@ -162,7 +162,10 @@ class GenericScheduler:
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self._device)
         rows = torch.arange(len(tokens), device=self._device)
         last = torch.full_like(rows, tokens.shape[1] - 1)
-        logits, kept = own_logits(self._model, tokens, rows, last, half=self._half, cache=cache, use_cache=True)
+        whole = {"attention_mask": torch.ones_like(tokens)} if cache is None else {}  # no token is padding
+        logits, kept = own_logits(
+            self._model, tokens, rows, last, half=self._half, cache=cache, use_cache=True, **whole
+        )
         return logits, kept if hasattr(kept, "reorder_cache") else None
 
 

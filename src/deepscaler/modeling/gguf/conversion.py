@@ -18,12 +18,16 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from deepscaler.json_text import canonical_digest, parse_json
 from deepscaler.modeling.gguf.header import GgufHeader, read_header
 from deepscaler.observability.counts import counted
 from deepscaler.observability.files import directory_at_once, fingerprint, fsync, storage_fault
 from deepscaler.types import RunError
+
+# Its bars write over our lines.
+transformers_logging.disable_progress_bar()
 
 KEPT_IN = Path("runs/bases")
 RECORD_FILE = "gguf.json"

@@ -17,9 +17,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, cast
 
-from deepscaler.json_text import parse_json
 from deepscaler.lifetime import die_with_parent
 from deepscaler.rewards.functions.worker import FunctionSpec, serve
 
@@ -62,7 +60,7 @@ class Output:
 
 def main(arguments: list[str]) -> None:
     """SPEC as JSON, and the file for what the function prints (empty: none)."""
-    spec, output = FunctionSpec(**cast(dict[str, Any], parse_json(arguments[0]))), Output(arguments[1])
+    spec, output = FunctionSpec(**json.loads(arguments[0])), Output(arguments[1])
     control = socket.socket(fileno=os.dup(0))
     control.setblocking(True)
     if sys.platform.startswith("linux"):

@@ -13,9 +13,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from deepscaler.json_text import parse_json
 from deepscaler.own_code import LoadError
 from deepscaler.rewards.functions.calling import Caller, Returned
 from deepscaler.rewards.functions.loading import LoadedFunction, load_function
@@ -62,7 +60,7 @@ def serve(line: socket.socket, spec: FunctionSpec) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     for request in requests:
-        items: Any = parse_json(request)
+        items = json.loads(request)
 
         def reply(index: int, returned: Returned) -> None:
             _arm(spec)

@@ -97,7 +97,9 @@ def _serve(line: int, grade: Grade, identity: str, cpu_s: float) -> None:
     for request in requests:
         size, references, prefilled, tolerance, answer_kind, rules = json.loads(request)
         completion = requests.read(size).decode("utf-8", "surrogatepass")
-        item = GradeItem(completion, references, prefilled, tolerance, False, answer_kind, tuple(rules))
+        item = GradeItem(
+            completion, references, prefilled, tolerance, answer_kind=answer_kind, answer_rules=tuple(rules)
+        )
         # Counts this process's own processor time, however busy the machine is, and kills it in the midst of C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         answer, exhausted = _grade_one(remembering, item)

@@ -12,6 +12,7 @@ import torch
 from deepscaler.engines.torch import scoring
 from deepscaler.engines.torch.engine import TorchEngine
 from deepscaler.types import Request, SamplingParams
+from tiny_models import make_generic
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
@@ -46,3 +47,16 @@ def test_the_likeliest_tokens_are_those_of_the_model(tiny_model: Callable[..., A
     np.testing.assert_array_equal(scores.top_ids, expected.topk(4).indices)
     # Only the last tokens, given all before them.
     np.testing.assert_allclose(engine.score(ids, temperatures[3:], 4).logprobs, scores.logprobs[3:], atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [3, 256])
+def test_a_model_without_a_family_scores_by_its_own_logits(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Its logits are capped after the head."""
+    monkeypatch.setattr(scoring, "CHUNK_TOKENS", chunk)
+    model, ids = make_generic("gemma2"), np.array([7, 3, 9, 2, 30, 11], np.int32)
+    scores = scoring.score_tokens(model, ids, np.array([1.0, 0.5, 0.5, 0.0], np.float32), 4)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(ids.astype(np.int64)).unsqueeze(0)).logits[0, 1:-1]
+    expected = torch.log_softmax(logits / torch.tensor([[1.0], [0.5], [0.5], [1.0]]), -1)
+    np.testing.assert_allclose(scores.logprobs, expected[range(4), ids[2:].tolist()], atol=1e-5)
+    np.testing.assert_array_equal(scores.top_ids, expected.topk(4).indices)
