@@ -100,6 +100,8 @@ def _contradictions(recipe: SftRecipe) -> Iterator[str]:
                 f"optimizer.{name} belongs to training by reinforcement; a step of `deepscaler sft` is one update of "
                 f"sft.traces_per_step traces: remove optimizer.{name}"
             )
+    if recipe.model.lora != ModelSection().lora:
+        yield "model.lora: `deepscaler sft` trains all weights; remove [model.lora]"
     if recipe.checkpoint.async_save:
         yield "checkpoint.async_save: `deepscaler sft` writes a checkpoint before the next step; remove it"
     yield from idle_schedule(optimizer)
