@@ -19,12 +19,14 @@ MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "cod
 MODULES |= {"latex2sympy2", "latex2sympy2_extended", "math_verify"}
 SWITCHES = {"shell": True, "allow_pickle": True, "trust_remote_code": True, "weights_only": False}
 # Imports by name: of parts in this package's own tables (`load` refuses other packages), and of the grader, which its
-# owner names by such a table before any text is read.
+# owner names by such a table before any text is read; and of a user's own file or module, which the recipe names.
 # CUDA IPC handles of our own go pickled to vLLM; `dumps` alone is imported.
 # vLLM's server, one fixed module, is run in an environment of its own.
 SERVER = "engines/vllm_shared/in_server/deepscaler_vllm/launch.py"
 ALLOWED = {
     ("config/parts.py", "import_module"),
+    ("own_code.py", "import_module"),
+    ("own_code.py", "exec_module"),
     ("rewards/isolation/worker.py", "import_module"),
     ("engines/vllm_server/ipc_wire.py", "pickle"),
     (SERVER, "runpy"),

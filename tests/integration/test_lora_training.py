@@ -19,7 +19,7 @@ from tiny_run import deepscaler, write_recipe
 KILLED_RUN = Path(__file__).parents[1] / "support" / "killed_run.py"
 LORA = ("--set", "model.lora.rank=4", "--set", "stages.1.reset_reference=false", "--set", "num_steps=2")
 LIMIT_S = 240.0  # of one command
-STATE = ("adapter_model.safetensors", "optimizer.safetensors", "learner.json")
+STATE = ("adapter_model.safetensors", "optimizer.safetensors", "learner.json", "state.json")
 
 
 @pytest.fixture(scope="module")

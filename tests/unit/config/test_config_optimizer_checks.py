@@ -21,7 +21,7 @@ BIG, SMALL = RECIPES / "deepscaler-1.5b.toml", RECIPES / "quickstart.toml"
         (
             BIG,
             ["optimizer.schedule=linear", "optimizer.decay_steps=2", "optimizer.warmup_updates=200"],
-            "leaves nothing",
+            "is not below the updates",
         ),
         (BIG, ["optimizer.decay_steps=2"], "does nothing with optimizer.schedule = 'constant'"),
         (BIG, ["optimizer.min_learning_rate_ratio=0.1"], "does nothing with optimizer.schedule = 'constant'"),

@@ -44,7 +44,7 @@ async def reward(
     url: str,
     model: str,
     template: str = TEMPLATE,
-    system: str = "",
+    system_prompt: str = "",
     score: str = SCORE,
     json_key: str = "",
     scale: Sequence[float] = (0.0, 10.0),
@@ -69,7 +69,7 @@ async def reward(
         return {"reward": unfinished}
     filled = {"prompt": prompt, "response": response, "thinking": thinking, "answer": answer or "(none)"}
     filled["references"] = " or ".join(references)
-    messages = [{"role": "system", "content": system}] if system else []
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.append({"role": "user", "content": fill(template, filled)})
     body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}
     endpoint = Endpoint(url, os.environ.get(api_key_env, ""), timeout_s, max_attempts)
