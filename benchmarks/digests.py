@@ -28,7 +28,7 @@ LIMIT_S = 600
 SMALL = ("sft.steps=300", "rollout.prompts_per_step=8", "evaluation.num_samples=2", "checkpoint.every_steps=3")
 # What depends on the clock, on the machine's load or on a cache, and where a file lies.
 UNSTEADY = ("_s", "_per_s", "time", "_cached_frac", "_bytes", "_mib")
-ADDED = ("effective_sample_size", "policy_lag")  # metrics that earlier checkouts do not write
+ADDED = ("effective_sample_size", "policy_lag", "solved_frac")  # metrics that earlier checkouts do not write
 COLUMNS = ("step", "problem_id", "sample_index", "completion", "num_tokens", "finish_reason", "outcome", "reward")
 
 
