@@ -87,7 +87,10 @@ def test_a_group_of_one_reduces_and_broadcasts() -> None:
 
 
 @pytest.fixture(
-    params=["ipc", pytest.param("nccl", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason=""))]
+    params=[
+        "ipc",
+        pytest.param("nccl", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")),
+    ]
 )
 def sampler(
     request: pytest.FixtureRequest, tiny_model: Callable[..., Any], tmp_path: Path

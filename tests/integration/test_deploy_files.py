@@ -228,7 +228,7 @@ def test_the_gpus_of_a_rendered_job_are_those_that_were_asked_for(tmp_path: Path
     ("name", "options", "message"),
     [
         ("slurm", (), "'slurm' is no template; expected slurm-torchrun"),
-        ("kuberay", ("--image", "mine"), "--image 'mine' cannot stand in a job file"),
+        ("kuberay", ("--image", "mine"), "--image 'mine' cannot be written into a job file"),
         ("kuberay", ("--run-dir", "/runs/$(date)"), "--run-dir"),
         ("kuberay", ("--run-dir", "/home/me"), "share is /runs"),
         ("slurm-ray", ("--nodes", "1", "--gpus", "1"), "leave none to the samplers"),

@@ -72,6 +72,15 @@ def test_a_function_that_does_not_import_ends_the_command_before_a_model_is_read
     assert "reward part 'f'" in done.stderr and "SyntaxError" in done.stderr and "(line 2)" in done.stderr
 
 
+def test_a_run_that_does_not_begin_leaves_nothing_of_a_function_that_printed(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, model=tmp_path / "no model here")
+    (tmp_path / "mine.py").write_text("print('loaded')\ndef f(completion):\n    return 1\n")
+    recipe.write_text(recipe.read_text() + '\n[reward]\nfunction = "mine.py:f"\n')
+    done = deepscaler("train", recipe, "--run-dir", tmp_path / "run")
+    assert done.returncode == 1 and "no model here" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_function_is_tried_on_a_file_of_completions(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     rows = EXAMPLES / "completions.jsonl"

@@ -108,8 +108,8 @@ def broken_advantage_law(advantage: Callable[..., Any]) -> str | None:
     """In words, which law does not hold; None where all do.
 
     Signature (rewards_PG, graded_PG); shape and dtype of rewards_PG; finite; the same again for the same input;
-    arguments unchanged; a group of equal rewards gets 0; a completion without a reward gets 0, whatever stands in its
-    place; the best of a group is never below its worst.
+    arguments unchanged; a group of equal rewards gets 0; a completion without a reward gets 0, whatever its
+    value; the best of a group is never below its worst.
     """
     try:
         return _broken_advantage_law(advantage)
@@ -139,7 +139,7 @@ def _broken_advantage_law(advantage: Callable[..., Any]) -> str | None:
         (bool((found_PG[~graded_PG] == 0).all()), "a completion without a reward (graded_PG False) does not get 0"),
         (
             torch.allclose(advantage(others_PG, graded_PG), found_PG),
-            "what stands in the place of a missing reward (graded_PG False) changes the others' advantages",
+            "the value of a missing reward (graded_PG False) changes the others' advantages",
         ),
         (bool(found_PG[0, 0] >= found_PG[0, 1]), "the best completion of a group gets less than its worst"),
         (

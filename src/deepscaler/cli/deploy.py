@@ -16,7 +16,7 @@ from deepscaler.cli.deploy_templates import FILES, RAY, Deployment, rendered
 NAMES = "slurm-torchrun, slurm-ray, skypilot, kuberay or docker"
 ON_VOLUME = ("skypilot", "kuberay")
 CHECK_LIMIT_S = 10.0
-SAFE = {  # what may stand in a job file without quotes
+SAFE = {  # values that need no quotes in a job file
     "--recipe": r"[\w./@+-]+",
     "--run-dir": r"/[\w./@+-]+",
     "--image": r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+|@sha256:[0-9a-f]{64})",
@@ -44,7 +44,7 @@ def deploy(
     given = {"--recipe": recipe, "--run-dir": run_dir, "--image": image, "--accelerator": accelerator}
     for option, value in given.items():
         if re.fullmatch(SAFE[option], value) is None:
-            raise ValueError(f"{option} {value!r} cannot stand in a job file; expected the form {SAFE[option]}")
+            raise ValueError(f"{option} {value!r} cannot be written into a job file; expected the form {SAFE[option]}")
     if name in ON_VOLUME and not run_dir.startswith("/runs/"):
         raise ValueError(
             f"--run-dir {run_dir}: the volume that the machines of {name} share is /runs; choose one below it"

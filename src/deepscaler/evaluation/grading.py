@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from deepscaler.evaluation.completions import Completion, Key
 from deepscaler.protocols import Grader
+from deepscaler.rewards.scoring import item_of
 from deepscaler.types import FinishReason, GradeItem, Problem, RunError, Verdict
 
 BATCH = 64  # completions handed to the grader's processes at once
@@ -32,9 +33,7 @@ class GradingPipeline:
         """A completion that reached its budget is `truncated`, whatever its text holds."""
         self._under_way += 1
         truncated = completion.finish_reason is FinishReason.LENGTH
-        item = GradeItem(
-            completion.text, problem.references, self._prefilled, problem.tolerance, truncated, problem.answer_kind
-        )
+        item = item_of(problem, completion.text, truncated, thinking_prefilled=self._prefilled)
         self._waiting.put((completion.key, item), timeout=WAIT_S)
 
     def ready(self) -> Iterator[tuple[Key, Verdict]]:

@@ -30,7 +30,7 @@ from deepscaler.loop.evaluate import sampling_params
 from deepscaler.loop.experience import Experience, MakeSamples, OnPolicy, Step
 from deepscaler.loop.held_out_sets import write_held_out
 from deepscaler.loop.inputs import code_digests, inputs_of
-from deepscaler.loop.locked_directory import locked_directory, storage_faults_named
+from deepscaler.loop.locked_directory import locked_directory, removed_unless_begun, storage_faults_named
 from deepscaler.loop.progress import Progress
 from deepscaler.loop.publishing import CANARY_LIMIT, Canary
 from deepscaler.loop.resume import find_start
@@ -73,7 +73,10 @@ def open_run(
     """
     check_directory(recipe, path)
     check_algorithm(recipe.algorithm)
-    with open_reward(recipe.reward, recipe.grader, path / "rewards") as reward:
+    with (
+        removed_unless_begun(path / "rewards") as printed,
+        open_reward(recipe.reward, recipe.grader, printed) as reward,
+    ):
         read = read_inputs(recipe, model_path, progress, NO_OTHERS if reward is None else reward.columns)
         with _open(recipe, model_path, path, progress, origin, read, reward) as run:
             yield run

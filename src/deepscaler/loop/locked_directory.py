@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepscaler.observability.files import new_directory, storage_fault
+from deepscaler.observability.run_directory import RECIPE_FILE
 from deepscaler.types import RunError
 
 
@@ -24,6 +26,24 @@ def storage_faults_named(path: Path) -> Iterator[None]:
             f"{error.filename or path}: {error.strerror}: {fault}, so the run stops. Make room and run the same "
             "command again; it continues from the newest checkpoint"
         ) from error
+
+
+@contextmanager
+def removed_unless_begun(folder: Path) -> Iterator[Path]:
+    """A folder of a run directory, written to before the directory is locked.
+
+    Removed again, with a new directory around it, where the run does not begin.
+    """
+    run_dir = folder.parent
+    was_there = run_dir.exists()
+    try:
+        yield folder
+    except BaseException:
+        if not was_there and not (run_dir / RECIPE_FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # something else is in it
+                run_dir.rmdir()
+        raise
 
 
 @contextmanager

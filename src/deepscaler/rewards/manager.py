@@ -16,6 +16,7 @@ from deepscaler.rewards.composition import composed, verdict_value
 from deepscaler.rewards.facts import facts_of_group
 from deepscaler.rewards.functions.pool import FunctionPool
 from deepscaler.rewards.isolation.pool import make_grader
+from deepscaler.rewards.scoring import item_of
 from deepscaler.types import GradeItem, PartValue, ScoredGroup, WantedColumns
 
 
@@ -113,7 +114,7 @@ def open_reward(
 def _items(group: ScoredGroup, prefilled: bool) -> Iterator[GradeItem]:
     problem = group.group.problem
     for rollout, text in zip(group.group.rollouts, group.texts, strict=True):
-        yield GradeItem(text, problem.references, prefilled, problem.tolerance, rollout.truncated)
+        yield item_of(problem, text, rollout.truncated, thinking_prefilled=prefilled)
 
 
 def check_reward(section: RewardSection, grader: GraderSection) -> None:

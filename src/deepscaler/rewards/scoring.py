@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from deepscaler.types import GradeItem, Group, IntArray, ScoredGroup, Verdict
+from deepscaler.types import GradeItem, Group, IntArray, Problem, ScoredGroup, Verdict
 
 
 def items_of(
@@ -15,17 +15,17 @@ def items_of(
     decode: ids of one completion -> the text to grade. thinking_prefilled: the chat template opened `<think>`.
     """
     return [
-        GradeItem(
-            decode(rollout.completion_ids),
-            group.problem.references,
-            thinking_prefilled,
-            group.problem.tolerance,
-            rollout.truncated,
-            group.problem.answer_kind,
-        )
+        item_of(group.problem, decode(rollout.completion_ids), rollout.truncated, thinking_prefilled=thinking_prefilled)
         for group in groups
         for rollout in group.rollouts
     ]
+
+
+def item_of(problem: Problem, completion: str, truncated: bool, *, thinking_prefilled: bool) -> GradeItem:
+    """A completion of the problem, with all that its verdict depends on."""
+    return GradeItem(
+        completion, problem.references, thinking_prefilled, problem.tolerance, truncated, problem.answer_kind
+    )
 
 
 def scored(groups: Sequence[Group], items: Sequence[GradeItem], verdicts: Sequence[Verdict]) -> list[ScoredGroup]:
